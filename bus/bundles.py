@@ -1,0 +1,162 @@
+"""Bundles and result parts: what travels, how it is encoded and signed.
+
+Both are msgpack arrays behind a fixed head:
+
+    bundle       b"HB" version(1)  expiry(8, big-endian unix seconds)  MAC(32)  body
+    result part  b"HR" version(1)                                      MAC(32)  body
+
+The MAC covers head, subject and body (see `headrace.bus.keys`). Fields are only ever appended, with defaults, so an
+older reader skips what it does not know and a newer one fills in what is not there.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+from uuid import UUID
+
+import msgspec
+
+from headrace.bus.errors import DecodeError
+from headrace.bus.keys import MAC_BYTES, check_mac, mac
+
+WIRE_VERSION: Final = 1
+
+_BUNDLE_MAGIC = b"HB" + bytes([WIRE_VERSION])
+_PART_MAGIC = b"HR" + bytes([WIRE_VERSION])
+
+
+class Runtime(msgspec.Struct, array_like=True, frozen=True):
+    """What a submitter or a worker runs on."""
+
+    python: str
+    headrace: str
+    host: str = ""
+    system: str = ""
+
+
+class FunctionUse(msgspec.Struct, array_like=True, frozen=True):
+    """A function that a bundle calls, and the service's proof that the submitter may run it there."""
+
+    id: UUID
+    grant: bytes
+    grant_expires: int
+
+
+class TaskOptions(msgspec.Struct, array_like=True, frozen=True):
+    """How tasks are run. Durations are in seconds; None is no limit."""
+
+    task_timeout_s: float | None = None
+    queue_timeout_s: float | None = None
+    max_retries: int = 0
+    retry_delay_s: float = 0.0
+    rerun_on_loss: bool = True
+    resource_specification: bytes = b""
+    """JSON, or nothing."""
+    json_result: bool = False
+    """Give the value back as JSON; a value that JSON cannot carry is then an error of the task."""
+
+
+class Task(msgspec.Struct, array_like=True, frozen=True):
+    """One call. `function` and `options` are places in the bundle's tables; `arguments` is an encoded value."""
+
+    index: int
+    function: int
+    options: int
+    encoding: int
+    arguments: bytes
+
+
+class Bundle(msgspec.Struct, array_like=True, frozen=True):
+    """Tasks of one submitter for one pool, in one message."""
+
+    result_key: bytes
+    functions: list[FunctionUse]
+    options: list[TaskOptions]
+    tasks: list[Task]
+    runtime: Runtime
+    origin: bytes = b""
+    """Echoed in every result part: where the bundle came from, for its submitter's eyes."""
+    trace: dict[str, str] = {}
+    """W3C trace context."""
+
+
+class TaskResult(msgspec.Struct, array_like=True, frozen=True):
+    """The outcome of one task. `state` is `succeeded`, `failed`, `cancelled` or `expired`.
+
+    `value` is an encoded value when the task succeeded, else an encoded `headrace.bus.failures.Failure`.
+    Times are unix seconds by the endpoint's clock; 0 when it did not come so far.
+    """
+
+    index: int
+    state: str
+    encoding: int
+    value: bytes
+    taken_at: float = 0.0
+    started_at: float = 0.0
+    ended_at: float = 0.0
+    attempts: int = 1
+    worker: str = ""
+
+
+class ResultPart(msgspec.Struct, array_like=True, frozen=True):
+    """Results of some tasks of one bundle."""
+
+    results: list[TaskResult]
+    total: int
+    """How many tasks the bundle has."""
+    runtime: Runtime
+    origin: bytes = b""
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_bundle = msgspec.msgpack.Decoder(Bundle).decode
+_decode_part = msgspec.msgpack.Decoder(ResultPart).decode
+
+
+def encode_bundle(bundle: Bundle, *, subject: str, key: bytes, key_expires: int) -> bytes:
+    """The message that asks the pool behind `subject` to run the bundle."""
+    body = _encode(bundle)
+    head = _BUNDLE_MAGIC + key_expires.to_bytes(8, "big")
+    return b"".join((head, mac(key, head, subject, body), body))
+
+
+def bundle_key_expiry(message: bytes) -> int:
+    """The expiry (unix seconds) of the key that signed a bundle. Raises `DecodeError`."""
+    if message[:3] != _BUNDLE_MAGIC or len(message) < 11 + MAC_BYTES:
+        raise DecodeError(_unreadable(message, _BUNDLE_MAGIC, "a bundle"), raw=message)
+    return int.from_bytes(message[3:11], "big")
+
+
+def decode_bundle(message: bytes, *, subject: str, key: bytes) -> Bundle:
+    """Read a bundle. Raises `SignatureInvalid` before anything inside is looked at, and `DecodeError`."""
+    bundle_key_expiry(message)
+    head, signature, body = message[:11], message[11 : 11 + MAC_BYTES], message[11 + MAC_BYTES :]
+    check_mac(key, signature, head, subject, body)
+    try:
+        return _decode_bundle(body)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise DecodeError(f"a signed bundle cannot be read: {error}", raw=message) from error
+
+
+def encode_part(part: ResultPart, *, subject: str, key: bytes) -> bytes:
+    """The message that stores a result part under `subject`."""
+    body = _encode(part)
+    return b"".join((_PART_MAGIC, mac(key, _PART_MAGIC, subject, body), body))
+
+
+def decode_part(message: bytes, *, subject: str, key: bytes) -> ResultPart:
+    """Read a result part. Raises `SignatureInvalid` and `DecodeError`."""
+    if message[:3] != _PART_MAGIC or len(message) < 3 + MAC_BYTES:
+        raise DecodeError(_unreadable(message, _PART_MAGIC, "a result part"), raw=message)
+    head, signature, body = message[:3], message[3 : 3 + MAC_BYTES], message[3 + MAC_BYTES :]
+    check_mac(key, signature, head, subject, body)
+    try:
+        return _decode_part(body)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise DecodeError(f"a signed result part cannot be read: {error}", raw=message) from error
+
+
+def _unreadable(message: bytes, magic: bytes, noun: str) -> str:
+    if message[:2] == magic[:2] and len(message) > 2:
+        return f"{noun} of wire version {message[2]}; this release of Headrace reads version {magic[2]}"
+    return f"not {noun}"

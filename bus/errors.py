@@ -1,0 +1,184 @@
+"""Errors of the bus and of tasks.
+
+BusError                    something about the bus itself
+├── BusUnavailable          no connection, or no answer within the time limit
+├── PermissionDenied        the credential does not allow the subject
+├── AlreadyStored           the subject already holds a message (the first writer won)
+├── StreamFull              a stream or its disk is full; nothing was stored
+├── StreamMissing           the server has no such stream
+├── PayloadTooLarge         the message is larger than the server takes
+├── DecodeError             bytes that are not what they should be
+├── SignatureInvalid        a bundle or a result part without a valid MAC
+├── RecordConflict          a record was changed, or created, by somebody else
+├── RecordMissing           no record under that key
+├── ServerUnusable          the NATS server cannot be started or used (missing, too old, port taken)
+└── FilterInvalid           an event filter or input template that cannot be compiled
+TaskError                   the outcome of one task that has no value
+├── TaskFailed              the function raised, and its own type cannot be raised here
+├── TaskLost                the worker, pool or host died, and the task must not (or may no longer) run again
+├── TaskCancelled           the task was cancelled
+├── TaskExpired             a time limit passed before the task started
+├── FunctionUnusable        the code cannot be found, fetched, loaded or is not allowed here
+├── ArgumentNotSerialisable an argument cannot be sent
+├── ResultNotSerialisable   the result cannot be sent back in the form that was asked for
+└── SubmissionRefused       the bus or the endpoint did not take the task
+"""
+
+from __future__ import annotations
+
+from headrace.schemas.errors import HeadraceError
+
+
+class BusError(HeadraceError):
+    """Raised when something about the bus itself is wrong."""
+
+    code = "BusError"
+
+
+class BusUnavailable(BusError):
+    """Raised when there is no connection to the bus, or no answer within the time limit."""
+
+    code = "BusUnavailable"
+
+
+class PermissionDenied(BusError):
+    """Raised when the credential in use does not allow the subject."""
+
+    code = "PermissionDenied"
+
+
+class AlreadyStored(BusError):
+    """Raised when the subject already holds a message; what was stored first stays."""
+
+    code = "AlreadyStored"
+
+
+class StreamFull(BusError):
+    """Raised when a stream, or the disk beneath it, is full. Nothing was stored; try again later."""
+
+    code = "StreamFull"
+
+
+class StreamMissing(BusError):
+    """Raised when the server has no such stream, or nothing listens on the subject."""
+
+    code = "StreamMissing"
+
+
+class PayloadTooLarge(BusError):
+    """Raised when a message is larger than the limit, which is `limit` bytes."""
+
+    code = "PayloadTooLarge"
+
+    def __init__(self, message: str, *, size: int, limit: int) -> None:
+        self.size = size
+        self.limit = limit
+        super().__init__(message)
+
+
+class DecodeError(BusError):
+    """Raised when bytes are not what they should be; `raw` holds them."""
+
+    code = "DecodeError"
+
+    def __init__(self, message: str, *, raw: bytes = b"") -> None:
+        self.raw = raw
+        super().__init__(message)
+
+
+class SignatureInvalid(BusError):
+    """Raised when a bundle or a result part carries no valid MAC; it is not believed."""
+
+    code = "SignatureInvalid"
+
+
+class RecordConflict(BusError):
+    """Raised when a record exists already, or was changed since it was read."""
+
+    code = "RecordConflict"
+
+
+class RecordMissing(BusError):
+    """Raised when there is no record under a key."""
+
+    code = "RecordMissing"
+
+
+class ServerUnusable(BusError):
+    """Raised when the NATS server cannot be started or used: missing, too old, its port taken."""
+
+    code = "ServerUnusable"
+
+
+class FilterInvalid(BusError):
+    """Raised when an event filter or an input template cannot be compiled; `pointer` says where."""
+
+    code = "FilterInvalid"
+
+    def __init__(self, message: str, *, pointer: str = "") -> None:
+        self.pointer = pointer
+        super().__init__(message)
+
+
+class TaskError(HeadraceError):
+    """The outcome of a task that has no value."""
+
+    code = "TaskError"
+
+
+class TaskFailed(TaskError):
+    """The function raised, and its own exception type cannot be raised here.
+
+    `type_name` is the remote type (`package.module.Name`), `remote_message` its text, `remote_traceback` the traceback
+    as text.
+    """
+
+    code = "TaskFailed"
+
+    def __init__(self, type_name: str, remote_message: str, remote_traceback: str = "") -> None:
+        self.type_name = type_name
+        self.remote_message = remote_message
+        self.remote_traceback = remote_traceback
+        super().__init__(f"{type_name}: {remote_message}" if remote_message else type_name)
+
+
+class TaskLost(TaskError):
+    """The worker, pool or host died while the task ran, and it must not, or may no longer, run again."""
+
+    code = "TaskLost"
+
+
+class TaskCancelled(TaskError):
+    """The task was cancelled."""
+
+    code = "TaskCancelled"
+
+
+class TaskExpired(TaskError):
+    """A time limit passed before the task started, or while it ran."""
+
+    code = "TaskExpired"
+
+
+class FunctionUnusable(TaskError):
+    """The function's code cannot be found, fetched or loaded on the worker, or is not allowed there."""
+
+    code = "FunctionUnusable"
+
+
+class ArgumentNotSerialisable(TaskError):
+    """An argument cannot be sent to the worker."""
+
+    code = "ArgumentNotSerialisable"
+
+
+class ResultNotSerialisable(TaskError):
+    """The function returned a value that cannot be sent back in the form that was asked for."""
+
+    code = "ResultNotSerialisable"
+
+
+class SubmissionRefused(TaskError):
+    """The bus or the endpoint did not take the task."""
+
+    code = "SubmissionRefused"

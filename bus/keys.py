@@ -1,0 +1,89 @@
+"""Keys and MACs: who may ask a pool to run something, and whose results are believed.
+
+Everything derives from one master secret that only the service holds, by keyed BLAKE2b (RFC 7693):
+
+    pool secret      of (endpoint, pool)                known to the service and that pool
+    bundle key       of (pool secret, principal, expiry)   granted to a principal's session; signs bundles
+    function grant   of (pool secret, function, principal, expiry)  says that the principal may run the function there
+    result key       of (endpoint, principal)           travels inside bundles; signs result parts
+
+A bundle's MAC covers its whole subject, hence the group and the bundle id, so a key granted to one principal cannot
+sign for another, nor for another pool. The pool compares the expiry with the time at which the bundle was *stored*
+(the server's clock), so a task may wait for days and a client's clock does not matter.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from uuid import UUID
+
+from headrace.bus.errors import SignatureInvalid
+
+KEY_BYTES = 32
+MAC_BYTES = 32
+
+
+def _derive(key: bytes, *parts: str | bytes) -> bytes:
+    digest = hashlib.blake2b(key=key, digest_size=KEY_BYTES)
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        # The length goes first: ("ab", "c") and ("a", "bc") must not meet.
+        digest.update(len(data).to_bytes(8, "big"))
+        digest.update(data)
+    return digest.digest()
+
+
+def mac(key: bytes, *parts: str | bytes) -> bytes:
+    """The MAC of these parts under a key."""
+    return _derive(key, *parts)
+
+
+def check_mac(key: bytes, signature: bytes, *parts: str | bytes) -> None:
+    """Raises `SignatureInvalid` unless `signature` is the MAC of the parts (compared in constant time)."""
+    if not hmac.compare_digest(signature, _derive(key, *parts)):
+        raise SignatureInvalid("the signature does not fit: the message was not made by the one it claims to come from")
+
+
+def bundle_key(pool_secret: bytes, principal: str, expires_unix_s: int) -> bytes:
+    """The key under which a principal's session signs bundles for a pool until the expiry."""
+    return _derive(pool_secret, "bundle", principal, str(expires_unix_s))
+
+
+def function_grant(pool_secret: bytes, function: UUID, principal: str, expires_unix_s: int) -> bytes:
+    """The proof, for a pool and for the service, that the principal may run the function there."""
+    return _derive(pool_secret, "function", function.bytes, principal, str(expires_unix_s))
+
+
+def check_function_grant(pool_secret: bytes, grant: bytes, function: UUID, principal: str, expires_unix_s: int) -> None:
+    """Raises `SignatureInvalid` unless the grant is the service's."""
+    if not hmac.compare_digest(grant, function_grant(pool_secret, function, principal, expires_unix_s)):
+        raise SignatureInvalid(f"no valid grant to run function {function} here")
+
+
+class KeyRing:
+    """The service's master secret and what derives from it. Raises `ValueError` when the secret is too short."""
+
+    def __init__(self, master: bytes) -> None:
+        if len(master) < KEY_BYTES:
+            raise ValueError(f"the master secret must have at least {KEY_BYTES} bytes, not {len(master)}")
+        self._master = hashlib.blake2b(master, digest_size=KEY_BYTES).digest()
+
+    def __repr__(self) -> str:
+        return "KeyRing(…)"
+
+    def pool_secret(self, endpoint: UUID, pool: str) -> bytes:
+        """The secret shared with one pool."""
+        return _derive(self._master, "pool", endpoint.bytes, pool)
+
+    def result_key(self, endpoint: UUID, principal: str) -> bytes:
+        """The key that signs results of this principal's tasks at this endpoint."""
+        return _derive(self._master, "result", endpoint.bytes, principal)
+
+    def ticket(self, *claims: str) -> str:
+        """A MAC over claims, in hex, for the service's own short-lived tokens."""
+        return _derive(self._master, "ticket", *claims).hex()
+
+    def check_ticket(self, ticket: str, *claims: str) -> bool:
+        """Whether `ticket` was made by `ticket` for exactly these claims."""
+        return hmac.compare_digest(ticket.encode(), self.ticket(*claims).encode())

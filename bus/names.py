@@ -1,0 +1,133 @@
+"""Subjects: every name on the bus is made, and taken apart, here and nowhere else.
+
+Tokens of subjects hold no `.`, `*`, `>`, white space or control characters. `token` makes any text safe, one to one:
+characters outside `[A-Za-z0-9_-]` become `=XX` for each byte of their UTF-8 form.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from uuid import UUID
+
+from headrace.bus.errors import DecodeError
+
+DEFAULT_POOL = "default"
+
+_UNSAFE = re.compile(rb"[^A-Za-z0-9_-]")
+_ESCAPE = re.compile(rb"=([0-9A-F]{2})")
+
+
+def token(text: str) -> str:
+    """Text as one safe subject token. Raises `ValueError` for the empty text, which no token can hold."""
+    if not text:
+        raise ValueError("an empty text cannot be a subject token")
+    return _UNSAFE.sub(lambda m: b"=%02X" % m[0][0], text.encode()).decode("ascii")
+
+
+def text(safe: str) -> str:
+    """The text that `token` made safe."""
+    return _ESCAPE.sub(lambda m: bytes([int(m[1], 16)]), safe.encode()).decode("utf-8")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where one bundle lives: whose it is, where it runs, and its id. `principal` is a plain URN, not a token.
+
+    `group` and `bundle` are UUIDs; `bundle` is the id of the bundle's task with index 0.
+    """
+
+    endpoint: UUID
+    pool: str
+    principal: str
+    group: UUID
+    bundle: UUID
+
+    @property
+    def _where(self) -> str:
+        return f"{token(self.principal)}.{self.group.hex}.{self.bundle.hex}"
+
+    @property
+    def task_subject(self) -> str:
+        """Where the bundle is queued."""
+        return f"task.{self.endpoint.hex}.{token(self.pool)}.{self._where}"
+
+    @property
+    def control_subject(self) -> str:
+        """Where cancellations of the bundle are stored."""
+        return f"control.{self.endpoint.hex}.{token(self.pool)}.{self._where}"
+
+    def result_subject(self, part: int) -> str:
+        """Where part number `part` (from 0) of the bundle's results is stored."""
+        return f"result.{self.endpoint.hex}.{self._where}.{part}"
+
+    @property
+    def started_subject(self) -> str:
+        """Where the durable marks of started tasks that must not run twice are stored, one token per task below it."""
+        return f"progress.{self.endpoint.hex}.{self._where}"
+
+    @classmethod
+    def of_task_subject(cls, subject: str) -> Address:
+        """Read the subject of a task or a control message. Raises `DecodeError`."""
+        parts = subject.split(".")
+        try:
+            kind, endpoint, pool, principal, group, bundle = parts
+            if kind not in ("task", "control"):
+                raise ValueError(kind)
+            return cls(
+                endpoint=UUID(endpoint),
+                pool=text(pool),
+                principal=text(principal),
+                group=UUID(group),
+                bundle=UUID(bundle),
+            )
+        except ValueError as error:
+            raise DecodeError(f"not a subject of a bundle: {subject!r}", raw=subject.encode()) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultAddress:
+    """The subject of one result part, taken apart."""
+
+    endpoint: UUID
+    principal: str
+    group: UUID
+    bundle: UUID
+    part: int
+
+    @classmethod
+    def of_subject(cls, subject: str) -> ResultAddress:
+        """Read `result.…` or `stored.result.…`. Raises `DecodeError`."""
+        try:
+            kind, endpoint, principal, group, bundle, part = subject.removeprefix("stored.").split(".")
+            if kind != "result":
+                raise ValueError(kind)
+            return cls(
+                endpoint=UUID(endpoint),
+                principal=text(principal),
+                group=UUID(group),
+                bundle=UUID(bundle),
+                part=int(part),
+            )
+        except ValueError as error:
+            raise DecodeError(f"not a subject of a result: {subject!r}", raw=subject.encode()) from error
+
+    @property
+    def subject(self) -> str:
+        """Where the part is stored."""
+        return f"result.{self.endpoint.hex}.{token(self.principal)}.{self.group.hex}.{self.bundle.hex}.{self.part}"
+
+
+def stored_results(endpoint: UUID, principal: str, group: UUID) -> str:
+    """The subject on which the stored results of one group at one endpoint are republished."""
+    return f"stored.result.{endpoint.hex}.{token(principal)}.{group.hex}.>"
+
+
+def pool_consumer(endpoint: UUID, pool: str) -> str:
+    """The durable consumer through which the pool of an endpoint takes its bundles."""
+    return f"pool-{endpoint.hex}-{token(pool).replace('=', '_')}"
+
+
+def event_subject(bus: str, event_type: str) -> str:
+    """Where an event of this CloudEvents type is stored; each dotted part of the type is a token."""
+    return f"event.{token(bus)}." + ".".join(token(part) if part else "=" for part in event_type.split("."))

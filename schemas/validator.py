@@ -1,0 +1,86 @@
+"""The JSON schemas, and the only validator.
+
+A schema is a file `NAME.json` beside this module (JSON Schema 2020-12). References between schemas are by file name
+(`{"$ref": "endpoint-id.json"}`); the service serves the files under `/schemas/NAME`.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from importlib import resources
+from typing import Any
+
+import jsonschema
+from jsonschema.protocols import Validator
+from referencing import Registry
+from referencing.jsonschema import DRAFT202012
+
+from headrace.schemas.errors import SchemaViolation, Violation
+
+_MOST_VIOLATIONS = 20
+
+
+@functools.cache
+def schema_names() -> tuple[str, ...]:
+    """The names of all schemas, sorted, without the `.json`."""
+    files = resources.files("headrace.schemas").iterdir()
+    return tuple(sorted(f.name.removesuffix(".json") for f in files if f.name.endswith(".json")))
+
+
+@functools.cache
+def schema(name: str) -> dict[str, Any]:
+    """The schema of this name. Treat it as read-only: it is shared.
+
+    Raises `KeyError` for an unknown name.
+    """
+    if name not in schema_names():
+        raise KeyError(name)
+    text = resources.files("headrace.schemas").joinpath(f"{name}.json").read_text(encoding="utf-8")
+    document: dict[str, Any] = json.loads(text)
+    return document
+
+
+def validate(name: str, document: object) -> None:
+    """Check a document against the schema `name`.
+
+    Raises `SchemaViolation` with a JSON pointer and a sentence for each problem (at most twenty).
+    """
+    _raise_violations(name, _validator(name), document)
+
+
+def validate_against(description: dict[str, Any], document: object, *, name: str = "input") -> None:
+    """Check a document against a schema that a user gave. Raises `SchemaViolation`."""
+    _raise_violations(name, jsonschema.Draft202012Validator(description), document)
+
+
+def check_schema(description: object) -> None:
+    """Check that a user's schema is itself a JSON schema (2020-12). Raises `SchemaViolation`."""
+    meta = jsonschema.Draft202012Validator(jsonschema.Draft202012Validator.META_SCHEMA)
+    _raise_violations("https://json-schema.org/draft/2020-12/schema", meta, description)
+
+
+@functools.cache
+def _registry() -> Registry[Any]:
+    pairs = [(f"{name}.json", DRAFT202012.create_resource(schema(name))) for name in schema_names()]
+    return Registry().with_resources(pairs)
+
+
+@functools.cache
+def _validator(name: str) -> Validator:
+    return jsonschema.Draft202012Validator(
+        schema(name), registry=_registry(), format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER
+    )
+
+
+def _raise_violations(name: str, validator: Validator, document: Any) -> None:
+    errors = sorted(validator.iter_errors(document), key=lambda e: list(map(str, e.absolute_path)))
+    if errors:
+        raise SchemaViolation(
+            name,
+            tuple(Violation(pointer=_pointer(e.absolute_path), problem=e.message) for e in errors[:_MOST_VIOLATIONS]),
+        )
+
+
+def _pointer(path: Any) -> str:
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path)
