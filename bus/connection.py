@@ -1,0 +1,590 @@
+"""One connection to NATS: the only module that holds a client, and the border where its errors become ours.
+
+`Connection` survives everything but `close`: it reconnects for ever, it subscribes anew, and `renew` moves it to a new
+credential without a gap. Requests that were under way when the connection broke fail with `BusUnavailable`, except in
+`store` and `read_last`, which repeat themselves until their time limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import itertools
+import logging
+import re
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import nats
+import nats.errors
+import nkeys
+from nats.aio.client import Client as NatsClient
+from nats.aio.msg import Msg
+
+from headrace.bus.credentials import Credentials
+from headrace.bus.errors import (
+    AlreadyStored,
+    BusError,
+    BusUnavailable,
+    PayloadTooLarge,
+    PermissionDenied,
+    RecordConflict,
+    StreamFull,
+    StreamMissing,
+)
+
+logger = logging.getLogger(__name__)
+
+RETRY_HEADER = "Headrace-Retry"
+EXPECTED_SEQUENCE_HEADER = "Nats-Expected-Last-Subject-Sequence"
+
+_RECONNECT_WAIT_S = 0.1
+_ANSWER_WAIT_S = 5.0
+_DENIED = re.compile(r"permissions violation for (?:publish|subscription) to \"([^\"]+)\"", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message as it came. `headers` has at least "Status" when the server answers instead of a peer."""
+
+    subject: str
+    data: bytes
+    reply: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def status(self) -> int:
+        """The server's status code, or 0 when this is an ordinary message."""
+        return int(self.headers.get("Status", "0") or 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The server's word that a message is stored. `duplicate`: it was stored before, under the same message id."""
+
+    sequence: int
+    duplicate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMessage:
+    """A message read from a stream; `time` is when it was stored (RFC 3339, the server's clock)."""
+
+    subject: str
+    data: bytes
+    sequence: int
+    time: str
+    headers: Mapping[str, str]
+
+
+class _ApiFault(msgspec.Struct):
+    code: int = 0
+    err_code: int = 0
+    description: str = ""
+
+
+class _StoreAnswer(msgspec.Struct):
+    seq: int = 0
+    duplicate: bool = False
+    error: _ApiFault | None = None
+
+
+_decode_answer = msgspec.json.Decoder(_StoreAnswer).decode
+
+Callback = Callable[[Message], None]
+
+
+class _Interrupted(Exception):
+    """The connection broke while a request was under way: nobody knows whether it arrived."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    """A client that is connected, and the subject below which its answers come."""
+
+    client: NatsClient
+    answers: str
+
+
+@dataclass(eq=False, slots=True)
+class Subscription:
+    """A subscription that outlives reconnects and renewals; `cancel` ends it."""
+
+    _connection: Connection
+    _subject: str
+    _inbox: bool
+    _callback: Callback
+    _handle: Any = None
+
+    @property
+    def subject(self) -> str:
+        """What is subscribed now; an inbox moves with the credential."""
+        return f"{self._connection.inbox_prefix}.{self._subject}" if self._inbox else self._subject
+
+    async def cancel(self) -> None:
+        """End the subscription."""
+        await self._connection._forget(self)
+
+
+class Connection:
+    """A connection to the bus. Use as `async with Connection(urls, credentials, …) as connection`.
+
+    `inbox_prefix` is the one that the credential allows. `on_connected` is called after each successful (re)connect
+    and renewal, `on_closed` when the server ended the connection for good (an expired credential): then `renew`.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        credentials: Credentials,
+        *,
+        inbox_prefix: str,
+        name: str,
+        connect_timeout_s: float = 5.0,
+    ) -> None:
+        self._urls = list(urls)
+        self._credentials = credentials
+        self.inbox_prefix = inbox_prefix
+        self._name = name
+        self._connect_timeout_s = connect_timeout_s
+        self._link: _Link | None = None
+        self._subscriptions: list[Subscription] = []
+        self._answers: dict[str, tuple[str, asyncio.Future[Message]]] = {}
+        self._tokens = itertools.count(1)
+        self._generation = 0
+        self._up = asyncio.Event()
+        self._closing = False
+        self.on_connected: list[Callable[[], None]] = []
+        self.on_closed: list[Callable[[], None]] = []
+
+    async def __aenter__(self) -> Connection:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def open(self) -> None:
+        """Connect. Raises `BusUnavailable` when nothing answers within the time limit, `PermissionDenied` when the
+        credential is not accepted."""
+        self._link = await self._connect(self._credentials, self.inbox_prefix)
+        self._up.set()
+
+    async def close(self) -> None:
+        """Flush what was published and disconnect. Idempotent."""
+        self._closing = True
+        self._interrupt()
+        link, self._link = self._link, None
+        if link is not None:
+            await _close_client(link.client)
+
+    async def renew(self, credentials: Credentials, *, inbox_prefix: str) -> None:
+        """Move to a new credential: a second connection is made and subscribed before the first one ends, so that for
+        a moment a message may come twice. Raises as `open` does, and then nothing has changed."""
+        link = await self._connect(credentials, inbox_prefix)
+        old, self._link = self._link, link
+        self._credentials, self.inbox_prefix = credentials, inbox_prefix
+        self._interrupt()
+        self._up.set()
+        for subscription in self._subscriptions:
+            await self._subscribe_now(subscription)
+        if old is not None:
+            await _close_client(old.client)
+        self._tell(self.on_connected)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the connection is up at this moment."""
+        return self._link is not None and bool(self._link.client.is_connected)
+
+    @property
+    def max_payload(self) -> int:
+        """The largest message, in bytes, that the server takes."""
+        return int(self._nats.max_payload)
+
+    @property
+    def server_version(self) -> str:
+        """The server's version, as it says."""
+        return str(self._nats.connected_server_version)
+
+    async def wait_connected(self, timeout_s: float | None) -> None:
+        """Wait until the connection is up. Raises `BusUnavailable` when the time is over."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._up.wait()
+        except TimeoutError:
+            raise BusUnavailable(f"no connection to the bus at {self._where} for {timeout_s:g} s") from None
+
+    async def publish(
+        self, subject: str, payload: bytes = b"", *, reply: str = "", headers: dict[str, str] | None = None
+    ) -> None:
+        """Publish without waiting for anything. Raises `BusUnavailable` and `PayloadTooLarge`."""
+        with translated_errors():
+            await self._nats.publish(subject, payload, reply=reply, headers=headers)
+
+    async def subscribe(self, subject: str, callback: Callback) -> Subscription:
+        """Call `callback` (quick, not blocking) for each message on `subject`, across reconnects."""
+        return await self._subscribe(Subscription(self, subject, False, callback))
+
+    async def subscribe_inbox(self, suffix: str, callback: Callback) -> Subscription:
+        """As `subscribe`, on a subject of this connection's own inbox, which moves with the credential."""
+        return await self._subscribe(Subscription(self, suffix, True, callback))
+
+    async def flush(self, timeout_s: float = _ANSWER_WAIT_S) -> None:
+        """Wait until the server has seen everything that was sent. Raises `BusUnavailable`."""
+        with translated_errors():
+            await self._nats.flush(timeout=max(1, round(timeout_s)))
+
+    async def request(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        *,
+        headers: dict[str, str] | None = None,
+        timeout_s: float = _ANSWER_WAIT_S,
+    ) -> Message:
+        """Ask and wait for the one answer. Raises `BusUnavailable`, `PermissionDenied`, `StreamMissing`."""
+        try:
+            return await self._ask(subject, payload, headers, timeout_s)
+        except _Interrupted:
+            raise BusUnavailable(f"the connection to the bus broke while {subject!r} was under way") from None
+
+    async def store(
+        self,
+        subject: str,
+        payload: bytes,
+        *,
+        headers: dict[str, str] | None = None,
+        retry: bool = False,
+        timeout_s: float | None = 30.0,
+    ) -> Stored:
+        """Publish to a stream and wait until the message is stored, repeating as often as it takes.
+
+        Every repetition, and with `retry` the first try as well, carries the retry header: whoever takes the message
+        must then look for results of an earlier life. `timeout_s=None` never gives up.
+
+        Raises `AlreadyStored` when the subject holds a message already (perhaps this one, from a try whose answer was
+        lost), `RecordConflict` when an expected sequence does not fit, `StreamFull`, `PayloadTooLarge`,
+        `PermissionDenied`, `StreamMissing`, and `BusUnavailable` when the time is over.
+        """
+        if self._link is not None and len(payload) > self.max_payload:
+            limit = self.max_payload
+            raise PayloadTooLarge(
+                f"a message of {len(payload)} bytes is larger than the bus takes ({limit} bytes)",
+                size=len(payload),
+                limit=limit,
+            )
+        if retry:
+            headers = {**(headers or {}), RETRY_HEADER: "1"}
+        deadline = _Deadline(timeout_s)
+        while True:
+            try:
+                answer = await self._ask(subject, payload, headers, deadline.cut(_ANSWER_WAIT_S))
+                return _stored(answer, subject)
+            except (_Interrupted, BusUnavailable) as error:
+                if deadline.passed:
+                    raise BusUnavailable(f"{subject!r} could not be stored within {timeout_s:g} s: {error}") from None
+            # A client that is down already would fail at once: wait for it instead of spinning.
+            await self._pause(deadline)
+            headers = {**(headers or {}), RETRY_HEADER: "1"}
+
+    async def read_last(self, stream: str, subject: str, *, timeout_s: float = 10.0) -> StoredMessage | None:
+        """The message stored last under a subject, or None. Raises `BusUnavailable` and `PermissionDenied`."""
+        deadline = _Deadline(timeout_s)
+        while True:
+            try:
+                answer = await self._ask(
+                    f"$JS.API.DIRECT.GET.{stream}.{subject}", b"", None, deadline.cut(_ANSWER_WAIT_S)
+                )
+                return _read(answer)
+            except (_Interrupted, BusUnavailable) as error:
+                if deadline.passed:
+                    raise BusUnavailable(f"{subject!r} could not be read within {timeout_s:g} s: {error}") from None
+            await self._pause(deadline)
+
+    async def read_many(
+        self, stream: str, query: dict[str, Any], *, timeout_s: float = 10.0
+    ) -> tuple[list[StoredMessage], int]:
+        """A direct batch read (NATS ADR-31): the messages, and how many more there are. Only for the service's account.
+
+        `query` is the request's body, for instance `{"seq": 1, "next_by_subj": "a.>", "batch": 500}` or
+        `{"multi_last": ["a.>"], "batch": 500}`.
+        """
+        messages: list[StoredMessage] = []
+        end: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def on_message(message: Message) -> None:
+            if end.done():
+                return
+            if message.status == 0:
+                messages.append(_stored_message(message))
+                if "Nats-Num-Pending" not in message.headers:
+                    end.set_result(0)
+            elif message.status == 204:
+                end.set_result(int(message.headers.get("Nats-Num-Pending", "0")))
+            elif message.status == 404:
+                end.set_result(0)
+            elif message.status == 503:
+                end.set_exception(StreamMissing(f"the bus has no stream {stream!r}, or it does not answer now"))
+            else:
+                end.set_exception(BusError(f"reading {stream}: {message.headers.get('Description', message.status)}"))
+
+        suffix = f"many{next(self._tokens)}"
+        subscription = await self.subscribe_inbox(suffix, on_message)
+        try:
+            await self.publish(f"$JS.API.DIRECT.GET.{stream}", msgspec.json.encode(query), reply=subscription.subject)
+            async with asyncio.timeout(timeout_s):
+                pending = await end
+        except TimeoutError:
+            raise BusUnavailable(f"reading {stream} took longer than {timeout_s:g} s") from None
+        finally:
+            await subscription.cancel()
+        return messages, pending
+
+    async def api(self, subject: str, body: dict[str, Any] | None = None, *, timeout_s: float = 10.0) -> dict[str, Any]:
+        """Call the JetStream API (`$JS.API.` + subject). Only for the service's account.
+
+        Raises `StreamMissing` for a stream or consumer that is not there, `StreamFull` when resources are exhausted,
+        `BusError` for any other refusal, `BusUnavailable` when nothing answers.
+        """
+        payload = b"" if body is None else msgspec.json.encode(body)
+        answer = await self.request(f"$JS.API.{subject}", payload, timeout_s=timeout_s)
+        if answer.status == 503:
+            raise BusUnavailable("JetStream does not answer")
+        document: dict[str, Any] = msgspec.json.decode(answer.data)
+        if "error" in document:
+            raise _fault(msgspec.convert(document["error"], _ApiFault), subject)
+        return document
+
+    @property
+    def _nats(self) -> NatsClient:
+        return self._linked.client
+
+    @property
+    def _linked(self) -> _Link:
+        if self._link is None:
+            raise BusUnavailable(f"the connection to {self._where} is closed")
+        return self._link
+
+    @property
+    def _where(self) -> str:
+        return ", ".join(self._urls)
+
+    async def _connect(self, credentials: Credentials, inbox_prefix: str) -> _Link:
+        client = NatsClient()
+        self._generation += 1
+        mux = f"{inbox_prefix}.a{self._generation}"
+        failure: list[Exception] = []
+
+        async def on_error(error: Exception) -> None:
+            failure.append(error)
+            self._on_error(error)
+
+        async def on_disconnected() -> None:
+            if self._is_current(client):
+                self._up.clear()
+                self._interrupt()
+
+        async def on_reconnected() -> None:
+            if self._is_current(client):
+                logger.info("Connected to the bus again.", extra={"action": "bus_connected", "connection": self._name})
+                self._up.set()
+                self._tell(self.on_connected)
+
+        async def on_closed() -> None:
+            if self._is_current(client) and not self._closing:
+                self._up.clear()
+                self._interrupt()
+                self._tell(self.on_closed)
+
+        key_pair = nkeys.from_seed(bytearray(credentials.seed.encode()))
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                await client.connect(
+                    servers=self._urls,
+                    name=self._name,
+                    user_jwt_cb=lambda: bytearray(credentials.jwt.encode()),
+                    signature_cb=lambda nonce: base64.b64encode(key_pair.sign(nonce.encode())),
+                    inbox_prefix=inbox_prefix,
+                    max_reconnect_attempts=-1,
+                    reconnect_time_wait=_RECONNECT_WAIT_S,  # type: ignore[arg-type]  # it takes fractions of seconds
+                    error_cb=on_error,
+                    disconnected_cb=on_disconnected,
+                    reconnected_cb=on_reconnected,
+                    closed_cb=on_closed,
+                )
+                await client.subscribe(f"{mux}.*", cb=self._on_answer)
+        except (TimeoutError, OSError, nats.errors.Error) as error:
+            await _close_client(client)
+            reason: Exception = failure[-1] if failure else error
+            if "authorization" in str(reason).lower():
+                raise PermissionDenied(f"the bus at {self._where} does not accept this credential") from error
+            detail = f": {reason}" if str(reason) else ""
+            raise BusUnavailable(
+                f"no NATS server answers at {self._where} within {self._connect_timeout_s:g} s{detail}"
+            ) from error
+        return _Link(client, mux)
+
+    def _is_current(self, client: NatsClient) -> bool:
+        return self._link is not None and self._link.client is client
+
+    def _on_error(self, error: Exception) -> None:
+        denied = _DENIED.search(str(error))
+        if denied:
+            subject = denied[1].lower()
+            for name, future in list(self._answers.values()):
+                if name.lower() == subject and not future.done():
+                    future.set_exception(PermissionDenied(f"the credential does not allow {name!r}"))
+            logger.warning("The bus refused a subject.", extra={"action": "bus_denied", "subject": denied[1]})
+        elif not isinstance(error, nats.errors.UnexpectedEOF | OSError):
+            logger.warning("The bus reported: %s", error, extra={"action": "bus_error", "connection": self._name})
+
+    async def _on_answer(self, message: Msg) -> None:
+        entry = self._answers.get(message.subject.rsplit(".", 1)[1])
+        if entry is not None and not entry[1].done():
+            entry[1].set_result(_message(message))
+
+    async def _ask(
+        self, subject: str, payload: bytes, headers: dict[str, str] | None, timeout_s: float | None
+    ) -> Message:
+        link = self._linked
+        if not link.client.is_connected:
+            raise _Interrupted("not connected")
+        token = str(next(self._tokens))
+        future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._answers[token] = (subject, future)
+        # A timer instead of asyncio.timeout: a third of the cost, on the hottest path there is.
+        timer = None if timeout_s is None else future.get_loop().call_later(timeout_s, _time_out, future, subject)
+        try:
+            with translated_errors():
+                await link.client.publish(subject, payload, reply=f"{link.answers}.{token}", headers=headers)
+            answer = await future
+        finally:
+            if timer is not None:
+                timer.cancel()
+            del self._answers[token]
+        if answer.status == 503:
+            raise BusUnavailable(f"nobody listens on {subject!r} at this moment")
+        return answer
+
+    def _interrupt(self) -> None:
+        for _, future in list(self._answers.values()):
+            if not future.done():
+                future.set_exception(_Interrupted("the connection broke"))
+
+    async def _pause(self, deadline: _Deadline) -> None:
+        with contextlib.suppress(BusUnavailable):
+            await self.wait_connected(deadline.cut(_ANSWER_WAIT_S))
+        await asyncio.sleep(0.05)
+
+    async def _subscribe(self, subscription: Subscription) -> Subscription:
+        self._subscriptions.append(subscription)
+        await self._subscribe_now(subscription)
+        return subscription
+
+    async def _subscribe_now(self, subscription: Subscription) -> None:
+        callback = subscription._callback
+
+        async def on_message(message: Msg) -> None:
+            callback(_message(message))
+
+        with translated_errors():
+            subscription._handle = await self._nats.subscribe(subscription.subject, cb=on_message)
+
+    async def _forget(self, subscription: Subscription) -> None:
+        if subscription in self._subscriptions:
+            self._subscriptions.remove(subscription)
+            with contextlib.suppress(nats.errors.Error):
+                await subscription._handle.unsubscribe()
+
+    def _tell(self, listeners: list[Callable[[], None]]) -> None:
+        for listener in list(listeners):
+            listener()
+
+
+class _Deadline:
+    def __init__(self, timeout_s: float | None) -> None:
+        self._end = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
+
+    @property
+    def passed(self) -> bool:
+        return self._end is not None and asyncio.get_running_loop().time() >= self._end
+
+    def cut(self, most_s: float) -> float:
+        """The time that is left, at most `most_s`, never quite nothing."""
+        if self._end is None:
+            return most_s
+        return min(most_s, max(0.01, self._end - asyncio.get_running_loop().time()))
+
+
+@contextlib.contextmanager
+def translated_errors() -> Iterator[None]:
+    """Turn the NATS client's errors into ours."""
+    try:
+        yield
+    except nats.errors.MaxPayloadError as error:
+        raise PayloadTooLarge("the message is larger than the bus takes", size=0, limit=0) from error
+    except nats.errors.AuthorizationError as error:
+        raise PermissionDenied("the bus does not accept this credential") from error
+    except (nats.errors.Error, OSError) as error:
+        raise BusUnavailable(f"the bus is not available: {error or type(error).__name__}") from error
+
+
+def _time_out(future: asyncio.Future[Message], subject: str) -> None:
+    if not future.done():
+        future.set_exception(BusUnavailable(f"no answer on {subject!r} within the time limit"))
+
+
+def _message(message: Msg) -> Message:
+    return Message(message.subject, message.data, message.reply, message.headers or {})
+
+
+def _stored(answer: Message, subject: str) -> Stored:
+    decoded = _decode_answer(answer.data)
+    if decoded.error is not None:
+        raise _fault(decoded.error, subject)
+    return Stored(decoded.seq, decoded.duplicate)
+
+
+def _fault(fault: _ApiFault, subject: str) -> BusError:
+    text = fault.description.lower()
+    if "per subject" in text:
+        return AlreadyStored(f"{subject!r} holds a message already")
+    if fault.err_code in (10071, 10164) or "wrong last sequence" in text:
+        return RecordConflict(f"{subject!r} was changed by somebody else")
+    if "maximum bytes" in text or "maximum messages" in text or "insufficient" in text or "no space left" in text:
+        return StreamFull(f"nothing more can be stored under {subject!r} now: {fault.description}")
+    if fault.code == 404:
+        return StreamMissing(f"{subject!r}: {fault.description}")
+    if fault.code == 503:
+        return BusUnavailable(f"{subject!r}: {fault.description}")
+    return BusError(f"{subject!r} was refused: {fault.description} (error {fault.err_code})")
+
+
+def _read(answer: Message) -> StoredMessage | None:
+    if answer.status == 404:
+        return None
+    if answer.status:
+        raise BusUnavailable(f"the store answers {answer.status} {answer.headers.get('Description', '')}")
+    return _stored_message(answer)
+
+
+def _stored_message(message: Message) -> StoredMessage:
+    headers = message.headers
+    return StoredMessage(
+        subject=headers["Nats-Subject"],
+        data=message.data,
+        sequence=int(headers["Nats-Sequence"]),
+        time=headers["Nats-Time-Stamp"],
+        headers=headers,
+    )
+
+
+async def _close_client(client: NatsClient) -> None:
+    closing: Awaitable[None] = client.close()
+    with contextlib.suppress(TimeoutError, OSError, nats.errors.Error):
+        async with asyncio.timeout(2.0):
+            await closing
