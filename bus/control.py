@@ -1,0 +1,79 @@
+"""Cancellations: what the service asks of a pool about one bundle.
+
+    control  b"HC" version(1)  MAC(32)  body
+
+Stored under the bundle's control subject, one message per bundle: a later cancellation is added to what is stored, so
+whoever reads the last message knows all of them. The MAC covers subject and body under the pool's secret: only the
+service can cancel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final
+
+import msgspec
+
+from headrace.bus.errors import DecodeError
+from headrace.bus.keys import MAC_BYTES, check_mac, mac
+
+_MAGIC: Final = b"HC\x01"
+_PURPOSE: Final = "control"
+
+
+class Control(msgspec.Struct, array_like=True, frozen=True):
+    """Which tasks of a bundle are cancelled. `None` stands for every task.
+
+    A task in `cancelled` must not start; one in `forced` is stopped even while it runs, and counts as cancelled too.
+    """
+
+    cancelled: frozenset[int] | None = frozenset()
+    forced: frozenset[int] | None = frozenset()
+
+    def cancels(self, index: int) -> bool:
+        """Whether the task must not start."""
+        return _holds(self.cancelled, index) or self.forces(index)
+
+    def forces(self, index: int) -> bool:
+        """Whether the task is stopped even while it runs."""
+        return _holds(self.forced, index)
+
+    def merged(self, other: Control) -> Control:
+        """Both cancellations in one."""
+        return Control(_union(self.cancelled, other.cancelled), _union(self.forced, other.forced))
+
+
+def cancel_tasks(indices: Collection[int] | None, *, force: bool = False) -> Control:
+    """The cancellation of these tasks of a bundle; `None` cancels all of them."""
+    chosen = None if indices is None else frozenset(indices)
+    return Control(chosen, chosen if force else frozenset())
+
+
+_encode = msgspec.msgpack.Encoder(order="deterministic").encode
+_decode = msgspec.msgpack.Decoder(Control).decode
+
+
+def encode_control(control: Control, *, subject: str, pool_secret: bytes) -> bytes:
+    """The message that stores a cancellation under `subject`."""
+    body = _encode(control)
+    return b"".join((_MAGIC, mac(pool_secret, _PURPOSE, subject, body), body))
+
+
+def decode_control(message: bytes, *, subject: str, pool_secret: bytes) -> Control:
+    """Read a cancellation. Raises `SignatureInvalid` and `DecodeError`."""
+    if message[:3] != _MAGIC or len(message) < 3 + MAC_BYTES:
+        raise DecodeError("not a cancellation of wire version 1", raw=message)
+    signature, body = message[3 : 3 + MAC_BYTES], message[3 + MAC_BYTES :]
+    check_mac(pool_secret, signature, _PURPOSE, subject, body)
+    try:
+        return _decode(body)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise DecodeError(f"a signed cancellation cannot be read: {error}", raw=message) from error
+
+
+def _holds(indices: frozenset[int] | None, index: int) -> bool:
+    return indices is None or index in indices
+
+
+def _union(left: frozenset[int] | None, right: frozenset[int] | None) -> frozenset[int] | None:
+    return None if left is None or right is None else left | right
