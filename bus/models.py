@@ -1,0 +1,120 @@
+"""The records that the service keeps, as they lie in the key-value buckets (JSON of these Structs).
+
+Fields are only ever appended, with defaults, so an older release reads what a newer one wrote. Times are unix seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set as AbstractSet
+from typing import Any, Literal
+from uuid import UUID
+
+import msgspec
+
+
+class FunctionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A registered function: its code by source, by cloudpickle, or both. Immutable."""
+
+    function_id: UUID
+    name: str
+    owner: str
+    python_version: str
+    created_at: float
+    source: str | None = None
+    pickled: bytes | None = None
+    entry_point: str | None = None
+    """The name in the source's module that is called; None is `name`."""
+    description: str = ""
+    public: bool = False
+    metadata: dict[str, Any] = {}
+
+    def visible_to(self, principal: str) -> bool:
+        """Whether this principal may see and use the function."""
+        return self.public or self.owner == principal
+
+
+class EndpointRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A registered endpoint and who may use it."""
+
+    endpoint_id: UUID
+    name: str
+    owner: str
+    created_at: float
+    token_id: str
+    """The token with which the endpoint's manager speaks."""
+    public: bool = False
+    shared_with: tuple[str, ...] = ()
+    """URNs of users and groups."""
+    allowed_functions: tuple[UUID, ...] | None = None
+    """The only functions that run here; None allows all."""
+
+    def visible_to(self, urns: AbstractSet[str]) -> bool:
+        """Whether somebody with these URNs (a principal and its groups) may see and use the endpoint."""
+        return self.public or self.owner in urns or not urns.isdisjoint(self.shared_with)
+
+    def allows(self, function_id: UUID) -> bool:
+        """Whether the allow list lets the function run here."""
+        return self.allowed_functions is None or function_id in self.allowed_functions
+
+
+class EndpointNameRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The claim of an owner's endpoint name: one endpoint per owner and name."""
+
+    endpoint_id: UUID
+
+
+class PoolPresence(msgspec.Struct, frozen=True, kw_only=True):
+    """What a manager says of one pool."""
+
+    pool: str
+    workers: int = 0
+    busy: int = 0
+    queued: int = 0
+
+
+class PresenceRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The sign of life of an endpoint; the record goes away by itself when the signs stop."""
+
+    endpoint_id: UUID
+    host: str
+    python_version: str
+    headrace_version: str
+    seen_at: float
+    pools: tuple[PoolPresence, ...] = ()
+
+
+class UserRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A user who is known to the built-in tokens."""
+
+    name: str
+    principal: str
+    created_at: float
+    groups: tuple[str, ...] = ()
+    """URNs of groups."""
+    admin: bool = False
+
+
+class TokenRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An API token. Only its SHA-256 is kept, so nobody can read tokens out of the store."""
+
+    token_id: str
+    sha256: str
+    kind: Literal["user", "endpoint"]
+    principal: str
+    created_at: float
+    endpoint_id: UUID | None = None
+    """The only endpoint that an endpoint's token may act for."""
+    label: str = ""
+    expires_at: float | None = None
+
+
+class SessionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A credential that was handed out and has not expired: what a withdrawn token or access must end."""
+
+    session_id: str
+    kind: Literal["sdk", "pool"]
+    principal: str
+    endpoint_id: UUID
+    pool: str
+    token_id: str
+    expires_at: float

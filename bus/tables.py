@@ -1,0 +1,56 @@
+"""The buckets of records that the service, its replicas and the dispatcher share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from headrace.bus.connection import Connection
+from headrace.bus.models import (
+    EndpointNameRecord,
+    EndpointRecord,
+    FunctionRecord,
+    PresenceRecord,
+    SessionRecord,
+    TokenRecord,
+    UserRecord,
+)
+from headrace.bus.records import Records
+
+PRESENCE_TTL_S = 15.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tables:
+    """One `Records` per kind of record. Functions, endpoints and presence are keyed by the hex of their UUID, users by
+    the token of their name, tokens and sessions by their id."""
+
+    functions: Records[FunctionRecord]
+    endpoints: Records[EndpointRecord]
+    endpoint_names: Records[EndpointNameRecord]
+    presence: Records[PresenceRecord]
+    users: Records[UserRecord]
+    tokens: Records[TokenRecord]
+    sessions: Records[SessionRecord]
+
+    @classmethod
+    def on(cls, connection: Connection) -> Tables:
+        """The tables behind this connection; nothing is read or created yet."""
+        return cls(
+            functions=Records(connection, "functions", FunctionRecord),
+            endpoints=Records(connection, "endpoints", EndpointRecord),
+            endpoint_names=Records(connection, "endpoint_names", EndpointNameRecord),
+            presence=Records(connection, "presence", PresenceRecord),
+            users=Records(connection, "users", UserRecord),
+            tokens=Records(connection, "tokens", TokenRecord),
+            sessions=Records(connection, "sessions", SessionRecord),
+        )
+
+    async def ensure(self, *, replicas: int = 1) -> None:
+        """Create the buckets that are missing."""
+        await self.functions.ensure(replicas=replicas)
+        await self.endpoints.ensure(replicas=replicas)
+        await self.endpoint_names.ensure(replicas=replicas)
+        await self.presence.ensure(replicas=replicas)
+        await self.users.ensure(replicas=replicas)
+        await self.tokens.ensure(replicas=replicas)
+        await self.sessions.ensure(replicas=replicas)
