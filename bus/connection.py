@@ -132,7 +132,7 @@ class Subscription:
 class Connection:
     """A connection to the bus. Use as `async with Connection(urls, credentials, …) as connection`.
 
-    `inbox_prefix` is the one that the credential allows. `on_connected` is called after each successful (re)connect
+    `on_connected` is called after each successful (re)connect
     and renewal, `on_closed` when the server ended the connection for good (an expired credential): then `renew`.
     """
 
@@ -141,13 +141,11 @@ class Connection:
         urls: Sequence[str],
         credentials: Credentials,
         *,
-        inbox_prefix: str,
         name: str,
         connect_timeout_s: float = 5.0,
     ) -> None:
         self._urls = list(urls)
         self._credentials = credentials
-        self.inbox_prefix = inbox_prefix
         self._name = name
         self._connect_timeout_s = connect_timeout_s
         self._link: _Link | None = None
@@ -170,7 +168,7 @@ class Connection:
     async def open(self) -> None:
         """Connect. Raises `BusUnavailable` when nothing answers within the time limit, `PermissionDenied` when the
         credential is not accepted."""
-        self._link = await self._connect(self._credentials, self.inbox_prefix)
+        self._link = await self._connect(self._credentials)
         self._up.set()
 
     async def close(self) -> None:
@@ -181,12 +179,12 @@ class Connection:
         if link is not None:
             await _close_client(link.client)
 
-    async def renew(self, credentials: Credentials, *, inbox_prefix: str) -> None:
+    async def renew(self, credentials: Credentials) -> None:
         """Move to a new credential: a second connection is made and subscribed before the first one ends, so that for
         a moment a message may come twice. Raises as `open` does, and then nothing has changed."""
-        link = await self._connect(credentials, inbox_prefix)
+        link = await self._connect(credentials)
         old, self._link = self._link, link
-        self._credentials, self.inbox_prefix = credentials, inbox_prefix
+        self._credentials = credentials
         self._interrupt()
         self._up.set()
         for subscription in self._subscriptions:
@@ -194,6 +192,11 @@ class Connection:
         if old is not None:
             await _close_client(old.client)
         self._tell(self.on_connected)
+
+    @property
+    def inbox_prefix(self) -> str:
+        """Where this connection may receive answers now."""
+        return self._credentials.inbox_prefix
 
     @property
     def connected(self) -> bool:
@@ -373,10 +376,10 @@ class Connection:
     def _where(self) -> str:
         return ", ".join(self._urls)
 
-    async def _connect(self, credentials: Credentials, inbox_prefix: str) -> _Link:
+    async def _connect(self, credentials: Credentials) -> _Link:
         client = NatsClient()
         self._generation += 1
-        mux = f"{inbox_prefix}.a{self._generation}"
+        mux = f"{credentials.inbox_prefix}.a{self._generation}"
         failure: list[Exception] = []
 
         async def on_error(error: Exception) -> None:
@@ -408,7 +411,7 @@ class Connection:
                     name=self._name,
                     user_jwt_cb=lambda: bytearray(credentials.jwt.encode()),
                     signature_cb=lambda nonce: base64.b64encode(key_pair.sign(nonce.encode())),
-                    inbox_prefix=inbox_prefix,
+                    inbox_prefix=credentials.inbox_prefix,
                     max_reconnect_attempts=-1,
                     reconnect_time_wait=_RECONNECT_WAIT_S,  # type: ignore[arg-type]  # it takes fractions of seconds
                     error_cb=on_error,
