@@ -1,0 +1,71 @@
+"""Errors of endpoints.
+
+EndpointError               something about an endpoint on this machine
+├── ConfigInvalid           config.yaml cannot be used; the message names line, key and problem
+├── EndpointNameInvalid     a name that cannot be the name of a directory
+├── EndpointExists          an endpoint of that name is there already
+├── EndpointMissing         no endpoint of that name
+├── EndpointRunning         the endpoint's manager is running
+├── RegistrationRefused     the service did not register the endpoint
+└── ServiceAway             no connection to the service, or it cannot work now
+"""
+
+from __future__ import annotations
+
+from headrace.schemas import HeadraceError
+
+
+class EndpointError(HeadraceError):
+    """Raised when something about an endpoint on this machine is wrong."""
+
+    code = "EndpointError"
+
+
+class ConfigInvalid(EndpointError):
+    """Raised when `config.yaml` cannot be used; the message names line, key and problem."""
+
+    code = "ConfigInvalid"
+
+
+class EndpointNameInvalid(EndpointError):
+    """Raised when a name cannot be that of an endpoint's directory."""
+
+    code = "EndpointNameInvalid"
+
+
+class EndpointExists(EndpointError):
+    """Raised when an endpoint of that name is there already."""
+
+    code = "EndpointExists"
+
+
+class EndpointMissing(EndpointError):
+    """Raised when there is no endpoint of that name."""
+
+    code = "EndpointMissing"
+
+
+class EndpointRunning(EndpointError):
+    """Raised when the endpoint's manager is running, as process `pid`, and therefore something cannot be done."""
+
+    code = "EndpointRunning"
+
+    def __init__(self, message: str, *, pid: int | None) -> None:
+        self.pid = pid
+        super().__init__(message)
+
+
+class RegistrationRefused(EndpointError):
+    """Raised when the service refuses a request of an endpoint; `status` is the HTTP status."""
+
+    code = "RegistrationRefused"
+
+    def __init__(self, message: str, *, status: int) -> None:
+        self.status = status
+        super().__init__(message)
+
+
+class ServiceAway(EndpointError):
+    """Raised when there is no connection to the service, or it cannot work now. Trying again later helps."""
+
+    code = "ServiceAway"

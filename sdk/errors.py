@@ -1,0 +1,144 @@
+"""Errors of the client.
+
+HeadraceError
+├── ClientError                 something about talking to the service
+│   ├── NotConfigured           nobody said which service and which token
+│   ├── ServiceUnreachable      no connection, or no answer within the time limit
+│   ├── ServiceUnavailable      the service answers, but cannot work now (5xx)
+│   ├── ProtocolMismatch        this SDK is newer or older than the service
+│   ├── TaskPending             the task has no result yet
+│   └── RequestRefused          the service refused the request (4xx)
+│       ├── Unauthorized        the token is missing, wrong or expired (401)
+│       ├── Forbidden           the token is good, but not for this (403)
+│       └── NotFound            no such thing, or not for this token (404)
+└── TaskError                   the outcome of a task that has no value; see `headrace.bus.errors`
+    ├── TaskFailed              the function raised, and its own type cannot be raised here
+    ├── TaskLost                the worker, pool or host died, and the task must not (or may no longer) run again
+    ├── TaskCancelled           the task was cancelled
+    ├── TaskExpired             a time limit passed before the task started
+    ├── FunctionUnusable        the code cannot be found, fetched, loaded or is not allowed there
+    ├── ArgumentNotSerialisable an argument cannot be sent
+    ├── ResultNotSerialisable   the result cannot be sent back in the form that was asked for
+    └── SubmissionRefused       the bus or the endpoint did not take the task
+"""
+
+from __future__ import annotations
+
+from headrace.bus.errors import (
+    ArgumentNotSerialisable,
+    FunctionUnusable,
+    ResultNotSerialisable,
+    SubmissionRefused,
+    TaskCancelled,
+    TaskError,
+    TaskExpired,
+    TaskFailed,
+    TaskLost,
+)
+from headrace.schemas import HeadraceError, Violation
+
+__all__ = [
+    "HeadraceError",
+    # Talking to the service
+    "ClientError",
+    "NotConfigured",
+    "ServiceUnreachable",
+    "ServiceUnavailable",
+    "ProtocolMismatch",
+    "TaskPending",
+    "RequestRefused",
+    "Unauthorized",
+    "Forbidden",
+    "NotFound",
+    # The outcome of a task
+    "TaskError",
+    "TaskFailed",
+    "TaskLost",
+    "TaskCancelled",
+    "TaskExpired",
+    "FunctionUnusable",
+    "ArgumentNotSerialisable",
+    "ResultNotSerialisable",
+    "SubmissionRefused",
+]
+
+
+class ClientError(HeadraceError):
+    """Raised when something about talking to the service is wrong."""
+
+    code = "ClientError"
+
+
+class NotConfigured(ClientError):
+    """Raised when nobody said which service to use, or with which token; the message says where was looked."""
+
+    code = "NotConfigured"
+
+
+class ServiceUnreachable(ClientError):
+    """Raised when there is no connection to the service, or no answer within the time limit."""
+
+    code = "ServiceUnreachable"
+
+
+class ServiceUnavailable(ClientError):
+    """Raised when the service answers that it cannot work now (5xx). Trying again later may help."""
+
+    code = "ServiceUnavailable"
+
+    def __init__(self, message: str, *, status: int) -> None:
+        self.status = status
+        super().__init__(message)
+
+
+class ProtocolMismatch(ClientError):
+    """Raised when this SDK and the service speak different versions of the protocol."""
+
+    code = "ProtocolMismatch"
+
+
+class TaskPending(ClientError):
+    """Raised when a task has no result yet; `state` is `pending` or `running`."""
+
+    code = "TaskPending"
+
+    def __init__(self, task_id: str, state: str) -> None:
+        self.task_id = task_id
+        self.state = state
+        super().__init__(f"task {task_id} has no result yet: it is {state}")
+
+
+class RequestRefused(ClientError):
+    """Raised when the service refuses a request (4xx).
+
+    `status` is the HTTP status, `service_code` the stable code, `detail` the sentence of the service, and `errors`
+    names the places in the document that break its schema.
+    """
+
+    code = "RequestRefused"
+
+    def __init__(self, status: int, service_code: str, detail: str, errors: tuple[Violation, ...] = ()) -> None:
+        self.status = status
+        self.service_code = service_code
+        self.detail = detail
+        self.errors = errors
+        places = "".join(f"\n  {error.pointer or '/'}: {error.problem}" for error in errors)
+        super().__init__(f"{detail} ({service_code}, HTTP {status}){places}")
+
+
+class Unauthorized(RequestRefused):
+    """Raised when the token is missing, wrong, withdrawn or expired (401)."""
+
+    code = "Unauthorized"
+
+
+class Forbidden(RequestRefused):
+    """Raised when the token is good, but does not allow this (403)."""
+
+    code = "Forbidden"
+
+
+class NotFound(RequestRefused):
+    """Raised when there is no such thing, or this token may not know of it (404)."""
+
+    code = "NotFound"

@@ -1,0 +1,249 @@
+"""One connection pool to the service: requests, retries, and what answers mean."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import ipaddress
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import httpx
+
+from headrace.schemas import Violation
+from headrace.sdk.errors import (
+    ClientError,
+    Forbidden,
+    NotFound,
+    ProtocolMismatch,
+    RequestRefused,
+    ServiceUnavailable,
+    ServiceUnreachable,
+    Unauthorized,
+)
+from headrace.sdk.profile import Profile
+
+logger = logging.getLogger(__name__)
+
+PROTOCOL: Final = 1
+"""The version of the protocol between SDK and service that this release speaks."""
+
+_REFUSALS: Final = {401: Unauthorized, 403: Forbidden, 404: NotFound}
+_RETRIED_STATUSES: Final = frozenset({502, 503, 504})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retries:
+    """How long, and in which steps, a request that met a broken connection or a busy service is tried again."""
+
+    first_pause_s: float = 0.1
+    longest_pause_s: float = 1.0
+    within_s: float = 4.0
+
+    def pauses(self) -> Iterator[float]:
+        """The pauses before each new attempt; they end when `within_s` is over."""
+        pause_s, until = self.first_pause_s, time.monotonic() + self.within_s
+        while time.monotonic() + pause_s < until:
+            yield pause_s
+            pause_s = min(pause_s * 2, self.longest_pause_s)
+
+
+class Http:
+    """Requests to the service that a profile names. Safe from any thread; no I/O before the first request.
+
+    `find_profile` is called at the first request and may raise `NotConfigured`.
+    """
+
+    def __init__(
+        self, find_profile: Callable[[], Profile], *, timeout_s: float = 30.0, retries: Retries | None = None
+    ) -> None:
+        self._find_profile = find_profile
+        self._timeout_s = timeout_s
+        self._retries = retries or Retries()
+        self._lock = threading.Lock()
+        self._profile: Profile | None = None
+        self._client: httpx.Client | None = None
+        self._closed = False
+
+    @property
+    def url(self) -> str:
+        """The service's URL."""
+        self._open()
+        assert self._profile is not None  # noqa: S101 - `_open` has set it, or raised
+        return self._profile.url
+
+    def close(self) -> None:
+        """Close the connections. Closing twice is fine."""
+        with self._lock:
+            client, self._client, self._closed = self._client, None, True
+        if client is not None:
+            client.close()
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: object = None,
+        query: Mapping[str, str | int | bool | None] | None = None,
+        repeatable: bool | None = None,
+        content_type: str = "application/json",
+        wait_s: float = 0.0,
+    ) -> Any:
+        """The answer's JSON, or None when it has no body.
+
+        A request that never left is tried again for a few seconds; one that is `repeatable` (by default every GET) also
+        when the connection broke or the service said that it is busy. `wait_s` is how long the service may take
+        on purpose. Raises `ClientError`.
+        """
+        again = method == "GET" if repeatable is None else repeatable
+        request = self._open().build_request(
+            method,
+            path,
+            json=body,
+            params={name: value for name, value in (query or {}).items() if value is not None},
+            headers={"Content-Type": content_type} if body is not None else None,
+            timeout=self._timeout_s + wait_s,
+        )
+        pauses = self._retries.pauses()
+        while True:
+            try:
+                return self._answer(request)
+            except (ServiceUnreachable, ServiceUnavailable) as error:
+                pause_s = next(pauses, None) if _worth_repeating(error, again) else None
+                if pause_s is None:
+                    raise
+            time.sleep(pause_s)
+
+    def _answer(self, request: httpx.Request) -> Any:
+        try:
+            response = self._open().send(request)
+        except httpx.TransportError as error:
+            raise _unreachable(error, request, self.url) from error
+        except httpx.HTTPError as error:
+            raise ClientError(f"{request.method} {request.url}: {error}") from error
+        if response.is_success:
+            return _document(response) if response.content else None
+        raise refusal(response, self.url)
+
+    def _open(self) -> httpx.Client:
+        with self._lock:
+            if self._closed:
+                raise ClientError("this client is closed")
+            if self._client is None:
+                self._profile = self._find_profile()
+                self._client = _new_client(self._profile, self._timeout_s)
+            return self._client
+
+
+def headrace_version() -> str:
+    """The installed release of Headrace."""
+    return importlib.metadata.version("headrace")
+
+
+def refusal(response: httpx.Response, url: str) -> ClientError:
+    """The error that an answer other than 2xx means."""
+    code, detail, errors = _error_body(response)
+    if code == "ProtocolMismatch":
+        return ProtocolMismatch(detail)
+    if response.status_code >= 500:
+        return ServiceUnavailable(
+            f"the service at {url} cannot work now: {detail} ({code}, HTTP {response.status_code})",
+            status=response.status_code,
+        )
+    if response.status_code == 401:
+        detail = (
+            f"{detail}; the token for {url} is wrong, withdrawn or expired: "
+            f"run `headrace login --url {url}` with a new one"
+        )
+    kind = _REFUSALS.get(response.status_code, RequestRefused)
+    return kind(response.status_code, code, detail, errors)
+
+
+def check_protocol(answer: Mapping[str, Any], url: str) -> None:
+    """Raises `ProtocolMismatch` unless the service speaks this SDK's protocol; names both versions and the cure."""
+    theirs = answer.get("protocol", PROTOCOL)
+    if theirs == PROTOCOL:
+        return
+    mine, service = headrace_version(), answer.get("service_version") or answer.get("version") or "unknown"
+    relation = "newer" if theirs < PROTOCOL else "older"
+    raise ProtocolMismatch(
+        f"this SDK (headrace {mine}, protocol {PROTOCOL}) is {relation} than the service at {url} "
+        f"(headrace {service}, protocol {theirs}); run `pip install headrace=={service}` here, or upgrade the service"
+    )
+
+
+def _new_client(profile: Profile, timeout_s: float) -> httpx.Client:
+    return httpx.Client(
+        base_url=f"{profile.url}/api/v1/",
+        headers={
+            "Authorization": f"Bearer {profile.token}",
+            "User-Agent": f"headrace-sdk/{headrace_version()}",
+        },
+        timeout=timeout_s,
+        # A proxy that the environment names cannot reach this machine's own loopback.
+        trust_env=not is_loopback(httpx.URL(profile.url).host),
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name means this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class _NeverSent(ServiceUnreachable):
+    """The connection could not be made, so the service has seen nothing of the request."""
+
+
+def _unreachable(error: httpx.TransportError, request: httpx.Request, url: str) -> ServiceUnreachable:
+    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+        return _NeverSent(
+            f"the service at {url} cannot be reached: {error or type(error).__name__}; is `headrace up` running?"
+        )
+    if isinstance(error, httpx.TimeoutException):
+        return _TimedOut(f"the service at {url} did not answer {request.method} {request.url.path} in time")
+    return ServiceUnreachable(f"the connection to the service at {url} broke: {error or type(error).__name__}")
+
+
+class _TimedOut(ServiceUnreachable):
+    """The service was given all the time that there was."""
+
+
+def _worth_repeating(error: ServiceUnreachable | ServiceUnavailable, repeatable: bool) -> bool:
+    if isinstance(error, _NeverSent):
+        return True
+    if isinstance(error, ServiceUnavailable):
+        return repeatable and error.status in _RETRIED_STATUSES
+    return repeatable and not isinstance(error, _TimedOut)
+
+
+def _document(response: httpx.Response) -> Any:
+    try:
+        return response.json()
+    except ValueError as error:
+        raise ClientError(
+            f"{response.request.method} {response.request.url} was answered, but not with JSON: "
+            f"is this the URL of a Headrace service?"
+        ) from error
+
+
+def _error_body(response: httpx.Response) -> tuple[str, str, tuple[Violation, ...]]:
+    fallback = response.reason_phrase or f"HTTP {response.status_code}"
+    try:
+        body = response.json()
+    except ValueError:
+        body = None
+    if not isinstance(body, dict):
+        return "HttpError", f"{response.request.method} {response.request.url}: {fallback}", ()
+    errors = tuple(
+        Violation(pointer=str(error.get("pointer", "")), problem=str(error.get("problem", "")))
+        for error in body.get("errors") or ()
+        if isinstance(error, dict)
+    )
+    return str(body.get("code", "HttpError")), str(body.get("detail", fallback)), errors
