@@ -1,7 +1,13 @@
 """JSON schemas, the only validator, and the root of all errors."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from headrace.schemas.errors import HeadraceError, SchemaViolation, Violation
-from headrace.schemas.validator import check_schema, schema, schema_names, validate, validate_against
+
+if TYPE_CHECKING:
+    from headrace.schemas.validator import check_schema, schema, schema_names, validate, validate_against
 
 __all__ = [
     # Validation
@@ -15,3 +21,12 @@ __all__ = [
     "SchemaViolation",
     "Violation",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # A worker process imports the errors and never validates: `jsonschema` would double its start time.
+    if name in __all__:
+        from headrace.schemas import validator  # noqa: PLC0415
+
+        return getattr(validator, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
