@@ -12,6 +12,7 @@ BusError                    something about the bus itself
 ├── RecordConflict          a record was changed, or created, by somebody else
 ├── RecordMissing           no record under that key
 ├── ServerUnusable          the NATS server cannot be started or used (missing, too old, port taken)
+├── KeysUnusable            keys that are missing, damaged, or open to other users
 └── FilterInvalid           an event filter or input template that cannot be compiled
 TaskError                   the outcome of one task that has no value
 ├── TaskFailed              the function raised, and its own type cannot be raised here
@@ -108,6 +109,12 @@ class ServerUnusable(BusError):
     """Raised when the NATS server cannot be started or used: missing, too old, its port taken."""
 
     code = "ServerUnusable"
+
+
+class KeysUnusable(BusError):
+    """Raised when keys or credentials are missing, damaged, not readable, or open to other users."""
+
+    code = "KeysUnusable"
 
 
 class FilterInvalid(BusError):

