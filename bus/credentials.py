@@ -132,7 +132,7 @@ class Minter:
                 f"task.{endpoint.hex}.{token(pool)}.{token(principal)}.>",
                 f"$JS.API.DIRECT.GET.RESULTS.{results}",
             ],
-            subscribe=[f"{inbox}.>", f"stored.{results}"],
+            subscribe=[f"{inbox}.>", f"stored.{results}", f"stored.progress.{endpoint.hex}.{token(principal)}.>"],
             ttl_s=ttl_s,
             inbox_prefix=inbox,
         )

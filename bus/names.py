@@ -61,10 +61,9 @@ class Address:
         """Where part number `part` (from 0) of the bundle's results is stored."""
         return f"result.{self.endpoint.hex}.{self._where}.{part}"
 
-    @property
-    def started_subject(self) -> str:
-        """Where the durable marks of started tasks that must not run twice are stored, one token per task below it."""
-        return f"progress.{self.endpoint.hex}.{self._where}"
+    def started_subject(self, index: int) -> str:
+        """Where the mark is stored that a task of the bundle has started; it can be stored once."""
+        return f"progress.{self.endpoint.hex}.{self._where}.{index}"
 
     @classmethod
     def of_task_subject(cls, subject: str) -> Address:
@@ -121,6 +120,11 @@ class ResultAddress:
 def stored_results(endpoint: UUID, principal: str, group: UUID) -> str:
     """The subject on which the stored results of one group at one endpoint are republished."""
     return f"stored.result.{endpoint.hex}.{token(principal)}.{group.hex}.>"
+
+
+def started_marks(endpoint: UUID, principal: str, group: UUID) -> str:
+    """The subjects of all marks of started tasks of one group at one endpoint."""
+    return f"progress.{endpoint.hex}.{token(principal)}.{group.hex}.>"
 
 
 def pool_consumer(endpoint: UUID, pool: str) -> str:

@@ -81,7 +81,13 @@ def streams(settings: StreamSettings) -> tuple[Stream, ...]:
         Stream(
             "PROGRESS",
             ("progress.>",),
-            {**_FIRST_WRITER_WINS, "max_age": _seconds(2 * DAY_S), "max_bytes": 2 * GIB, "allow_direct": True},
+            {
+                **_FIRST_WRITER_WINS,
+                "max_age": _seconds(settings.result_age_s),
+                "max_bytes": 4 * GIB,
+                "allow_direct": True,
+                "republish": {"src": "progress.>", "dest": "stored.progress.>"},
+            },
         ),
         Stream(
             "CONTROL",

@@ -1,1 +1,56 @@
-"""headrace."""
+"""The client: `Executor` for futures, `Client` for everything that is one request."""
+
+from headrace.sdk.client import Client
+from headrace.sdk.errors import (
+    ArgumentNotSerialisable,
+    ClientError,
+    Forbidden,
+    FunctionUnusable,
+    NotConfigured,
+    NotFound,
+    ProtocolMismatch,
+    RequestRefused,
+    ResultNotSerialisable,
+    ServiceUnavailable,
+    ServiceUnreachable,
+    SubmissionRefused,
+    TaskCancelled,
+    TaskError,
+    TaskExpired,
+    TaskFailed,
+    TaskLost,
+    TaskPending,
+    Unauthorized,
+)
+from headrace.sdk.executor import Executor
+from headrace.sdk.future import TaskFuture, TaskTimes
+
+__all__ = [
+    # Submitting
+    "Executor",
+    "TaskFuture",
+    "TaskTimes",
+    # Asking the service
+    "Client",
+    # What can go wrong with the service
+    "ClientError",
+    "NotConfigured",
+    "ServiceUnreachable",
+    "ServiceUnavailable",
+    "Unauthorized",
+    "Forbidden",
+    "NotFound",
+    "RequestRefused",
+    "TaskPending",
+    "ProtocolMismatch",
+    # What can go wrong with a task
+    "TaskError",
+    "TaskFailed",
+    "TaskLost",
+    "TaskCancelled",
+    "TaskExpired",
+    "FunctionUnusable",
+    "ArgumentNotSerialisable",
+    "ResultNotSerialisable",
+    "SubmissionRefused",
+]

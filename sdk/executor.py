@@ -1,0 +1,385 @@
+"""`Executor`: `concurrent.futures.Executor` over an endpoint."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import copy
+import functools
+import itertools
+import json
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+from uuid import UUID
+
+from headrace.bus import values
+from headrace.bus.bundles import TaskOptions
+from headrace.bus.chunks import run_chunk
+from headrace.bus.errors import ArgumentNotSerialisable
+from headrace.schemas import HeadraceError
+from headrace.sdk.client import Client
+from headrace.sdk.future import TaskFuture, failed_future
+from headrace.sdk.session import Channel, Session
+from headrace.sdk.sessions import sessions_of, shared_client
+
+
+class Executor(concurrent.futures.Executor):
+    """Runs functions on an endpoint; a real `concurrent.futures.Executor`, safe to use from any thread.
+
+    endpoint_id: where tasks run. None: the only endpoint that is accessible, found at the first submission.
+    client: how to reach the service. None: this process's shared client (`HEADRACE_URL` and `HEADRACE_TOKEN`, else
+        the profile that `headrace up` or `headrace login` wrote).
+    task_group_id: the group whose results this executor reads. None: a new one.
+    resource_specification, user_endpoint_config: JSON-able dicts, taken as they are at each submission.
+    label: a name for people.
+    batch_size: the most tasks in one message; bundling needs no tuning.
+
+    The constructor does no I/O. An error of a submission (an argument that cannot be sent, an unknown endpoint, a
+    refusal) fails the future it belongs to; the executor lives on.
+    """
+
+    def __init__(
+        self,
+        endpoint_id: UUID | str | None = None,
+        client: Client | None = None,
+        task_group_id: UUID | str | None = None,
+        resource_specification: dict[str, Any] | None = None,
+        user_endpoint_config: dict[str, Any] | None = None,
+        label: str = "",
+        batch_size: int = 128,
+    ) -> None:
+        self.endpoint_id = endpoint_id
+        self._task_group_id = _uuid(task_group_id, "task_group_id") or uuid.uuid4()
+        self.resource_specification = resource_specification
+        self.user_endpoint_config = user_endpoint_config
+        self.label = label
+        self.batch_size = max(1, int(batch_size))
+        self._client = client
+        self._lock = threading.RLock()
+        self._functions: dict[Any, UUID] = {}
+        self._chunks: dict[Any, Callable[..., Any]] = {}
+        self._channels: dict[tuple[UUID | None, str], tuple[Session, Channel]] = {}
+        self._futures: set[TaskFuture] = set()
+        self._idle = threading.Condition()
+        self._submitted = 0
+        self._shut_down = False
+
+    def __repr__(self) -> str:
+        name = f" {self.label!r}" if self.label else ""
+        return f"<Executor{name} endpoint_id={self.endpoint_id} task_group_id={self.task_group_id}>"
+
+    @property
+    def client(self) -> Client:
+        """The client in use."""
+        with self._lock:
+            if self._client is None:
+                self._client = shared_client()
+            return self._client
+
+    @property
+    def endpoint_id(self) -> UUID | None:
+        """Where the next task runs. Raises `ValueError` when set to what is not a UUID."""
+        return self._endpoint_id
+
+    @endpoint_id.setter
+    def endpoint_id(self, value: UUID | str | None) -> None:
+        self._endpoint_id = _uuid(value, "endpoint_id")
+
+    @property
+    def task_group_id(self) -> UUID:
+        """The group of this executor's tasks. Raises `ValueError` when set to what is not a UUID."""
+        return self._task_group_id
+
+    @task_group_id.setter
+    def task_group_id(self, value: UUID | str) -> None:
+        group = _uuid(value, "task_group_id")
+        if group is None:
+            raise ValueError("task_group_id must be a UUID")
+        with self._lock:
+            self._task_group_id = group
+            self._channels = {}
+
+    @property
+    def resource_specification(self) -> dict[str, Any] | None:
+        """What a task needs; sent with each task. Raises `TypeError` when set to what JSON cannot carry."""
+        return self._resource_specification
+
+    @resource_specification.setter
+    def resource_specification(self, value: dict[str, Any] | None) -> None:
+        self._resource_specification = _json_dict(value, "resource_specification")
+
+    @property
+    def user_endpoint_config(self) -> dict[str, Any] | None:
+        """How the endpoint configures the pool. Raises `TypeError` when set to what JSON cannot carry."""
+        return self._user_endpoint_config
+
+    @user_endpoint_config.setter
+    def user_endpoint_config(self, value: dict[str, Any] | None) -> None:
+        self._user_endpoint_config = _json_dict(value, "user_endpoint_config")
+
+    @property
+    def task_count_submitted(self) -> int:
+        """How many tasks were handed over for sending."""
+        return self._submitted
+
+    def register_function(self, fn: Callable[..., Any], function_id: str | None = None, **details: Any) -> str:
+        """Register a function and give its id; needs no endpoint. The same function again gives the same id.
+
+        With `function_id` the service is not asked: `fn` is then taken for the code behind that id. `details` go to
+        `Client.register_function`. Raises `ClientError`, and `FunctionUnusable` when the function cannot be packed.
+        """
+        with self._lock:
+            if function_id is None:
+                known = self._functions.get(_key(fn))
+                if known is not None and not details:
+                    return str(known)
+                function_id = self.client.register_function(fn, **details)
+            self._functions[_key(fn)] = UUID(str(function_id))
+            return str(function_id)
+
+    def register_source_code(self, source: str, function_name: str, **details: Any) -> str:
+        """Register the text of a module and the name of the function in it; gives the function's id.
+
+        Raises `FunctionUnusable` when the text does not compile or does not define the name, and `ClientError`.
+        """
+        return self.client.register_source_code(source, function_name, **details)
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskFuture:
+        """Run `fn(*args, **kwargs)` on the endpoint. Registers the function at its first use.
+
+        Raises `TypeError` when `fn` cannot be called, `RuntimeError` after `shutdown`.
+        """
+        if not callable(fn):
+            raise TypeError(f"submit() needs a function to call, not {fn!r}")
+        self._check_open()
+        function_id = self._functions.get(_key(fn))
+        if function_id is None:
+            try:
+                function_id = UUID(self.register_function(fn))
+            except HeadraceError as error:
+                return failed_future(error)
+        return self._submit(function_id, args, kwargs)
+
+    def submit_to_registered_function(
+        self, function_id: str | UUID, /, *arguments: Any, args: Any = None, kwargs: dict[str, Any] | None = None
+    ) -> TaskFuture:
+        """Run a registered function.
+
+        The arguments are `args=` (a tuple or list) and `kwargs=` as named; or positional: one *tuple* is the tuple of
+        arguments, a second dict after it the keyword arguments; anything else is passed on as it is given, so that
+        `submit_to_registered_function(id, [1, 2])` calls `f([1, 2])`.
+
+        Raises `ValueError` for an id that is no UUID, `TypeError` when arguments are given in two ways, `RuntimeError`
+        after `shutdown`.
+        """
+        self._check_open()
+        identifier = _uuid(function_id, "function_id")
+        if identifier is None:
+            raise ValueError("function_id must be a UUID")
+        positional, named = _arguments(arguments, args, kwargs)
+        return self._submit(identifier, positional, named)
+
+    def map(
+        self, fn: Callable[..., Any], *iterables: Iterable[Any], timeout: float | None = None, chunksize: int = 1
+    ) -> Iterator[Any]:
+        """Results of `fn` over the iterables, in their order, as the built-in `map` gives them.
+
+        timeout: seconds from this call; then the iterator raises `TimeoutError`. chunksize: how many calls make one
+        task; 1 is right for most, since small tasks share messages anyway.
+        """
+        if chunksize < 1:
+            raise ValueError("chunksize must be at least 1")
+        end = None if timeout is None else time.monotonic() + timeout
+        calls = zip(*iterables, strict=False)
+        if chunksize == 1:
+            futures = [self.submit(fn, *call) for call in calls]
+            return _results_in_order(futures, end)
+        futures = [self._submit_chunk(fn, chunk) for chunk in _chunks(calls, chunksize)]
+        return itertools.chain.from_iterable(_results_in_order(futures, end))
+
+    def reload_tasks(self, task_group_id: UUID | str | None = None) -> list[TaskFuture]:
+        """Futures for all tasks of a group (by default this executor's own), whoever submitted them.
+
+        The executor takes the group over. Raises `ValueError` for an id that is no UUID, and `ClientError`.
+        """
+        group = _uuid(task_group_id, "task_group_id")
+        if group is not None and group != self.task_group_id:
+            self.task_group_id = group
+        document = self.client.get_task_group(self.task_group_id)
+        by_endpoint: dict[UUID, list[tuple[UUID, TaskFuture]]] = {}
+        for task in document["tasks"]:
+            future = self._track(TaskFuture())
+            by_endpoint.setdefault(UUID(task["endpoint_id"]), []).append((UUID(task["task_id"]), future))
+        futures = [future for tasks in by_endpoint.values() for _, future in tasks]
+        for endpoint, tasks in by_endpoint.items():
+            try:
+                session, channel = self._channel(endpoint)
+            except HeadraceError as error:
+                for _, future in tasks:
+                    future.set_exception(error)
+                continue
+            session.thread.call(functools.partial(channel.attach, tasks))
+        return futures
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more tasks. `wait`: until every future has its result. `cancel_futures`: cancel what has not started.
+
+        Idempotent. Without `wait` results still arrive as long as the process lives.
+        """
+        with self._lock:
+            self._shut_down = True
+        if cancel_futures:
+            with self._idle:
+                futures = list(self._futures)
+            for future in futures:
+                future.cancel()
+        with self._idle:
+            if wait:
+                self._idle.wait_for(lambda: not self._futures)
+            finished = not self._futures
+        if finished:
+            self._leave_channels()
+
+    def _submit_chunk(self, fn: Callable[..., Any], calls: tuple[tuple[Any, ...], ...]) -> TaskFuture:
+        self._check_open()
+        chunk = self._chunks.get(_key(fn))
+        if chunk is None:
+            chunk = self._chunks.setdefault(_key(fn), functools.partial(run_chunk, fn))
+        return self.submit(chunk, calls)
+
+    def _submit(self, function_id: UUID, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TaskFuture:
+        try:
+            encoding, payload = values.encode_arguments(args, kwargs)
+            session, channel = self._channel(self.endpoint_id)
+            use = session.function_use(function_id)
+        except HeadraceError as error:
+            return failed_future(error)
+        except Exception as error:
+            # Pickling calls code of the user's own classes: whatever that raises is about this argument.
+            refused = ArgumentNotSerialisable(f"an argument cannot be sent: {error!r}")
+            refused.__cause__ = error
+            return failed_future(refused)
+        future = self._track(TaskFuture())
+        channel.submit(use, self._options(), encoding, payload, future)
+        self._submitted += 1
+        return future
+
+    def _options(self) -> TaskOptions:
+        specification = self._resource_specification
+        return _DEFAULT if not specification else TaskOptions(resource_specification=json.dumps(specification).encode())
+
+    def _track(self, future: TaskFuture) -> TaskFuture:
+        with self._idle:
+            self._futures.add(future)
+        future.add_done_callback(self._finished)
+        return future
+
+    def _finished(self, future: Any) -> None:
+        with self._idle:
+            self._futures.discard(future)
+            if self._futures:
+                return
+            self._idle.notify_all()
+        if self._shut_down:
+            self._leave_channels()
+
+    def _channel(self, endpoint_id: UUID | None) -> tuple[Session, Channel]:
+        config = self._user_endpoint_config
+        key = (endpoint_id, json.dumps(config, sort_keys=True) if config else "")
+        found = self._channels.get(key)
+        if found is None:
+            with self._lock:
+                found = self._channels.get(key)
+                if found is None:
+                    session = sessions_of(self.client).get(endpoint_id, copy.deepcopy(config))
+                    opening = session.channel(self.task_group_id, most_per_bundle=self.batch_size)
+                    channel = session.thread.run(opening, timeout_s=30.0)
+                    found = self._channels[key] = (session, channel)
+        return found
+
+    def _leave_channels(self) -> None:
+        with self._lock:
+            channels, self._channels = self._channels, {}
+        for session, channel in channels.values():
+            session.thread.call(functools.partial(_leave, session, channel))
+
+    def _check_open(self) -> None:
+        if self._shut_down:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+
+
+_DEFAULT = TaskOptions()
+
+
+def _leave(session: Session, channel: Channel) -> None:
+    session.spawn(session.leave(channel), "leave channel")
+
+
+def _arguments(
+    given: tuple[Any, ...], args: Any, kwargs: dict[str, Any] | None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if kwargs is not None and not isinstance(kwargs, dict):
+        raise TypeError(f"kwargs must be a dict, not {type(kwargs).__name__}")
+    if given and args is not None:
+        raise TypeError("give the arguments either positionally or as args=, not both")
+    if args is not None:
+        if not isinstance(args, tuple | list):
+            raise TypeError(f"args must be a tuple or list of arguments, not {type(args).__name__}; pass ({args!r},)")
+        return tuple(args), kwargs or {}
+    if given and isinstance(given[0], tuple):
+        if len(given) == 1:
+            return given[0], kwargs or {}
+        if len(given) == 2 and isinstance(given[1], dict) and kwargs is None:
+            return given[0], given[1]
+    return given, kwargs or {}
+
+
+def _chunks(calls: Iterator[tuple[Any, ...]], size: int) -> Iterator[tuple[tuple[Any, ...], ...]]:
+    while chunk := tuple(itertools.islice(calls, size)):
+        yield chunk
+
+
+def _results_in_order(futures: list[TaskFuture], end: float | None) -> Iterator[Any]:
+    # As in the standard library: what is not consumed is cancelled, and a yielded result is let go of.
+    def results() -> Iterator[Any]:
+        futures.reverse()
+        try:
+            while futures:
+                left = None if end is None else end - time.monotonic()
+                yield futures.pop().result(left)
+        finally:
+            for future in futures:
+                future.cancel()
+
+    return results()
+
+
+def _key(fn: Callable[..., Any]) -> Any:
+    try:
+        hash(fn)
+    except TypeError:
+        return id(fn)
+    return fn
+
+
+def _uuid(value: UUID | str | None, name: str) -> UUID | None:
+    if value is None or isinstance(value, UUID):
+        return value
+    try:
+        return UUID(str(value))
+    except ValueError:
+        raise ValueError(f"{name} must be a UUID, not {value!r}") from None
+
+
+def _json_dict(value: dict[str, Any] | None, name: str) -> dict[str, Any] | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise TypeError(f"{name} must be a dict or None, not {type(value).__name__}")
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be made of what JSON can carry: {error}") from error
+    return value

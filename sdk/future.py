@@ -1,0 +1,62 @@
+"""The future of one task."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskTimes:
+    """When what happened to a task: unix seconds by the endpoint's clock, 0.0 where it did not come so far."""
+
+    taken_at: float
+    started_at: float
+    ended_at: float
+
+
+class TaskFuture(concurrent.futures.Future[Any]):
+    """A `concurrent.futures.Future` that knows its task.
+
+    `task_id` is set from the beginning (None only when the submission failed before there was a task). `times` and
+    `attempts` are set with the result. Works with `as_completed`, `wait` and `asyncio.wrap_future`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.task_id: UUID | None = None
+        self.function_id: UUID | None = None
+        self.endpoint_id: UUID | None = None
+        self.task_group_id: UUID | None = None
+        self.times: TaskTimes | None = None
+        self.attempts = 0
+        self._on_cancel: Callable[[TaskFuture, bool], None] | None = None
+
+    def cancel(self, *, force: bool = False) -> bool:
+        """Cancel the task if it is not known to run yet; with `force`, stop it even then.
+
+        True when the future is cancelled. A task that was sent is cancelled wherever it is (bus, queue of the pool);
+        if it had started in the meantime, it runs on without `force`, and its result is dropped.
+        """
+        if force and self.running():
+            if self._on_cancel is not None:
+                self._on_cancel(self, True)
+                return True
+            return False
+        if not super().cancel():
+            return False
+        # As an executor does for its own futures: those who wait in `wait` and `as_completed` are told now.
+        self.set_running_or_notify_cancel()
+        if self._on_cancel is not None:
+            self._on_cancel(self, force)
+        return True
+
+
+def failed_future(error: BaseException) -> TaskFuture:
+    """A future that has failed already."""
+    future = TaskFuture()
+    future.set_exception(error)
+    return future

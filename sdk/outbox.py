@@ -1,0 +1,166 @@
+"""Bundling: tasks become bundles without waiting for more of them.
+
+    idle        a task goes out at once, alone
+    under load  what piles up while earlier bundles await their acks goes out together
+
+A task knows its bundle, and so its id, from the moment it is added: bundles are cut when tasks come in, not when they
+are sent. How many tasks a bundle may hold starts small and grows only while tasks are seen to be short, so that long
+tasks are spread over all pools of an endpoint.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from headrace.bus.bundles import FunctionUse, Task, TaskOptions
+from headrace.bus.ids import new_bundle_id, split_task_id, task_id
+from headrace.sdk.future import TaskFuture
+
+FIRST_CAP = 4
+LARGEST_CAP = 128
+BUNDLE_BYTES = 256 * 1024
+BUNDLE_WORTH_S = 0.02
+"""A bundle holds at most about so much work."""
+
+_MOST_IN_FLIGHT = 48
+_MOST_BYTES_IN_FLIGHT = 24 * 1024 * 1024
+_OPEN_IN_FLIGHT = 2
+"""With fewer bundles than this in flight a bundle that is not full goes out as well."""
+
+
+@dataclass(slots=True)
+class Draft:
+    """A bundle in the making, and after that the bookkeeping of one under way."""
+
+    id: UUID
+    tasks: list[Task | None] = field(default_factory=list)
+    futures: list[TaskFuture | None] = field(default_factory=list)
+    functions: dict[FunctionUse, int] = field(default_factory=dict)
+    options: dict[TaskOptions, int] = field(default_factory=dict)
+    size: int = 0
+
+    def add(self, use: FunctionUse, options: TaskOptions, encoding: int, arguments: bytes, future: TaskFuture) -> None:
+        index = len(self.tasks)
+        future.task_id = task_id(self.id, index)
+        function_index = self.functions.setdefault(use, len(self.functions))
+        options_index = self.options.setdefault(options, len(self.options))
+        self.tasks.append(Task(index, function_index, options_index, encoding, arguments))
+        self.futures.append(future)
+        self.size += len(arguments) + 64
+
+    def live_tasks(self) -> list[Task]:
+        """The tasks that were not cancelled in the meantime."""
+        return [task for task in self.tasks if task is not None]
+
+    def pending(self) -> Iterator[TaskFuture]:
+        """The futures that still wait."""
+        return (future for future in self.futures if future is not None and not future.done())
+
+
+class Outbox:
+    """Drafts on their way out. `add` and `withdraw` may be called from any thread; `send` is called on the loop.
+
+    `send(draft)` must end in `sent(draft)`; `wake` asks the loop to call `pump` soon.
+    """
+
+    def __init__(
+        self,
+        endpoint: UUID,
+        *,
+        send: Callable[[Draft], None],
+        wake: Callable[[], None],
+        most_per_bundle: int = LARGEST_CAP,
+    ) -> None:
+        self._endpoint = endpoint
+        self._most = min(LARGEST_CAP, most_per_bundle)
+        self._send = send
+        self._wake = wake
+        self._lock = threading.Lock()
+        self._open: Draft | None = None
+        self._full: deque[Draft] = deque()
+        self._unsent: dict[UUID, Draft] = {}
+        self._in_flight = 0
+        self._bytes_in_flight = 0
+        self._woken = False
+        self._cap = min(FIRST_CAP, self._most)
+
+    @property
+    def cap(self) -> int:
+        """How many tasks a bundle may hold at this moment."""
+        return self._cap
+
+    def add(self, use: FunctionUse, options: TaskOptions, encoding: int, arguments: bytes, future: TaskFuture) -> None:
+        """Put a task into a bundle; gives its future its id."""
+        with self._lock:
+            draft = self._open
+            if draft is not None and draft.size + len(arguments) > BUNDLE_BYTES:
+                self._full.append(draft)
+                draft = None
+            if draft is None:
+                draft = self._open = Draft(new_bundle_id(self._endpoint))
+                self._unsent[draft.id] = draft
+            draft.add(use, options, encoding, arguments, future)
+            if len(draft.tasks) >= self._cap or draft.size >= BUNDLE_BYTES:
+                self._full.append(draft)
+                self._open = None
+            woken, self._woken = self._woken, True
+        if not woken:
+            self._wake()
+
+    def withdraw(self, future: TaskFuture) -> bool:
+        """Take back a task that was not sent yet; whether there was one."""
+        if future.task_id is None:
+            return False
+        bundle, index = split_task_id(future.task_id)
+        with self._lock:
+            draft = self._unsent.get(bundle)
+            if draft is None:
+                return False
+            draft.tasks[index] = draft.futures[index] = None
+            return True
+
+    def pump(self) -> None:
+        """Send what may go out now. On the loop."""
+        while (draft := self._next()) is not None:
+            self._send(draft)
+
+    def sent(self, draft: Draft) -> None:
+        """A bundle was stored, or given up. On the loop."""
+        with self._lock:
+            self._in_flight -= 1
+            self._bytes_in_flight -= draft.size
+        self.pump()
+
+    def learn(self, duration_s: float) -> None:
+        """Take note of how long a task ran: short ones double the cap, longer ones bring it down at once."""
+        worth = max(1, min(self._most, int(BUNDLE_WORTH_S / max(duration_s, 1e-6))))
+        self._cap = worth if worth < self._cap else min(worth, self._cap * 2)
+
+    def drain(self) -> list[Draft]:
+        """Take everything out that was not sent."""
+        with self._lock:
+            drafts = list(self._unsent.values())
+            self._unsent.clear()
+            self._full.clear()
+            self._open = None
+            return drafts
+
+    def _next(self) -> Draft | None:
+        with self._lock:
+            self._woken = False
+            if self._in_flight >= _MOST_IN_FLIGHT or self._bytes_in_flight >= _MOST_BYTES_IN_FLIGHT:
+                return None
+            if self._full:
+                draft = self._full.popleft()
+            elif self._open is not None and self._in_flight < _OPEN_IN_FLIGHT:
+                draft, self._open = self._open, None
+            else:
+                return None
+            del self._unsent[draft.id]
+            self._in_flight += 1
+            self._bytes_in_flight += draft.size
+            return draft

@@ -1,0 +1,464 @@
+"""A session: this process's way to one pool of one endpoint, with a credential that the service granted.
+
+    Session        one NATS connection and the keys of one grant, renewed at half of its life
+    └── Channel    the tasks and results of one task group in that session
+
+Everything here but `Channel.submit`, `withdraw` and `attach` runs on the loop thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import importlib.metadata
+import logging
+import platform
+import socket
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from uuid import UUID
+
+from headrace.bus.bundles import Bundle, FunctionUse, Runtime, TaskOptions, TaskResult, encode_bundle
+from headrace.bus.connection import Connection, Message
+from headrace.bus.credentials import Credentials
+from headrace.bus.errors import (
+    AlreadyStored,
+    BusError,
+    BusUnavailable,
+    DecodeError,
+    PermissionDenied,
+    SubmissionRefused,
+    TaskError,
+)
+from headrace.bus.failures import decode as decode_failure
+from headrace.bus.failures import rebuild
+from headrace.bus.ids import split_task_id
+from headrace.bus.names import Address, ResultAddress, started_marks, stored_results
+from headrace.bus.results import ResultCollector, live_part
+from headrace.bus.values import decode as decode_value
+from headrace.schemas import HeadraceError
+from headrace.sdk.future import TaskFuture, TaskTimes
+from headrace.sdk.loop import LoopThread
+from headrace.sdk.outbox import LARGEST_CAP, Draft, Outbox
+
+logger = logging.getLogger(__name__)
+
+_FIRST_LOOK_S = 5.0
+_LONGEST_LOOK_S = 60.0
+_SWEEP_S = 2.5
+_RENEW_RETRY_S = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """What the service granted: where to connect, as whom, and the keys. Durations in seconds."""
+
+    endpoint: UUID
+    pool: str
+    principal: str
+    urls: tuple[str, ...]
+    credentials: Credentials
+    bundle_key: bytes = field(repr=False)
+    bundle_key_expires: int
+    result_key: bytes = field(repr=False)
+    expires_in_s: float
+
+    @classmethod
+    def of_document(cls, document: dict[str, Any]) -> Grant:
+        """Read the answer of `POST /api/v1/sessions`."""
+        return cls(
+            endpoint=UUID(document["endpoint_id"]),
+            pool=document["pool"],
+            principal=document["principal"],
+            urls=tuple(document["nats_urls"]),
+            credentials=Credentials(jwt=document["jwt"], seed=document["seed"], inbox_prefix=document["inbox_prefix"]),
+            bundle_key=base64.b64decode(document["bundle_key"]),
+            bundle_key_expires=int(document["bundle_key_expires"]),
+            result_key=base64.b64decode(document["result_key"]),
+            expires_in_s=float(document["expires_in_s"]),
+        )
+
+
+class Service(Protocol):
+    """What a session asks of the service (see `headrace.sdk.Client`). Each call may take its time; any thread."""
+
+    def open_session(self, endpoint_id: Any, user_endpoint_config: dict[str, Any] | None) -> dict[str, Any]: ...
+
+    def grant_function(self, endpoint_id: Any, function_id: Any) -> FunctionUse: ...
+
+    def cancel(self, task_id: Any, force: bool = False) -> Any: ...
+
+
+class Session:
+    """Use `Session.open`, then `channel` for each task group; `close` when the client is closed."""
+
+    def __init__(
+        self, service: Service, thread: LoopThread, grant: Grant, user_endpoint_config: dict[str, Any] | None
+    ) -> None:
+        self.grant = grant
+        self.thread = thread
+        self.service = service
+        self._config = user_endpoint_config
+        self.connection = Connection(grant.urls, grant.credentials, name="headrace-sdk", connect_timeout_s=10.0)
+        self.runtime = Runtime(
+            python=platform.python_version(),
+            headrace=importlib.metadata.version("headrace"),
+            host=socket.gethostname(),
+            system=platform.system(),
+        )
+        self._granted_at = time.monotonic()
+        self._usable = asyncio.Event()
+        self._usable.set()
+        self._closed_for_good = asyncio.Event()
+        self._channels: dict[UUID, Channel] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._functions: dict[UUID, FunctionUse] = {}
+        self._functions_lock = threading.Lock()
+
+    @classmethod
+    def open(
+        cls, service: Service, thread: LoopThread, endpoint_id: UUID | None, user_endpoint_config: dict[str, Any] | None
+    ) -> Session:
+        """Ask the service for a grant and connect. Any thread but the loop's. Raises `ClientError` and `BusError`."""
+        grant = Grant.of_document(service.open_session(endpoint_id, user_endpoint_config))
+        session = cls(service, thread, grant, user_endpoint_config)
+        thread.run(session._start(), timeout_s=30.0)
+        return session
+
+    def function_use(self, function_id: UUID) -> FunctionUse:
+        """The service's word that this function may run here. Any thread but the loop's. Raises `ClientError`."""
+        with self._functions_lock:
+            use = self._functions.get(function_id)
+        # Grants are compared with the time at which a bundle is stored: renew well before.
+        if use is None or use.grant_expires - time.time() < self.grant.expires_in_s / 4:
+            use = self.service.grant_function(self.grant.endpoint, function_id)
+            with self._functions_lock:
+                self._functions[function_id] = use
+        return use
+
+    async def channel(self, group: UUID, *, most_per_bundle: int = LARGEST_CAP) -> Channel:
+        """The channel of a task group, subscribed to its results."""
+        channel = self._channels.get(group)
+        if channel is None:
+            channel = self._channels[group] = Channel(self, group, most_per_bundle)
+            await channel.start()
+        else:
+            await channel.started.wait()
+        channel.users += 1
+        return channel
+
+    async def leave(self, channel: Channel) -> None:
+        """Give a channel back; the last user's leave ends its subscription once nothing is pending."""
+        channel.users -= 1
+        if channel.users <= 0 and not channel.pending:
+            self._channels.pop(channel.group, None)
+            await channel.stop()
+
+    async def close(self) -> None:
+        """Disconnect and end all that runs for this session."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        for channel in list(self._channels.values()):
+            channel.give_up(SubmissionRefused("the client was closed before the result came"))
+        await self.connection.close()
+
+    def spawn(self, work: Any, name: str) -> None:
+        """Run a coroutine as a task that this session owns."""
+        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def wait_usable(self) -> None:
+        """Wait until bundles may be signed: the grant has not run out, or was renewed."""
+        await self._usable.wait()
+
+    async def _start(self) -> None:
+        await self.connection.open()
+        self.connection.on_connected.append(self._catch_up)
+        self.connection.on_closed.append(self._closed_for_good.set)
+        self.spawn(self._renew(), "session renewal")
+        self.spawn(self._sweep(), "session sweep")
+
+    async def _renew(self) -> None:
+        while True:
+            await self._until_renewal()
+            self._closed_for_good.clear()
+            while True:
+                if time.monotonic() - self._granted_at > self.grant.expires_in_s:
+                    self._usable.clear()
+                try:
+                    await self._renew_once()
+                    break
+                except HeadraceError as error:
+                    logger.warning(
+                        "The session could not be renewed (%s); trying again in %g s, what is under way goes on.",
+                        error,
+                        _RENEW_RETRY_S,
+                        extra={"action": "session_renewal_failed"},
+                    )
+                    await asyncio.sleep(_RENEW_RETRY_S)
+
+    async def _until_renewal(self) -> None:
+        # Half of the life by the monotonic clock, looked at often: a suspended laptop's timers stand still with it.
+        due = self._granted_at + self.grant.expires_in_s / 2
+        while time.monotonic() < due and not self._closed_for_good.is_set():
+            try:
+                async with asyncio.timeout(min(30.0, max(0.05, due - time.monotonic()))):
+                    await self._closed_for_good.wait()
+            except TimeoutError:
+                continue
+
+    async def _renew_once(self) -> None:
+        loop = asyncio.get_running_loop()
+        document = await loop.run_in_executor(None, self.service.open_session, self.grant.endpoint, self._config)
+        grant = Grant.of_document(document)
+        await self.connection.renew(grant.credentials)
+        self.grant = grant
+        self._granted_at = time.monotonic()
+        self._usable.set()
+
+    def _catch_up(self) -> None:
+        # Live results are core NATS: what came while we were away is in the store only.
+        for channel in self._channels.values():
+            channel.look_at_all()
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            now = time.monotonic()
+            for channel in list(self._channels.values()):
+                channel.look_at_overdue(now)
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A bundle whose results are awaited."""
+
+    collector: ResultCollector
+    futures: dict[int, TaskFuture]
+    next_look: float
+    look_wait_s: float = _FIRST_LOOK_S
+    looking: bool = False
+    stored: bool = True
+
+
+class Channel:
+    """The tasks and results of one task group at one pool."""
+
+    def __init__(self, session: Session, group: UUID, most_per_bundle: int) -> None:
+        self.group = group
+        self.users = 0
+        self.pending: dict[UUID, _Waiting] = {}
+        self.started = asyncio.Event()
+        self._session = session
+        self._subscriptions: list[Any] = []
+        self._outbox = Outbox(
+            session.grant.endpoint,
+            most_per_bundle=most_per_bundle,
+            send=lambda draft: session.spawn(self._send(draft), "send bundle"),
+            wake=lambda: session.thread.call(self._outbox.pump),
+        )
+
+    async def start(self) -> None:
+        """Subscribe to the group's results, before anything is sent."""
+        grant, connection = self._session.grant, self._session.connection
+        where = (grant.endpoint, grant.principal, self.group)
+        self._subscriptions = [
+            await connection.subscribe(stored_results(*where), self._on_result),
+            await connection.subscribe(f"stored.{started_marks(*where)}", self._on_started),
+        ]
+        await connection.flush()
+        self.started.set()
+
+    async def stop(self) -> None:
+        """Unsubscribe."""
+        for subscription in self._subscriptions:
+            await subscription.cancel()
+
+    def submit(
+        self, use: FunctionUse, options: TaskOptions, encoding: int, arguments: bytes, future: TaskFuture
+    ) -> None:
+        """Send a task; its future gets its id now and its result later. Any thread."""
+        grant = self._session.grant
+        future.function_id, future.endpoint_id, future.task_group_id = use.id, grant.endpoint, self.group
+        future._on_cancel = self._on_cancel
+        self._outbox.add(use, options, encoding, arguments, future)
+
+    def attach(self, tasks: Iterable[tuple[UUID, TaskFuture]]) -> None:
+        """Await results of tasks that were submitted before, perhaps by another process. On the loop."""
+        for task, future in tasks:
+            bundle, index = split_task_id(task)
+            future.task_id, future.endpoint_id, future.task_group_id = task, self._session.grant.endpoint, self.group
+            future._on_cancel = self._on_cancel
+            waiting = self.pending.get(bundle)
+            if waiting is None:
+                waiting = self.pending[bundle] = self._waiting(bundle, {})
+            waiting.futures[index] = future
+        self.look_at_all()
+
+    def look_at_all(self) -> None:
+        """Look into the store for every bundle that is awaited."""
+        for bundle in list(self.pending):
+            self._look(bundle)
+
+    def look_at_overdue(self, now: float) -> None:
+        """Look into the store for the bundles that have waited long since the last look."""
+        for bundle, waiting in list(self.pending.items()):
+            if now >= waiting.next_look:
+                waiting.look_wait_s = min(_LONGEST_LOOK_S, waiting.look_wait_s * 2)
+                waiting.next_look = now + waiting.look_wait_s
+                self._look(bundle)
+
+    def give_up(self, error: BaseException) -> None:
+        """Fail every future that still waits."""
+        for draft in self._outbox.drain():
+            _fail(draft.pending(), error)
+        for waiting in self.pending.values():
+            _fail(waiting.futures.values(), error)
+        self.pending.clear()
+
+    def _address(self, bundle: UUID) -> Address:
+        grant = self._session.grant
+        return Address(
+            endpoint=grant.endpoint, pool=grant.pool, principal=grant.principal, group=self.group, bundle=bundle
+        )
+
+    def _waiting(self, bundle: UUID, futures: dict[int, TaskFuture], total: int | None = None) -> _Waiting:
+        collector = ResultCollector(self._address(bundle), self._session.grant.result_key, total=total)
+        return _Waiting(collector, futures, time.monotonic() + _FIRST_LOOK_S)
+
+    async def _send(self, draft: Draft) -> None:
+        try:
+            tasks = draft.live_tasks()
+            if tasks:
+                futures = {i: f for i, f in enumerate(draft.futures) if f is not None and not f.done()}
+                # Awaited before it is sent: the result may be here before the ack is.
+                self.pending[draft.id] = self._waiting(draft.id, futures, total=len(tasks))
+                await self._store(draft, tasks)
+        except (BusError, TaskError) as error:
+            self.pending.pop(draft.id, None)
+            _fail(draft.pending(), _refused(error))
+        except BaseException as error:
+            self.pending.pop(draft.id, None)
+            _fail(draft.pending(), SubmissionRefused(f"the task could not be sent: {error!r}"))
+            raise
+        finally:
+            self._outbox.sent(draft)
+
+    async def _store(self, draft: Draft, tasks: list[Any]) -> None:
+        session = self._session
+        retry = False
+        while True:
+            await session.wait_usable()
+            grant = session.grant
+            subject = self._address(draft.id).task_subject
+            bundle = Bundle(
+                result_key=grant.result_key,
+                functions=list(draft.functions),
+                options=list(draft.options),
+                tasks=tasks,
+                runtime=session.runtime,
+            )
+            message = encode_bundle(bundle, subject=subject, key=grant.bundle_key, key_expires=grant.bundle_key_expires)
+            try:
+                await session.connection.store(subject, message, retry=retry, timeout_s=grant.expires_in_s / 2)
+                return
+            except AlreadyStored:
+                return  # by an earlier try whose answer was lost
+            except BusUnavailable:
+                retry = True  # for ever: with a new grant, so that the signature is still good when it is stored
+
+    def _on_result(self, message: Message) -> None:
+        try:
+            address = ResultAddress.of_subject(message.subject)
+        except DecodeError:
+            return
+        waiting = self.pending.get(address.bundle)
+        if waiting is None or address.endpoint != self._session.grant.endpoint:
+            return
+        self._take(address.bundle, waiting, waiting.collector.add(live_part(message, waiting.collector.result_key)))
+        if waiting.collector.gap:
+            self._look(address.bundle)
+
+    def _on_started(self, message: Message) -> None:
+        *_, bundle, index = message.subject.split(".")
+        waiting = self.pending.get(UUID(bundle))
+        future = None if waiting is None else waiting.futures.get(int(index))
+        if future is not None and not future.done() and not future.running():
+            future.set_running_or_notify_cancel()
+
+    def _look(self, bundle: UUID) -> None:
+        waiting = self.pending.get(bundle)
+        if waiting is not None and not waiting.looking:
+            waiting.looking = True
+            self._session.spawn(self._catch_up(bundle, waiting), "look for results")
+
+    async def _catch_up(self, bundle: UUID, waiting: _Waiting) -> None:
+        try:
+            self._take(bundle, waiting, await waiting.collector.catch_up(self._session.connection))
+        except (BusUnavailable, PermissionDenied):
+            pass  # the next look, or the next connection, tries again
+        finally:
+            waiting.looking = False
+
+    def _take(self, bundle: UUID, waiting: _Waiting, results: list[TaskResult]) -> None:
+        worked_s = 0.0
+        for result in results:
+            worked_s += max(0.0, result.ended_at - result.started_at)
+            future = waiting.futures.pop(result.index, None)
+            if future is not None:
+                _resolve(future, result)
+        if results:
+            self._outbox.learn(worked_s / len(results))
+        if waiting.collector.complete or not waiting.futures:
+            self.pending.pop(bundle, None)
+
+    def _on_cancel(self, future: TaskFuture, force: bool) -> None:
+        if self._outbox.withdraw(future) or future.task_id is None:
+            return
+        task = future.task_id
+        self._session.thread.call(lambda: self._session.spawn(self._cancel(task, force), "cancel task"))
+
+    async def _cancel(self, task: UUID, force: bool) -> None:
+        try:
+            await asyncio.get_running_loop().run_in_executor(None, self._session.service.cancel, task, force)
+        except HeadraceError as error:
+            logger.warning("Task %s could not be cancelled: %s", task, error, extra={"action": "cancel_failed"})
+
+
+def _resolve(future: TaskFuture, result: TaskResult) -> None:
+    if future.done():
+        return
+    future.times = TaskTimes(taken_at=result.taken_at, started_at=result.started_at, ended_at=result.ended_at)
+    future.attempts = result.attempts
+    if not future.running() and not future.set_running_or_notify_cancel():
+        return
+    try:
+        if result.state == "succeeded":
+            future.set_result(decode_value(result.encoding, result.value))
+        else:
+            error = rebuild(decode_failure(result.value))
+            future.set_exception(error)
+    except Exception as error:  # whatever reading a value may raise belongs to this future
+        future.set_exception(error)
+
+
+def _fail(futures: Iterable[TaskFuture], error: BaseException) -> None:
+    for future in list(futures):
+        if future.done():
+            continue
+        if future.running() or future.set_running_or_notify_cancel():
+            future.set_exception(error)
+
+
+def _refused(error: HeadraceError) -> BaseException:
+    if isinstance(error, TaskError):
+        return error
+    refused = SubmissionRefused(f"the task was not taken: {error}")
+    refused.__cause__ = error
+    return refused

@@ -1,0 +1,85 @@
+"""Which sessions a client has open: all executors of a client share one per endpoint and configuration."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+import weakref
+from typing import Any
+from uuid import UUID
+
+from headrace.schemas import HeadraceError
+from headrace.sdk.client import Client
+from headrace.sdk.loop import loop_thread
+from headrace.sdk.profile import Profile
+from headrace.sdk.session import Session
+
+
+class Sessions:
+    """The open sessions of one client. Safe from any thread but the loop's."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._lock = threading.Lock()
+        self._sessions: dict[tuple[UUID | None, str], Session] = {}
+
+    def get(self, endpoint_id: UUID | None, user_endpoint_config: dict[str, Any] | None) -> Session:
+        """The session with this endpoint (None: the only one) and configuration. Raises `ClientError`, `BusError`."""
+        config = json.dumps(user_endpoint_config, sort_keys=True) if user_endpoint_config else ""
+        with self._lock:
+            session = self._sessions.get((endpoint_id, config))
+            if session is None:
+                session = Session.open(self._client, loop_thread(), endpoint_id, user_endpoint_config)
+                self._sessions[endpoint_id, config] = session
+                self._sessions[session.grant.endpoint, config] = session
+            return session
+
+    def close(self) -> None:
+        """Disconnect all of them; futures that still wait fail."""
+        with self._lock:
+            sessions, self._sessions = set(self._sessions.values()), {}
+        for session in sessions:
+            with contextlib.suppress(TimeoutError, RuntimeError, HeadraceError):
+                session.thread.run(session.close(), timeout_s=5.0)
+
+
+_lock = threading.Lock()
+_by_client: weakref.WeakKeyDictionary[Client, Sessions] = weakref.WeakKeyDictionary()
+_shared_clients: dict[Profile, Client] = {}
+
+
+def sessions_of(client: Client) -> Sessions:
+    """The sessions of a client; closing the client closes them."""
+    with _lock:
+        sessions = _by_client.get(client)
+        if sessions is None:
+            sessions = _by_client[client] = Sessions(client)
+            client.on_close.append(sessions.close)
+        return sessions
+
+
+def shared_client() -> Client:
+    """This process's client for the service that the environment or the profile names at this moment.
+
+    Raises `NotConfigured`.
+    """
+    profile = Profile.find()
+    with _lock:
+        client = _shared_clients.get(profile)
+        if client is None or client.closed:
+            client = _shared_clients[profile] = Client(profile.url, profile.token)
+        return client
+
+
+def _forget_after_fork() -> None:
+    # Connections belong to the parent: the child makes its own when it needs them.
+    global _lock  # noqa: PLW0603 - a lock held by another thread of the parent would stay held for ever
+    _lock = threading.Lock()
+    _by_client.clear()
+    _shared_clients.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_after_fork)
