@@ -80,24 +80,24 @@ class Records(Generic[T]):
             raise RecordMissing(f"no {self.name} record {key!r}")
         return record
 
-    async def create(self, key: str, value: T) -> int:
+    async def create(self, key: str, value: T, *, ttl_s: float | None = None) -> int:
         """Store a record that must not exist yet; gives its revision. Raises `RecordConflict` when it does."""
         try:
-            return await self._put(key, value, expected=0)
+            return await self._put(key, value, expected=0, ttl_s=ttl_s)
         except RecordConflict:
             # A deleted key leaves a marker, whose sequence is what the server expects then.
             marker = await self._connection.read_last(self._stream, self._subject(key))
             if marker is None or not _is_deletion(marker.headers):
                 raise
-            return await self._put(key, value, expected=marker.sequence)
+            return await self._put(key, value, expected=marker.sequence, ttl_s=ttl_s)
 
     async def put(self, key: str, value: T, *, ttl_s: float | None = None) -> int:
         """Store a record, whatever is there; with `ttl_s` it goes away by itself after so many seconds (at least 1)."""
         return await self._put(key, value, ttl_s=ttl_s)
 
-    async def update(self, record: Record[T], value: T) -> Record[T]:
+    async def update(self, record: Record[T], value: T, *, ttl_s: float | None = None) -> Record[T]:
         """Replace a record that must not have changed since it was read. Raises `RecordConflict`."""
-        return Record(record.key, value, await self._put(record.key, value, expected=record.revision))
+        return Record(record.key, value, await self._put(record.key, value, expected=record.revision, ttl_s=ttl_s))
 
     async def change(self, key: str, change: Callable[[T], T]) -> T:
         """Read, change and store a record, again and again until nobody came between. Raises `RecordMissing`."""
@@ -111,6 +111,11 @@ class Records(Generic[T]):
     async def delete(self, key: str) -> None:
         """Remove a record; nothing happens when there is none."""
         await self._connection.store(self._subject(key), b"", headers={_OPERATION: "DEL"})
+
+    async def remove(self, record: Record[T]) -> None:
+        """Remove a record that must not have changed since it was read. Raises `RecordConflict`."""
+        headers = {_OPERATION: "DEL", EXPECTED_SEQUENCE_HEADER: str(record.revision)}
+        await self._connection.store(self._subject(record.key), b"", headers=headers)
 
     async def list(self, prefix: str = "") -> list[Record[T]]:
         """All records whose keys start with `prefix` (whole dotted tokens, such as `a.`), oldest change first."""
