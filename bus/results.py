@@ -13,11 +13,16 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
+from uuid import UUID
 
 from headrace.bus.bundles import ResultPart, Runtime, TaskResult, decode_part
 from headrace.bus.connection import Connection, Message, StoredMessage, Subscription
-from headrace.bus.errors import DecodeError, SignatureInvalid
+from headrace.bus.errors import DecodeError, ResultNotSerialisable, SignatureInvalid
+from headrace.bus.failures import decode_failure
 from headrace.bus.names import Address, ResultAddress, stored_results
+from headrace.bus.values import ENCODING_NAMES, JSON, MSGPACK, encode_json
+from headrace.bus.values import decode as decode_value
 
 logger = logging.getLogger(__name__)
 
@@ -229,3 +234,73 @@ class ResultWatch:
     async def _cancel(self) -> None:
         while self._subscriptions:
             await self._subscriptions.pop().cancel()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlainResult:
+    """The outcome of a task for those who speak JSON: a value, an error, or neither when only Python can read it."""
+
+    state: str
+    value: Any = None
+    error: dict[str, str] | None = None
+    """`code`, `type`, `message` and `traceback`."""
+    python_object: str = ""
+    """Why `value` is missing though the task succeeded, and how to get it."""
+
+
+def plain_result(result: TaskResult) -> PlainResult:
+    """The outcome without Python's help. Nothing is ever unpickled here: that would run the worker's code."""
+    if result.state != "succeeded":
+        return PlainResult(state=result.state, error=_plain_error(result))
+    if result.encoding in (JSON, MSGPACK):
+        try:
+            value = decode_value(result.encoding, result.value)
+            if result.encoding == MSGPACK:
+                # It may hold what JSON has no form for: bytes, NaN.
+                value = decode_value(JSON, encode_json(value))
+            return PlainResult(state=result.state, value=value)
+        except (DecodeError, ResultNotSerialisable) as error:
+            return PlainResult(state=result.state, python_object=_how_to_get(str(error)))
+    form = ENCODING_NAMES.get(result.encoding, f"encoding {result.encoding}")
+    return PlainResult(state=result.state, python_object=_how_to_get(f"the value is a Python object ({form})"))
+
+
+def result_document(task_id: UUID, result: TaskResult | None) -> dict[str, Any]:
+    """A task as an answer over HTTP: id and state, `result` or `error`, and the times that are known (unix seconds)."""
+    if result is None:
+        return {"task_id": str(task_id), "state": "pending"}
+    plain = plain_result(result)
+    document: dict[str, Any] = {"task_id": str(task_id), "state": plain.state}
+    if plain.error is not None:
+        document["error"] = plain.error
+    elif plain.python_object:
+        document["python_object"] = plain.python_object
+    else:
+        document["result"] = plain.value
+    times = {"taken_at": result.taken_at, "started_at": result.started_at, "ended_at": result.ended_at}
+    document.update({name: time for name, time in times.items() if time})
+    document["attempts"] = result.attempts
+    return document
+
+
+def _plain_error(result: TaskResult) -> dict[str, str]:
+    try:
+        failure = decode_failure(result.value)
+    except DecodeError as error:
+        return {"code": _CODES.get(result.state, "TaskError"), "type": "", "message": str(error), "traceback": ""}
+    return {
+        "code": failure.code,
+        "type": failure.type_path,
+        "message": failure.message,
+        "traceback": failure.traceback,
+    }
+
+
+_CODES = {"failed": "TaskFailed", "cancelled": "TaskCancelled", "expired": "TaskExpired"}
+
+
+def _how_to_get(reason: str) -> str:
+    return (
+        f"{reason}; this service does not unpickle. Read it in Python with `Executor(task_group_id=…).reload_tasks()`,"
+        " or submit the task over HTTP, which asks for JSON"
+    )
