@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from headrace.bus.actions import Actions
 from headrace.bus.connection import Connection
 from headrace.bus.models import (
     EndpointNameRecord,
     EndpointRecord,
+    FunctionCodeRecord,
     FunctionRecord,
     PresenceRecord,
     SessionRecord,
@@ -21,36 +23,42 @@ PRESENCE_TTL_S = 15.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tables:
-    """One `Records` per kind of record. Functions, endpoints and presence are keyed by the hex of their UUID, users by
+    """One `Records` per kind of record. Functions, their code, endpoints and presence are keyed by the hex of a UUID, users by
     the token of their name, tokens and sessions by their id."""
 
     functions: Records[FunctionRecord]
+    function_code: Records[FunctionCodeRecord]
     endpoints: Records[EndpointRecord]
     endpoint_names: Records[EndpointNameRecord]
     presence: Records[PresenceRecord]
     users: Records[UserRecord]
     tokens: Records[TokenRecord]
     sessions: Records[SessionRecord]
+    actions: Actions
 
     @classmethod
     def on(cls, connection: Connection) -> Tables:
         """The tables behind this connection; nothing is read or created yet."""
         return cls(
             functions=Records(connection, "functions", FunctionRecord),
+            function_code=Records(connection, "function_code", FunctionCodeRecord),
             endpoints=Records(connection, "endpoints", EndpointRecord),
             endpoint_names=Records(connection, "endpoint_names", EndpointNameRecord),
             presence=Records(connection, "presence", PresenceRecord),
             users=Records(connection, "users", UserRecord),
             tokens=Records(connection, "tokens", TokenRecord),
             sessions=Records(connection, "sessions", SessionRecord),
+            actions=Actions(connection),
         )
 
     async def ensure(self, *, replicas: int = 1) -> None:
         """Create the buckets that are missing."""
         await self.functions.ensure(replicas=replicas)
+        await self.function_code.ensure(replicas=replicas)
         await self.endpoints.ensure(replicas=replicas)
         await self.endpoint_names.ensure(replicas=replicas)
         await self.presence.ensure(replicas=replicas)
         await self.users.ensure(replicas=replicas)
         await self.tokens.ensure(replicas=replicas)
         await self.sessions.ensure(replicas=replicas)
+        await self.actions.ensure(replicas=replicas)
