@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import re
 import shutil
+import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,12 +22,15 @@ from typing import Any, Final
 from headrace.bus.errors import ServerUnusable
 from headrace.bus.operator import Accounts, write_private
 
+logger = logging.getLogger(__name__)
+
 OLDEST_VERSION: Final = (2, 12, 0)
 MAX_PAYLOAD_BYTES: Final = 8 * 1024 * 1024
 
+TIB: Final = 1 << 40
+
 _LOG_BYTES = 10 * 1024 * 1024
 _PR_SET_PDEATHSIG = 1
-_SIGKILL = 9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,18 +87,20 @@ class NatsServer:
         """Start the server and return when it takes connections. Raises `ServerUnusable`."""
         binary = find_binary(self._settings.binary)
         await check_version(binary)
+        await self._end_orphan()
         log_start = self._prepare()
-        self._process = await asyncio.create_subprocess_exec(
-            str(binary),
-            "--config",
-            str(self._config_path),
-            stdin=asyncio.subprocess.DEVNULL,
-            # It logs to a file: an undrained pipe would stall it. What it says before that, it says here.
-            stdout=self._startup_log(),
-            stderr=asyncio.subprocess.STDOUT,
-            preexec_fn=die_with_parent(),
-            start_new_session=True,  # Ctrl-C at the terminal is for its parent, which stops it in order.
-        )
+        with self._startup_log.open("wb") as output:
+            self._process = await asyncio.create_subprocess_exec(
+                str(binary),
+                "--config",
+                str(self._config_path),
+                stdin=asyncio.subprocess.DEVNULL,
+                # It logs to a file: an undrained pipe would stall it. What it says before that, it says here.
+                stdout=output,
+                stderr=asyncio.subprocess.STDOUT,
+                preexec_fn=die_with_parent(),
+                start_new_session=True,  # Ctrl-C at the terminal is for its parent, which stops it in order.
+            )
         try:
             await self._wait_until_ready(log_start)
         except BaseException:
@@ -128,6 +136,10 @@ class NatsServer:
         return self._settings.directory / "nats.conf"
 
     @property
+    def _startup_log(self) -> Path:
+        return self._settings.directory / "nats-start.log"
+
+    @property
     def _ports_dir(self) -> Path:
         return self._settings.directory / "ports"
 
@@ -150,17 +162,41 @@ class NatsServer:
                 " give --home a directory that you may write to"
             ) from error
 
-    def _startup_log(self) -> int:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        # The descriptor belongs to the child from here on; the parent's copy is closed by the next start's collection.
-        return os.open(self._settings.directory / "nats-start.log", flags, 0o600)
+    async def _end_orphan(self) -> None:
+        """End a server that outlived its parent (it can, off Linux): two on one store would destroy it."""
+        pid = self._orphan()
+        if pid is None:
+            return
+        logger.warning(
+            "A NATS server of this home still runs as process %d; ending it.",
+            pid,
+            extra={"action": "nats_orphan_ended", "pid": pid},
+        )
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+            for _ in range(100):
+                if self._orphan() is None:
+                    return
+                await asyncio.sleep(0.02)
+
+    def _orphan(self) -> int | None:
+        try:
+            pid = int((self._settings.directory / "nats.pid").read_text())
+            # The number may be somebody else's by now: only the command line tells.
+            command = subprocess.run(
+                ["ps", "-o", "args=", "-p", str(pid)], capture_output=True, text=True, check=False, timeout=5
+            ).stdout
+        except (OSError, ValueError, subprocess.TimeoutExpired):
+            return None
+        return pid if str(self._config_path) in command else None
 
     def _config(self) -> str:
         settings, accounts = self._settings, self._settings.accounts
         store: dict[str, Any] = {"store_dir": str(settings.directory / "jetstream")}
-        # Streams reserve room against this figure. Free space would shrink between starts until the server refused its
-        # own streams, so it is the size of the disk; a full disk is refused by the disk.
-        store["max_file_store"] = settings.max_store_bytes or shutil.disk_usage(settings.directory).total
+        # Streams reserve their upper limits against this figure, and a small disk must not refuse streams that may
+        # never grow so far; so it is no less than what they may want together.
+        store["max_file_store"] = settings.max_store_bytes or max(shutil.disk_usage(settings.directory).total, TIB)
         if not settings.relaxed:
             store["sync_interval"] = "always"
         config: dict[str, Any] = {
@@ -234,7 +270,7 @@ class NatsServer:
 
     def _last_lines(self, log_start: int) -> str:
         text = ""
-        for path, start in ((self._settings.directory / "nats-start.log", 0), (self.log_path, log_start)):
+        for path, start in ((self._startup_log, 0), (self.log_path, log_start)):
             with contextlib.suppress(OSError), path.open("rb") as file:
                 file.seek(start)
                 text += file.read(64 * 1024).decode(errors="replace")
@@ -288,13 +324,13 @@ def die_with_parent() -> Callable[[], None] | None:
     """A `preexec_fn` after which the kernel kills the child when the thread that started it ends; None off Linux."""
     if not sys.platform.startswith("linux"):
         return None
-    import ctypes  # noqa: PLC0415 - only here, and only on Linux
+    import ctypes  # only here, and only on Linux
 
     libc = ctypes.CDLL(None, use_errno=True)
     parent = os.getpid()
 
     def arrange() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         # The parent may have died before the line above; then nobody would ever send the signal.
         if os.getppid() != parent:
             os._exit(1)
