@@ -12,6 +12,7 @@ import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from types import TracebackType
 from typing import Any
 from uuid import UUID
@@ -34,7 +35,7 @@ _MOST_SUBJECTS_PER_GROUP = 16
 class StoredPart:
     """One part of a bundle's results as it is stored. `believed` is False when its MAC does not fit: it is then empty.
 
-    `sequence` and `time` (RFC 3339) are the stream's; 0 and "" when the part came live.
+    `sequence` and `time` (RFC 3339) are the stream's: when it was stored.
     """
 
     number: int
@@ -42,6 +43,11 @@ class StoredPart:
     believed: bool = True
     sequence: int = 0
     time: str = ""
+
+    @property
+    def stored_at(self) -> float:
+        """When it was stored: unix seconds, the server's clock; 0 when that is not known."""
+        return datetime.fromisoformat(self.time).timestamp() if self.time else 0.0
 
 
 async def read_parts(
@@ -71,7 +77,13 @@ def live_part(message: Message, result_key: bytes) -> StoredPart:
     """Read a message that came on `stored.result.…`. Raises `DecodeError` when its subject is not one of a result."""
     address = ResultAddress.of_subject(message.subject)
     part, believed = _read(address.subject, message.data, result_key)
-    return StoredPart(number=address.part, part=part, believed=believed)
+    return StoredPart(
+        number=address.part,
+        part=part,
+        believed=believed,
+        sequence=int(message.headers.get("Nats-Sequence", "0")),
+        time=message.headers.get("Nats-Time-Stamp", ""),
+    )
 
 
 def _read(subject: str, data: bytes, result_key: bytes) -> tuple[ResultPart, bool]:
@@ -96,6 +108,8 @@ class ResultCollector:
         """Results by the task's index."""
         self.runtime = _NOBODY
         """What the results were made on, as the last part says."""
+        self.last_stored_at = 0.0
+        """When the last part was stored: unix seconds, the server's clock."""
         self._total = total
         self._next_part = 0
         self._early: dict[int, StoredPart] = {}
@@ -129,6 +143,7 @@ class ResultCollector:
             self._next_part += 1
             if ready.believed:
                 fresh.extend(self._take(ready.part))
+                self.last_stored_at = max(self.last_stored_at, ready.stored_at)
         return fresh
 
     async def catch_up(self, connection: Connection, *, timeout_s: float = 10.0) -> list[TaskResult]:

@@ -13,7 +13,7 @@ Every class has a stable `code`, which is what crosses the wire.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 
@@ -25,10 +25,12 @@ class HeadraceError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Violation:
-    """One way in which a document fails its schema: `pointer` is a JSON pointer (RFC 6901) into the document."""
+    """One way in which a document fails its schema: `pointer` is a JSON pointer (RFC 6901) into the document, `keyword`
+    the schema's keyword that refused it (`type`, `required` ...), where there is one."""
 
     pointer: str
     problem: str
+    keyword: str = field(default="", compare=False)
 
 
 class SchemaViolation(HeadraceError):

@@ -78,7 +78,10 @@ def _raise_violations(name: str, validator: Validator, document: Any) -> None:
     if errors:
         raise SchemaViolation(
             name,
-            tuple(Violation(pointer=_pointer(e.absolute_path), problem=e.message) for e in errors[:_MOST_VIOLATIONS]),
+            tuple(
+                Violation(pointer=_pointer(e.absolute_path), problem=e.message, keyword=str(e.validator))
+                for e in errors[:_MOST_VIOLATIONS]
+            ),
         )
 
 
