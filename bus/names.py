@@ -127,6 +127,11 @@ def started_marks(endpoint: UUID, principal: str, group: UUID) -> str:
     return f"progress.{endpoint.hex}.{token(principal)}.{group.hex}.>"
 
 
+def pool_controls(endpoint: UUID, pool: str) -> str:
+    """The subjects of all cancellations for one pool."""
+    return f"control.{endpoint.hex}.{token(pool)}.>"
+
+
 def pool_consumer(endpoint: UUID, pool: str) -> str:
     """The durable consumer through which the pool of an endpoint takes its bundles."""
     return f"pool-{endpoint.hex}-{token(pool).replace('=', '_')}"

@@ -33,8 +33,7 @@ from headrace.bus.errors import (
     SubmissionRefused,
     TaskError,
 )
-from headrace.bus.failures import decode as decode_failure
-from headrace.bus.failures import rebuild
+from headrace.bus.failures import decode_failure, rebuild
 from headrace.bus.ids import split_task_id
 from headrace.bus.names import Address, ResultAddress, started_marks, stored_results
 from headrace.bus.results import ResultCollector, live_part

@@ -1,0 +1,554 @@
+"""The agent: the loop inside a pool that takes bundles, feeds the engine and stores results.
+
+    taken      a bundle comes from TASKS; its MAC is checked before anything inside is looked at
+    prepared   only if needed: results of an earlier life and cancellations are read, code is fetched
+    waiting    its calls wait in turns until the engine has room
+    stored     outcomes are stored in parts, one part of a bundle at a time; what comes meanwhile goes into the next
+    acked      once every task has a stored result
+
+A crash at any place leaves a bundle that is not acked: it comes again, to us or to another pool, and only what has no
+stored result runs again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
+from typing import Any
+from uuid import UUID
+
+from headrace.bus.bundles import (
+    Bundle,
+    FunctionUse,
+    ResultPart,
+    Runtime,
+    Task,
+    TaskResult,
+    bundle_key_expiry,
+    decode_bundle,
+    encode_part,
+)
+from headrace.bus.code import FunctionCode
+from headrace.bus.connection import Connection, Message
+from headrace.bus.control import Control, decode_control
+from headrace.bus.errors import (
+    AlreadyStored,
+    BusError,
+    BusUnavailable,
+    DecodeError,
+    FunctionUnusable,
+    PayloadTooLarge,
+    ResultNotSerialisable,
+    SignatureInvalid,
+    TaskCancelled,
+    TaskError,
+    TaskLost,
+)
+from headrace.bus.ids import split_task_id, task_id
+from headrace.bus.keys import bundle_key, check_function_grant
+from headrace.bus.names import Address, pool_controls
+from headrace.bus.pull import Delivery, Puller
+from headrace.bus.results import read_parts
+from headrace.endpoint.code_cache import CodeCache
+from headrace.endpoint.engine import Call, Engine, Outcome
+from headrace.endpoint.grant import PoolGrant, PoolService
+from headrace.endpoint.held import Held, failed
+from headrace.endpoint.turns import Turns
+
+logger = logging.getLogger(__name__)
+
+IN_PROGRESS_S = 1.0
+STARTED_MARK_S = 0.1
+MOST_PART_BYTES = 1024 * 1024
+
+_PULL_BATCH = 256
+_WANTED_WORK_S = 0.5
+_MOST_TASKS_IN_HAND = 20_000
+_MOST_BYTES_IN_HAND = 128 * 1024 * 1024
+_MOST_CONTROLS = 10_000
+_PART_HEAD = 4096
+_RETRY_S = 1.0
+
+
+class Agent:
+    """Serves one pool. `run` until cancelled, then `drain`.
+
+    `engine_of(source, on_outcomes)` makes the engine; `allowed_functions` None allows all.
+    """
+
+    def __init__(
+        self,
+        service: PoolService,
+        connection: Connection,
+        grant: PoolGrant,
+        engine_of: Callable[[Callable[[], Call | None], Callable[[list[Outcome]], None]], Engine],
+        *,
+        runtime: Runtime,
+        allowed_functions: frozenset[UUID] | None = None,
+    ) -> None:
+        self._service = service
+        self._connection = connection
+        self._grant = grant
+        self._runtime = runtime
+        self._allowed = allowed_functions
+        self._code = CodeCache(service)
+        self._turns = Turns()
+        self._marked: list[Call] = []
+        self._marking = 0
+        self._held: dict[UUID, Held] = {}
+        self._bytes_in_hand = 0
+        self._controls: OrderedDict[UUID, Control] = OrderedDict()
+        # Up to this sequence bundles may have been in other hands, and cancellations may have been missed.
+        self._unsure_up_to: float = float("inf")
+        self._mean_s: float | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._puller = Puller(
+            connection, "TASKS", grant.consumer, self._on_delivery, batch=_PULL_BATCH, room=self._room
+        )
+        self._draining = False
+        self.engine = engine_of(self._next_call, self._on_outcomes)
+
+    async def run(self) -> None:
+        """Take and run bundles until cancelled. Raises when the engine or a side task fails for good."""
+        await self.engine.start()
+        await self._connection.subscribe(pool_controls(self._grant.endpoint, self._grant.pool), self._on_control)
+        await self._connection.flush()
+        self._connection.on_connected.append(self._on_connected)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._puller.run(), name="pull bundles")
+            group.create_task(self._keep_in_progress(), name="in progress")
+            group.create_task(self._mark_started(), name="started marks")
+            group.create_task(self._learn_position(), name="position")
+
+    async def drain(self, grace_s: float) -> None:
+        """Give running tasks `grace_s` to end, store what is there, and hand the rest back."""
+        self._draining = True
+        deadline = time.monotonic() + grace_s + 2.0
+        await self.engine.stop(grace_s=grace_s)
+        while time.monotonic() < deadline and any(held.storing or held.unstored for held in self._held.values()):
+            await asyncio.wait(self._tasks, timeout=0.1, return_when=asyncio.FIRST_COMPLETED)
+        # A bundle that is handed back goes to another pool at once instead of after the time for acks.
+        for held in self._held.values():
+            with suppress(BusError):
+                await self._connection.publish(held.ack_subject, b"-NAK")
+        with suppress(BusError):
+            await self._connection.flush(1.0)
+        for task in list(self._tasks):
+            task.cancel()
+
+    def adopt(self, grant: PoolGrant) -> None:
+        """Go on with a renewed grant; the connection has moved to it already."""
+        self._grant = grant
+
+    @property
+    def status(self) -> dict[str, int]:
+        """How busy this pool is."""
+        load = self.engine.load()
+        return {
+            "workers": load.workers,
+            "busy": load.busy,
+            "queued": load.queued + len(self._turns),
+            "bundles": len(self._held),
+        }
+
+    # Taking bundles
+
+    def _on_delivery(self, delivery: Delivery) -> None:
+        if self._draining:
+            return  # never acked: it comes again elsewhere
+        try:
+            address = Address.of_task_subject(delivery.subject)
+            held = self._held.get(address.bundle)
+            if held is not None:
+                # The server forgot that we hold it (it was restarted, or our signals were late): it is still ours.
+                held.ack_subject = delivery.ack_subject
+                return
+            bundle = self._opened(delivery, address)
+        except (SignatureInvalid, DecodeError) as error:
+            logger.warning(
+                "Dropped a message that is no bundle for this pool: %s",
+                error,
+                extra={"action": "bundle_refused", "subject": delivery.subject},
+            )
+            self._spawn(self._connection.publish(delivery.ack_subject, b"+TERM"), "drop")
+            return
+        held = Held(
+            address=address,
+            ack_subject=delivery.ack_subject,
+            bundle=bundle,
+            sequence=delivery.sequence,
+            taken_at=time.time(),
+            open={task.index for task in bundle.tasks},
+        )
+        self._held[address.bundle] = held
+        self._bytes_in_hand += len(delivery.data)
+        unsure = delivery.sequence <= self._unsure_up_to
+        codes = self._known_codes(held)
+        if unsure or delivery.retry or delivery.deliveries > 1 or codes is None:
+            self._spawn(self._prepare(held, read=unsure or delivery.retry or delivery.deliveries > 1), "prepare")
+        else:
+            held.control = self._controls.get(address.bundle, held.control)
+            self._let_wait(held, codes)
+
+    def _opened(self, delivery: Delivery, address: Address) -> Bundle:
+        grant = self._grant
+        if address.endpoint != grant.endpoint or address.pool != grant.pool:
+            raise DecodeError(f"a bundle for {address.endpoint}/{address.pool}", raw=delivery.data[:64])
+        expiry = bundle_key_expiry(delivery.data)
+        if delivery.stored_ns > expiry * 1_000_000_000:
+            raise SignatureInvalid("it was stored after the key that signed it had expired")
+        return decode_bundle(
+            delivery.data, subject=delivery.subject, key=bundle_key(grant.pool_secret, address.principal, expiry)
+        )
+
+    def _known_codes(self, held: Held) -> list[FunctionCode] | None:
+        """The code of the bundle's functions if all of it is here and may run; None when that needs a closer look."""
+        codes = []
+        for use in held.bundle.functions:
+            code = self._code.known(use.id)
+            if code is None or self._refusal(use, held.address.principal) is not None:
+                return None
+            codes.append(code)
+        return codes
+
+    def _refusal(self, use: FunctionUse, principal: str) -> FunctionUnusable | None:
+        try:
+            check_function_grant(self._grant.pool_secret, use.grant, use.id, principal, use.grant_expires)
+        except SignatureInvalid as error:
+            return FunctionUnusable(str(error))
+        if self._allowed is not None and use.id not in self._allowed:
+            return FunctionUnusable(
+                f"function {use.id} is not in this endpoint's allowed_functions, which its administrator decides"
+            )
+        return None
+
+    async def _prepare(self, held: Held, *, read: bool) -> None:
+        try:
+            if read:
+                await self._read_past(held)
+            else:
+                held.control = self._controls.get(held.address.bundle, held.control)
+            codes = [await self._code_for(use, held.address.principal) for use in held.bundle.functions]
+            self._let_wait(held, codes)
+        except Exception:
+            # Without it in our hands nobody tells the server that it is in progress: it comes again.
+            self._held.pop(held.address.bundle, None)
+            raise
+
+    async def _read_past(self, held: Held) -> None:
+        """Results and cancellations that were stored before we took the bundle."""
+        while True:
+            try:
+                parts = await read_parts(self._connection, held.address, held.bundle.result_key)
+                message = await self._connection.read_last("CONTROL", held.address.control_subject)
+                break
+            except BusError as error:
+                logger.warning("Reading the past of a bundle: %s; trying again.", error)
+                await asyncio.sleep(_RETRY_S)
+        for part in parts:
+            held.stored([result.index for result in part.part.results])
+        if message is not None:
+            held.control = self._control(message.data, held.address.control_subject) or held.control
+
+    async def _code_for(self, use: FunctionUse, principal: str) -> FunctionCode | FunctionUnusable:
+        refusal = self._refusal(use, principal)
+        if refusal is not None:
+            return refusal
+        try:
+            return await self._code.get(self._grant, use, principal)
+        except FunctionUnusable as error:
+            return error
+
+    def _let_wait(self, held: Held, codes: Iterable[FunctionCode | FunctionUnusable]) -> None:
+        table = list(codes)
+        address = held.address
+        for task in held.bundle.tasks:
+            if task.index not in held.open:
+                continue
+            if held.control.cancels(task.index):
+                self._end(held, task.index, TaskCancelled("the task was cancelled before it started"), "cancelled")
+                continue
+            code = table[task.function] if task.function < len(table) else FunctionUnusable("no such function")
+            if isinstance(code, FunctionUnusable):
+                self._end(held, task.index, code)
+                continue
+            self._turns.put(address.principal, address.group, self._call(held, task, code))
+        self._settle(held)
+        self.engine.wake()
+
+    def _call(self, held: Held, task: Task, code: FunctionCode) -> Call:
+        return Call(
+            key=task_id(held.address.bundle, task.index),
+            function=held.bundle.functions[task.function].id,
+            encoding=task.encoding,
+            arguments=task.arguments,
+            options=held.bundle.options[task.options],
+            code=code,
+        )
+
+    # Feeding the engine
+
+    def _next_call(self) -> Call | None:
+        if self._draining:
+            return None
+        if self._marked:
+            return self._marked.pop()
+        while True:
+            turn = self._turns.take()
+            if turn is None:
+                return None
+            principal, group, call = turn
+            if call.options.rerun_on_loss:
+                return call
+            load = self.engine.load()
+            if self._marking >= max(1, load.workers - load.busy):
+                self._turns.put(principal, group, call)
+                return None
+            self._marking += 1
+            self._spawn(self._mark(call), "started mark")
+
+    async def _mark(self, call: Call) -> None:
+        """Store that a task has started which must not run twice; only then may it reach a worker."""
+        bundle, index = split_task_id(call.key)
+        held = self._held.get(bundle)
+        try:
+            if held is not None:
+                await self._connection.store(held.address.started_subject(index), b"", timeout_s=None)
+                self._marked.append(call)
+        except AlreadyStored:
+            lost = TaskLost(
+                "the task had started when its pool was lost, and it must not run twice (rerun_on_loss=False)"
+            )
+            if held is not None:
+                self._end(held, index, lost)
+                self._settle(held)
+        finally:
+            self._marking -= 1
+            self.engine.wake()
+
+    def _on_outcomes(self, outcomes: list[Outcome]) -> None:
+        touched: dict[UUID, Held] = {}
+        worked_s = 0.0
+        for outcome in outcomes:
+            bundle, index = split_task_id(outcome.key)
+            held = self._held.get(bundle)
+            worked_s += max(0.0, outcome.ended_at - outcome.started_at)
+            if held is not None and held.add(
+                TaskResult(
+                    index,
+                    outcome.state,
+                    outcome.encoding,
+                    outcome.value,
+                    taken_at=held.taken_at,
+                    started_at=outcome.started_at,
+                    ended_at=outcome.ended_at,
+                    attempts=outcome.attempts,
+                    worker=outcome.worker,
+                )
+            ):
+                touched[bundle] = held
+        for held in touched.values():
+            self._settle(held)
+        if outcomes:
+            mean_s = worked_s / len(outcomes)
+            self._mean_s = mean_s if self._mean_s is None else 0.7 * self._mean_s + 0.3 * mean_s
+            self._puller.wake()
+
+    def _room(self) -> int:
+        """How many more bundles to ask for: enough to keep the workers busy for a while, and no more than that, so
+        that other pools of this endpoint get theirs."""
+        if self._draining or self._bytes_in_hand >= _MOST_BYTES_IN_HAND:
+            return 0
+        load = self.engine.load()
+        workers = max(1, load.workers)
+        if self._mean_s is None:
+            wanted = 4 * workers + 16
+        else:
+            wanted = max(2 * workers, min(_MOST_TASKS_IN_HAND, int(workers * _WANTED_WORK_S / max(self._mean_s, 1e-6))))
+        waiting = len(self._turns) + load.queued + load.busy
+        return max(0, wanted - waiting)
+
+    # Storing results
+
+    def _end(self, held: Held, index: int, error: TaskError, state: str = "failed") -> None:
+        held.add(failed(index, error, taken_at=held.taken_at, state=state))
+
+    def _settle(self, held: Held) -> None:
+        """Store what is to be stored, or ack what is complete."""
+        if held.storing:
+            return
+        if held.unstored:
+            held.storing = True
+            self._spawn(self._store(held), "store results")
+        elif held.complete:
+            self._let_go(held)
+
+    async def _store(self, held: Held) -> None:
+        try:
+            while held.unstored:
+                await self._store_part(held, _portion(held.unstored))
+        finally:
+            held.storing = False
+        self._settle(held)
+
+    async def _store_part(self, held: Held, results: list[TaskResult]) -> None:
+        subject = held.address.result_subject(held.next_part)
+        part = ResultPart(
+            results=results, total=len(held.bundle.tasks), runtime=self._runtime, origin=held.bundle.origin
+        )
+        message = encode_part(part, subject=subject, key=held.bundle.result_key)
+        try:
+            await self._connection.store(subject, message, timeout_s=None)
+            held.stored([result.index for result in results])
+        except AlreadyStored:
+            # Somebody (perhaps we, when an answer was lost) was first: what is stored counts, the rest goes on.
+            await self._merge(held)
+        except PayloadTooLarge as error:
+            self._replace_largest(held, results, error)
+        except BusError as error:
+            logger.warning("A result part could not be stored (%s); trying again.", error, extra={"subject": subject})
+            await asyncio.sleep(_RETRY_S)
+
+    async def _merge(self, held: Held) -> None:
+        try:
+            parts = await read_parts(self._connection, held.address, held.bundle.result_key, first_part=held.next_part)
+        except BusError:
+            await asyncio.sleep(_RETRY_S)
+            return
+        for part in parts:
+            held.stored([result.index for result in part.part.results])
+
+    def _replace_largest(self, held: Held, results: list[TaskResult], error: PayloadTooLarge) -> None:
+        largest = max(results, key=lambda result: len(result.value))
+        held.unstored[largest.index] = failed(
+            largest.index,
+            ResultNotSerialisable(
+                f"the result has {len(largest.value)} bytes, more than the {error.limit} bytes that fit in a message;"
+                " return less, or write it to a file and return its path"
+            ),
+            taken_at=held.taken_at,
+        )
+
+    def _let_go(self, held: Held) -> None:
+        if self._held.pop(held.address.bundle, None) is None:
+            return
+        self._bytes_in_hand -= sum(len(task.arguments) for task in held.bundle.tasks)
+        self._bytes_in_hand = max(0, self._bytes_in_hand) if self._held else 0
+        self._spawn(self._connection.publish(held.ack_subject, b"+ACK"), "ack")
+
+    # Cancelling
+
+    def _on_control(self, message: Message) -> None:
+        control = self._control(message.data, message.subject)
+        if control is None:
+            return
+        address = Address.of_task_subject(message.subject)
+        held = self._held.get(address.bundle)
+        if held is not None:
+            self._apply(held, control)
+            return
+        self._controls[address.bundle] = control
+        if len(self._controls) > _MOST_CONTROLS:
+            # Too many to remember: from here on they are read from the store.
+            self._controls.clear()
+            self._unsure_up_to = float("inf")
+            self._spawn(self._learn_position(), "position")
+
+    def _control(self, data: bytes, subject: str) -> Control | None:
+        try:
+            return decode_control(data, subject=subject, pool_secret=self._grant.pool_secret)
+        except (SignatureInvalid, DecodeError) as error:
+            logger.warning("Dropped a cancellation that is not the service's: %s", error)
+            return None
+
+    def _apply(self, held: Held, control: Control) -> None:
+        held.control = held.control.merged(control)
+        address = held.address
+        keys = {task_id(address.bundle, i) for i in held.unfinished() if held.control.cancels(i)}
+        if not keys:
+            return
+        for call in self._turns.remove(address.principal, address.group, keys):
+            keys.discard(call.key)
+            self._end(
+                held, split_task_id(call.key)[1], TaskCancelled("the task was cancelled before it started"), "cancelled"
+            )
+        forced = {key for key in keys if held.control.forces(split_task_id(key)[1])}
+        if forced:
+            self.engine.cancel(forced, force=True)
+        if keys - forced:
+            self.engine.cancel(keys - forced, force=False)
+        self._settle(held)
+
+    # Side tasks
+
+    async def _keep_in_progress(self) -> None:
+        while True:
+            await asyncio.sleep(IN_PROGRESS_S)
+            for held in list(self._held.values()):
+                with suppress(BusUnavailable):
+                    await self._connection.publish(held.ack_subject, b"+WPI")
+
+    async def _mark_started(self) -> None:
+        """Tell of tasks that run for a while, once each, so that their futures can say that they run."""
+        told: set[UUID] = set()
+        while True:
+            await asyncio.sleep(STARTED_MARK_S)
+            running = set(self.engine.running(STARTED_MARK_S))
+            for key in running - told:
+                bundle, index = split_task_id(key)
+                held = self._held.get(bundle)
+                if held is not None:
+                    with suppress(BusUnavailable):
+                        await self._connection.publish(held.address.started_subject(index))
+            told = running
+
+    def _on_connected(self) -> None:
+        # Cancellations may have been missed, and bundles that we held may have been given to others.
+        self._unsure_up_to = float("inf")
+        self._spawn(self._learn_position(), "position")
+        for held in list(self._held.values()):
+            self._spawn(self._reread_control(held), "read cancellations")
+
+    async def _reread_control(self, held: Held) -> None:
+        with suppress(BusError):
+            message = await self._connection.read_last("CONTROL", held.address.control_subject)
+            control = None if message is None else self._control(message.data, held.address.control_subject)
+            if control is not None:
+                self._apply(held, control)
+
+    async def _learn_position(self) -> None:
+        """Ask where the stream of tasks ends now: what comes after that was in nobody's hands before."""
+        while True:
+            try:
+                grant = await asyncio.to_thread(self._service.grant_pool)
+                self._unsure_up_to = grant.tasks_sequence
+                return
+            except Exception as error:
+                logger.info("The service does not answer (%s); every bundle's past is read until it does.", error)
+                await asyncio.sleep(_RETRY_S)
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("%s failed: the bundle comes again.", task.get_name(), exc_info=error)
+
+
+def _portion(unstored: dict[int, TaskResult]) -> list[TaskResult]:
+    """As many results as fit in one part; at least one."""
+    results: list[TaskResult] = []
+    size = _PART_HEAD
+    for result in unstored.values():
+        size += len(result.value) + 96
+        if results and size > MOST_PART_BYTES:
+            break
+        results.append(result)
+    return results

@@ -1,0 +1,59 @@
+"""Code of functions: fetched once from the service, then kept."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from uuid import UUID
+
+from headrace.bus.bundles import FunctionUse
+from headrace.bus.code import FunctionCode
+from headrace.bus.errors import FunctionUnusable
+from headrace.endpoint.errors import RegistrationRefused, ServiceAway
+from headrace.endpoint.grant import PoolGrant, PoolService
+
+logger = logging.getLogger(__name__)
+
+_MOST_FUNCTIONS = 5_000
+_FIRST_WAIT_S = 0.1
+_LONGEST_WAIT_S = 5.0
+
+
+class CodeCache:
+    """Functions never change, so what is here is right; the ones used longest ago make room."""
+
+    def __init__(self, service: PoolService) -> None:
+        self._service = service
+        self._codes: OrderedDict[UUID, FunctionCode] = OrderedDict()
+        self._fetches: dict[UUID, asyncio.Lock] = {}
+
+    def known(self, function: UUID) -> FunctionCode | None:
+        """The code if it is here."""
+        code = self._codes.get(function)
+        if code is not None:
+            self._codes.move_to_end(function)
+        return code
+
+    async def get(self, grant: PoolGrant, use: FunctionUse, principal: str) -> FunctionCode:
+        """The code, fetched if need be. While the service is away, this waits. Raises `FunctionUnusable`."""
+        async with self._fetches.setdefault(use.id, asyncio.Lock()):
+            code = self.known(use.id)
+            if code is None:
+                code = await self._fetch(grant, use, principal)
+                self._codes[use.id] = code
+                if len(self._codes) > _MOST_FUNCTIONS:
+                    self._fetches.pop(self._codes.popitem(last=False)[0], None)
+            return code
+
+    async def _fetch(self, grant: PoolGrant, use: FunctionUse, principal: str) -> FunctionCode:
+        wait_s = _FIRST_WAIT_S
+        while True:
+            try:
+                return await asyncio.to_thread(self._service.fetch_code, grant, use, principal)
+            except RegistrationRefused as error:
+                raise FunctionUnusable(f"the code of function {use.id} cannot be had: {error}") from error
+            except ServiceAway as error:
+                logger.warning("Waiting for the code of function %s: %s", use.id, error)
+            await asyncio.sleep(wait_s)
+            wait_s = min(_LONGEST_WAIT_S, wait_s * 2)

@@ -1,0 +1,57 @@
+"""What the service grants to a pool, and what a pool asks of the service."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+from uuid import UUID
+
+from headrace.bus.bundles import FunctionUse
+from headrace.bus.code import FunctionCode
+from headrace.bus.credentials import Credentials
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolGrant:
+    """A pool's credential and secrets. Durations in seconds.
+
+    `tasks_sequence` is where the stream of tasks ended when the grant was made: what is stored up to there may have
+    been in other hands before.
+    """
+
+    endpoint: UUID
+    pool: str
+    urls: tuple[str, ...]
+    credentials: Credentials
+    consumer: str
+    pool_secret: bytes = field(repr=False)
+    code_token: str = field(repr=False)
+    tasks_sequence: int
+    expires_in_s: float
+
+    @classmethod
+    def of_document(cls, document: dict[str, Any]) -> PoolGrant:
+        """Read the answer of `POST /api/v1/endpoints/{id}/pools`."""
+        return cls(
+            endpoint=UUID(document["endpoint_id"]),
+            pool=document["pool"],
+            urls=tuple(document["nats_urls"]),
+            credentials=Credentials(jwt=document["jwt"], seed=document["seed"], inbox_prefix=document["inbox_prefix"]),
+            consumer=document["consumer"],
+            pool_secret=base64.b64decode(document["pool_secret"]),
+            code_token=document["code_token"],
+            tasks_sequence=int(document["tasks_sequence"]),
+            expires_in_s=float(document["expires_in_s"]),
+        )
+
+
+class PoolService(Protocol):
+    """What a pool asks of the service; the calls block and are made in threads.
+
+    Both raise `ServiceAway` when asking again later may help, and `RegistrationRefused` when it will not.
+    """
+
+    def grant_pool(self) -> PoolGrant: ...
+
+    def fetch_code(self, grant: PoolGrant, use: FunctionUse, principal: str) -> FunctionCode: ...

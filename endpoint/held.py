@@ -1,0 +1,59 @@
+"""A bundle in a pool's hands: from the moment it is taken until all its results are stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from headrace.bus.bundles import Bundle, TaskResult
+from headrace.bus.control import Control
+from headrace.bus.errors import TaskError
+from headrace.bus.failures import encode_failure, of_error
+from headrace.bus.names import Address
+
+
+@dataclass(slots=True, kw_only=True)
+class Held:
+    """One bundle. Its results are stored as parts 0, 1, 2, …, one at a time, so that they are a log without gaps.
+
+    A task is `open` until a result of it is stored, by us or by whoever held the bundle before.
+    """
+
+    address: Address
+    ack_subject: str
+    bundle: Bundle
+    sequence: int
+    taken_at: float
+    open: set[int]
+    unstored: dict[int, TaskResult] = field(default_factory=dict)
+    next_part: int = 0
+    storing: bool = False
+    control: Control = field(default_factory=Control)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every task has a stored result."""
+        return not self.open
+
+    def add(self, result: TaskResult) -> bool:
+        """Take a result that is to be stored; whether it is news."""
+        if result.index not in self.open or result.index in self.unstored:
+            return False
+        self.unstored[result.index] = result
+        return True
+
+    def stored(self, indices: list[int]) -> None:
+        """These tasks have a stored result now, in the part that was the next."""
+        self.next_part += 1
+        self.open.difference_update(indices)
+        for index in indices:
+            self.unstored.pop(index, None)
+
+    def unfinished(self) -> list[int]:
+        """Tasks without any result, stored or not."""
+        return [index for index in self.open if index not in self.unstored]
+
+
+def failed(index: int, error: TaskError, *, taken_at: float, state: str = "failed", attempts: int = 0) -> TaskResult:
+    """The result of a task that did not come to run, or must not run again."""
+    encoding, value = encode_failure(of_error(error))
+    return TaskResult(index, state, encoding, value, taken_at=taken_at, attempts=attempts)

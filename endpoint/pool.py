@@ -1,0 +1,207 @@
+"""A pool: one process with an agent, an engine and its workers. The manager starts it as
+
+    python -m headrace.endpoint.pool SETTINGS.json
+
+SIGTERM drains: running tasks get a grace, the rest is handed back. A second SIGTERM, or the end of the manager (its
+lifeline on standard input closes), ends it at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import platform
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from headrace.bus.bundles import Runtime
+from headrace.bus.connection import Connection
+from headrace.bus.errors import BusError
+from headrace.endpoint.agent import Agent
+from headrace.endpoint.errors import RegistrationRefused, ServiceAway
+from headrace.endpoint.grant import PoolGrant
+from headrace.endpoint.pool_service import HttpPoolService
+from headrace.endpoint.process_engine import ProcessEngine
+
+logger = logging.getLogger(__name__)
+
+_FIRST_WAIT_S = 0.1
+_LONGEST_WAIT_S = 5.0
+_STATUS_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolSettings:
+    """What a pool needs to know; the manager writes it as a file (0600) and names the file."""
+
+    service_url: str
+    endpoint_id: UUID
+    token_path: Path
+    pool: str
+    workers: int
+    python: str
+    status_path: Path
+    pids_path: Path
+    environment: dict[str, str]
+    allowed_functions: frozenset[UUID] | None = None
+    worker_max_tasks: int | None = None
+    log_level: str = "info"
+    grace_s: float = 5.0
+
+    @classmethod
+    def read(cls, path: Path) -> PoolSettings:
+        """Read the file that the manager wrote."""
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        allowed = document.get("allowed_functions")
+        return cls(
+            service_url=document["service_url"],
+            endpoint_id=UUID(document["endpoint_id"]),
+            token_path=Path(document["token_path"]),
+            pool=document["pool"],
+            workers=int(document["workers"]),
+            python=document.get("python") or sys.executable,
+            status_path=Path(document["status_path"]),
+            pids_path=Path(document["pids_path"]),
+            environment=dict(document.get("environment") or {}),
+            allowed_functions=None if allowed is None else frozenset(map(UUID, allowed)),
+            worker_max_tasks=document.get("worker_max_tasks"),
+            log_level=document.get("log_level", "info"),
+            grace_s=float(document.get("grace_s", 5.0)),
+        )
+
+
+async def serve(settings: PoolSettings) -> None:
+    """Serve the pool until it is told to stop. Raises `RegistrationRefused` when the service does not want it."""
+    stop = _stop_on_signals()
+    service = HttpPoolService(
+        settings.service_url,
+        endpoint=settings.endpoint_id,
+        pool=settings.pool,
+        token_path=settings.token_path,
+    )
+    with contextlib.closing(service):
+        grant, granted_at = await _granted(service), time.monotonic()
+        async with Connection(grant.urls, grant.credentials, name=f"headrace-pool {settings.pool}") as connection:
+            agent = Agent(
+                service,
+                connection,
+                grant,
+                lambda source, on_outcomes: ProcessEngine(
+                    source,
+                    on_outcomes,
+                    workers=settings.workers,
+                    python=settings.python,
+                    environment=settings.environment,
+                    pids_path=settings.pids_path,
+                ),
+                runtime=Runtime(
+                    python=platform.python_version(),
+                    headrace=version("headrace"),
+                    host=socket.gethostname(),
+                    system=platform.system(),
+                ),
+                allowed_functions=settings.allowed_functions,
+            )
+            async with asyncio.TaskGroup() as group:
+                tasks = [
+                    group.create_task(agent.run(), name="agent"),
+                    group.create_task(_renew(service, connection, agent, grant, granted_at), name="renewal"),
+                    group.create_task(_tell_status(agent, settings.status_path), name="status"),
+                ]
+                await stop.wait()
+                logger.info("Draining: running tasks get %g s.", settings.grace_s, extra={"action": "pool_draining"})
+                # First no new bundles, then the engine, then the connection that stores what the engine gave.
+                for task in tasks:
+                    task.cancel()
+                await agent.drain(settings.grace_s)
+
+
+async def _granted(service: HttpPoolService) -> PoolGrant:
+    wait_s = _FIRST_WAIT_S
+    while True:
+        try:
+            return await asyncio.to_thread(service.grant_pool)
+        except ServiceAway as error:
+            logger.info("Waiting for the service: %s", error, extra={"action": "service_away"})
+        await asyncio.sleep(wait_s)
+        wait_s = min(_LONGEST_WAIT_S, wait_s * 2)
+
+
+async def _renew(
+    service: HttpPoolService, connection: Connection, agent: Agent, grant: PoolGrant, granted_at: float
+) -> None:
+    """Move to a new credential at half of the life of the old one, or when the server ended the connection."""
+    closed = asyncio.Event()
+    connection.on_closed.append(closed.set)
+    while True:
+        due = granted_at + grant.expires_in_s / 2
+        while time.monotonic() < due and not closed.is_set():
+            with contextlib.suppress(TimeoutError):
+                # Looked at often: a suspended machine's timers stand still with it.
+                async with asyncio.timeout(min(30.0, max(0.05, due - time.monotonic()))):
+                    await closed.wait()
+        closed.clear()
+        try:
+            grant = await _granted(service)
+            granted_at = time.monotonic()
+            await connection.renew(grant.credentials)
+            agent.adopt(grant)
+        except (BusError, RegistrationRefused) as error:
+            logger.warning("The pool's credential could not be renewed: %s; trying again.", error)
+            granted_at = time.monotonic() - grant.expires_in_s / 2 + _LONGEST_WAIT_S
+
+
+async def _tell_status(agent: Agent, path: Path) -> None:
+    told: dict[str, int] = {}
+    while True:
+        status = agent.status
+        if status != told:
+            fresh = path.with_suffix(".new")
+            fresh.write_text(json.dumps(status), encoding="utf-8")
+            fresh.replace(path)
+            told = status
+        await asyncio.sleep(_STATUS_S)
+
+
+def _stop_on_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            os._exit(1)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    return stop
+
+
+def main() -> None:
+    """Run the pool that the settings file describes."""
+    settings = PoolSettings.read(Path(sys.argv[1]))
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    import uvloop
+
+    try:
+        uvloop.run(serve(settings))
+    except* RegistrationRefused as refused:
+        logger.error("The service refused this pool: %s", refused.exceptions[0])
+        sys.exit(69)
+
+
+if __name__ == "__main__":
+    main()
