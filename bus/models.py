@@ -13,17 +13,13 @@ import msgspec
 
 
 class FunctionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A registered function: its code by source, by cloudpickle, or both. Immutable."""
+    """A registered function, without its code. Immutable."""
 
     function_id: UUID
     name: str
     owner: str
     python_version: str
     created_at: float
-    source: str | None = None
-    pickled: bytes | None = None
-    entry_point: str | None = None
-    """The name in the source's module that is called; None is `name`."""
     description: str = ""
     public: bool = False
     metadata: dict[str, Any] = {}
@@ -31,6 +27,16 @@ class FunctionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     def visible_to(self, principal: str) -> bool:
         """Whether this principal may see and use the function."""
         return self.public or self.owner == principal
+
+
+class FunctionCodeRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The code of a function: its source, its cloudpickle, or both. Apart, so that lists need not read it."""
+
+    function_id: UUID
+    source: str | None = None
+    pickled: bytes | None = None
+    entry_point: str | None = None
+    """The name in the source's module that is called; None is the function's name."""
 
 
 class EndpointRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

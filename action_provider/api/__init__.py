@@ -1,1 +1,1 @@
-"""headrace."""
+"""REST under `/api/v1`: each module exports its `ROUTES`."""

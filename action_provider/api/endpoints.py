@@ -1,0 +1,216 @@
+"""Endpoints: register, change, list, read, delete."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import uuid
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from starlette.responses import Response
+
+from headrace.action_provider.api.access import endpoint_for, endpoints_of, own_endpoint, timestamp
+from headrace.action_provider.auth.tokens import new_token
+from headrace.action_provider.errors import Conflict
+from headrace.action_provider.http import Call, Operation, no_content, reply
+from headrace.action_provider.state import Service
+from headrace.bus.errors import RecordConflict
+from headrace.bus.models import EndpointNameRecord, EndpointRecord
+from headrace.bus.names import DEFAULT_POOL, pool_consumer
+from headrace.bus.streams import delete_consumer, purge
+
+
+async def register(call: Call) -> Response:
+    """Register an endpoint, or register one's own again: what the body leaves out stays, the old token ends."""
+    body, owner = call.body, call.caller.principal
+    endpoint_id = UUID(body["endpoint_id"]) if body.get("endpoint_id") else uuid.uuid4()
+    endpoints = call.service.tables.endpoints
+    found = await endpoints.get(endpoint_id.hex)
+    if found is not None and found.value.owner != owner:
+        raise Conflict(f"the endpoint id {endpoint_id} is taken; leave it out to get a new one")
+    await _claim_name(call.service, owner, body["name"], endpoint_id)
+    token = new_token(principal=owner, endpoint_id=endpoint_id, label=f"endpoint {body['name']}"[:128])
+    await call.service.tables.tokens.create(token.record.token_id, token.record)
+    if found is None:
+        fresh = EndpointRecord(
+            endpoint_id=endpoint_id, name=body["name"], owner=owner, created_at=time.time(), token_id=""
+        )
+        await endpoints.create(endpoint_id.hex, _changed(fresh, body, token.record.token_id))
+    else:
+        await endpoints.update(found, _changed(found.value, body, token.record.token_id))
+        await _withdraw_token(call.service, found.value.token_id)
+        await _release_name(call.service, found.value, unless=body["name"])
+    return reply({"endpoint_id": endpoint_id, "endpoint_token": token.text}, 201)
+
+
+async def change(call: Call) -> Response:
+    """Change name, sharing or allow list; what the body leaves out stays."""
+    endpoint = await own_endpoint(call)
+    name = call.body.get("name", endpoint.name)
+    await _claim_name(call.service, endpoint.owner, name, endpoint.endpoint_id)
+    changed = await call.service.tables.endpoints.change(
+        endpoint.endpoint_id.hex, lambda record: _changed(record, call.body, record.token_id)
+    )
+    await _release_name(call.service, endpoint, unless=name)
+    return reply(_described(changed))
+
+
+async def list_endpoints(call: Call) -> Response:
+    """All endpoints that the caller may use, by name."""
+    online = {record.key for record in await call.service.tables.presence.list()}
+    usable = await endpoints_of(call.service, call.caller)
+    return reply({"endpoints": [{**_described(e), "status": _word(e.endpoint_id.hex in online)} for e in usable]})
+
+
+async def get(call: Call) -> Response:
+    """One endpoint."""
+    return reply(_described(await endpoint_for(call.service, call.caller, call.path_id("endpoint_id"))))
+
+
+async def status(call: Call) -> Response:
+    """Whether an endpoint gives signs of life, and what its pools do."""
+    endpoint = await endpoint_for(call.service, call.caller, call.path_id("endpoint_id"))
+    found = await call.service.tables.presence.get(endpoint.endpoint_id.hex)
+    answer: dict[str, Any] = {"endpoint_id": endpoint.endpoint_id, "name": endpoint.name, "status": _word(bool(found))}
+    if found is None:
+        return reply({**answer, "pools": []})
+    presence = found.value
+    return reply(
+        {
+            **answer,
+            "host": presence.host,
+            "python_version": presence.python_version,
+            "headrace_version": presence.headrace_version,
+            "seen_at": timestamp(presence.seen_at),
+            "pools": presence.pools,
+        }
+    )
+
+
+async def delete(call: Call) -> Response:
+    """Remove an endpoint: its token ends, and what is queued for it is dropped. Results stay."""
+    endpoint = await own_endpoint(call)
+    service, key = call.service, endpoint.endpoint_id.hex
+    presence = await service.tables.presence.get(key)
+    await service.tables.endpoints.delete(key)
+    await _withdraw_token(service, endpoint.token_id)
+    await _release_name(service, endpoint)
+    await service.tables.presence.delete(key)
+    pools = {DEFAULT_POOL} | ({each.pool for each in presence.value.pools} if presence else set())
+    for pool in pools:
+        await delete_consumer(service.connection, "TASKS", pool_consumer(endpoint.endpoint_id, pool))
+    await purge(service.connection, "TASKS", f"task.{key}.>")
+    return no_content()
+
+
+def _changed(record: EndpointRecord, body: dict[str, Any], token_id: str) -> EndpointRecord:
+    changes: dict[str, Any] = {name: body[name] for name in ("name", "public") if name in body}
+    if "shared_with" in body:
+        changes["shared_with"] = tuple(body["shared_with"])
+    if "allowed_functions" in body:
+        allowed = body["allowed_functions"]
+        changes["allowed_functions"] = None if allowed is None else tuple(UUID(each) for each in allowed)
+    return msgspec.structs.replace(record, token_id=token_id, **changes)
+
+
+async def _claim_name(service: Service, owner: str, name: str, endpoint_id: UUID) -> None:
+    names, key = service.tables.endpoint_names, _name_key(owner, name)
+    claim = EndpointNameRecord(endpoint_id=endpoint_id)
+    try:
+        await names.create(key, claim)
+        return
+    except RecordConflict:
+        found = await names.get(key)
+    if found is None:
+        raise Conflict(f"the endpoint name {name!r} is being released at this moment; try again")
+    holder = found.value.endpoint_id
+    if holder == endpoint_id:
+        return
+    if await service.tables.endpoints.get(holder.hex) is not None:
+        raise Conflict(
+            f"you have an endpoint named {name!r} already ({holder}); choose another name, or give that endpoint_id to"
+            " register it again"
+        )
+    # A crash between claim and registration left a claim for nothing.
+    await names.update(found, claim)
+
+
+async def _release_name(service: Service, endpoint: EndpointRecord, *, unless: str = "") -> None:
+    if endpoint.name != unless:
+        await service.tables.endpoint_names.delete(_name_key(endpoint.owner, endpoint.name))
+
+
+async def _withdraw_token(service: Service, token_id: str) -> None:
+    await service.tables.tokens.delete(token_id)
+    service.tokens.forget()
+
+
+def _name_key(owner: str, name: str) -> str:
+    return hashlib.sha256(f"{owner}\x00{name}".encode()).hexdigest()
+
+
+def _word(online: bool) -> str:
+    return "online" if online else "offline"
+
+
+def _described(endpoint: EndpointRecord) -> dict[str, Any]:
+    return {
+        "endpoint_id": endpoint.endpoint_id,
+        "name": endpoint.name,
+        "owner": endpoint.owner,
+        "public": endpoint.public,
+        "shared_with": endpoint.shared_with,
+        "allowed_functions": endpoint.allowed_functions,
+        "created_at": timestamp(endpoint.created_at),
+    }
+
+
+_PATH = "/api/v1/endpoints/{endpoint_id}"
+
+ROUTES = (
+    Operation(
+        method="POST",
+        path="/api/v1/endpoints",
+        handler=register,
+        summary="Register an endpoint, or register your own again",
+        request_schema="endpoint-registration",
+        response_schema="endpoint-registered",
+        status=201,
+    ),
+    Operation(
+        method="GET",
+        path="/api/v1/endpoints",
+        handler=list_endpoints,
+        summary="List the endpoints that you may use",
+        response_schema="endpoint-list",
+    ),
+    Operation(
+        method="GET", path=_PATH, handler=get, summary="Read an endpoint", response_schema="endpoint", auth="either"
+    ),
+    Operation(
+        method="PATCH",
+        path=_PATH,
+        handler=change,
+        summary="Change an endpoint's name, sharing or allow list",
+        request_schema="endpoint-change",
+        response_schema="endpoint",
+    ),
+    Operation(
+        method="DELETE",
+        path=_PATH,
+        handler=delete,
+        summary="Delete an endpoint of your own and what is queued for it",
+        status=204,
+        auth="either",
+    ),
+    Operation(
+        method="GET",
+        path=f"{_PATH}/status",
+        handler=status,
+        summary="Whether an endpoint is online, and what its pools do",
+        response_schema="endpoint-status",
+        auth="either",
+    ),
+)

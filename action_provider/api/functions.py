@@ -1,0 +1,131 @@
+"""Functions: register, list, read, delete."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import time
+import uuid
+from typing import Any
+
+from starlette.responses import Response
+
+from headrace.action_provider.api.access import function_for, timestamp
+from headrace.action_provider.errors import Forbidden, InvalidRequest
+from headrace.action_provider.http import Call, Operation, no_content, reply
+from headrace.bus.models import FunctionCodeRecord, FunctionRecord
+from headrace.schemas import Violation
+
+
+async def register(call: Call) -> Response:
+    """Store a function: immutable, with an id of its own, even when the same code is there already."""
+    body = call.body
+    function_id = uuid.uuid4()
+    code = FunctionCodeRecord(
+        function_id=function_id,
+        source=body.get("source"),
+        pickled=_decoded(body.get("pickled")),
+        entry_point=body.get("entry_point"),
+    )
+    record = FunctionRecord(
+        function_id=function_id,
+        name=body["name"],
+        owner=call.caller.principal,
+        python_version=body["python_version"],
+        created_at=time.time(),
+        description=body.get("description") or "",
+        public=body.get("public", False),
+        metadata=body.get("metadata") or {},
+    )
+    # The code comes first: a crash in between leaves code that nobody can name, not a function without code.
+    await call.service.tables.function_code.put(function_id.hex, code)
+    await call.service.tables.functions.put(function_id.hex, record)
+    call.service.metrics.functions.inc()
+    return reply({"function_id": function_id}, 201)
+
+
+async def list_functions(call: Call) -> Response:
+    """The caller's functions and the public ones, newest first, without their code."""
+    records = await call.service.tables.functions.list()
+    visible = [r.value for r in records if r.value.visible_to(call.caller.principal)]
+    visible.sort(key=lambda function: -function.created_at)
+    return reply({"functions": [_described(function) for function in visible]})
+
+
+async def get(call: Call) -> Response:
+    """One function, with its code."""
+    function = await function_for(call.service, call.caller, call.path_id("function_id"))
+    code = (await call.service.tables.function_code.need(function.function_id.hex)).value
+    return reply(
+        {**_described(function), "source": code.source, "pickled": code.pickled, "entry_point": code.entry_point}
+    )
+
+
+async def delete(call: Call) -> Response:
+    """Remove a function; tasks that wait for it will fail."""
+    function = await function_for(call.service, call.caller, call.path_id("function_id"))
+    if function.owner != call.caller.principal:
+        raise Forbidden(f"function {function.name!r} belongs to somebody else; only its owner may delete it")
+    await call.service.tables.functions.delete(function.function_id.hex)
+    await call.service.tables.function_code.delete(function.function_id.hex)
+    return no_content()
+
+
+def _described(function: FunctionRecord) -> dict[str, Any]:
+    return {
+        "function_id": function.function_id,
+        "name": function.name,
+        "owner": function.owner,
+        "python_version": function.python_version,
+        "description": function.description,
+        "public": function.public,
+        "metadata": function.metadata,
+        "created_at": timestamp(function.created_at),
+    }
+
+
+def _decoded(pickled: str | None) -> bytes | None:
+    if pickled is None:
+        return None
+    try:
+        return base64.b64decode(pickled, validate=True)
+    except (binascii.Error, ValueError) as error:
+        problem = f"not base64: {error}"
+        raise InvalidRequest(
+            f"pickled is {problem}", violations=(Violation(pointer="/pickled", problem=problem),)
+        ) from None
+
+
+ROUTES = (
+    Operation(
+        method="POST",
+        path="/api/v1/functions",
+        handler=register,
+        summary="Register a function",
+        request_schema="function-registration",
+        response_schema="function-registered",
+        status=201,
+        body_setting="function_bytes",
+    ),
+    Operation(
+        method="GET",
+        path="/api/v1/functions",
+        handler=list_functions,
+        summary="List the functions that you may use",
+        response_schema="function-list",
+    ),
+    Operation(
+        method="GET",
+        path="/api/v1/functions/{function_id}",
+        handler=get,
+        summary="Read a function and its code",
+        response_schema="function",
+    ),
+    Operation(
+        method="DELETE",
+        path="/api/v1/functions/{function_id}",
+        handler=delete,
+        summary="Delete a function of your own",
+        status=204,
+    ),
+)

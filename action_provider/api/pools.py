@@ -1,0 +1,192 @@
+"""Pools: their consumer, their credential, and the code that they were sent tasks for."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import time
+import uuid
+from dataclasses import dataclass
+from uuid import UUID
+
+from starlette.responses import Response
+
+from headrace.action_provider.api.access import check_allowed, own_endpoint
+from headrace.action_provider.errors import Forbidden, InvalidRequest, NotFound, Unauthenticated
+from headrace.action_provider.http import Call, Operation, Query, reply
+from headrace.action_provider.protocol import PROTOCOL, service_version
+from headrace.action_provider.routing import bearer_of
+from headrace.bus.errors import SignatureInvalid
+from headrace.bus.keys import KeyRing, check_function_grant
+from headrace.bus.models import SessionRecord
+from headrace.bus.names import pool_consumer, token
+from headrace.bus.streams import ensure_consumer
+from headrace.schemas import Violation
+
+_ACK_WAIT_S = 3.0
+_MAX_ACK_PENDING = 4096
+_GRANT_REACH_S = 30 * 86_400.0
+"""A bundle may wait for days, so a grant that has expired still fetches code; the pool itself compares the expiry with
+the time at which the bundle was stored. Beyond this reach nothing can be queued any more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodeToken:
+    """The right of one pool to fetch the code of tasks that it was sent: `<endpoint>.<pool>.<expires>.<MAC>`."""
+
+    endpoint_id: UUID
+    pool: str
+    expires: int
+
+    def text(self, keys: KeyRing) -> str:
+        """The token, signed."""
+        return f"{self._claims}.{keys.ticket('code', self._claims)}"
+
+    @classmethod
+    def read(cls, text: str, keys: KeyRing, *, now_s: float) -> CodeToken:
+        """Take a token apart. Raises `Unauthenticated` when it is not ours, or has expired."""
+        claims, _, ticket = text.rpartition(".")
+        if not keys.check_ticket(ticket, "code", claims):
+            raise Unauthenticated("this is not a code token of this service", problem="invalid_token")
+        endpoint, pool, expires = claims.split(".")
+        if int(expires) < now_s:
+            raise Unauthenticated("this code token has expired; renew the pool's session", problem="invalid_token")
+        return cls(endpoint_id=UUID(endpoint), pool=pool, expires=int(expires))
+
+    @property
+    def _claims(self) -> str:
+        return f"{self.endpoint_id.hex}.{self.pool}.{self.expires}"
+
+
+async def open_pool(call: Call) -> Response:
+    """Create the pool's consumer where it is missing, and hand out its credential, secret and code token."""
+    endpoint = await own_endpoint(call)
+    service, pool = call.service, call.body["pool"]
+    endpoint_id, ttl_s = endpoint.endpoint_id, call.service.settings.session_ttl_s
+    consumer = pool_consumer(endpoint_id, pool)
+    await ensure_consumer(
+        service.connection,
+        "TASKS",
+        consumer,
+        filter_subjects=(f"task.{endpoint_id.hex}.{token(pool)}.>",),
+        ack_wait_s=_ACK_WAIT_S,
+        max_ack_pending=_MAX_ACK_PENDING,
+    )
+    session_id = uuid.uuid4().hex
+    expires = int(time.time() + ttl_s)
+    credentials = service.minter.pool_user(endpoint_id, pool, session_id, ttl_s)
+    session = SessionRecord(
+        session_id=session_id,
+        kind="pool",
+        principal=endpoint.owner,
+        endpoint_id=endpoint_id,
+        pool=pool,
+        token_id=call.caller.token_id,
+        expires_at=float(expires),
+    )
+    await service.tables.sessions.put(session_id, session, ttl_s=ttl_s)
+    service.metrics.sessions.labels("pool").inc()
+    return reply(
+        {
+            "endpoint_id": endpoint_id,
+            "pool": pool,
+            "nats_urls": service.settings.edge_urls,
+            "jwt": credentials.jwt,
+            "seed": credentials.seed,
+            "inbox_prefix": credentials.inbox_prefix,
+            "consumer": consumer,
+            "pool_secret": service.keys.pool_secret(endpoint_id, pool),
+            "code_token": CodeToken(endpoint_id=endpoint_id, pool=pool, expires=expires).text(service.keys),
+            "allowed_functions": endpoint.allowed_functions,
+            # What is stored up to here may have been in other hands: the pool then reads its past before it runs it.
+            "tasks_sequence": (await service.connection.api("STREAM.INFO.TASKS"))["state"]["last_seq"],
+            "max_payload": service.connection.max_payload,
+            "expires_in_s": ttl_s,
+            "protocol": PROTOCOL,
+            "service_version": service_version(),
+        },
+        201,
+    )
+
+
+async def fetch_code(call: Call) -> Response:
+    """The code of one function, for the pool that holds a grant to run it. Nothing can be listed."""
+    service = call.service
+    endpoint_id, pool = call.path_id("endpoint_id"), call.path("pool")
+    holder = CodeToken.read(bearer_of(call.request), service.keys, now_s=time.time())
+    if (holder.endpoint_id, holder.pool) != (endpoint_id, pool):
+        raise Forbidden(f"this code token is for pool {holder.pool!r} of endpoint {holder.endpoint_id}")
+    function_id = call.path_id("function_id")
+    _check_grant(call, endpoint_id, pool, function_id)
+    endpoint = await service.tables.endpoints.get(endpoint_id.hex)
+    if endpoint is None:
+        raise NotFound(f"endpoint {endpoint_id} was deleted")
+    function = await service.tables.functions.get(function_id.hex)
+    code = await service.tables.function_code.get(function_id.hex)
+    if function is None or code is None:
+        raise NotFound(f"function {function_id} was deleted")
+    check_allowed(endpoint.value, function.value)
+    return reply(
+        {
+            "function_id": function_id,
+            "name": function.value.name,
+            "source": code.value.source,
+            "pickled": code.value.pickled,
+            "entry_point": code.value.entry_point,
+            "python_version": function.value.python_version,
+        }
+    )
+
+
+def _check_grant(call: Call, endpoint_id: UUID, pool: str, function_id: UUID) -> None:
+    principal = _needed(call, "principal")
+    try:
+        grant = base64.b64decode(_needed(call, "grant"), validate=True)
+        expires = int(_needed(call, "grant_expires"))
+    except (binascii.Error, ValueError):
+        raise InvalidRequest("grant must be base64 and grant_expires a number of seconds") from None
+    secret = call.service.keys.pool_secret(endpoint_id, pool)
+    try:
+        check_function_grant(secret, grant, function_id, principal, expires)
+    except SignatureInvalid as error:
+        raise Forbidden(str(error)) from None
+    if expires + _GRANT_REACH_S < time.time():
+        raise Forbidden(f"the grant to run function {function_id} here has expired long ago; submit the task again")
+
+
+def _needed(call: Call, name: str) -> str:
+    value = call.query(name)
+    if not value:
+        problem = "is needed"
+        raise InvalidRequest(
+            f"the query parameter {name!r} {problem}", violations=(Violation(pointer=f"?{name}", problem=problem),)
+        )
+    return value
+
+
+ROUTES = (
+    Operation(
+        method="POST",
+        path="/api/v1/endpoints/{endpoint_id}/pools",
+        handler=open_pool,
+        summary="Open, or renew, a pool's session",
+        auth="endpoint",
+        request_schema="pool-request",
+        response_schema="pool-session",
+        status=201,
+        speaks_protocol=True,
+    ),
+    Operation(
+        method="GET",
+        path="/api/v1/endpoints/{endpoint_id}/pools/{pool}/code/{function_id}",
+        handler=fetch_code,
+        summary="Fetch the code of a function that the pool was sent a task for",
+        auth="own",
+        response_schema="function-code",
+        query=(
+            Query(name="principal", description="Whose task it is.", required=True),
+            Query(name="grant", description="The grant that came with the bundle, in base64.", required=True),
+            Query(name="grant_expires", description="Its expiry, in unix seconds.", required=True),
+        ),
+    ),
+)

@@ -1,0 +1,59 @@
+"""Presence: the manager's sign of life. The record goes away by itself when the signs stop."""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+from starlette.responses import Response
+
+from headrace.action_provider.api.access import own_endpoint
+from headrace.action_provider.http import Call, Operation, no_content
+from headrace.bus.models import PoolPresence, PresenceRecord
+from headrace.bus.tables import PRESENCE_TTL_S
+
+
+async def tell(call: Call) -> Response:
+    """Store the sign of life. An empty list of pools is a manager that has just come, or is about to go."""
+    endpoint = await own_endpoint(call)
+    body = call.body
+    record = PresenceRecord(
+        endpoint_id=endpoint.endpoint_id,
+        host=body["host"],
+        python_version=body["python_version"],
+        headrace_version=body["headrace_version"],
+        seen_at=time.time(),
+        pools=msgspec.convert(body["pools"], tuple[PoolPresence, ...]),
+    )
+    await call.service.tables.presence.put(endpoint.endpoint_id.hex, record, ttl_s=PRESENCE_TTL_S)
+    return no_content()
+
+
+async def end(call: Call) -> Response:
+    """Say that the manager stops, so that the endpoint is seen as offline at once."""
+    endpoint = await own_endpoint(call)
+    await call.service.tables.presence.delete(endpoint.endpoint_id.hex)
+    return no_content()
+
+
+_PATH = "/api/v1/endpoints/{endpoint_id}/presence"
+
+ROUTES = (
+    Operation(
+        method="PUT",
+        path=_PATH,
+        handler=tell,
+        summary="Tell that the endpoint is alive (every five seconds)",
+        auth="endpoint",
+        request_schema="presence",
+        status=204,
+    ),
+    Operation(
+        method="DELETE",
+        path=_PATH,
+        handler=end,
+        summary="Tell that the endpoint stops",
+        auth="endpoint",
+        status=204,
+    ),
+)

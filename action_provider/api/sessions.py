@@ -1,0 +1,114 @@
+"""Sessions and grants: what an SDK needs to speak to the bus by itself, for a while."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from uuid import UUID
+
+from starlette.responses import Response
+
+from headrace.action_provider.api.access import check_allowed, chosen_endpoint, endpoint_for, function_for
+from headrace.action_provider.errors import InvalidRequest
+from headrace.action_provider.http import Call, Operation, reply
+from headrace.action_provider.protocol import PROTOCOL, service_version
+from headrace.bus.keys import bundle_key, function_grant
+from headrace.bus.models import SessionRecord
+from headrace.bus.names import DEFAULT_POOL
+from headrace.schemas import Violation
+
+_SLACK_S = 60
+"""A bundle that leaves in a credential's last moment may be stored a little later."""
+
+
+async def open_session(call: Call) -> Response:
+    """Hand out a short-lived credential for one endpoint's pool, and the key that signs bundles for it."""
+    body, service, caller = call.body, call.service, call.caller
+    endpoint_id = UUID(body["endpoint_id"]) if body.get("endpoint_id") else None
+    endpoint = await chosen_endpoint(service, caller, endpoint_id)
+    _check_config(body.get("user_endpoint_config"))
+    pool, ttl_s = DEFAULT_POOL, service.settings.session_ttl_s
+    session_id = uuid.uuid4().hex
+    expires = int(time.time() + ttl_s)
+    credentials = service.minter.sdk_user(caller.principal, endpoint.endpoint_id, pool, session_id, ttl_s)
+    session = SessionRecord(
+        session_id=session_id,
+        kind="sdk",
+        principal=caller.principal,
+        endpoint_id=endpoint.endpoint_id,
+        pool=pool,
+        token_id=caller.token_id,
+        expires_at=float(expires),
+    )
+    await service.tables.sessions.put(session_id, session, ttl_s=ttl_s)
+    service.metrics.sessions.labels("sdk").inc()
+    secret = service.keys.pool_secret(endpoint.endpoint_id, pool)
+    return reply(
+        {
+            "session_id": session_id,
+            "principal": caller.principal,
+            "endpoint_id": endpoint.endpoint_id,
+            "pool": pool,
+            "nats_urls": service.settings.edge_urls,
+            "jwt": credentials.jwt,
+            "seed": credentials.seed,
+            "inbox_prefix": credentials.inbox_prefix,
+            "bundle_key": bundle_key(secret, caller.principal, expires + _SLACK_S),
+            "bundle_key_expires": expires + _SLACK_S,
+            "result_key": service.keys.result_key(endpoint.endpoint_id, caller.principal),
+            "max_payload": service.connection.max_payload,
+            "expires_in_s": ttl_s,
+            "protocol": PROTOCOL,
+            "service_version": service_version(),
+        },
+        201,
+    )
+
+
+async def grant_function(call: Call) -> Response:
+    """State, under the pool's secret, that the caller may run the function there."""
+    service, caller = call.service, call.caller
+    endpoint = await endpoint_for(service, caller, call.path_id("endpoint_id"))
+    function = await function_for(service, caller, UUID(call.body["function_id"]))
+    check_allowed(endpoint, function)
+    secret = service.keys.pool_secret(endpoint.endpoint_id, call.body.get("pool") or DEFAULT_POOL)
+    expires = int(time.time() + service.settings.grant_ttl_s)
+    grant = function_grant(secret, function.function_id, caller.principal, expires)
+    return reply(
+        {
+            "function_id": function.function_id,
+            "grant": grant,
+            "grant_expires": expires,
+        }
+    )
+
+
+def _check_config(config: object) -> None:
+    if config:
+        problem = "this release has one pool per endpoint, with the endpoint's own configuration; leave it out"
+        raise InvalidRequest(
+            f"user_endpoint_config: {problem}",
+            violations=(Violation(pointer="/user_endpoint_config", problem=problem),),
+        )
+
+
+ROUTES = (
+    Operation(
+        method="POST",
+        path="/api/v1/sessions",
+        handler=open_session,
+        summary="Open a session: a short-lived credential for the bus",
+        request_schema="session-request",
+        response_schema="session",
+        status=201,
+        speaks_protocol=True,
+    ),
+    Operation(
+        method="POST",
+        path="/api/v1/endpoints/{endpoint_id}/function-grants",
+        handler=grant_function,
+        summary="Get the proof that you may run a function on an endpoint",
+        request_schema="function-grant-request",
+        response_schema="function-grant",
+    ),
+)

@@ -1,0 +1,210 @@
+"""Users of the built-in tokens, and their tokens."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from starlette.responses import Response
+
+from headrace.action_provider.api.access import timestamp
+from headrace.action_provider.auth.callers import user_key, user_urn
+from headrace.action_provider.auth.first_admin import ADMIN
+from headrace.action_provider.auth.tokens import new_token
+from headrace.action_provider.errors import Conflict, Forbidden, NotFound
+from headrace.action_provider.http import Call, Operation, Query, no_content, reply
+from headrace.bus.errors import RecordConflict
+from headrace.bus.models import TokenRecord, UserRecord
+
+
+async def add_user(call: Call) -> Response:
+    """Add a user; a token for it comes from `POST /tokens`."""
+    body = call.body
+    user = UserRecord(
+        name=body["name"],
+        principal=user_urn(body["name"]),
+        created_at=time.time(),
+        groups=tuple(body.get("groups", ())),
+        admin=body.get("admin", False),
+    )
+    try:
+        await call.service.tables.users.create(user_key(user.name), user)
+    except RecordConflict:
+        raise Conflict(f"there is a user {user.name!r} already") from None
+    return reply(_described(user), 201)
+
+
+async def list_users(call: Call) -> Response:
+    """All users, by name."""
+    users = [record.value for record in await call.service.tables.users.list()]
+    return reply({"users": [_described(user) for user in sorted(users, key=lambda user: user.name)]})
+
+
+async def get_user(call: Call) -> Response:
+    """One user."""
+    return reply(_described(await _user(call, call.path("name"))))
+
+
+async def remove_user(call: Call) -> Response:
+    """Remove a user and end all its tokens. Its functions and endpoints stay where they are."""
+    user = await _user(call, call.path("name"))
+    if user.name == ADMIN:
+        raise Conflict("the first administrator cannot be removed; revoke its tokens instead")
+    tables = call.service.tables
+    # The user goes first: its tokens are worth nothing from then on, even if we get no further.
+    await tables.users.delete(user_key(user.name))
+    for record in await tables.tokens.list():
+        if record.value.principal == user.principal:
+            await tables.tokens.delete(record.key)
+    call.service.tokens.forget()
+    return no_content()
+
+
+async def create_token(call: Call) -> Response:
+    """Create a token for oneself or, as an administrator, for any user. It is shown this once."""
+    body = call.body or {}
+    principal = call.caller.principal
+    if body.get("user") and user_urn(body["user"]) != principal:
+        if not call.caller.admin:
+            raise Forbidden("only an administrator may create a token for somebody else")
+        principal = (await _user(call, body["user"])).principal
+    expires_in_s = body.get("expires_in_s")
+    expires_at = None if expires_in_s is None else time.time() + expires_in_s
+    token = new_token(principal=principal, label=body.get("label") or "", expires_at=expires_at)
+    await call.service.tables.tokens.create(token.record.token_id, token.record)
+    return reply({**_token_described(token.record), "token": token.text}, 201)
+
+
+async def list_tokens(call: Call) -> Response:
+    """The caller's tokens; all of them, or those of one user, for an administrator who asks."""
+    wanted = call.query("user")
+    principal = call.caller.principal if wanted is None else user_urn(wanted)
+    if wanted is not None and principal != call.caller.principal and not call.caller.admin:
+        raise Forbidden("only an administrator may list the tokens of others")
+    records = [record.value for record in await call.service.tables.tokens.list()]
+    chosen = [record for record in records if wanted == "*" or record.principal == principal]
+    chosen.sort(key=lambda record: record.created_at)
+    return reply({"tokens": [_token_described(record) for record in chosen]})
+
+
+async def revoke_token(call: Call) -> Response:
+    """End a token of one's own or, as an administrator, any."""
+    token_id = call.path("token_id")
+    found = await call.service.tables.tokens.get(token_id) if token_id.isalnum() and token_id.isascii() else None
+    if found is None or not (call.caller.admin or found.value.principal == call.caller.principal):
+        raise NotFound(f"there is no token {token_id[:80]!r} of yours")
+    await call.service.tables.tokens.delete(token_id)
+    call.service.tokens.forget()
+    return no_content()
+
+
+async def whoami(call: Call) -> Response:
+    """Who the token's holder is."""
+    caller = call.caller
+    return reply(
+        {
+            "principal": caller.principal,
+            "groups": sorted(caller.urns - {caller.principal}),
+            "admin": caller.admin,
+            "token_id": caller.token_id,
+        }
+    )
+
+
+async def _user(call: Call, name: str) -> UserRecord:
+    found = await call.service.tables.users.get(user_key(name)) if name else None
+    if found is None:
+        raise NotFound(f"there is no user {name[:80]!r}")
+    return found.value
+
+
+def _described(user: UserRecord) -> dict[str, Any]:
+    return {
+        "name": user.name,
+        "principal": user.principal,
+        "groups": user.groups,
+        "admin": user.admin,
+        "created_at": timestamp(user.created_at),
+    }
+
+
+def _token_described(record: TokenRecord) -> dict[str, Any]:
+    return {
+        "token_id": record.token_id,
+        "kind": record.kind,
+        "principal": record.principal,
+        "label": record.label,
+        "endpoint_id": record.endpoint_id,
+        "created_at": timestamp(record.created_at),
+        "expires_at": None if record.expires_at is None else timestamp(record.expires_at),
+    }
+
+
+ROUTES = (
+    Operation(
+        method="POST",
+        path="/api/v1/users",
+        handler=add_user,
+        summary="Add a user",
+        auth="admin",
+        request_schema="user-request",
+        response_schema="user",
+        status=201,
+    ),
+    Operation(
+        method="GET",
+        path="/api/v1/users",
+        handler=list_users,
+        summary="List all users",
+        auth="admin",
+        response_schema="user-list",
+    ),
+    Operation(
+        method="GET",
+        path="/api/v1/users/{name}",
+        handler=get_user,
+        summary="Read a user",
+        auth="admin",
+        response_schema="user",
+    ),
+    Operation(
+        method="DELETE",
+        path="/api/v1/users/{name}",
+        handler=remove_user,
+        summary="Remove a user and end its tokens",
+        auth="admin",
+        status=204,
+    ),
+    Operation(
+        method="POST",
+        path="/api/v1/tokens",
+        handler=create_token,
+        summary="Create a token; it is shown this once",
+        request_schema="token-request",
+        response_schema="token-created",
+        status=201,
+        body_required=False,
+    ),
+    Operation(
+        method="GET",
+        path="/api/v1/tokens",
+        handler=list_tokens,
+        summary="List tokens, without what makes them valid",
+        response_schema="token-list",
+        query=(Query(name="user", description="Whose (administrators only; `*` for all)."),),
+    ),
+    Operation(
+        method="DELETE",
+        path="/api/v1/tokens/{token_id}",
+        handler=revoke_token,
+        summary="Revoke a token",
+        status=204,
+    ),
+    Operation(
+        method="GET",
+        path="/api/v1/whoami",
+        handler=whoami,
+        summary="Who you are",
+        response_schema="whoami",
+    ),
+)

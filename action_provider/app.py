@@ -1,0 +1,163 @@
+"""The application: a value made from settings. The lifespan opens the bus and owns what runs beside the requests."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
+
+from headrace.action_provider.api import endpoints, functions, pools, presence, sessions, system, users
+from headrace.action_provider.auth.first_admin import ensure_admin
+from headrace.action_provider.auth.tokens import BuiltInTokens
+from headrace.action_provider.background import BACKGROUND, keep_running
+from headrace.action_provider.errors import Answer, ServiceUnusable, answer_to
+from headrace.action_provider.http import Operation, reply
+from headrace.action_provider.metrics import Metrics
+from headrace.action_provider.openapi import describe
+from headrace.action_provider.pages import page
+from headrace.action_provider.routing import error_response, routes_of
+from headrace.action_provider.settings import ServiceSettings
+from headrace.action_provider.state import Service, State
+from headrace.bus import streams
+from headrace.bus.connection import Connection
+from headrace.bus.errors import BusError, BusUnavailable
+from headrace.bus.operator import ServiceKeys
+from headrace.bus.tables import Tables
+
+logger = logging.getLogger(__name__)
+
+OPERATIONS: tuple[Operation, ...] = (
+    *system.ROUTES,
+    *functions.ROUTES,
+    *endpoints.ROUTES,
+    *presence.ROUTES,
+    *pools.ROUTES,
+    *sessions.ROUTES,
+    *users.ROUTES,
+)
+"""Every route of the service, in the order of its documentation."""
+
+
+def create_app(settings: ServiceSettings, operations: Sequence[Operation] = OPERATIONS) -> Starlette:
+    """The service's application. Nothing is opened before its lifespan begins."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[State]:
+        async with open_service(settings) as service:
+            yield {"service": service}
+
+    app = Starlette(
+        routes=[*routes_of(operations), *_description_routes(operations)],
+        lifespan=lifespan,
+        exception_handlers={HTTPException: _on_http_exception, Exception: _on_exception},
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+@contextlib.asynccontextmanager
+async def open_service(settings: ServiceSettings) -> AsyncIterator[Service]:
+    """Connect, bring the bus to what the service needs, and keep the background tasks going until the end.
+
+    Raises `ServiceUnusable`, `KeysUnusable` and `BusError` when the service cannot work here.
+    """
+    keys = ServiceKeys.load(settings.keys_dir)
+    async with contextlib.AsyncExitStack() as stack:
+        connection = await _connect(settings, keys)
+        stack.push_async_callback(connection.close)
+        tables = Tables.on(connection)
+        await _prepare(connection, tables, settings)
+        tokens = BuiltInTokens(tables, cache_s=settings.token_cache_s)
+        service = Service(
+            settings=settings,
+            connection=connection,
+            tables=tables,
+            keys=keys.key_ring(),
+            minter=keys.minter,
+            tokens=tokens,
+            authenticators=(tokens,),
+            metrics=Metrics(),
+        )
+        logger.info(
+            "The bus at %s is open (NATS %s).",
+            settings.nats_url,
+            connection.server_version,
+            extra={"action": "bus_opened", "url": settings.nats_url},
+        )
+        async with asyncio.TaskGroup() as group:
+            background = [
+                group.create_task(keep_running(job, service), name=job.name)
+                for job in BACKGROUND
+                if job.wanted(settings)
+            ]
+            yield service
+            service.stopping.set()
+            for task in background:
+                task.cancel()
+
+
+async def _connect(settings: ServiceSettings, keys: ServiceKeys) -> Connection:
+    deadline = asyncio.get_running_loop().time() + settings.start_timeout_s
+    while True:
+        connection = Connection([settings.nats_url], keys.core, name="headrace service")
+        try:
+            await connection.open()
+            return connection
+        except BusUnavailable as error:
+            await connection.close()
+            if asyncio.get_running_loop().time() >= deadline:
+                raise ServiceUnusable(
+                    f"no NATS server answers at {settings.nats_url} within {settings.start_timeout_s:g} s ({error});"
+                    " start one, or give the address of another with --nats-url"
+                ) from error
+        await asyncio.sleep(0.1)
+
+
+async def _prepare(connection: Connection, tables: Tables, settings: ServiceSettings) -> None:
+    try:
+        await streams.ensure(connection, settings.streams)
+        await tables.ensure(replicas=settings.streams.replicas)
+        # Where the installation's own keys lie, there an administrator is at home.
+        at_home = (settings.keys_dir / "operator.json").exists()
+        await ensure_admin(tables, settings.home, write=at_home)
+    except BusError as error:
+        raise ServiceUnusable(f"the NATS server at {settings.nats_url} cannot be used: {error}") from error
+
+
+def _description_routes(operations: Sequence[Operation]) -> list[Route]:
+    cached: dict[str, Any] = {}
+
+    def document() -> dict[str, Any]:
+        if not cached:
+            cached.update(describe(operations))
+        return cached
+
+    async def openapi(_: Request) -> Response:
+        return reply(document())
+
+    async def docs(_: Request) -> Response:
+        return HTMLResponse(page(document()))
+
+    return [Route("/openapi.json", openapi), Route("/docs", docs)]
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    if status == 404:
+        detail = f"there is nothing at {request.url.path[:200]}; /docs lists what is there"
+        return error_response(Answer(404, "NotFound", detail))
+    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    code = "MethodNotAllowed" if status == 405 else "HttpError"
+    return error_response(Answer(status, code, f"{request.url.path[:200]} does not take this", headers=headers))
+
+
+async def _on_exception(request: Request, error: Exception) -> Response:
+    return error_response(answer_to(error, route=f"{request.method} {request.url.path[:200]}"))

@@ -1,0 +1,49 @@
+"""What runs beside the requests. A job that dies is told of and started again; HTTP goes on meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from headrace.action_provider.settings import ServiceSettings
+from headrace.action_provider.state import Service
+
+logger = logging.getLogger(__name__)
+
+_FIRST_PAUSE_S = 0.5
+_LONGEST_PAUSE_S = 30.0
+_GOOD_RUN_S = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A background task: `run` works until it is cancelled."""
+
+    name: str
+    run: Callable[[Service], Awaitable[None]]
+    wanted: Callable[[ServiceSettings], bool]
+
+
+BACKGROUND: tuple[Job, ...] = ()
+
+
+async def keep_running(job: Job, service: Service) -> None:
+    """Run a job for ever: when it ends, start it again after a pause that grows while it keeps dying."""
+    loop = asyncio.get_running_loop()
+    pause_s = _FIRST_PAUSE_S
+    while True:
+        began = loop.time()
+        try:
+            await job.run(service)
+            logger.error("The %s ended by itself; starting it again.", job.name, extra={"action": "job_ended"})
+        except Exception:
+            logger.exception(
+                "The %s died; starting it again in %.1f s.", job.name, pause_s, extra={"action": "job_died"}
+            )
+        if loop.time() - began > _GOOD_RUN_S:
+            pause_s = _FIRST_PAUSE_S
+        service.metrics.job_restarts.labels(job.name).inc()
+        await asyncio.sleep(pause_s)
+        pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)

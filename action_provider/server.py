@@ -1,0 +1,162 @@
+"""Running the service: one uvicorn server over one bus connection, until a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import json
+import logging
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from headrace.action_provider.app import create_app, open_service
+from headrace.action_provider.errors import ServiceUnusable
+from headrace.action_provider.settings import ServiceSettings
+from headrace.action_provider.state import Service, State
+from headrace.bus.operator import write_private
+
+logger = logging.getLogger(__name__)
+
+ADDRESS_FILE = "service.json"
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def serve(settings: ServiceSettings) -> None:
+    """Serve until SIGTERM or SIGINT, then end open requests within `drain_s`; a second signal ends them at once.
+
+    Once it answers, `home/service.json` says `{"url", "pid"}`; the file goes when the service stops. Raises
+    `ServiceUnusable`, `KeysUnusable` or `BusError` when the service cannot start.
+    """
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(serve_async(settings))
+
+
+async def serve_async(settings: ServiceSettings, *, on_ready: Callable[[str], None] | None = None) -> None:
+    """`serve` inside a running loop; `on_ready` is given the URL once the service answers. Cancelling it stops it."""
+    # The port first: finding it taken must not cost a connection to the bus.
+    listener = bind(settings.host, settings.port)
+    url = _url(settings.host, listener)
+    with contextlib.closing(listener):
+        async with open_service(settings) as service:
+            state: State = {"service": service}
+            app = _with_state(create_app(settings), state)
+            started = functools.partial(_answering, settings, url, on_ready)
+            server = _Server(_config(app, settings), service, started)
+            try:
+                await server.serve(sockets=[listener])
+            finally:
+                (settings.home / ADDRESS_FILE).unlink(missing_ok=True)
+    logger.info("The service has stopped.", extra={"action": "service_stopped"})
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises `ServiceUnusable` with what to do."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(2048)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise ServiceUnusable(
+            f"the service cannot listen on {host} port {port}: {reason}; stop what uses it, or choose another with"
+            " --port (0 takes a free one)"
+        ) from error
+    return listener
+
+
+class _Server(uvicorn.Server):
+    """uvicorn with signals of our own (its own kill the process after a clean stop), and a word when it answers."""
+
+    def __init__(self, config: uvicorn.Config, service: Service, on_started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._service = service
+        self._on_started = on_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._on_started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # Whoever waits for a task answers now with what there is, so the drain is short.
+        self._service.stopping.set()
+        logger.info("Stopping: open requests may end.", extra={"action": "service_stopping"})
+        await super().shutdown(sockets)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, self._on_signal)
+        try:
+            yield
+        finally:
+            for number in _SIGNALS:
+                loop.remove_signal_handler(number)
+
+    def _on_signal(self) -> None:
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+
+def _config(app: ASGIApp, settings: ServiceSettings) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        lifespan="off",  # ours surrounds the server, so that its errors reach the caller as they are
+        http="httptools",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=max(1, round(settings.drain_s)),
+        h11_max_incomplete_event_size=65_536,
+    )
+
+
+def _with_state(app: ASGIApp, state: State) -> ASGIApp:
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["state"] = {**state}
+        await app(scope, receive, send)
+
+    return application
+
+
+def _answering(settings: ServiceSettings, url: str, on_ready: Callable[[str], None] | None) -> None:
+    write_address(settings.home / ADDRESS_FILE, url)
+    logger.info("The service answers at %s.", url, extra={"action": "service_started", "url": url})
+    if on_ready is not None:
+        on_ready(url)
+
+
+def write_address(path: Path, url: str) -> None:
+    """Say where the service is: whole, at once, for its owner's eyes."""
+    write_private(path, json.dumps({"url": url, "pid": os.getpid()}) + "\n")
+
+
+def _url(host: str, listener: socket.socket) -> str:
+    port = listener.getsockname()[1]
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
+    return f"http://{shown}:{port}"
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop  # not on every system
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory

@@ -1,0 +1,58 @@
+"""The service's settings: made once at the command line, passed as an argument, never read from the environment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from headrace.bus.streams import StreamSettings
+
+MB = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceSettings:
+    """How one service process runs. Durations are in seconds, sizes in bytes."""
+
+    home: Path
+    """Where `service.json` and the first administrator's token are written."""
+    keys_dir: Path
+    nats_url: str
+    public_nats_urls: tuple[str, ...] = ()
+    """What sessions are told to connect to; empty is `nats_url`."""
+    host: str = "127.0.0.1"
+    port: int = 0
+    """0 takes a free one; `service.json` says which."""
+    dispatcher: bool = True
+    """Whether this process matches events and watches deliveries as well."""
+
+    run_wait_s: float = 0.5
+    """How long an action's `run` waits for a quick end before it answers."""
+    session_ttl_s: float = 600.0
+    grant_ttl_s: float = 3600.0
+    token_cache_s: float = 1.0
+    """How long a withdrawn token may go on working."""
+
+    body_bytes: int = 10 * MB
+    function_bytes: int = 10 * MB
+    address_bytes: int = 8192
+    most_tasks: int = 10_000
+    """Tasks in one request."""
+
+    bus_wait_s: float = 2.0
+    """How long a request waits for a lost bus before it is answered with 503."""
+    request_timeout_s: float = 10.0
+    """The longest that a request takes, apart from the wait that it asked for."""
+    body_timeout_s: float = 60.0
+    longest_wait_s: float = 60.0
+    start_timeout_s: float = 10.0
+    """How long the service waits for the bus when it starts."""
+    drain_s: float = 5.0
+    """How long open requests may take to end when the service stops."""
+
+    streams: StreamSettings = field(default_factory=StreamSettings)
+
+    @property
+    def edge_urls(self) -> list[str]:
+        """Where SDKs and pools find the bus."""
+        return list(self.public_nats_urls) or [self.nats_url]

@@ -1,0 +1,39 @@
+"""What handlers work with: opened by the lifespan, the same for every request of one service."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TypedDict
+
+from headrace.action_provider.auth.callers import Authenticator
+from headrace.action_provider.auth.tokens import BuiltInTokens
+from headrace.action_provider.metrics import Metrics
+from headrace.action_provider.settings import ServiceSettings
+from headrace.bus.connection import Connection
+from headrace.bus.credentials import Minter
+from headrace.bus.keys import KeyRing
+from headrace.bus.tables import Tables
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """The parts of a running service."""
+
+    settings: ServiceSettings
+    connection: Connection
+    tables: Tables
+    keys: KeyRing
+    minter: Minter
+    tokens: BuiltInTokens
+    authenticators: Sequence[Authenticator]
+    metrics: Metrics
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the service begins to stop: whoever waits for something answers with what there is."""
+
+
+class State(TypedDict):
+    """The lifespan's state, found as `request.state`."""
+
+    service: Service

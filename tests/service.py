@@ -1,0 +1,166 @@
+"""A real service for tests: a nats-server process, and the service under uvicorn on a thread with a loop of its own.
+
+with running_service(tmp_path) as service:
+    httpx.get(f"{service.url}/healthz")
+    service.http().get("/api/v1/functions")      # as the administrator
+    service.http(service.add_user("ada"))        # as somebody else
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Coroutine, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+
+from headrace.action_provider import ServiceSettings, serve_async
+from headrace.bus.connection import Connection
+from headrace.bus.operator import Operator, ServiceKeys
+from headrace.bus.server import NatsServer, ServerSettings
+
+T = TypeVar("T")
+
+_WITHIN_S = 20.0
+
+
+class Loop:
+    """An event loop on a thread of its own."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._work, name="test loop", daemon=True)
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, T], within_s: float = _WITHIN_S) -> T:
+        """The result of a coroutine that runs there."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(within_s)
+
+    def close(self) -> None:
+        """End the loop and its thread."""
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(_WITHIN_S)
+        self.loop.close()
+
+    def _work(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_forever()
+
+
+@dataclass
+class RunningService:
+    """A service that answers at `url`; `token` is its administrator's."""
+
+    url: str
+    token: str
+    home: Path
+    keys_dir: Path
+    nats: NatsServer
+    loop: Loop
+    settings: ServiceSettings
+    _clients: list[httpx.Client] = field(default_factory=list)
+
+    def http(self, token: str | None = None) -> httpx.Client:
+        """A client with a token (the administrator's by default; "" for none). Closed with the service."""
+        token = self.token if token is None else token
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        client = httpx.Client(base_url=self.url, headers=headers, timeout=_WITHIN_S, trust_env=False)
+        self._clients.append(client)
+        return client
+
+    def add_user(self, name: str, groups: tuple[str, ...] = ()) -> str:
+        """A new user; gives a token for it."""
+        admin = self.http()
+        _good(admin.post("/api/v1/users", json={"name": name, "groups": list(groups)}))
+        return str(_good(admin.post("/api/v1/tokens", json={"user": name}))["token"])
+
+    def add_endpoint(self, name: str = "here", token: str | None = None, **more: Any) -> tuple[str, str]:
+        """A new endpoint of a user's (the administrator's by default): its id and its token."""
+        answer = _good(self.http(token).post("/api/v1/endpoints", json={"name": name, **more}))
+        return str(answer["endpoint_id"]), str(answer["endpoint_token"])
+
+    def add_function(self, source: str = "def f(x):\n    return x\n", name: str = "f", **more: Any) -> str:
+        """A new function of the administrator's: its id."""
+        body = {"name": name, "source": source, "python_version": "3.11.0", **more}
+        return str(_good(self.http().post("/api/v1/functions", json=body))["function_id"])
+
+    def bus(self, work: Any, within_s: float = _WITHIN_S) -> Any:
+        """`await work(connection)` with a connection of the service's own account."""
+
+        async def connected() -> Any:
+            keys = ServiceKeys.load(self.keys_dir)
+            async with Connection([self.nats.url], keys.core, name="test") as connection:
+                return await work(connection)
+
+        return self.loop.run(connected(), within_s)
+
+    def close(self) -> None:
+        """Close the clients."""
+        for client in self._clients:
+            client.close()
+
+
+@contextlib.contextmanager
+def running_service(directory: Path, *, relaxed: bool = True, **changes: Any) -> Iterator[RunningService]:
+    """Start a NATS server and a service in `directory`; `changes` are fields of `ServiceSettings`."""
+    home, keys_dir = directory / "home", directory / "home" / "keys"
+    home.mkdir(parents=True, exist_ok=True)
+    operator = Operator.open(keys_dir)
+    loop = Loop()
+    nats = NatsServer(ServerSettings(accounts=operator.accounts(), directory=home / "nats", relaxed=relaxed))
+    try:
+        loop.run(nats.start())
+        settings = ServiceSettings(
+            **{"home": home, "keys_dir": keys_dir, "nats_url": nats.url, "drain_s": 1.0, **changes}
+        )
+        with serving(loop, settings) as url:
+            token = (home / "admin.token").read_text().strip()
+            service = RunningService(url, token, home, keys_dir, nats, loop, settings)
+            try:
+                yield service
+            finally:
+                service.close()
+    finally:
+        loop.run(nats.stop())
+        loop.close()
+
+
+@contextlib.contextmanager
+def serving(loop: Loop, settings: ServiceSettings) -> Iterator[str]:
+    """One service process's worth of service, on this loop; gives its URL."""
+    ready: asyncio.Future[str] = asyncio.run_coroutine_threadsafe(_future(), loop.loop).result(_WITHIN_S)
+    task = asyncio.run_coroutine_threadsafe(serve_async(settings, on_ready=ready.set_result), loop.loop)
+    task.add_done_callback(lambda done: _fail(loop, ready, done))
+    try:
+        yield loop.run(_wait(ready))
+    finally:
+        task.cancel()
+        with contextlib.suppress(BaseException):
+            task.result(_WITHIN_S)
+
+
+async def _future() -> asyncio.Future[str]:
+    return asyncio.get_running_loop().create_future()
+
+
+async def _wait(future: asyncio.Future[str]) -> str:
+    return await future
+
+
+def _fail(loop: Loop, ready: asyncio.Future[str], done: Any) -> None:
+    def tell() -> None:
+        if not ready.done():
+            ready.set_exception(RuntimeError("the service ended") if done.cancelled() else done.exception())
+
+    with contextlib.suppress(RuntimeError):
+        loop.loop.call_soon_threadsafe(tell)
+
+
+def _good(response: httpx.Response) -> dict[str, Any]:
+    assert response.is_success, response.text
+    document: dict[str, Any] = response.json()
+    return document
