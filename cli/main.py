@@ -1,0 +1,52 @@
+"""The `headrace` command: puts the groups of commands together, and turns errors into one line and a status.
+
+Statuses: 0 done, 1 an error that the message names, 2 wrong usage, 130 stopped with Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from headrace.cli import output
+from headrace.cli.serve import serve
+from headrace.cli.up import up
+from headrace.schemas.errors import HeadraceError
+
+app = typer.Typer(
+    name="headrace",
+    help="Plain Python functions on your own endpoints: called directly, as workflow steps, and by events.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command()(up)
+app.command()(serve)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from importlib.metadata import version as installed  # takes a while, and only this command asks
+
+    output.say(f"headrace {installed('headrace')}")
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        app()
+    except HeadraceError as error:
+        output.fail(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read our output has enough (`headrace … | head`).
+        sys.stderr.close()
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

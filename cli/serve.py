@@ -1,0 +1,48 @@
+"""`headrace serve`: the HTTP service alone, for deployments where NATS and endpoints run elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from headrace.cli.options import DEFAULT_HOME, HTTP_PORT, NATS_PORT, HomeOption, expanded
+
+
+def serve(
+    home: HomeOption = DEFAULT_HOME,
+    host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen on; 0 is a free one.")] = HTTP_PORT,
+    nats_url: Annotated[str, typer.Option(help="Where the service finds NATS.")] = f"nats://127.0.0.1:{NATS_PORT}",
+    public_nats_url: Annotated[
+        list[str] | None,
+        typer.Option(help="Where SDKs and endpoints find NATS, when not at --nats-url; may be repeated."),
+    ] = None,
+    keys: Annotated[
+        Path | None,
+        typer.Option(help="The directory with service.json and master.key; by default HOME/keys."),
+    ] = None,
+    dispatcher: Annotated[bool, typer.Option(help="Match events and watch deliveries in this process too.")] = True,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+) -> None:
+    """Run the HTTP service alone, in the foreground, until Ctrl-C."""
+    from headrace.action_provider.server import serve as run
+    from headrace.action_provider.settings import ServiceSettings
+    from headrace.cli.home import Home
+    from headrace.cli.output import configure_logging
+
+    configure_logging(log_level)
+    place = Home(expanded(home))
+    place.prepare()
+    run(
+        ServiceSettings(
+            home=place.path,
+            keys_dir=expanded(keys) if keys else place.keys,
+            nats_url=nats_url,
+            public_nats_urls=tuple(public_nats_url or ()),
+            host=host,
+            port=port,
+            dispatcher=dispatcher,
+        )
+    )

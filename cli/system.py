@@ -1,0 +1,304 @@
+"""The embedded system: what `headrace up` runs, in which order it starts, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from headrace.bus.operator import Operator, write_private
+from headrace.bus.server import NatsServer, ServerSettings
+from headrace.cli import ports
+from headrace.cli.child import Child, last_lines
+from headrace.cli.errors import HomeUnusable, PartFailed
+from headrace.cli.home import Home
+from headrace.cli.http import get_json
+from headrace.cli.options import DEFAULT_HOME, HTTP_PORT, NATS_PORT, expanded
+from headrace.cli.output import note, say
+from headrace.cli.supervisor import Part, Running, Supervisor, exit_text
+
+logger = logging.getLogger(__name__)
+
+ENDPOINT: Final = "default"
+
+_STOP_WITHIN_S = 9.5
+_FIRST_READY_WITHIN_S = 60.0
+_POLL_S = 0.02
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpSettings:
+    """What `headrace up` was asked for. Ports: None is that of the last start or the usual one, 0 a free one."""
+
+    home: Path
+    host: str = "127.0.0.1"
+    port: int | None = None
+    nats_port: int | None = None
+    workers: int | None = None
+    endpoint: bool = True
+    ready_file: Path | None = None
+    relaxed: bool = False
+    nats_server: Path | None = None
+    public_host: str | None = None
+
+
+def run(settings: UpSettings) -> int:
+    """Run the system until a signal; the exit status. Raises `HeadraceError` when it cannot start."""
+    home = Home(settings.home)
+    home.prepare()
+    with home.locked():
+        return asyncio.run(System(settings, home).run())
+
+
+class Signals:
+    """SIGTERM and SIGINT, in order: the first asks for a clean end, the second for an end at once."""
+
+    def __init__(self) -> None:
+        self.first = asyncio.Event()
+        self.second = asyncio.Event()
+        self.number = signal.SIGTERM
+
+    @contextlib.asynccontextmanager
+    async def caught(self) -> AsyncIterator[None]:
+        """Catch them inside this block."""
+        loop = asyncio.get_running_loop()
+        # A terminal that was closed is like a request to stop, not like a crash.
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        for number in numbers:
+            loop.add_signal_handler(number, self._on_signal, number)
+        try:
+            yield
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        if self.first.is_set():
+            self.second.set()
+        else:
+            self.number = number
+            self.first.set()
+
+
+class System:
+    """One run of the embedded system."""
+
+    def __init__(self, settings: UpSettings, home: Home) -> None:
+        self._settings = settings
+        self._home = home
+        self._began = time.monotonic()
+        self._signals = Signals()
+
+    async def run(self) -> int:
+        """Start, keep running, stop. The exit status: 0 after SIGTERM, 130 after Ctrl-C."""
+        async with self._signals.caught():
+            self._choose_ports()
+            supervisor = Supervisor(self._parts(), failed=self._failed)
+            try:
+                if await self._unless_stopped(self._start(supervisor)):
+                    self._tell_ready()
+                    await self._unless_stopped(supervisor.keep())
+            finally:
+                await self._stop(supervisor)
+        return 130 if self._signals.number == signal.SIGINT else 0
+
+    async def _unless_stopped(self, work: Coroutine[object, object, None]) -> bool:
+        """Do this work until it is done (True) or somebody asks to stop (False)."""
+        task = asyncio.ensure_future(work)
+        stop = asyncio.ensure_future(self._signals.first.wait())
+        try:
+            await asyncio.wait((task, stop), return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                await task
+                return True
+            return False
+        finally:
+            for each in (task, stop):
+                each.cancel()
+            await asyncio.gather(task, stop, return_exceptions=True)
+
+    async def _start(self, supervisor: Supervisor) -> None:
+        try:
+            async with asyncio.timeout(_FIRST_READY_WITHIN_S):
+                await supervisor.start()
+        except TimeoutError:
+            raise PartFailed(
+                f"Headrace did not come up within {_FIRST_READY_WITHIN_S:g} s; its logs are in {self._home.logs}"
+            ) from None
+
+    async def _stop(self, supervisor: Supervisor) -> None:
+        # Nobody shall be sent to something that is about to go.
+        if self._settings.ready_file is not None:
+            self._settings.ready_file.unlink(missing_ok=True)
+        if self._signals.first.is_set():
+            logger.info("Stopping; once more to stop at once.", extra={"action": "up_stopping"})
+        # The endpoint first: its tasks end, or go back to the queue, while the bus still stores what they say. Then the
+        # service, which needs the bus to end open requests. The bus last.
+        stopping = asyncio.ensure_future(supervisor.stop())
+        at_once = asyncio.ensure_future(self._signals.second.wait())
+        await asyncio.wait((stopping, at_once), timeout=_STOP_WITHIN_S, return_when=asyncio.FIRST_COMPLETED)
+        # Harmless for what has ended, and nothing shall be left of what has not.
+        supervisor.kill()
+        at_once.cancel()
+        await asyncio.gather(stopping, at_once, return_exceptions=True)
+        logger.info("Stopped.", extra={"action": "up_stopped"})
+
+    def _choose_ports(self) -> None:
+        settings, last = self._settings, self._home.remembered_ports()
+        self._port = ports.choose(
+            settings.port, host=settings.host, remembered=last.get("http"), usual=HTTP_PORT, option="--port"
+        )
+        nats_port = ports.choose(
+            settings.nats_port, host=settings.host, remembered=last.get("nats"), usual=NATS_PORT, option="--nats-port"
+        )
+        self._home.remember_ports({"http": self._port, "nats": nats_port})
+        local = "127.0.0.1" if ports.is_any(settings.host) else settings.host
+        self._url = f"http://{ports.in_url(local)}:{self._port}"
+        self._nats = NatsServer(
+            ServerSettings(
+                accounts=Operator.open(self._home.keys).accounts(),
+                directory=self._home.nats,
+                host=settings.host,
+                port=nats_port,
+                binary=settings.nats_server,
+                relaxed=settings.relaxed,
+            )
+        )
+        public = settings.public_host or (ports.outward_address() if ports.is_any(settings.host) else settings.host)
+        self._public_nats_url = f"nats://{ports.in_url(public)}:{nats_port}"
+        self._token = self._home.admin_token() or self._make_token()
+        self._home.write_profile(self._url, self._token)
+        self._home.announce(self._url)
+        if not ports.is_loopback(settings.host):
+            note(
+                f"headrace: warning: listening on {settings.host} without TLS; who can see the network can read tokens"
+                " and data. Put a TLS proxy before it (deploy/README.md)."
+            )
+
+    def _make_token(self) -> str:
+        # Loads the service's modules, so only at the first start.
+        from headrace.action_provider.auth.callers import user_urn
+        from headrace.action_provider.auth.first_admin import ADMIN
+        from headrace.action_provider.auth.tokens import new_token
+
+        token = new_token(principal=user_urn(ADMIN), label="first administrator").text
+        self._home.keep_admin_token(token)
+        return token
+
+    def _parts(self) -> list[Part]:
+        parts = [
+            Part(name="nats", start=self._start_nats, ready=_at_once, stop_within_s=2.0),
+            Part(name="service", start=self._start_service, ready=self._service_ready, stop_within_s=2.5),
+        ]
+        if self._settings.endpoint:
+            parts.append(
+                Part(name="endpoint", start=self._start_endpoint, ready=self._endpoint_ready, stop_within_s=5.0)
+            )
+        return parts
+
+    async def _start_nats(self) -> Running:
+        await self._nats.start()
+        return self._nats
+
+    async def _start_service(self) -> Running:
+        settings = self._settings
+        arguments = ["serve", "--home", str(self._home.path), "--keys", str(self._home.keys)]
+        arguments += ["--host", settings.host, "--port", str(self._port)]
+        arguments += ["--nats-url", self._nats.url, "--public-nats-url", self._public_nats_url]
+        return await Child.start(arguments, log=self._log("service"))
+
+    async def _start_endpoint(self) -> Running:
+        self._endpoint_started_at = time.time()
+        arguments = ["endpoint", "start", ENDPOINT, "--home", str(self._home.path)]
+        if self._settings.workers is not None:
+            arguments += ["--workers", str(self._settings.workers)]
+        return await Child.start(arguments, log=self._log("endpoint"))
+
+    async def _service_ready(self) -> None:
+        await _until(lambda: get_json(f"{self._url}/readyz") is not None)
+
+    async def _endpoint_ready(self) -> None:
+        await _until(self._endpoint_answers)
+
+    def _endpoint_answers(self) -> bool:
+        endpoint_id = self._home.endpoint_id(ENDPOINT)
+        if endpoint_id is None:
+            return False
+        status = get_json(f"{self._url}/api/v1/endpoints/{endpoint_id}/status", token=self._token) or {}
+        # A sign of life of the manager that just died lives on for some seconds.
+        return status.get("status") == "online" and _unix(status.get("seen_at")) >= self._endpoint_started_at
+
+    def _failed(self, name: str, status: int) -> Exception:
+        log = self._log(name)
+        return PartFailed(f"the {name} ended at its start ({exit_text(status)}); its log is {log}:{last_lines(log)}")
+
+    def _log(self, name: str) -> Path:
+        return self._home.logs / f"{name}.log"
+
+    def _tell_ready(self) -> None:
+        endpoint_id = self._home.endpoint_id(ENDPOINT) if self._settings.endpoint else None
+        if self._settings.ready_file is not None:
+            document = {
+                "url": self._url,
+                "token": self._token,
+                "nats_url": self._nats.url,
+                "endpoint_id": endpoint_id,
+                "home": str(self._home.path),
+                "pid": os.getpid(),
+            }
+            try:
+                write_private(self._settings.ready_file, json.dumps(document, indent=1) + "\n")
+            except OSError as error:
+                raise HomeUnusable(
+                    f"--ready-file {self._settings.ready_file} cannot be written: {error.strerror or error}"
+                ) from error
+        for line in self._summary(endpoint_id):
+            say(line)
+
+    def _summary(self, endpoint_id: str | None) -> list[str]:
+        usual = self._home.path == expanded(DEFAULT_HOME)
+        lines = [
+            f"Headrace is up after {time.monotonic() - self._began:.1f} s.",
+            "",
+            f"  service   {self._url}   (API: {self._url}/docs)",
+            f"  endpoint  {ENDPOINT} {endpoint_id}" if endpoint_id else "  endpoint  none",
+            f"  home      {self._home.path}   (admin.token, logs/)",
+            "",
+            "In another terminal:",
+            "",
+        ]
+        if not usual:
+            lines.append(f"  export HEADRACE_HOME={self._home.path}")
+        lines += [
+            "  python -c 'from headrace.sdk import Executor; print(Executor().submit(pow, 2, 10).result())'",
+            "",
+            "Ctrl-C stops everything; started again, it has everything that it had.",
+        ]
+        return lines
+
+
+async def _at_once() -> None:
+    """NATS has started only when it answers."""
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    while True:
+        if await asyncio.to_thread(condition):
+            return
+        await asyncio.sleep(_POLL_S)
+
+
+def _unix(timestamp: object) -> float:
+    try:
+        return datetime.fromisoformat(str(timestamp)).timestamp()
+    except ValueError:
+        return 0.0
