@@ -13,7 +13,8 @@ BusError                    something about the bus itself
 ├── RecordMissing           no record under that key
 ├── ServerUnusable          the NATS server cannot be started or used (missing, too old, port taken)
 ├── KeysUnusable            keys that are missing, damaged, or open to other users
-└── FilterInvalid           an event filter or input template that cannot be compiled
+├── FilterInvalid           an event filter or input template that cannot be compiled
+└── InputFailed             an input template that cannot be rendered for one event
 TaskError                   the outcome of one task that has no value
 ├── TaskFailed              the function raised, and its own type cannot be raised here
 ├── TaskLost                the worker, pool or host died, and the task must not (or may no longer) run again
@@ -127,6 +128,16 @@ class FilterInvalid(BusError):
         super().__init__(message)
 
 
+class InputFailed(BusError):
+    """Raised when an input template cannot be rendered for an event; `pointer` says which one. Repeating is no help."""
+
+    code = "InputFailed"
+
+    def __init__(self, message: str, *, pointer: str = "") -> None:
+        self.pointer = pointer
+        super().__init__(message)
+
+
 class TaskError(HeadraceError):
     """The outcome of a task that has no value."""
 
@@ -147,6 +158,9 @@ class TaskFailed(TaskError):
         self.remote_message = remote_message
         self.remote_traceback = remote_traceback
         super().__init__(f"{type_name}: {remote_message}" if remote_message else type_name)
+
+    def __reduce__(self) -> tuple[type[TaskFailed], tuple[str, str, str]]:
+        return type(self), (self.type_name, self.remote_message, self.remote_traceback)
 
 
 class TaskLost(TaskError):

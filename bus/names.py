@@ -140,3 +140,46 @@ def pool_consumer(endpoint: UUID, pool: str) -> str:
 def event_subject(bus: str, event_type: str) -> str:
     """Where an event of this CloudEvents type is stored; each dotted part of the type is a token."""
     return f"event.{token(bus)}." + ".".join(token(part) if part else "=" for part in event_type.split("."))
+
+
+def bus_events(bus: str) -> str:
+    """All events of a bus."""
+    return f"event.{token(bus)}.>"
+
+
+def matcher_consumer(bus: str) -> str:
+    """The durable consumer through which the dispatchers take the events of a bus."""
+    return f"matcher-{token(bus)}".replace("=", "_")
+
+
+def delivery_later_subject(subscription: UUID, bundle: UUID) -> str:
+    """Where a delivery's next attempt, whose bundle this is, waits for its time."""
+    return f"delivery.later.{subscription.hex}.{bundle.hex}"
+
+
+def delivery_due_subject(subscription: UUID, bundle: UUID) -> str:
+    """Where it is put when its time has come."""
+    return f"delivery.due.{subscription.hex}.{bundle.hex}"
+
+
+def deliveries_of(subscription: UUID) -> str:
+    """All that waits for a subscription."""
+    return f"delivery.*.{subscription.hex}.>"
+
+
+ALL_DUE_DELIVERIES = "delivery.due.>"
+
+
+def dead_letter_subject(owner: str, subscription: UUID, delivery: UUID) -> str:
+    """Where the dead letter of a delivery is stored. `owner` is a plain URN."""
+    return f"deadletter.{token(owner)}.{subscription.hex}.{delivery.hex}"
+
+
+def dead_letters_of(owner: str, subscription: UUID | None = None) -> str:
+    """The dead letters of an owner, or of one of their subscriptions."""
+    return f"deadletter.{token(owner)}.{subscription.hex if subscription else '*'}.*"
+
+
+def group_results(group: UUID) -> str:
+    """The stored results of a group, whoever's they are."""
+    return f"result.*.*.{group.hex}.>"

@@ -113,12 +113,14 @@ def streams(settings: StreamSettings) -> tuple[Stream, ...]:
         Stream(
             "DELIVERIES",
             ("delivery.>",),
-            {"retention": "workqueue", "max_bytes": 4 * GIB, "allow_msg_schedules": True, "allow_direct": True},
+            # No limit: a server with scheduled messages only discards old ones, and a delivery must not vanish. What
+            # bounds it is the disk, and a full disk refuses.
+            {"retention": "workqueue", "max_bytes": -1, "allow_msg_schedules": True, "allow_direct": True},
         ),
         Stream(
             "DEADLETTERS",
             ("deadletter.>",),
-            {"max_age": _seconds(90 * DAY_S), "max_bytes": 4 * GIB, "allow_direct": True},
+            {**_FIRST_WRITER_WINS, "max_age": _seconds(90 * DAY_S), "max_bytes": 4 * GIB, "allow_direct": True},
         ),
         Stream("LOGS", ("log.>",), {"max_age": _seconds(2 * DAY_S), "max_bytes": 2 * GIB, "allow_direct": True}),
     )
