@@ -14,7 +14,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from headrace.action_provider.api import endpoints, functions, pools, presence, sessions, system, users
+from headrace.action_provider import providers
+from headrace.action_provider.api import endpoints, functions, pools, presence, sessions, system, tasks, users
 from headrace.action_provider.auth.first_admin import ensure_admin
 from headrace.action_provider.auth.tokens import BuiltInTokens
 from headrace.action_provider.background import BACKGROUND, keep_running
@@ -41,6 +42,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *presence.ROUTES,
     *pools.ROUTES,
     *sessions.ROUTES,
+    *tasks.ROUTES,
     *users.ROUTES,
 )
 """Every route of the service, in the order of its documentation."""
@@ -55,7 +57,7 @@ def create_app(settings: ServiceSettings, operations: Sequence[Operation] = OPER
             yield {"service": service}
 
     app = Starlette(
-        routes=[*routes_of(operations), *_description_routes(operations)],
+        routes=[*routes_of(operations), *providers.routes(), *_description_routes(operations)],
         lifespan=lifespan,
         exception_handlers={HTTPException: _on_http_exception, Exception: _on_exception},
     )

@@ -4,6 +4,7 @@
     action_ids   <action id>           where the record of an action lies
 
 Both parts of the first key are hashes, so that any request id is a key and the actions of one creator lie together.
+A request id counts per creator and provider.
 """
 
 from __future__ import annotations
@@ -111,9 +112,9 @@ class Actions:
         await self._records.ensure(replicas=replicas)
         await self._ids.ensure(replicas=replicas)
 
-    async def of_request(self, creator: str, request_id: str) -> Record[ActionRecord] | None:
+    async def of_request(self, provider: str, creator: str, request_id: str) -> Record[ActionRecord] | None:
         """The action that this request started, or None."""
-        return await self._records.get(request_key(creator, request_id))
+        return await self._records.get(request_key(provider, creator, request_id))
 
     async def by_id(self, action_id: str) -> Record[ActionRecord] | None:
         """The action of this id, or None when it never was, or was released."""
@@ -130,7 +131,7 @@ class Actions:
 
     async def start(self, action: ActionRecord) -> Start:
         """Create the record, unless there is one of the same creator and request id: exactly one caller creates it."""
-        key = request_key(action.creator, action.request_id)
+        key = request_key(action.provider, action.creator, action.request_id)
         while True:
             try:
                 revision = await self._records.create(key, action, ttl_s=LONGEST_LIFE_S)
@@ -140,6 +141,15 @@ class Actions:
                     continue  # Released in this moment: the request starts a new action.
                 return Start(found, created=False)
             return Start(Record(key, action, revision), created=True)
+
+    async def claim_id(self, action_id: str, key: str) -> bool:
+        """Take an action id that others might want as well for the request behind `key`; whether it is that one's."""
+        try:
+            await self._ids.create(token(action_id), ActionIdRecord(key=key), ttl_s=LONGEST_LIFE_S)
+        except RecordConflict:
+            found = await self._ids.get(token(action_id))
+            return found is not None and found.value.key == key
+        return True
 
     async def publish_id(self, record: Record[ActionRecord]) -> None:
         """Make the action findable by its id. Idempotent; nobody may be told the id before."""
@@ -162,10 +172,10 @@ class Actions:
         await self._ids.delete(token(record.value.action_id))
 
 
-def request_key(creator: str, request_id: str) -> str:
+def request_key(provider: str, creator: str, request_id: str) -> str:
     """The key of the record of a request."""
-    return f"{_hash(creator)}.{_hash(request_id)}"
+    return f"{_hash(creator)}.{_hash(provider, request_id)}"
 
 
-def _hash(text: str) -> str:
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+def _hash(*texts: str) -> str:
+    return hashlib.blake2b("\0".join(texts).encode(), digest_size=16).hexdigest()

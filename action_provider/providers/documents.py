@@ -1,0 +1,58 @@
+"""Status documents and errors, strict: they satisfy the published description and the toolkit's clients alike."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any
+
+from starlette.responses import Response
+
+from headrace.action_provider.errors import Answer, answer_to
+from headrace.action_provider.http import reply
+from headrace.bus.actions import ActionRecord
+
+MOST_DISPLAY_STATUS = 64
+
+_CODES = {
+    400: "BadActionRequest",
+    401: "UnauthorizedRequest",
+    403: "UnauthorizedRequest",
+    404: "ActionNotFound",
+    409: "ActionConflict",
+    422: "RequestValidationError",
+}
+
+
+def status_document(action: ActionRecord) -> dict[str, Any]:
+    """The action as clients see it; satisfies `action-status.json`."""
+    document: dict[str, Any] = {
+        "action_id": action.action_id,
+        "status": action.status,
+        "creator_id": action.creator,
+        "details": action.details or {},
+        "monitor_by": list(action.monitor_by),
+        "manage_by": list(action.manage_by),
+        "start_time": timestamp(action.started_at),
+        "release_after": action.release_after,
+        "display_status": (action.display_status or action.status)[:MOST_DISPLAY_STATUS],
+    }
+    if action.label is not None:
+        document["label"] = action.label
+    if action.ended_at is not None:
+        document["completion_time"] = timestamp(action.ended_at)
+    return document
+
+
+def error_response(error: Exception, *, route: str) -> Response:
+    """What to answer when something raised: `{"code", "description"}`, as providers do."""
+    answer = answer_to(error, route=route)
+    return reply({"code": _code(answer), "description": answer.detail}, answer.status, answer.headers)
+
+
+def timestamp(unix_s: float) -> str:
+    """A time as ISO 8601 has it, in UTC, with its offset."""
+    return datetime.datetime.fromtimestamp(unix_s, datetime.UTC).isoformat(timespec="microseconds")
+
+
+def _code(answer: Answer) -> str:
+    return _CODES.get(answer.status, "BadActionRequest" if answer.status < 500 else "ActionProviderError")
