@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from headrace.bus.errors import (
+    ArgumentNotSerialisable,
     BusError,
     BusUnavailable,
     FilterInvalid,
@@ -194,6 +195,8 @@ def answer_to(error: Exception, *, route: str) -> Answer:  # noqa: PLR0911  # on
         case PayloadTooLarge():
             limit = f"{error.limit} bytes" if error.limit else "the bus's limit"
             return Answer(413, error.code, f"this makes a message of {error.size} bytes; at most {limit} can be stored")
+        case ArgumentNotSerialisable():
+            return Answer(422, error.code, str(error))
         case SubmissionRefused():
             return Answer(409, error.code, str(error))
         case RecordMissing():

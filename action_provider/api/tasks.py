@@ -1,0 +1,218 @@
+"""Tasks for those who speak JSON: submit, invoke, look, wait, cancel."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from starlette.responses import Response
+
+from headrace.action_provider.api.access import check_allowed, chosen_endpoint, endpoint_for, function_for
+from headrace.action_provider.errors import NotFound
+from headrace.action_provider.http import WAIT, Operation, reply
+from headrace.action_provider.http import Call as Request
+from headrace.bus import submission
+from headrace.bus.bundles import TaskOptions, TaskResult
+from headrace.bus.models import EndpointRecord
+from headrace.bus.names import Address
+from headrace.bus.results import ResultCollector, ResultWatch, result_document
+from headrace.bus.submission import Call, Plan, Submission, TaskView
+
+_INVOKE_WAIT_S = 5.0
+_OPTIONS = ("task_timeout_s", "queue_timeout_s", "max_retries", "retry_delay_s", "rerun_on_loss")
+
+
+async def submit(call: Request) -> Response:
+    """Submit one call or many to an endpoint. With `wait` the answer has what has ended by then."""
+    body = call.body
+    endpoint = await endpoint_for(call.service, call.caller, call.path_id("endpoint_id"))
+    calls = [_call(each) for each in body.get("tasks") or [body]]
+    group = UUID(body["task_group_id"]) if body.get("task_group_id") else uuid.uuid4()
+    plan, results = await _run(call, endpoint, calls, group, call.wait_s(body.get("wait")))
+    task_ids = submission.task_ids(plan.bundles)
+    tasks = [result_document(task_id, result) for task_id, result in zip(task_ids, results, strict=True)]
+    answer = {"task_group_id": group, "endpoint_id": endpoint.endpoint_id, "tasks": tasks}
+    return reply(answer, 200 if all(results) else 202)
+
+
+async def invoke(call: Request) -> Response:
+    """Call a function and wait for its value (five seconds, where `wait` does not say otherwise)."""
+    body = call.body or {}
+    named = UUID(body["endpoint_id"]) if body.get("endpoint_id") else None
+    endpoint = await chosen_endpoint(call.service, call.caller, named)
+    calls = [_call({**body, "function_id": str(call.path_id("function_id"))})]
+    wait_s = call.wait_s(body.get("wait"), default=_INVOKE_WAIT_S)
+    plan, results = await _run(call, endpoint, calls, uuid.uuid4(), wait_s)
+    document = _located(plan.bundles[0].task_ids[0], results[0], plan.bundles[0].address)
+    return reply(document, 202 if results[0] is None else 200)
+
+
+async def get_task(call: Request) -> Response:
+    """One task of the caller's; with `wait` the answer comes when it ends, or when the time is over."""
+    view = await _task(call)
+    result, wait_s = view.result, call.wait_s()
+    if result is None and wait_s > 0:
+        result = await call.unless_stopping(_awaited(call, view, wait_s))
+    return reply(_located(view.task_id, result, view.address))
+
+
+async def get_group(call: Request) -> Response:
+    """All tasks of one of the caller's groups that are queued or have results."""
+    group, service = call.path_id("task_group_id"), call.service
+    views = await submission.find_group(service.connection, service.keys, call.caller.principal, group)
+    if not views:
+        raise NotFound(f"there is no task group {group} of yours, or all its results have expired")
+    tasks = [
+        {**_located(view.task_id, view.result, view.address), "bundle": view.address.bundle, "index": view.index}
+        for view in views
+    ]
+    return reply({"task_group_id": group, "tasks": tasks})
+
+
+async def cancel(call: Request) -> Response:
+    """Ask for a task's cancellation: it does not start any more, and with `force` it is stopped while it runs."""
+    view = await _task(call)
+    if view.result is None:
+        force = bool((call.body or {}).get("force"))
+        service = call.service
+        await submission.cancel(service.connection, service.keys, view.address, [view.index], force=force)
+    return reply(_located(view.task_id, view.result, view.address), 202 if view.result is None else 200)
+
+
+class _OneResult(ResultCollector):
+    """Collects a bundle's results until one task has its own."""
+
+    wanted = 0
+
+    @property
+    def complete(self) -> bool:
+        return self.wanted in self.results
+
+
+async def _run(
+    call: Request, endpoint: EndpointRecord, calls: Sequence[Call], group: UUID, wait_s: float
+) -> tuple[Plan, list[TaskResult | None]]:
+    service = call.service
+    for function_id in {each.function for each in calls}:
+        check_allowed(endpoint, await function_for(service, call.caller, function_id))
+    plan = Plan(
+        Submission(
+            principal=call.caller.principal,
+            endpoint=endpoint.endpoint_id,
+            group=group,
+            calls=calls,
+            options=_options(call.body or {}),
+            trace=_trace(call),
+        ),
+        max_payload=service.connection.max_payload,
+    )
+    service.metrics.tasks.labels("rest").inc(len(calls))
+    if wait_s > 0:
+        work = submission.submit_and_collect(service.connection, service.keys, plan, wait_s=wait_s)
+        results = await call.unless_stopping(work)
+        if results is not None:
+            return plan, results
+    # Without a wait; or the service stops, perhaps before everything was stored: storing again has no second effect.
+    await plan.store(service.connection, service.keys)
+    return plan, [None] * len(calls)
+
+
+async def _task(call: Request) -> TaskView:
+    task_id, service = call.path_id("task_id"), call.service
+    try:
+        view = await submission.find(service.connection, service.keys, call.caller.principal, task_id)
+    except ValueError as error:
+        raise NotFound(f"there is no task {task_id}: {error}") from None
+    if view is None:
+        raise NotFound(f"there is no task {task_id} of yours, or its result has expired")
+    return view
+
+
+async def _awaited(call: Request, view: TaskView, wait_s: float) -> TaskResult | None:
+    keys, address = call.service.keys, view.address
+    collector = _OneResult(address, keys.result_key(address.endpoint, address.principal))
+    collector.wanted = view.index
+    async with ResultWatch(call.service.connection, [collector]) as watch:
+        await watch.catch_up()
+        await watch.until_complete(wait_s)
+    return collector.results.get(view.index)
+
+
+def _call(document: dict[str, Any]) -> Call:
+    return Call(
+        function=UUID(document["function_id"]), args=document.get("args") or (), kwargs=document.get("kwargs") or {}
+    )
+
+
+def _options(body: dict[str, Any]) -> TaskOptions:
+    given = {name: body[name] for name in _OPTIONS if body.get(name) is not None}
+    resources = body.get("resource_specification")
+    return TaskOptions(
+        **given, json_result=True, resource_specification=msgspec.json.encode(resources) if resources else b""
+    )
+
+
+def _trace(call: Request) -> dict[str, str]:
+    headers = call.request.headers
+    return {
+        name: headers[name] for name in ("traceparent", "tracestate") if len(headers.get(name, "")) in range(1, 513)
+    }
+
+
+def _located(task_id: UUID, result: TaskResult | None, address: Address) -> dict[str, Any]:
+    return {**result_document(task_id, result), "task_group_id": address.group, "endpoint_id": address.endpoint}
+
+
+ROUTES = (
+    Operation(
+        method="POST",
+        path="/api/v1/endpoints/{endpoint_id}/tasks",
+        handler=submit,
+        summary="Submit one task or many",
+        request_schema="task-submission",
+        response_schema="task-submitted",
+        status=202,
+        query=(WAIT,),
+        may_wait=True,
+    ),
+    Operation(
+        method="POST",
+        path="/api/v1/functions/{function_id}/invoke",
+        handler=invoke,
+        summary="Call a function: plain JSON in, plain JSON out",
+        request_schema="invocation",
+        response_schema="task",
+        body_required=False,
+        query=(WAIT,),
+        may_wait=True,
+    ),
+    Operation(
+        method="GET",
+        path="/api/v1/tasks/{task_id}",
+        handler=get_task,
+        summary="Read a task, and wait for its end",
+        response_schema="task",
+        query=(WAIT,),
+        may_wait=True,
+    ),
+    Operation(
+        method="GET",
+        path="/api/v1/task-groups/{task_group_id}",
+        handler=get_group,
+        summary="Read all tasks of a group",
+        response_schema="task-group",
+    ),
+    Operation(
+        method="POST",
+        path="/api/v1/tasks/{task_id}/cancel",
+        handler=cancel,
+        summary="Cancel a task",
+        request_schema="task-cancellation",
+        response_schema="task",
+        status=202,
+        body_required=False,
+    ),
+)
