@@ -54,7 +54,7 @@ from headrace.bus.names import Address, pool_controls
 from headrace.bus.pull import Delivery, Puller
 from headrace.bus.results import read_parts
 from headrace.endpoint.code_cache import CodeCache
-from headrace.endpoint.engine import Call, Engine, Outcome
+from headrace.endpoint.engine import Call, Engine, Outcome, OutcomesCallback, Source
 from headrace.endpoint.grant import PoolGrant, PoolService
 from headrace.endpoint.held import Held, failed
 from headrace.endpoint.turns import Turns
@@ -85,7 +85,7 @@ class Agent:
         service: PoolService,
         connection: Connection,
         grant: PoolGrant,
-        engine_of: Callable[[Callable[[], Call | None], Callable[[list[Outcome]], None]], Engine],
+        engine_of: Callable[[Source, OutcomesCallback], Engine],
         *,
         runtime: Runtime,
         allowed_functions: frozenset[UUID] | None = None,
@@ -110,7 +110,7 @@ class Agent:
             connection, "TASKS", grant.consumer, self._on_delivery, batch=_PULL_BATCH, room=self._room
         )
         self._draining = False
-        self.engine = engine_of(self._next_call, self._on_outcomes)
+        self.engine = engine_of(self, self._on_outcomes)
 
     async def run(self) -> None:
         """Take and run bundles until cancelled. Raises when the engine or a side task fails for good."""
@@ -292,7 +292,8 @@ class Agent:
 
     # Feeding the engine
 
-    def _next_call(self) -> Call | None:
+    def next_call(self) -> Call | None:
+        """What the engine is to run next; see `headrace.endpoint.engine.Source`."""
         if self._draining:
             return None
         if self._marked:
@@ -494,17 +495,19 @@ class Agent:
 
     async def _mark_started(self) -> None:
         """Tell of tasks that run for a while, once each, so that their futures can say that they run."""
+        seen: set[UUID] = set()
         told: set[UUID] = set()
         while True:
             await asyncio.sleep(STARTED_MARK_S)
-            running = set(self.engine.running(STARTED_MARK_S))
-            for key in running - told:
+            running = set(self.engine.running())
+            for key in (running & seen) - told:
                 bundle, index = split_task_id(key)
                 held = self._held.get(bundle)
                 if held is not None:
                     with suppress(BusUnavailable):
                         await self._connection.publish(held.address.started_subject(index))
-            told = running
+            told = running & (told | seen)
+            seen = running
 
     def _on_connected(self) -> None:
         # Cancellations may have been missed, and bundles that we held may have been given to others.

@@ -102,7 +102,6 @@ async def serve(settings: PoolSettings) -> None:
                     workers=settings.workers,
                     python=settings.python,
                     environment=settings.environment,
-                    pids_path=settings.pids_path,
                 ),
                 runtime=Runtime(
                     python=platform.python_version(),
@@ -116,7 +115,7 @@ async def serve(settings: PoolSettings) -> None:
                 tasks = [
                     group.create_task(agent.run(), name="agent"),
                     group.create_task(_renew(service, connection, agent, grant, granted_at), name="renewal"),
-                    group.create_task(_tell_status(agent, settings.status_path), name="status"),
+                    group.create_task(_tell_status(agent, settings), name="status"),
                 ]
                 await stop.wait()
                 logger.info("Draining: running tasks get %g s.", settings.grace_s, extra={"action": "pool_draining"})
@@ -161,15 +160,19 @@ async def _renew(
             granted_at = time.monotonic() - grant.expires_in_s / 2 + _LONGEST_WAIT_S
 
 
-async def _tell_status(agent: Agent, path: Path) -> None:
-    told: dict[str, int] = {}
+async def _tell_status(agent: Agent, settings: PoolSettings) -> None:
+    """Keep the files current from which the manager knows how busy we are, and whom to end if we die."""
+    told: dict[Path, str] = {}
     while True:
-        status = agent.status
-        if status != told:
-            fresh = path.with_suffix(".new")
-            fresh.write_text(json.dumps(status), encoding="utf-8")
-            fresh.replace(path)
-            told = status
+        for path, text in (
+            (settings.status_path, json.dumps(agent.status)),
+            (settings.pids_path, "".join(f"{pid}\n" for pid in agent.engine.pids())),
+        ):
+            if told.get(path) != text:
+                fresh = path.with_name(f"{path.name}.new")
+                fresh.write_text(text, encoding="utf-8")
+                fresh.replace(path)
+                told[path] = text
         await asyncio.sleep(_STATUS_S)
 
 
