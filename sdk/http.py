@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import ipaddress
 import logging
 import threading
 import time
@@ -13,6 +12,7 @@ from typing import Any, Final
 
 import httpx
 
+from headrace.bus.hosts import is_loopback
 from headrace.schemas import Violation
 from headrace.sdk.errors import (
     ClientError,
@@ -93,7 +93,7 @@ class Http:
         content_type: str = "application/json",
         wait_s: float = 0.0,
     ) -> Any:
-        """The answer's JSON, or None when it has no body.
+        """The answer's JSON, or None when it has no body. `path` is below /api/v1, unless it starts with a slash.
 
         A request that never left is tried again for a few seconds; one that is `repeatable` (by default every GET) also
         when the connection broke or the service said that it is busy. `wait_s` is how long the service may take
@@ -102,7 +102,7 @@ class Http:
         again = method == "GET" if repeatable is None else repeatable
         request = self._open().build_request(
             method,
-            path,
+            path if path.startswith("/") else f"/api/v1/{path}",
             json=body,
             params={name: value for name, value in (query or {}).items() if value is not None},
             headers={"Content-Type": content_type} if body is not None else None,
@@ -178,7 +178,7 @@ def check_protocol(answer: Mapping[str, Any], url: str) -> None:
 
 def _new_client(profile: Profile, timeout_s: float) -> httpx.Client:
     return httpx.Client(
-        base_url=f"{profile.url}/api/v1/",
+        base_url=profile.url,
         headers={
             "Authorization": f"Bearer {profile.token}",
             "User-Agent": f"headrace-sdk/{headrace_version()}",
@@ -187,14 +187,6 @@ def _new_client(profile: Profile, timeout_s: float) -> httpx.Client:
         # A proxy that the environment names cannot reach this machine's own loopback.
         trust_env=not is_loopback(httpx.URL(profile.url).host),
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name means this machine."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 class _NeverSent(ServiceUnreachable):

@@ -6,12 +6,12 @@ import json
 import logging
 import os
 import stat
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from headrace.bus.operator import write_private
 from headrace.sdk.errors import NotConfigured
 
 logger = logging.getLogger(__name__)
@@ -69,16 +69,8 @@ class Profile:
     def write(self, path: Path) -> None:
         """Store the profile where only its owner may read it; whoever reads meanwhile sees the old or the new one."""
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # mkstemp makes the file 0600: the token is at no time readable by others.
-        handle, name = tempfile.mkstemp(prefix=".profile-", dir=path.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                json.dump({"url": self.url, "token": self.token}, file, indent=2)
-                file.write("\n")
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        document = {"url": self.url, "token": self.token}
+        write_private(path, json.dumps(document, indent=2) + "\n")
 
     @classmethod
     def _pair(cls, url: object, token: object, url_name: str, token_name: str) -> Profile:

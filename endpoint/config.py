@@ -1,0 +1,176 @@
+"""The `config.yaml` of an endpoint."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import yaml
+
+from headrace.endpoint.errors import ConfigInvalid
+from headrace.schemas import SchemaViolation, schema, validate
+
+TEMPLATE = """\
+# The configuration of this endpoint. Restart the endpoint after a change. Lines with a # show the defaults.
+
+# What people see.
+display_name: {name}
+
+# Who may run functions here, besides you: everybody with an account, or these users and groups.
+# public: false
+# shared_with: [urn:headrace:user:grace]
+
+# The only functions that may run here. Without this line all may.
+# allowed_functions: [00000000-0000-0000-0000-000000000000]
+
+# How many tasks run at a time. `auto` is one for each processor.
+workers: auto
+
+# The Python of the workers, which must have headrace installed; by default the one that runs the endpoint.
+# python: /opt/science/bin/python
+
+# Variables that the workers find in their environment.
+# environment:
+#   OMP_NUM_THREADS: 1
+
+# Replace a worker after so many tasks, for functions that leak memory.
+# worker_max_tasks: 1000
+
+# debug, info, warning or error
+# log_level: info
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointConfig:
+    """What an administrator set in `config.yaml`."""
+
+    display_name: str | None = None
+    public: bool = False
+    shared_with: tuple[str, ...] = ()
+    allowed_functions: tuple[UUID, ...] | None = None
+    """The only functions that run here; None allows all."""
+    workers: int | None = None
+    """None is one for each processor."""
+    python: str | None = None
+    """The workers' interpreter; None is the manager's own."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    worker_max_tasks: int | None = None
+    log_level: str = "info"
+
+    @property
+    def worker_count(self) -> int:
+        """How many workers to start on this machine."""
+        return self.workers or len(os.sched_getaffinity(0))
+
+    @classmethod
+    def read(cls, path: Path) -> EndpointConfig:
+        """Read a file. Raises `ConfigInvalid`, which names file, line, key and problem."""
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigInvalid(f"{path} cannot be read: {error}") from error
+        return cls.parse(text, name=str(path))
+
+    @classmethod
+    def parse(cls, text: str, *, name: str = "config.yaml") -> EndpointConfig:
+        """Read a text. Raises `ConfigInvalid`, which names line, key and problem."""
+        document, lines = _load(text, name)
+        problems = _unknown_keys(document, lines)
+        if not problems:
+            problems = _violations(document, lines)
+        if problems:
+            raise ConfigInvalid("\n".join(f"{name}, {problem}" for problem in problems))
+        return cls._of_document(document)
+
+    @classmethod
+    def _of_document(cls, document: dict[str, Any]) -> EndpointConfig:
+        fields = dict(document)
+        if fields.get("workers") == "auto":
+            del fields["workers"]
+        if "allowed_functions" in fields:
+            fields["allowed_functions"] = tuple(UUID(function) for function in fields["allowed_functions"])
+        if "shared_with" in fields:
+            fields["shared_with"] = tuple(fields["shared_with"])
+        if "environment" in fields:
+            fields["environment"] = {key: str(value) for key, value in fields["environment"].items()}
+        if "python" in fields:
+            fields["python"] = os.path.expanduser(fields["python"])
+        return cls(**fields)
+
+
+def _load(text: str, name: str) -> tuple[dict[str, Any], dict[str, int]]:
+    """The document, and for each JSON pointer into it the line where it stands."""
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        document = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise ConfigInvalid(f"{name}, {line}not valid YAML: {error.problem or error.context}") from error
+    except yaml.YAMLError as error:
+        raise ConfigInvalid(f"{name}: not valid YAML: {error}") from error
+    if root is None or document is None:
+        return {}, {}
+    if not isinstance(root, yaml.MappingNode):
+        raise ConfigInvalid(f"{name}, line {root.start_mark.line + 1}: expected `key: value` lines")
+    lines: dict[str, int] = {}
+    _note_lines(root, "", lines, name)
+    # What a key that is not a text (`1:`, `yes:`) would break further on is an unknown key like any other.
+    return {str(key): value for key, value in document.items()}, lines
+
+
+def _note_lines(node: yaml.Node, pointer: str, lines: dict[str, int], name: str) -> None:
+    lines.setdefault(pointer, node.start_mark.line + 1)
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            below = f"{pointer}/{_escaped(str(key.value))}"
+            if below in lines:
+                # YAML would let the last one win without a word.
+                raise ConfigInvalid(
+                    f"{name}, line {key.start_mark.line + 1}: the key '{key.value}' is there twice, "
+                    f"first in line {lines[below]}"
+                )
+            lines[below] = key.start_mark.line + 1
+            _note_lines(value, below, lines, name)
+    elif isinstance(node, yaml.SequenceNode):
+        for place, item in enumerate(node.value):
+            _note_lines(item, f"{pointer}/{place}", lines, name)
+
+
+def _unknown_keys(document: dict[str, Any], lines: dict[str, int]) -> list[str]:
+    known = list(schema("endpoint-config")["properties"])
+    problems = []
+    for key in document:
+        if key not in known:
+            likely = difflib.get_close_matches(key, known, n=1)
+            advice = f"did you mean '{likely[0]}'?" if likely else f"the keys are {', '.join(known)}"
+            problems.append(f"line {lines.get('/' + _escaped(key), 1)}: unknown key '{key}'; {advice}")
+    return problems
+
+
+def _violations(document: dict[str, Any], lines: dict[str, int]) -> list[str]:
+    try:
+        validate("endpoint-config", document)
+    except SchemaViolation as error:
+        return [
+            f"line {lines.get(violation.pointer, 1)}: {violation.pointer.lstrip('/')}: {_plain(violation.problem)}"
+            for violation in error.violations
+        ]
+    return []
+
+
+def _plain(problem: str) -> str:
+    """A problem in words that fit this file, where the schema's own are about schemas."""
+    if "valid under any of the given schemas" in problem:
+        return f"{problem.partition(' is ')[0]} is neither a number of workers from 1 to 4096 nor 'auto'"
+    return problem
+
+
+def _escaped(key: str) -> str:
+    return key.replace("~", "~0").replace("/", "~1")

@@ -1,0 +1,240 @@
+"""The manager: the long-lived process of an endpoint. It registers, tells that it lives, and keeps the pool running."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import shutil
+import signal
+import time
+import uuid
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from headrace.bus.names import DEFAULT_POOL
+from headrace.endpoint.config import EndpointConfig
+from headrace.endpoint.directory import EndpointDirectory
+from headrace.endpoint.errors import ConfigInvalid, EndpointError, RegistrationRefused, ServiceAway
+from headrace.endpoint.pool_process import PoolProcess
+from headrace.endpoint.service_client import ServiceClient
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManagerSettings:
+    """How a manager works. `token` is the owner's: needed to register, and to change what the service knows."""
+
+    url: str
+    token: str | None = field(default=None, repr=False)
+    workers: int | None = None
+    """Instead of the number in `config.yaml`."""
+    presence_every_s: float = 5.0
+    pool_ready_within_s: float = 3.0
+    """The endpoint is shown as online once its pool works, or after this."""
+    grace_s: float = 3.5
+    """For running tasks, when the manager is told to stop."""
+    service_timeout_s: float = 4.0
+
+
+class Manager:
+    """The manager of one endpoint. Making the object does nothing; `run` does it all, once."""
+
+    def __init__(self, directory: EndpointDirectory, settings: ManagerSettings) -> None:
+        self._directory = directory
+        self._settings = settings
+        self._stop = asyncio.Event()
+        self._stop_now = asyncio.Event()
+        self._service_lost = False
+
+    def stop(self) -> None:
+        """Drain and end; called again, end at once."""
+        if self._stop.is_set():
+            self._stop_now.set()
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Serve until it is told to stop (SIGTERM, SIGINT or `stop`).
+
+        Raises `ConfigInvalid`, `EndpointRunning`, and, only when the endpoint was never registered, `ServiceAway` and
+        `RegistrationRefused`.
+        """
+        with self._directory.locked():
+            config = self._directory.config()
+            _check_python(config, self._directory)
+            with ServiceClient(self._settings.url, timeout_s=self._settings.service_timeout_s) as service:
+                async with self._signals():
+                    endpoint_id = await self._unless_stopped(self._registered(service, config))
+                    if endpoint_id is not None:
+                        await self._serve(service, endpoint_id, config)
+
+    async def _unless_stopped(self, work: Coroutine[object, object, UUID]) -> UUID | None:
+        """The work's result, or None when the manager was told to stop before it was there."""
+        task = asyncio.create_task(work, name="registration")
+        stop = asyncio.create_task(self._stop.wait(), name="stop")
+        try:
+            await asyncio.wait((task, stop), return_when=asyncio.FIRST_COMPLETED)
+            return task.result() if task.done() else None
+        finally:
+            for each in (task, stop):
+                each.cancel()
+            await asyncio.gather(task, stop, return_exceptions=True)
+
+    async def _serve(self, service: ServiceClient, endpoint_id: UUID, config: EndpointConfig) -> None:
+        pool = PoolProcess(
+            self._directory, DEFAULT_POOL, self._pool_settings(endpoint_id, config), grace_s=self._settings.grace_s
+        )
+        logger.info(
+            "The endpoint %s (%s) starts with %d workers.",
+            self._directory.name,
+            endpoint_id,
+            self._settings.workers or config.worker_count,
+            extra={"action": "endpoint_started", "endpoint_id": str(endpoint_id)},
+        )
+        async with asyncio.TaskGroup() as tasks:
+            keep = tasks.create_task(pool.keep(), name=f"pool {DEFAULT_POOL}")
+            presence = tasks.create_task(self._tell_presence(service, endpoint_id, pool), name="presence")
+            await self._stop.wait()
+            # Nobody restarts the pool from here on.
+            keep.cancel()
+            # The pool finishes its tasks while we still look alive to those who wait for them.
+            await self._stop_pool(pool)
+            presence.cancel()
+        # Last, so that no late sign of life makes the endpoint look alive again.
+        await self._end_presence(service, endpoint_id)
+        logger.info("The endpoint %s has stopped.", self._directory.name, extra={"action": "endpoint_stopped"})
+
+    async def _stop_pool(self, pool: PoolProcess) -> None:
+        stopping = asyncio.create_task(pool.stop(), name="stop pool")
+        at_once = asyncio.create_task(self._stop_now.wait(), name="second signal")
+        await asyncio.wait((stopping, at_once), return_when=asyncio.FIRST_COMPLETED)
+        pool.kill()
+        at_once.cancel()
+        await asyncio.gather(stopping, at_once, return_exceptions=True)
+
+    async def _registered(self, service: ServiceClient, config: EndpointConfig) -> UUID:
+        """The endpoint's id, with what `config.yaml` says known to the service where that is possible now."""
+        stored, token = self._directory.registration(), self._settings.token
+        if stored is not None and self._directory.token() is not None:
+            if token is not None:
+                await self._tell_config(service, token, stored.endpoint_id, config)
+            return stored.endpoint_id
+        if token is None:
+            raise EndpointError(
+                f"the endpoint {self._directory.name!r} is not registered yet, which needs a token of yours: "
+                f"run `headrace login --url {service.url}`, or give --url and --token-file"
+            )
+        endpoint_id = stored.endpoint_id if stored else uuid.uuid4()
+        # Kept first: if we die before the service's answer is kept, the next start registers the same endpoint again.
+        self._directory.keep_registration(endpoint_id, None, service.url)
+        await self._register(service, token, endpoint_id, config)
+        return endpoint_id
+
+    async def _register(self, service: ServiceClient, token: str, endpoint_id: UUID, config: EndpointConfig) -> None:
+        own_token = await asyncio.to_thread(service.register, token, endpoint_id, self._described(config))
+        self._directory.keep_registration(endpoint_id, own_token, service.url)
+        logger.info(
+            "Registered the endpoint %s as %s at %s.",
+            self._directory.name,
+            endpoint_id,
+            service.url,
+            extra={"action": "endpoint_registered", "endpoint_id": str(endpoint_id)},
+        )
+
+    async def _tell_config(self, service: ServiceClient, token: str, endpoint_id: UUID, config: EndpointConfig) -> None:
+        try:
+            await asyncio.to_thread(service.change, token, endpoint_id, self._described(config))
+        except ServiceAway as error:
+            logger.warning(
+                "%s; going on with what it knew of this endpoint before.", error, extra={"action": "service_lost"}
+            )
+            self._service_lost = True
+        except RegistrationRefused as error:
+            if error.status != 404:
+                raise
+            # The service knows nothing of it: deleted there, or its store is a new one.
+            await self._register(service, token, endpoint_id, config)
+
+    def _described(self, config: EndpointConfig) -> dict[str, Any]:
+        allowed = config.allowed_functions
+        return {
+            "name": config.display_name or self._directory.name,
+            "public": config.public,
+            "shared_with": list(config.shared_with),
+            "allowed_functions": None if allowed is None else [str(function) for function in allowed],
+        }
+
+    def _pool_settings(self, endpoint_id: UUID, config: EndpointConfig) -> dict[str, Any]:
+        """What `headrace.endpoint.pool` reads. Secrets are named by their file, never copied."""
+        allowed = config.allowed_functions
+        return {
+            "service_url": self._settings.url,
+            "endpoint_id": str(endpoint_id),
+            "token_path": str(self._directory.token_file),
+            "pool": DEFAULT_POOL,
+            "workers": self._settings.workers or config.worker_count,
+            "python": config.python,
+            "environment": dict(config.environment),
+            "worker_max_tasks": config.worker_max_tasks,
+            "allowed_functions": None if allowed is None else [str(function) for function in allowed],
+            "log_level": config.log_level,
+            "grace_s": self._settings.grace_s,
+            "status_path": str(self._directory.pool_file(DEFAULT_POOL, "status.json")),
+            "pids_path": str(self._directory.pool_file(DEFAULT_POOL, "pids")),
+        }
+
+    async def _tell_presence(self, service: ServiceClient, endpoint_id: UUID, pool: PoolProcess) -> None:
+        """Say every few seconds that the endpoint lives. A service that is away is told of once; tasks go on."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.pool_ready_within_s):
+                await pool.first_status()
+        while True:
+            due = time.monotonic() + self._settings.presence_every_s
+            try:
+                token = self._directory.token() or ""
+                await asyncio.to_thread(service.tell_presence, token, endpoint_id, pool.status())
+            except (ServiceAway, RegistrationRefused) as error:
+                self._note_lost(error)
+            else:
+                self._note_back(service)
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+
+    def _note_lost(self, error: EndpointError) -> None:
+        if not self._service_lost:
+            self._service_lost = True
+            logger.warning("%s; trying for ever, tasks go on.", error, extra={"action": "service_lost"})
+
+    def _note_back(self, service: ServiceClient) -> None:
+        if self._service_lost:
+            self._service_lost = False
+            logger.info("The service at %s is back.", service.url, extra={"action": "service_back"})
+
+    async def _end_presence(self, service: ServiceClient, endpoint_id: UUID) -> None:
+        if self._stop_now.is_set() or self._service_lost:
+            return
+        with contextlib.suppress(EndpointError, TimeoutError):
+            async with asyncio.timeout(1.0):
+                await asyncio.to_thread(service.end_presence, self._directory.token() or "", endpoint_id)
+
+    @contextlib.asynccontextmanager
+    async def _signals(self) -> AsyncIterator[None]:
+        """SIGTERM and SIGINT drain; the second of them ends at once."""
+        loop = asyncio.get_running_loop()
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        for number in numbers:
+            loop.add_signal_handler(number, self.stop)
+        try:
+            yield
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
+
+
+def _check_python(config: EndpointConfig, directory: EndpointDirectory) -> None:
+    if config.python is not None and shutil.which(config.python) is None:
+        raise ConfigInvalid(
+            f"{directory.config_file}: python: {config.python} is not a program that can be run on this machine"
+        )

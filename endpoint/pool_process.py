@@ -1,0 +1,161 @@
+"""A pool as a child process of the manager: started, kept running, stopped, and cleaned up after."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from headrace.bus.operator import write_private
+from headrace.bus.server import die_with_parent
+from headrace.endpoint.directory import EndpointDirectory, read_json
+
+logger = logging.getLogger(__name__)
+
+_FIRST_BACK_OFF_S = 0.1
+_LONGEST_BACK_OFF_S = 30.0
+_STABLE_AFTER_S = 10.0
+_KILL_MARGIN_S = 0.75
+_LOOK_S = 0.05
+
+
+class PoolProcess:
+    """One pool. `settings` is what `headrace.endpoint.pool` reads from its file."""
+
+    def __init__(self, directory: EndpointDirectory, pool: str, settings: dict[str, Any], *, grace_s: float) -> None:
+        self._directory = directory
+        self._pool = pool
+        self._settings = settings
+        self._grace_s = grace_s
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, or None while it does not run."""
+        return self._process.pid if self._process is not None and self._process.returncode is None else None
+
+    async def keep(self) -> None:
+        """Start the pool, and start it again whenever it ends, with a growing pause. Ends only when cancelled."""
+        pause_s = _FIRST_BACK_OFF_S
+        while True:
+            began = time.monotonic()
+            await self._start()
+            assert self._process is not None  # noqa: S101 - `_start` has set it, or raised
+            status = await self._process.wait()
+            if time.monotonic() - began > _STABLE_AFTER_S:
+                pause_s = _FIRST_BACK_OFF_S
+            logger.error(
+                "The pool %s ended (%s); starting it again in %g s. Its unfinished tasks run again.",
+                self._pool,
+                _exit_text(status),
+                pause_s,
+                extra={"action": "pool_ended", "pool": self._pool, "status": status},
+            )
+            self._clean_up()
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, _LONGEST_BACK_OFF_S)
+
+    async def stop(self) -> None:
+        """Let the pool finish its running tasks and hand back the rest; kill it when the grace is over."""
+        process = self._process
+        if process is None:
+            return
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._grace_s + _KILL_MARGIN_S):
+                    await process.wait()
+        self.kill()
+        await process.wait()
+
+    def kill(self) -> None:
+        """End the pool and its workers at once. Harmless when they have ended."""
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+        self._clean_up()
+
+    def status(self) -> list[dict[str, Any]]:
+        """What the pool does, for the sign of life: nothing until it said something for the first time."""
+        found = read_json(self._directory.pool_file(self._pool, "status.json"))
+        if self.pid is None or not isinstance(found, dict):
+            return []
+        counts = {name: max(0, int(found.get(name, 0))) for name in ("workers", "busy", "queued")}
+        return [{"pool": self._pool, **counts}]
+
+    async def first_status(self) -> None:
+        """Wait until the pool has said something of itself."""
+        while not self.status():  # noqa: ASYNC110 - another process writes it
+            await asyncio.sleep(_LOOK_S)
+
+    async def _start(self) -> None:
+        # What an earlier manager left behind, if it was killed together with its pool.
+        self._clean_up()
+        path = self._directory.pool_file(self._pool)
+        write_private(path, json.dumps(self._settings, indent=2) + "\n")
+        with self._directory.log_file.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-P",  # what lies in the current directory must not shadow a module
+                "-m",
+                "headrace.endpoint.pool",
+                str(path),
+                # The lifeline: it ends when we do, however we do.
+                stdin=asyncio.subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                preexec_fn=die_with_parent(),
+                start_new_session=True,  # Ctrl-C at the terminal is for us, who stop the pool in order
+            )
+        logger.info(
+            "Started the pool %s as process %d.",
+            self._pool,
+            self._process.pid,
+            extra={"action": "pool_started", "pool": self._pool},
+        )
+
+    def _clean_up(self) -> None:
+        """Kill the workers of a pool that died without ending them, and forget what it said of itself."""
+        pids_file = self._directory.pool_file(self._pool, "pids")
+        for pid in _pids_in(pids_file):
+            if _is_worker(pid):
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(pid, signal.SIGKILL)
+        pids_file.unlink(missing_ok=True)
+        self._directory.pool_file(self._pool, "status.json").unlink(missing_ok=True)
+
+
+def _pids_in(path: Path) -> list[int]:
+    try:
+        found = {int(digits) for digits in re.findall(r"\d+", path.read_text(encoding="utf-8"))}
+        # 0 and 1 would mean our own group, and everything.
+        return sorted(found - {0, 1})
+    except (OSError, UnicodeDecodeError):
+        return []
+
+
+def _is_worker(pid: int) -> bool:
+    """Whether this may be killed as a worker of ours: the number may belong to somebody else by now.
+
+    A worker that is gone may have left children in its group, and while they live nobody else gets its number.
+    """
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except FileNotFoundError:
+        return Path("/proc/self").exists()
+    except OSError:
+        return False
+    return b"headrace.endpoint.worker" in command
+
+
+def _exit_text(status: int) -> str:
+    return f"killed by signal {-status}" if status < 0 else f"status {status}"

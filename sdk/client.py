@@ -1,0 +1,366 @@
+"""The client of the service: functions, endpoints, tasks, events, users, one HTTP request each."""
+
+from __future__ import annotations
+
+import base64
+import json
+import platform
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Final, Self
+from uuid import UUID
+
+from headrace.bus.bundles import FunctionUse
+from headrace.bus.code import FunctionCode, from_function, from_source
+from headrace.sdk import errors
+from headrace.sdk.http import PROTOCOL, Http, check_protocol, headrace_version
+from headrace.sdk.profile import Profile
+
+Id = UUID | str
+Document = dict[str, Any]
+"""A JSON document as the service gave it."""
+
+_LONGEST_POLL_S: Final = 20.0
+_OUTCOMES: Final[Mapping[str, type[errors.TaskError]]] = {
+    kind.code: kind
+    for kind in (
+        errors.TaskLost,
+        errors.TaskCancelled,
+        errors.TaskExpired,
+        errors.FunctionUnusable,
+        errors.ArgumentNotSerialisable,
+        errors.ResultNotSerialisable,
+        errors.SubmissionRefused,
+    )
+}
+
+
+class Client:
+    """Talks to the service that a URL and a token name, by default those of the environment or the profile.
+
+    Nothing is read or sent before the first call. Any thread may use it. Every method raises `ClientError` (see
+    `headrace.sdk.errors`) and, for an id that is not a UUID, `ValueError`.
+    """
+
+    def __init__(self, url: str | None = None, token: str | None = None, *, timeout_s: float = 30.0) -> None:
+        self._http = Http(lambda: Profile.find(url, token), timeout_s=timeout_s)
+        self.on_close: list[Callable[[], None]] = []
+        """What goes away with this client: called once, when it is closed."""
+        self.closed = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections; later calls raise `ClientError`. Closing twice is fine."""
+        self.closed = True
+        while self.on_close:
+            self.on_close.pop()()
+        self._http.close()
+
+    @property
+    def url(self) -> str:
+        """The service's URL. Raises `NotConfigured`."""
+        return self._http.url
+
+    def version(self) -> Document:
+        """The service's `service_version` and `protocol`. Raises `ProtocolMismatch` when this SDK does not fit."""
+        answer: Document = self._http.request("GET", "/healthz")
+        check_protocol(answer, self.url)
+        return answer
+
+    # Functions
+
+    def register_function(
+        self,
+        function: Callable[..., Any],
+        description: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        public: bool = False,
+    ) -> str:
+        """Store a function, by source and by cloudpickle; gives its id. The docstring is its description by default.
+
+        Raises `FunctionUnusable` when the function can be stored in neither form.
+        """
+        about = description if description is not None else (getattr(function, "__doc__", None) or "")
+        return self._register(from_function(function), about, metadata, public)
+
+    def register_source_code(
+        self,
+        source: str,
+        function_name: str | None = None,
+        description: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        public: bool = False,
+    ) -> str:
+        """Store the text of a module; gives the id of its function `function_name`, by default the only one in it.
+
+        Raises `FunctionUnusable` when the text does not compile, or defines no such function.
+        """
+        return self._register(from_source(source, function_name), description or "", metadata, public)
+
+    def get_function(self, function_id: Id) -> Document:
+        """What is known of a function, its source included."""
+        answer: Document = self._http.request("GET", f"functions/{_id(function_id, 'function_id')}")
+        return answer
+
+    def list_functions(self) -> list[Document]:
+        """The functions that belong to whoever asks."""
+        return _items(self._http.request("GET", "functions"), "functions")
+
+    def delete_function(self, function_id: Id) -> None:
+        """Remove a function; tasks that were submitted before may still need it, and then fail."""
+        self._http.request("DELETE", f"functions/{_id(function_id, 'function_id')}")
+
+    # Endpoints
+
+    def register_endpoint(
+        self,
+        name: str,
+        endpoint_id: Id | None = None,
+        *,
+        public: bool = False,
+        shared_with: Iterable[str] = (),
+        allowed_functions: Iterable[Id] | None = None,
+    ) -> Document:
+        """Register an endpoint, or change the one of this name; gives `endpoint_id` and a new `endpoint_token`."""
+        body = _given(
+            name=name,
+            endpoint_id=None if endpoint_id is None else _id(endpoint_id, "endpoint_id"),
+            public=public,
+            shared_with=list(shared_with),
+            allowed_functions=None
+            if allowed_functions is None
+            else [_id(function, "allowed_functions") for function in allowed_functions],
+        )
+        answer: Document = self._http.request("POST", "endpoints", body=body)
+        return answer
+
+    def get_endpoints(self) -> list[Document]:
+        """The endpoints that whoever asks may use."""
+        return _items(self._http.request("GET", "endpoints"), "endpoints")
+
+    def get_endpoint_metadata(self, endpoint_id: Id) -> Document:
+        """What is known of an endpoint."""
+        answer: Document = self._http.request("GET", f"endpoints/{_id(endpoint_id, 'endpoint_id')}")
+        return answer
+
+    def get_endpoint_status(self, endpoint_id: Id) -> Document:
+        """Whether an endpoint is `online` or `offline` (key `status`), and what its pools do."""
+        answer: Document = self._http.request("GET", f"endpoints/{_id(endpoint_id, 'endpoint_id')}/status")
+        return answer
+
+    def delete_endpoint(self, endpoint_id: Id) -> None:
+        """Remove an endpoint. Its manager's token stops working at once."""
+        self._http.request("DELETE", f"endpoints/{_id(endpoint_id, 'endpoint_id')}")
+
+    # Tasks
+
+    def run(self, *args: Any, endpoint_id: Id, function_id: Id, **kwargs: Any) -> str:
+        """Submit one call with JSON arguments; gives the task's id.
+
+        Raises `ArgumentNotSerialisable` for arguments that JSON cannot carry; `Executor.submit` can carry them.
+        """
+        body = {"function_id": _id(function_id, "function_id"), "args": list(args), "kwargs": kwargs}
+        _check_json(body)
+        answer = self._http.request("POST", f"endpoints/{_id(endpoint_id, 'endpoint_id')}/tasks", body=body)
+        return str(answer["tasks"][0]["task_id"])
+
+    def get_task(self, task_id: Id, wait_s: float | None = None) -> Document:
+        """A task's state and, once it has ended, its result or error. Asking has no effect; a failed task raises nothing.
+
+        With `wait_s` the answer comes when the task has ended, or after so many seconds.
+        """
+        path = f"tasks/{_id(task_id, 'task_id')}"
+        until = time.monotonic() + (wait_s or 0.0)
+        while True:
+            poll_s = min(max(until - time.monotonic(), 0.0), _LONGEST_POLL_S)
+            query = {"wait": f"{poll_s:.3f}s"} if poll_s else None
+            answer: Document = self._http.request("GET", path, query=query, wait_s=poll_s)
+            if answer["state"] not in ("pending", "running") or time.monotonic() >= until:
+                return answer
+
+    def get_result(self, task_id: Id, wait_s: float | None = None) -> Any:
+        """The value of a task. Raises `TaskPending` while it has not ended, and its `TaskError` when it has no value."""
+        answer = self.get_task(task_id, wait_s)
+        state = answer["state"]
+        if state == "succeeded":
+            return answer.get("result")
+        if state in ("pending", "running"):
+            raise errors.TaskPending(str(task_id), state)
+        raise _task_error(answer)
+
+    def get_task_group(self, task_group_id: Id) -> Document:
+        """The tasks of a group and their states."""
+        answer: Document = self._http.request("GET", f"task-groups/{_id(task_group_id, 'task_group_id')}")
+        return answer
+
+    def cancel(self, task_id: Id, force: bool = False) -> Document:
+        """Ask to cancel a task: one that is waiting never starts; one that runs is stopped only with `force`."""
+        path = f"tasks/{_id(task_id, 'task_id')}/cancel"
+        answer: Document = self._http.request("POST", path, body={"force": force}, repeatable=True)
+        return answer
+
+    # Events
+
+    def publish(self, event: Mapping[str, Any]) -> Document:
+        """Publish one CloudEvent (structured form); returns once it is stored.
+
+        The same `source` and `id` are stored once, so a broken connection is simply tried again.
+        """
+        _check_json(event)
+        answer: Document = self._http.request(
+            "POST", "events", body=dict(event), content_type="application/cloudevents+json", repeatable="id" in event
+        )
+        return answer
+
+    def create_subscription(self, subscription: Mapping[str, Any]) -> Document:
+        """Let events that match a filter run a function; gives the subscription with its `subscription_id`."""
+        answer: Document = self._http.request("POST", "subscriptions", body=dict(subscription))
+        return answer
+
+    def get_subscription(self, subscription_id: Id) -> Document:
+        """One subscription."""
+        answer: Document = self._http.request("GET", f"subscriptions/{_id(subscription_id, 'subscription_id')}")
+        return answer
+
+    def list_subscriptions(self) -> list[Document]:
+        """The subscriptions that belong to whoever asks."""
+        return _items(self._http.request("GET", "subscriptions"), "subscriptions")
+
+    def delete_subscription(self, subscription_id: Id) -> None:
+        """Remove a subscription; deliveries that are under way end."""
+        self._http.request("DELETE", f"subscriptions/{_id(subscription_id, 'subscription_id')}")
+
+    def list_dead_letters(self, subscription_id: Id | None = None, limit: int | None = None) -> list[Document]:
+        """Deliveries that were given up: event, reason, attempts."""
+        query = {
+            "subscription_id": None if subscription_id is None else _id(subscription_id, "subscription_id"),
+            "limit": limit,
+        }
+        return _items(self._http.request("GET", "dead-letters", query=query), "dead_letters")
+
+    # Users and tokens
+
+    def whoami(self) -> Document:
+        """Who the token's holder is: `principal`, `groups`, `admin`, `token_id`."""
+        answer: Document = self._http.request("GET", "whoami")
+        return answer
+
+    def create_user(self, name: str, *, groups: Sequence[str] = (), admin: bool = False) -> Document:
+        """Add a user; gives its `principal`. Only an administrator may."""
+        body = {"name": name, "groups": list(groups), "admin": admin}
+        answer: Document = self._http.request("POST", "users", body=body)
+        return answer
+
+    def list_users(self) -> list[Document]:
+        """All users. Only an administrator may ask."""
+        return _items(self._http.request("GET", "users"), "users")
+
+    def delete_user(self, name: str) -> None:
+        """Remove a user and all of the user's tokens. Only an administrator may."""
+        self._http.request("DELETE", f"users/{_segment(name, 'name')}")
+
+    def create_token(
+        self, user: str | None = None, *, label: str | None = None, expires_in_s: float | None = None
+    ) -> Document:
+        """Make a token, for oneself or (as an administrator) for a user; `token` in the answer is shown only now."""
+        body = _given(user=user, label=label, expires_in_s=expires_in_s)
+        answer: Document = self._http.request("POST", "tokens", body=body)
+        return answer
+
+    def list_tokens(self, user: str | None = None) -> list[Document]:
+        """One's own tokens, without the secrets; an administrator may ask for a user's, or for all with `*`."""
+        return _items(self._http.request("GET", "tokens", query={"user": user}), "tokens")
+
+    def revoke_token(self, token_id: str) -> None:
+        """Withdraw a token: it, and the sessions opened with it, end within seconds."""
+        self._http.request("DELETE", f"tokens/{_segment(token_id, 'token_id')}")
+
+    # What the Executor needs
+
+    def open_session(
+        self, endpoint_id: Id | None = None, user_endpoint_config: Mapping[str, Any] | None = None
+    ) -> Document:
+        """A short-lived credential for the bus and the keys for one endpoint's pool.
+
+        Without an endpoint the only one that is accessible is used. Raises `ProtocolMismatch`, and `RequestRefused`
+        (409, naming them) when there is none or more than one.
+        """
+        body = _given(
+            endpoint_id=None if endpoint_id is None else _id(endpoint_id, "endpoint_id"),
+            user_endpoint_config=None if user_endpoint_config is None else dict(user_endpoint_config),
+            protocol=PROTOCOL,
+            sdk_version=headrace_version(),
+            python_version=platform.python_version(),
+        )
+        answer: Document = self._http.request("POST", "sessions", body=body, repeatable=True)
+        check_protocol(answer, self.url)
+        return answer
+
+    def grant_function(self, endpoint_id: Id, function_id: Id, pool: str | None = None) -> FunctionUse:
+        """The service's proof, for a pool, that whoever asks may run the function there."""
+        function = UUID(_id(function_id, "function_id"))
+        path = f"endpoints/{_id(endpoint_id, 'endpoint_id')}/function-grants"
+        answer = self._http.request("POST", path, body=_given(function_id=str(function), pool=pool), repeatable=True)
+        return FunctionUse(function, base64.b64decode(answer["grant"]), int(answer["grant_expires"]))
+
+    def _register(self, code: FunctionCode, description: str, metadata: Mapping[str, Any] | None, public: bool) -> str:
+        body = _given(
+            name=code.name,
+            source=code.source or None,
+            pickled=base64.b64encode(code.pickled).decode("ascii") or None,
+            entry_point=code.entry_point or None,
+            python_version=code.python_version,
+            description=description or None,
+            public=public,
+            metadata=None if metadata is None else dict(metadata),
+        )
+        _check_json(body)
+        return str(self._http.request("POST", "functions", body=body)["function_id"])
+
+
+def _id(value: Id, name: str) -> str:
+    try:
+        return str(value if isinstance(value, UUID) else UUID(value))
+    except (ValueError, AttributeError, TypeError):
+        raise ValueError(f"{name} is {value!r}, which is not a UUID") from None
+
+
+def _segment(value: str, name: str) -> str:
+    """One segment of a path: what a slash or a question mark would send elsewhere is refused here."""
+    if not value or any(character in value for character in "/?#%\\") or value in (".", ".."):
+        raise ValueError(f"{name} is {value!r}, which cannot be one")
+    return value
+
+
+def _given(**fields: Any) -> Document:
+    """The fields that are not None."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _items(answer: Any, name: str) -> list[Document]:
+    items: list[Document] = answer[name]
+    return items
+
+
+def _check_json(document: object) -> None:
+    try:
+        json.dumps(document, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise errors.ArgumentNotSerialisable(f"JSON cannot carry this: {error}; `Executor.submit` might") from error
+
+
+def _task_error(answer: Document) -> errors.TaskError:
+    error = answer.get("error") or {}
+    code, message = str(error.get("code", "")), str(error.get("message", answer["state"]))
+    kind = _OUTCOMES.get(code)
+    if kind is not None:
+        return kind(message)
+    return errors.TaskFailed(str(error.get("type") or code or "Exception"), message, str(error.get("traceback", "")))
