@@ -30,6 +30,7 @@ MAX_PAYLOAD_BYTES: Final = 8 * 1024 * 1024
 TIB: Final = 1 << 40
 
 _LOG_BYTES = 10 * 1024 * 1024
+_GREETING_WITHIN_S = 0.5
 _PR_SET_PDEATHSIG = 1
 
 
@@ -185,7 +186,7 @@ class NatsServer:
             pid = int((self._settings.directory / "nats.pid").read_text())
             # The number may be somebody else's by now: only the command line tells.
             command = subprocess.run(
-                ["ps", "-o", "args=", "-p", str(pid)], capture_output=True, text=True, check=False, timeout=5
+                ["ps", "-ww", "-o", "args=", "-p", str(pid)], capture_output=True, text=True, check=False, timeout=5
             ).stdout
         except (OSError, ValueError, subprocess.TimeoutExpired):
             return None
@@ -242,8 +243,9 @@ class NatsServer:
         except OSError:
             return False
         try:
-            greeting = await reader.readline()
-        except (OSError, ValueError):
+            # Something that says nothing may sit there instead; our server meanwhile gives up, which is looked at next.
+            greeting = await asyncio.wait_for(reader.readline(), _GREETING_WITHIN_S)
+        except (OSError, ValueError, TimeoutError):
             return False
         finally:
             writer.close()
