@@ -14,7 +14,8 @@ BusError                    something about the bus itself
 ├── ServerUnusable          the NATS server cannot be started or used (missing, too old, port taken)
 ├── KeysUnusable            keys that are missing, damaged, or open to other users
 ├── FilterInvalid           an event filter or input template that cannot be compiled
-└── InputFailed             an input template that cannot be rendered for one event
+├── InputFailed             an input template that cannot be rendered for one event
+└── DeliveryForbidden       the owner of a subscription may not run its function at its endpoint
 TaskError                   the outcome of one task that has no value
 ├── TaskFailed              the function raised, and its own type cannot be raised here
 ├── TaskLost                the worker, pool or host died, and the task must not (or may no longer) run again
@@ -136,6 +137,12 @@ class InputFailed(BusError):
     def __init__(self, message: str, *, pointer: str = "") -> None:
         self.pointer = pointer
         super().__init__(message)
+
+
+class DeliveryForbidden(BusError):
+    """Raised when the owner of a subscription may not, or no longer, run its function at its endpoint."""
+
+    code = "DeliveryForbidden"
 
 
 class TaskError(HeadraceError):

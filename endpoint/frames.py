@@ -1,0 +1,64 @@
+"""What an engine and its worker process say to each other, over a socket pair of their own.
+
+A frame is its length (8 bytes, little-endian) and a msgpack array. The engine sends `Work`; the worker sends `Report`,
+the first one, empty, once it is ready. Calls carry a number, from 1, that grows by one with each call sent to that
+worker.
+
+Besides, both share a page of memory with two counters, so that the engine knows what a worker was doing even after a
+SIGKILL: the number of the last call that was started, and that of the last one that was finished.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from headrace.bus.code import FunctionCode
+
+HEAD_BYTES: Final = 8
+
+STARTED: Final = 0
+FINISHED: Final = 1
+COUNTERS_BYTES: Final = 4096
+
+SUCCEEDED: Final = 0
+RAISED: Final = 1
+REFUSED: Final = 2
+"""The call failed without the function having raised: its code, arguments or result cannot be used."""
+
+WorkItem = tuple[int, int, int, bytes, bool]
+"""number, function (as numbered in `Work.functions`), encoding, arguments, whether the result must be JSON."""
+
+ReportItem = tuple[int, int, int, bytes, float, float]
+"""number, kind of end (above), encoding, value, start (unix seconds), duration (seconds)."""
+
+
+class Work(msgspec.Struct, array_like=True):
+    """Calls to run in this order, and the functions among theirs that this worker has not got yet."""
+
+    calls: list[WorkItem]
+    functions: list[tuple[int, FunctionCode]]
+    leave: bool = False
+    """Exit in peace: nothing comes after this."""
+
+
+class Report(msgspec.Struct, array_like=True):
+    """Calls that ended; `returned` are numbers of calls given back unstarted because number `stalled` takes long."""
+
+    ended: list[ReportItem]
+    returned: list[int]
+    stalled: int = 0
+
+
+_encoder = msgspec.msgpack.Encoder()
+read_work = msgspec.msgpack.Decoder(Work).decode
+read_report = msgspec.msgpack.Decoder(Report).decode
+
+
+def frame(message: Work | Report) -> bytearray:
+    """The message with its length before it."""
+    buffer = bytearray(HEAD_BYTES)
+    _encoder.encode_into(message, buffer, HEAD_BYTES)
+    buffer[:HEAD_BYTES] = (len(buffer) - HEAD_BYTES).to_bytes(HEAD_BYTES, "little")
+    return buffer

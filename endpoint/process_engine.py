@@ -1,0 +1,616 @@
+"""Runs calls on worker processes of this machine, which are reused, watched and replaced.
+
+Short calls are sent in frames worth about five milliseconds, with up to two frames on their way to a worker, so that
+none waits for the engine; calls that take long, or whose duration nobody knows yet, go one at a time to idle workers.
+A worker that dies takes only the call that it ran with it: two counters in shared memory say which one that was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import heapq
+import logging
+import math
+import socket
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from uuid import UUID
+
+from headrace.bus.errors import TaskCancelled, TaskError, TaskExpired, TaskLost
+from headrace.bus.failures import encode_failure, of_error
+from headrace.endpoint.engine import Call, FinalState, Load, Outcome, OutcomesCallback, Source
+from headrace.endpoint.frames import RAISED, SUCCEEDED, Report, ReportItem, Work
+from headrace.endpoint.worker_process import WorkerCommand, WorkerProcess
+
+logger = logging.getLogger(__name__)
+
+_FRAME_S = 0.005
+_FRAME_BYTES = 1_000_000
+_MOST_FRAMES = 2
+_OVERHEAD_S = 20e-6
+_STALL_S = 0.05
+_MOST_PUT_BACKS = 20
+_MOST_FAILED_AT_ONCE = 1_000
+_SETTLED_S = 5.0
+_FIRST_BACK_OFF_S = 0.1
+_LONGEST_BACK_OFF_S = 5.0
+_LEAVE_S = 1.0
+_DIE_S = 2.0
+
+
+class _Function:
+    """What is known of a function: how long its calls take, in seconds, None before the first has ended."""
+
+    __slots__ = ("estimate_s",)
+
+    def __init__(self) -> None:
+        self.estimate_s: float | None = None
+
+    def note(self, duration_s: float) -> None:
+        """Learn from a call: a slow one counts at once, quick ones bring the estimate down little by little."""
+        known = self.estimate_s
+        if known is None or duration_s > known:
+            self.estimate_s = duration_s
+        else:
+            self.estimate_s = known + 0.2 * (duration_s - known)
+
+
+class _Job:
+    """A call inside the engine."""
+
+    __slots__ = (
+        "alone",
+        "call",
+        "force",
+        "function",
+        "losses",
+        "put_backs",
+        "raised",
+        "started_at",
+        "timer",
+        "worth_s",
+    )
+
+    def __init__(self, call: Call, function: _Function) -> None:
+        self.call = call
+        self.function = function
+        self.alone = call.options.task_timeout_s is not None or not call.options.rerun_on_loss
+        self.losses = 0
+        self.raised = 0
+        self.put_backs = 0
+        self.worth_s = 0.0
+        self.started_at = 0.0
+        self.force = False
+        self.timer: asyncio.TimerHandle | None = None
+
+    @property
+    def attempts(self) -> int:
+        """The starts so far, the present one included."""
+        return self.losses + self.raised + 1
+
+
+class _Slot:
+    """The place of one worker: the process that is there now, and what it was sent."""
+
+    __slots__ = (
+        "backlog_s", "failures", "frame_ends", "functions", "has_worked", "inflight", "is_exclusive", "name", "number",
+        "process", "sent", "staged", "staged_bytes", "stalled", "task", "verdict", "worker",
+    )  # fmt: skip
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.failures = 0
+        self.task: asyncio.Task[None] | None = None
+        self.clear()
+
+    def clear(self) -> None:
+        """Nobody is here."""
+        self.worker: WorkerProcess | None = None
+        """The process, once it is ready."""
+        self.process: WorkerProcess | None = None
+        """The process, as soon as it is being started."""
+        self.name = ""
+        self.sent = 0
+        self.inflight: dict[int, _Job] = {}
+        self.frame_ends: collections.deque[int] = collections.deque()
+        self.functions: dict[UUID, int] = {}
+        self.backlog_s = 0.0
+        self.staged: list[_Job] = []
+        self.staged_bytes = 0
+        self.is_exclusive = False
+        self.stalled = 0
+        self.has_worked = False
+        self.verdict: tuple[_Job, FinalState, TaskError] | None = None
+        """The call for whose sake the worker is being killed, and its outcome."""
+
+    def has_room(self) -> bool:
+        """Whether a short call could be sent."""
+        return (
+            self.worker is not None
+            and len(self.frame_ends) < _MOST_FRAMES
+            and not self.is_exclusive
+            and not self.stalled
+            and self.verdict is None
+        )
+
+
+class ProcessEngine:
+    """The engine for one machine. All methods belong to the event loop that `start` runs in."""
+
+    def __init__(
+        self,
+        source: Source,
+        on_outcomes: OutcomesCallback,
+        *,
+        workers: int,
+        python: str = sys.executable,
+        most_result_bytes: int = 1 << 30,
+        most_losses: int = 3,
+        most_start_failures: int = 5,
+        directory: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        output: int | None = None,
+    ) -> None:
+        """`environment`, `directory` and `output` (a descriptor for what calls print) are the workers'; None inherits.
+
+        Raises `ValueError` for fewer than one worker.
+        """
+        if workers < 1:
+            raise ValueError(f"an engine needs at least one worker, not {workers}")
+        self._source = source
+        self._on_outcomes = on_outcomes
+        self._command = WorkerCommand(
+            python=python,
+            most_result_bytes=most_result_bytes,
+            directory=directory,
+            environment=environment,
+            output=output,
+        )
+        self._most_losses = most_losses
+        self._most_start_failures = most_start_failures
+        self._slots = [_Slot(number) for number in range(workers)]
+        self._functions: dict[UUID, _Function] = {}
+        self._again: collections.deque[_Job] = collections.deque()
+        self._held: _Job | None = None
+        self._delayed: dict[UUID, _Job] = {}
+        self._outcomes: list[Outcome] = []
+        self._stopping: asyncio.Task[list[UUID]] | None = None
+        self._deadline = math.inf
+        self._is_dealing = False
+        self._broken = ""
+        self._change = asyncio.Event()
+        self._host = socket.gethostname()
+
+    # The seam
+
+    async def start(self) -> None:
+        """Start the workers. Returns at once; calls are pulled as soon as one is up."""
+        for slot in self._slots:
+            self._fill(slot, 0.0)
+
+    def wake(self) -> None:
+        """Say that the source may have calls."""
+        self._deal()
+        self._tell()
+
+    def cancel(self, keys: Iterable[UUID], *, force: bool = False) -> None:
+        """Cancel calls that have not started; with `force` kill the workers that run the others.
+
+        A call on its way to a busy worker counts as running.
+        """
+        wanted = frozenset(keys)
+        if self._held is not None and self._held.call.key in wanted:
+            held, self._held = self._held, None
+            self._end(held, "cancelled", _cancelled())
+        for job in [job for job in self._again if job.call.key in wanted]:
+            self._again.remove(job)
+            self._end(job, "cancelled", _cancelled())
+        for key in wanted & self._delayed.keys():
+            self._end(self._delayed.pop(key), "cancelled", _cancelled())
+        if force:
+            for slot in self._slots:
+                for job in slot.inflight.values():
+                    job.force = job.force or job.call.key in wanted
+                self._kill_if_forced(slot)
+        self._tell()
+
+    async def stop(self, *, grace_s: float) -> list[UUID]:
+        """Stop in order; a second call, with a shorter grace, hurries the first one."""
+        self._deadline = min(self._deadline, time.monotonic() + grace_s)
+        self._change.set()
+        if self._stopping is None:
+            self._stopping = asyncio.get_running_loop().create_task(self._stop(), name="stop-engine")
+        return await asyncio.shield(self._stopping)
+
+    def load(self) -> Load:
+        """How busy it is."""
+        up = [slot for slot in self._slots if slot.worker is not None]
+        busy = sum(1 for slot in up if slot.inflight)
+        inside = sum(len(slot.inflight) for slot in up) + len(self._again) + len(self._delayed)
+        return Load(workers=len(up), busy=busy, queued=inside + (self._held is not None) - busy)
+
+    def running(self) -> list[UUID]:
+        """The calls that run at this moment."""
+        jobs = (slot.inflight.get(slot.worker.running) for slot in self._slots if slot.worker is not None)
+        return [job.call.key for job in jobs if job is not None]
+
+    def pids(self) -> list[int]:
+        """The processes of the workers that are up; each leads a process group of its own."""
+        return [slot.worker.pid for slot in self._slots if slot.worker is not None]
+
+    # Dealing out calls
+
+    def _deal(self) -> None:
+        """Give every worker that has room something to do, as evenly as the estimates allow."""
+        if self._is_dealing or self._stopping is not None:
+            return
+        self._is_dealing = True
+        try:
+            room = [(slot.backlog_s, slot.number) for slot in self._slots if slot.has_room()]
+            if room:
+                self._stage(room)
+            elif self._broken:
+                self._fail_pending()
+        except Exception:
+            logger.exception("The source failed to hand out a call; it is asked again the next time.")
+        finally:
+            for slot in self._slots:
+                if slot.staged:
+                    self._send(slot)
+            self._is_dealing = False
+
+    def _stage(self, room: list[tuple[float, int]]) -> None:
+        heapq.heapify(room)
+        slots = self._slots
+        while room:
+            job = self._next_job()
+            if job is None:
+                return
+            backlog_s, number = room[0]
+            slot = slots[number]
+            estimate_s = job.function.estimate_s
+            if estimate_s is None or estimate_s > _FRAME_S or job.alone:
+                if backlog_s > 0:  # nobody is idle; it goes first as soon as somebody is
+                    self._held = job
+                    return
+                job.worth_s = estimate_s or _FRAME_S
+                slot.staged.append(job)
+                slot.is_exclusive = True
+                heapq.heappop(room)
+                continue
+            size = len(job.call.arguments)
+            if slot.staged and slot.staged_bytes + size > _FRAME_BYTES:
+                self._held = job
+                heapq.heappop(room)
+                continue
+            job.worth_s = estimate_s + _OVERHEAD_S
+            slot.staged.append(job)
+            slot.staged_bytes += size
+            backlog_s += job.worth_s
+            if backlog_s > slot.backlog_s + _FRAME_S:
+                heapq.heappop(room)
+            else:
+                heapq.heapreplace(room, (backlog_s, number))
+
+    def _next_job(self) -> _Job | None:
+        if self._held is not None:
+            job, self._held = self._held, None
+            return job
+        if self._again:
+            return self._again.popleft()
+        call = self._source.next_call()
+        if call is None:
+            return None
+        function = self._functions.get(call.function)
+        if function is None:
+            function = self._functions[call.function] = _Function()
+        return _Job(call, function)
+
+    def _send(self, slot: _Slot) -> None:
+        assert slot.worker is not None  # noqa: S101 - only a slot with room was staged for
+        calls, functions = [], []
+        number = slot.sent
+        for job in slot.staged:
+            call = job.call
+            number += 1
+            slot.inflight[number] = job
+            slot.backlog_s += job.worth_s
+            place = slot.functions.get(call.function)
+            if place is None:
+                place = slot.functions[call.function] = len(slot.functions)
+                functions.append((place, call.code))
+            calls.append((number, place, call.encoding, call.arguments, call.options.json_result))
+            if job.alone:
+                self._start_timer(slot, job)
+        slot.sent = number
+        slot.frame_ends.append(number)
+        slot.staged, slot.staged_bytes = [], 0
+        slot.worker.send(Work(calls, functions))
+
+    def _fail_pending(self) -> None:
+        for _ in range(_MOST_FAILED_AT_ONCE):
+            job = self._next_job()
+            if job is None:
+                return
+            self._end(job, "failed", TaskLost(f"no worker can be started on this endpoint: {self._broken}"))
+        asyncio.get_running_loop().call_soon(self.wake)
+
+    # What workers report
+
+    def _on_report(self, slot: _Slot, worker: WorkerProcess, report: Report) -> None:
+        if slot.worker is None:
+            self._on_ready(slot, worker)
+        for item in report.ended:
+            job = slot.inflight.pop(item[0], None)
+            if job is not None:
+                self._on_ended(slot, job, item)
+        self._put_back([slot.inflight.pop(n) for n in sorted(report.returned) if n in slot.inflight], slot)
+        if report.ended:
+            slot.has_worked, slot.failures = True, 0
+        self._settle(slot)
+        if report.stalled in slot.inflight:
+            slot.stalled = report.stalled
+            slot.inflight[report.stalled].function.note(_STALL_S)
+            self._kill_if_forced(slot)
+        self._deal()
+        self._tell()
+
+    def _on_ready(self, slot: _Slot, worker: WorkerProcess) -> None:
+        slot.worker = worker
+        slot.name = f"{self._host}/{worker.pid}"
+        self._broken = ""
+
+    def _on_ended(self, slot: _Slot, job: _Job, item: ReportItem) -> None:
+        _, kind, encoding, value, started_at, duration_s = item
+        slot.backlog_s -= job.worth_s
+        job.function.note(duration_s)
+        if job.timer is not None:
+            self._stop_timer(job)
+        if kind == RAISED and job.raised < job.call.options.max_retries and not job.force:
+            self._retry(job)
+            return
+        self._outcomes.append(
+            Outcome(
+                key=job.call.key,
+                state="succeeded" if kind == SUCCEEDED else "failed",
+                encoding=encoding,
+                value=value,
+                started_at=started_at,
+                ended_at=started_at + duration_s,
+                attempts=job.attempts,
+                worker=slot.name,
+            )
+        )
+
+    def _settle(self, slot: _Slot) -> None:
+        """Bring the slot's accounts up to date after calls left it."""
+        if not slot.inflight:
+            slot.backlog_s = 0.0  # no drift from adding and subtracting
+            slot.frame_ends.clear()
+            slot.is_exclusive = False
+            slot.stalled = 0
+            return
+        first = next(iter(slot.inflight))
+        while slot.frame_ends and slot.frame_ends[0] < first:
+            slot.frame_ends.popleft()
+        if slot.stalled and slot.stalled not in slot.inflight:
+            slot.stalled = 0
+
+    def _put_back(self, jobs: list[_Job], slot: _Slot) -> None:
+        for job in reversed(jobs):
+            slot.backlog_s -= job.worth_s
+            self._stop_timer(job)
+            if job.force:
+                self._end(job, "cancelled", _cancelled())
+            else:
+                self._again.appendleft(job)
+
+    def _retry(self, job: _Job) -> None:
+        job.raised += 1
+        delay_s = job.call.options.retry_delay_s
+        if delay_s <= 0:
+            self._again.append(job)
+            return
+        self._delayed[job.call.key] = job
+        job.timer = asyncio.get_running_loop().call_later(delay_s, self._after_delay, job)
+
+    def _after_delay(self, job: _Job) -> None:
+        job.timer = None
+        self._again.append(self._delayed.pop(job.call.key))
+        self.wake()
+
+    # Ends that are not the worker's
+
+    def _end(self, job: _Job, state: FinalState, error: TaskError, *, slot: _Slot | None = None) -> None:
+        self._stop_timer(job)
+        encoding, value = encode_failure(of_error(error))
+        self._outcomes.append(
+            Outcome(
+                key=job.call.key,
+                state=state,
+                encoding=encoding,
+                value=value,
+                started_at=job.started_at,
+                ended_at=time.time(),
+                attempts=job.attempts if slot else job.losses + job.raised,
+                worker=slot.name if slot else "",
+            )
+        )
+
+    def _tell(self) -> None:
+        if self._outcomes:
+            outcomes, self._outcomes = self._outcomes, []
+            try:
+                self._on_outcomes(outcomes)
+            except Exception:
+                logger.exception("The outcomes of %d calls could not be taken; they are lost here.", len(outcomes))
+        self._change.set()
+
+    def _start_timer(self, slot: _Slot, job: _Job) -> None:
+        limit_s = job.call.options.task_timeout_s
+        job.started_at = time.time()
+        if limit_s is not None:
+            job.timer = asyncio.get_running_loop().call_later(limit_s, self._on_time_over, slot, job)
+
+    def _stop_timer(self, job: _Job) -> None:
+        if job.timer is not None:
+            job.timer.cancel()
+            job.timer = None
+
+    def _on_time_over(self, slot: _Slot, job: _Job) -> None:
+        job.timer = None
+        limit_s = job.call.options.task_timeout_s
+        error = TaskExpired(f"the task ran longer than its limit of {limit_s:g} s (task_timeout_s) and was stopped")
+        self._kill_for(slot, job, "expired", error)
+
+    def _kill_if_forced(self, slot: _Slot) -> None:
+        job = slot.inflight.get(slot.worker.running) if slot.worker else None
+        if job is not None and job.force:
+            self._kill_for(slot, job, "cancelled", _cancelled())
+
+    def _kill_for(self, slot: _Slot, job: _Job, state: FinalState, error: TaskError) -> None:
+        if slot.verdict is None and slot.worker is not None:
+            slot.verdict = (job, state, error)
+            slot.worker.kill()
+
+    # Workers that start and die
+
+    def _fill(self, slot: _Slot, after_s: float) -> None:
+        slot.task = asyncio.get_running_loop().create_task(
+            self._start_worker(slot, after_s), name=f"start-worker-{slot.number}"
+        )
+
+    async def _start_worker(self, slot: _Slot, after_s: float) -> None:
+        await asyncio.sleep(after_s)
+        worker = slot.process = WorkerProcess(
+            self._command,
+            on_report=lambda worker, report: self._on_report(slot, worker, report),
+            on_end=lambda worker: self._on_worker_end(slot, worker),
+        )
+        try:
+            await worker.start()
+        except OSError as error:
+            slot.process = None
+            self._on_start_failure(slot, f"{self._command.python} cannot be started: {error}")
+
+    def _on_worker_end(self, slot: _Slot, worker: WorkerProcess) -> None:
+        how, jobs, verdict = worker.explain_end(), slot.inflight, slot.verdict
+        was_ready, running, finished = slot.worker is not None, worker.running, worker.finished
+        returned: list[_Job] = []
+        for number, job in jobs.items():
+            self._stop_timer(job)
+            if verdict is not None and job is verdict[0]:
+                self._end(job, verdict[1], verdict[2], slot=slot)
+            elif verdict is None and number == running:
+                self._on_lost(slot, job, how, returned)
+            elif number <= finished and not job.call.options.rerun_on_loss:
+                self._end(job, "failed", TaskLost(_lost_text(job, how)), slot=slot)
+            elif job.put_backs >= _MOST_PUT_BACKS:
+                self._end(job, "failed", TaskLost(f"its workers died {job.put_backs + 1} times; the last one {how}"))
+            else:
+                job.put_backs += 1
+                returned.append(job)
+        is_useless = not was_ready or (
+            not jobs and not slot.has_worked and time.monotonic() - worker.began_at < _SETTLED_S
+        )
+        slot.clear()
+        self._put_back(returned, slot)
+        slot.backlog_s = 0.0
+        if self._stopping is not None:
+            pass
+        elif is_useless:
+            self._on_start_failure(slot, f"the worker process {how} before it was of use; see the log of the endpoint")
+        else:
+            if verdict is None:
+                logger.warning("A worker %s; it is being replaced.", how, extra={"action": "worker_died"})
+            self._fill(slot, 0.0)
+        self._deal()
+        self._tell()
+
+    def _on_lost(self, slot: _Slot, job: _Job, how: str, returned: list[_Job]) -> None:
+        if job.force:
+            self._end(job, "cancelled", _cancelled(), slot=slot)
+        elif not job.call.options.rerun_on_loss or job.losses + 1 >= self._most_losses:
+            self._end(job, "failed", TaskLost(_lost_text(job, how)), slot=slot)
+        else:
+            job.losses += 1
+            job.alone = True
+            returned.append(job)
+
+    def _on_start_failure(self, slot: _Slot, problem: str) -> None:
+        slot.failures += 1
+        after_s = min(_FIRST_BACK_OFF_S * 2 ** min(slot.failures - 1, 10), _LONGEST_BACK_OFF_S)
+        logger.error(
+            "A worker cannot be used: %s; trying again in %.1f s.",
+            problem,
+            after_s,
+            extra={"action": "worker_start_failed", "failures": slot.failures},
+        )
+        if slot.failures >= self._most_start_failures and not any(s.worker for s in self._slots):
+            self._broken = problem
+        if self._stopping is None:
+            self._fill(slot, after_s)
+        self._deal()
+        self._tell()
+
+    # Leaving
+
+    async def _stop(self) -> list[UUID]:
+        # No call is pulled from here on; those that run, and the few that wait behind them, may end.
+        while any(slot.inflight for slot in self._slots):
+            self._change.clear()
+            try:
+                await asyncio.wait_for(self._change.wait(), max(0.0, min(self._deadline - time.monotonic(), 3600.0)))
+            except TimeoutError:
+                if time.monotonic() >= self._deadline:
+                    break
+        self._tell()
+        # Told of before the workers are killed: what dies now was given back, and is not lost.
+        unfinished = self._unfinished()
+        for job in self._delayed.values():
+            self._stop_timer(job)
+        await self._dismiss()
+        return unfinished
+
+    def _unfinished(self) -> list[UUID]:
+        jobs = [job for slot in self._slots for job in slot.inflight.values()]
+        jobs += [*self._again, *self._delayed.values(), *([self._held] if self._held else [])]
+        return [job.call.key for job in jobs]
+
+    async def _dismiss(self) -> None:
+        """End all workers: idle ones in peace, the others at once."""
+        for slot in self._slots:
+            if slot.process is None and slot.task is not None:
+                slot.task.cancel()  # it waits to start one
+        await asyncio.gather(*(slot.task for slot in self._slots if slot.task), return_exceptions=True)
+        processes = [slot.process for slot in self._slots if slot.process is not None]
+        for slot in self._slots:
+            if slot.process is not None and (slot.inflight or slot.worker is None):
+                slot.process.kill()
+            elif slot.worker is not None:
+                slot.worker.send(Work([], [], leave=True))
+            for job in slot.inflight.values():
+                self._stop_timer(job)
+            slot.inflight = {}
+        for limit_s in (_LEAVE_S, _DIE_S):
+            try:
+                async with asyncio.timeout(limit_s):
+                    for process in processes:
+                        await process.ended.wait()
+            except TimeoutError:
+                for process in processes:
+                    process.kill()
+
+
+def _cancelled() -> TaskCancelled:
+    return TaskCancelled("the task was cancelled")
+
+
+def _lost_text(job: _Job, how: str) -> str:
+    tries = job.losses + 1
+    if not job.call.options.rerun_on_loss:
+        return f"the worker process {how} while the task ran, and the task must not run twice (rerun_on_loss is off)"
+    return f"the worker process {how} while the task ran; it was tried {tries} times"

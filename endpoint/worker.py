@@ -1,0 +1,329 @@
+"""A worker process: runs one call after the other, and dies with its engine.
+
+    python -m headrace.endpoint.worker SOCKET_FD COUNTERS_FD MOST_RESULT_BYTES
+
+It is the leader of a process group of its own. Two threads: the main one runs calls; the *minder* watches the socket
+and kills the whole group when the engine is gone, and hands results on, and waiting calls back, when a call takes long.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import gc
+import mmap
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import CoroutineType
+from typing import Any
+
+from headrace.bus.code import FunctionCode, load, show_lines
+from headrace.bus.errors import ArgumentNotSerialisable, DecodeError, ResultNotSerialisable, TaskError
+from headrace.bus.failures import capture, encode_failure, of_error
+from headrace.bus.values import JSON, decode_arguments, encode, encode_json
+from headrace.endpoint.frames import (
+    COUNTERS_BYTES,
+    FINISHED,
+    HEAD_BYTES,
+    RAISED,
+    REFUSED,
+    STARTED,
+    SUCCEEDED,
+    Report,
+    ReportItem,
+    Work,
+    WorkItem,
+    frame,
+    read_work,
+)
+
+_FLUSH_AFTER_S = 0.001
+_FLUSH_BYTES = 256_000
+_TICK_S = 0.025
+_STALL_S = 0.05
+
+
+class Worker:
+    """The main thread's half: reads work, runs calls, reports."""
+
+    def __init__(self, connection: socket.socket, counters: memoryview, most_result_bytes: int) -> None:
+        self.connection = connection
+        self._counters = counters
+        self._most_result_bytes = most_result_bytes
+        self._pid = os.getpid()
+        self._recursion_limit = sys.getrecursionlimit()
+        self._functions: dict[int, Callable[..., Any]] = {}
+        self._codes: dict[int, FunctionCode] = {}
+        self._waiting: collections.deque[WorkItem] = collections.deque()
+        self._reading = threading.Lock()
+        self._reporting = threading.Lock()
+        self._ended: list[ReportItem] = []
+        self._ended_bytes = 0
+        self._flushed_at = 0.0
+        self._leaving = False
+        self._minder = Minder(self)
+        self.working = False
+        """Whether calls are being run; false while waiting for the engine."""
+        self.running = 0
+        """The number of the running call, 0 while there is none."""
+        self.running_since = 0.0
+
+    def run(self) -> None:
+        """Work until told to leave. Kills the process group when the engine is gone."""
+        self._minder.start()
+        self._send(Report([], []))
+        while True:
+            while self._waiting:
+                try:
+                    item = self._waiting.popleft()
+                except IndexError:  # the minder was quicker
+                    break
+                self._do(item)
+            self.working = False
+            self.running = 0
+            self.flush()
+            with self._reading:
+                if not self._leaving and not self._waiting:
+                    self._read_work()
+            if self._leaving:
+                return
+            self.working = True
+            self._minder.wake()
+
+    @property
+    def leaving(self) -> bool:
+        """Whether the engine told this worker to leave."""
+        return self._leaving
+
+    def flush(self) -> None:
+        """Report what has ended."""
+        with self._reporting:
+            if self._ended:
+                ended, self._ended, self._ended_bytes = self._ended, [], 0
+                self._send(Report(ended, []))
+                self._flushed_at = time.perf_counter()
+
+    def has_stale_results(self) -> bool:
+        """Whether a result waits for the end of a call that takes longer than results should wait."""
+        return bool(self._ended) and time.perf_counter() - self._flushed_at > _TICK_S
+
+    def give_back(self, stalled: int) -> None:
+        """Hand back every call that has not started. For the minder, while the main thread is in a long call."""
+        if not self._reading.acquire(blocking=False):
+            return  # the main thread reads: the call has just ended
+        try:
+            while not self._leaving and select.select([self.connection], [], [], 0)[0]:
+                self._read_work()
+            returned = []
+            while self._waiting:
+                try:
+                    returned.append(self._waiting.pop()[0])
+                except IndexError:  # the main thread was quicker
+                    break
+        finally:
+            self._reading.release()
+        with self._reporting:
+            ended, self._ended, self._ended_bytes = self._ended, [], 0
+            self._send(Report(ended, returned, stalled))
+
+    def _read_work(self) -> None:
+        size = int.from_bytes(self._receive(HEAD_BYTES), "little")
+        work: Work = read_work(self._receive(size))
+        for number, code in work.functions:
+            self._codes[number] = code
+        self._leaving = work.leave
+        self._waiting.extend(work.calls)
+
+    def _receive(self, size: int) -> bytearray:
+        buffer = bytearray(size)
+        view, have = memoryview(buffer), 0
+        while have < size:
+            try:
+                count = self.connection.recv_into(view[have:])
+            except OSError:
+                count = 0
+            if count == 0:
+                kill_own_group()
+            have += count
+        return buffer
+
+    def _send(self, report: Report) -> None:
+        try:
+            self.connection.sendall(frame(report))
+        except OSError:
+            kill_own_group()
+
+    def _do(self, item: WorkItem) -> None:
+        number, function, encoding, arguments, json_result = item
+        self._counters[STARTED] = number
+        self.running_since = began = time.perf_counter()
+        self.running = number
+        started_at = time.time()
+        kind, tag, value = self._outcome(function, encoding, arguments, json_result)
+        now = time.perf_counter()
+        if os.getpid() != self._pid:
+            os._exit(0)  # a child that the function forked came back here: it must not speak for the worker
+        with self._reporting:
+            self._ended.append((number, kind, tag, value, started_at, now - began))
+            self._ended_bytes += len(value)
+        self._counters[FINISHED] = number
+        if now - self._flushed_at > _FLUSH_AFTER_S or self._ended_bytes > _FLUSH_BYTES:
+            self.flush()
+
+    def _outcome(self, number: int, encoding: int, arguments: bytes, json_result: bool) -> tuple[int, int, bytes]:
+        try:
+            function = self._functions.get(number)
+            if function is None:
+                function = self._load(number)
+            args, kwargs = _read_arguments(encoding, arguments)
+        except BaseException as error:
+            return self._refused(error)
+        try:
+            value = function(*args, **kwargs)
+            if type(value) is CoroutineType:
+                value = _run_coroutine(value)
+        except BaseException as error:
+            return self._raised(number, function, error)
+        finally:
+            if sys.getrecursionlimit() != self._recursion_limit:
+                sys.setrecursionlimit(self._recursion_limit)
+        try:
+            return SUCCEEDED, *self._encoded(value, json_result)
+        except BaseException as error:
+            return self._refused(error)
+
+    def _encoded(self, value: Any, json_result: bool) -> tuple[int, bytes]:
+        try:
+            tag, data = (JSON, encode_json(value)) if json_result else encode(value)
+        except ResultNotSerialisable:
+            raise
+        except BaseException as error:
+            raise _unserialisable(value, error) from error
+        if len(data) > self._most_result_bytes:
+            raise _too_large(len(data), self._most_result_bytes)
+        return tag, data
+
+    def _refused(self, error: BaseException) -> tuple[int, int, bytes]:
+        if isinstance(error, TaskError):
+            return REFUSED, *encode_failure(of_error(error))
+        return REFUSED, *encode_failure(capture(error, runner_file=__file__))
+
+    def _load(self, number: int) -> Callable[..., Any]:
+        function = self._functions[number] = load(self._codes[number])
+        return function
+
+    def _raised(self, number: int, function: Callable[..., Any], error: BaseException) -> tuple[int, int, bytes]:
+        with contextlib.suppress(BaseException):  # lines are a courtesy, and a callable may be very odd
+            show_lines(self._codes[number], function)
+        return RAISED, *encode_failure(capture(error, runner_file=__file__))
+
+
+class Minder(threading.Thread):
+    """Watches over the main thread. Sleeps for good while there is nothing that could become late."""
+
+    def __init__(self, worker: Worker) -> None:
+        super().__init__(name="minder", daemon=True)
+        self._worker = worker
+        self._asleep = False
+        self._stalled = -1
+        self._alarm, self._bell = os.pipe()
+
+    def wake(self) -> None:
+        """Say that calls are about to run."""
+        if self._asleep:
+            self._asleep = False
+            os.write(self._bell, b"!")
+
+    def run(self) -> None:
+        """Until the engine is gone."""
+        connection = self._worker.connection
+        poll = select.poll()
+        poll.register(self._alarm, select.POLLIN)
+        while True:
+            # While a call takes long, nobody else reads what the engine sent before it knew.
+            poll.register(connection, select.POLLRDHUP | (select.POLLIN if self._is_stalled() else 0))
+            # Asleep first, then the look whether to stay awake: `wake` goes the other way round, so one sees the other.
+            self._asleep = True
+            self._asleep = not self._worker.working or self._is_stalled()
+            for fd, event in poll.poll(None if self._asleep else _TICK_S * 1000):
+                if fd == self._alarm:
+                    os.read(self._alarm, 64)
+                elif event & ~select.POLLIN:
+                    if self._worker.leaving:
+                        return
+                    kill_own_group()
+                elif self._is_stalled():
+                    self._worker.give_back(self._stalled)
+            self._tick()
+
+    def _is_stalled(self) -> bool:
+        return self._worker.working and self._worker.running == self._stalled
+
+    def _tick(self) -> None:
+        worker, running = self._worker, self._worker.running
+        if not worker.working:
+            return
+        if running not in (0, self._stalled) and time.perf_counter() - worker.running_since > _STALL_S:
+            self._stalled = running
+            worker.give_back(running)
+        elif worker.has_stale_results():
+            worker.flush()
+
+
+def _read_arguments(encoding: int, arguments: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    try:
+        return decode_arguments(encoding, arguments)
+    except DecodeError as error:
+        raise ArgumentNotSerialisable(f"the arguments cannot be read on the worker: {error}") from error
+
+
+def _run_coroutine(coroutine: CoroutineType[Any, Any, Any]) -> Any:
+    import asyncio
+
+    return asyncio.run(coroutine)
+
+
+def _unserialisable(value: Any, error: BaseException) -> ResultNotSerialisable:
+    kind = type(value)
+    hint = "return list(...) of it" if hasattr(value, "__next__") else "return plain data, or a path to a file"
+    return ResultNotSerialisable(
+        f"the result, of type {kind.__module__}.{kind.__qualname__}, cannot be sent back: "
+        f"{type(error).__name__}: {error}. Instead, {hint}"
+    )
+
+
+def _too_large(size: int, limit: int) -> ResultNotSerialisable:
+    return ResultNotSerialisable(
+        f"the result has {size} bytes and the limit of this endpoint is {limit}: return less, or write a file and "
+        "return its path"
+    )
+
+
+def kill_own_group() -> None:
+    """The engine is gone: end at once, with everything that calls have started."""
+    os.killpg(os.getpid(), signal.SIGKILL)
+
+
+def main(arguments: list[str]) -> None:
+    """Run a worker on the descriptors that the engine passed."""
+    socket_fd, counters_fd, most_result_bytes = map(int, arguments)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the engine, which lets calls end
+    for fd in (socket_fd, counters_fd):
+        os.set_inheritable(fd, False)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # they are text files at start
+    counters = memoryview(mmap.mmap(counters_fd, COUNTERS_BYTES)).cast("B").cast("Q")
+    os.close(counters_fd)
+    sys.argv = ["headrace-worker"]
+    gc.freeze()
+    Worker(socket.socket(fileno=socket_fd), counters, most_result_bytes).run()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
