@@ -132,7 +132,7 @@ async def fetch_code(call: Call) -> Response:
             "name": function.value.name,
             "source": code.value.source,
             "pickled": code.value.pickled,
-            "entry_point": code.value.entry_point,
+            "entry_point": code.value.entry_point or function.value.name,
             "python_version": function.value.python_version,
         }
     )
