@@ -47,7 +47,7 @@ class ServiceSettings:
     longest_wait_s: float = 60.0
     start_timeout_s: float = 10.0
     """How long the service waits for the bus when it starts."""
-    drain_s: float = 5.0
+    drain_s: float = 2.0
     """How long open requests may take to end when the service stops."""
 
     streams: StreamSettings = field(default_factory=StreamSettings)

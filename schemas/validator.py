@@ -19,6 +19,7 @@ from referencing.jsonschema import DRAFT202012
 from headrace.schemas.errors import SchemaViolation, Violation
 
 _MOST_VIOLATIONS = 20
+_MOST_TEXT = 400
 
 
 @functools.cache
@@ -79,10 +80,19 @@ def _raise_violations(name: str, validator: Validator, document: Any) -> None:
         raise SchemaViolation(
             name,
             tuple(
-                Violation(pointer=_pointer(e.absolute_path), problem=e.message, keyword=str(e.validator))
+                Violation(pointer=_pointer(e.absolute_path), problem=_problem(e), keyword=str(e.validator))
                 for e in errors[:_MOST_VIOLATIONS]
             ),
         )
+
+
+def _problem(error: jsonschema.ValidationError) -> str:
+    # For a choice of forms the library prints the whole document; the schema's own words say what was wanted.
+    wanted = error.schema.get("description") if isinstance(error.schema, dict) else None
+    if wanted and error.validator in ("anyOf", "oneOf"):
+        return f"none of the forms fits: {wanted}"
+    text = error.message
+    return text if len(text) <= _MOST_TEXT else f"{text[: _MOST_TEXT // 2]} … {text[-_MOST_TEXT // 2 :]}"
 
 
 def _pointer(path: Any) -> str:
