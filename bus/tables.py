@@ -17,14 +17,15 @@ from headrace.bus.models import (
     UserRecord,
 )
 from headrace.bus.records import Records
+from headrace.bus.subscriptions import SubscriptionRecord
 
 PRESENCE_TTL_S = 15.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tables:
-    """One `Records` per kind of record. Functions, their code, endpoints and presence are keyed by the hex of a UUID, users by
-    the token of their name, tokens and sessions by their id."""
+    """One `Records` per kind of record. Functions, their code, endpoints, presence and subscriptions are keyed by the
+    hex of a UUID, users by the token of their name, tokens and sessions by their id."""
 
     functions: Records[FunctionRecord]
     function_code: Records[FunctionCodeRecord]
@@ -34,6 +35,7 @@ class Tables:
     users: Records[UserRecord]
     tokens: Records[TokenRecord]
     sessions: Records[SessionRecord]
+    subscriptions: Records[SubscriptionRecord]
     actions: Actions
 
     @classmethod
@@ -48,6 +50,7 @@ class Tables:
             users=Records(connection, "users", UserRecord),
             tokens=Records(connection, "tokens", TokenRecord),
             sessions=Records(connection, "sessions", SessionRecord),
+            subscriptions=Records(connection, "subscriptions", SubscriptionRecord),
             actions=Actions(connection),
         )
 
@@ -61,4 +64,5 @@ class Tables:
         await self.users.ensure(replicas=replicas)
         await self.tokens.ensure(replicas=replicas)
         await self.sessions.ensure(replicas=replicas)
+        await self.subscriptions.ensure(replicas=replicas)
         await self.actions.ensure(replicas=replicas)
