@@ -1,0 +1,259 @@
+"""`headrace up`: everything in one command, and nothing left when it goes. All with real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from headrace_up import Up, command, command_line, headrace_up, is_alive
+from waiting import eventually
+
+PARTS = {"nats": "nats-server", "service": "headrace.cli.main serve", "endpoint": "headrace.cli.main endpoint start"}
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """One system for the tests that leave it as it is."""
+    with headrace_up(tmp_path_factory.mktemp("up") / "home", "--workers", "1") as up:
+        yield up
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+def test_the_ready_file_says_where_everything_is_and_only_to_its_owner(shared: Up) -> None:
+    assert set(shared.ready) == {"url", "token", "nats_url", "endpoint_id", "home", "pid"}
+    assert shared.ready["pid"] == shared.process.pid
+    assert shared.ready["home"] == str(shared.home)
+    assert stat.S_IMODE(shared.ready_file.stat().st_mode) == 0o600
+    status = get(shared, f"/api/v1/endpoints/{shared.endpoint_id}/status")
+    assert status.json()["status"] == "online"
+    assert httpx.get(f"{shared.url}/readyz").status_code == 200
+
+
+def test_it_tells_a_person_what_to_do_next(shared: Up) -> None:
+    said = shared.said()
+
+    assert "Headrace is up after" in said
+    assert shared.url in said
+    assert shared.endpoint_id in said
+    assert f"export HEADRACE_HOME={shared.home}" in said
+    assert shared.token not in said
+
+
+def test_secrets_lie_in_private_files_and_never_in_a_command_line(shared: Up) -> None:
+    private = ["admin.token", "profile.json", "keys/operator.json", "keys/service.json", "keys/master.key"]
+    assert {stat.S_IMODE((shared.home / name).stat().st_mode) for name in private} == {0o600}
+    assert stat.S_IMODE(shared.home.stat().st_mode) == 0o700
+    for pid in [shared.process.pid, *shared.pids()]:
+        environment = Path(f"/proc/{pid}/environ").read_text()
+        assert shared.token not in command_line(pid) + environment
+
+
+def test_the_profile_leads_the_sdk_here(shared: Up) -> None:
+    profile = json.loads((shared.home / "profile.json").read_text())
+
+    assert profile == {"url": shared.url, "token": shared.token}
+
+
+def test_a_second_one_on_the_same_home_is_refused_and_told_who_has_it(shared: Up) -> None:
+    second = subprocess.run(command(shared.home), capture_output=True, text=True, timeout=20, check=False)
+
+    assert second.returncode == 1
+    assert second.stderr.count("\n") == 1
+    assert f"is running already as process {shared.process.pid}" in second.stderr
+    assert shared.url in second.stderr
+    assert httpx.get(f"{shared.url}/readyz").status_code == 200
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_signal_stops_everything_in_time(home: Path, number: signal.Signals, status: int) -> None:
+    with headrace_up(home, "--workers", "1") as up:
+        pids = up.pids()
+        assert len(pids) >= 3
+        asked_at = time.monotonic()
+
+        assert up.stop(number) == status
+
+        assert time.monotonic() - asked_at < 10
+        assert [command_line(pid) for pid in pids if is_alive(pid)] == []
+        assert not up.ready_file.exists()
+
+
+def test_a_part_that_hangs_does_not_hold_up_the_end(home: Path) -> None:
+    with headrace_up(home, "--workers", "1") as up:
+        pids = up.pids()
+        for part in PARTS.values():
+            os.kill(up.pid_of(part), signal.SIGSTOP)
+        asked_at = time.monotonic()
+
+        assert up.stop() == 0
+
+        assert time.monotonic() - asked_at < 10
+        eventually(lambda: not any(map(is_alive, pids)), message="all processes have ended")
+
+
+def test_a_second_signal_ends_it_at_once(home: Path) -> None:
+    with headrace_up(home, "--workers", "1") as up:
+        pids = up.pids()
+        os.kill(up.pid_of(PARTS["endpoint"]), signal.SIGSTOP)
+        up.process.terminate()
+        eventually(lambda: "once more to stop at once" in up.said())
+        asked_at = time.monotonic()
+
+        up.stop()
+
+        assert time.monotonic() - asked_at < 1
+        eventually(lambda: not any(map(is_alive, pids)), message="all processes have ended")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux ends children with their parent")
+def test_nothing_outlives_it_when_it_is_killed(home: Path) -> None:
+    with headrace_up(home, "--workers", "2") as up:
+        pids = up.pids()
+        assert len(pids) >= 3
+
+        up.process.kill()
+        up.process.wait()
+
+        eventually(lambda: not any(map(is_alive, pids)), within_s=3, message="all processes have ended")
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_that_dies_is_started_again_while_the_others_carry_on(home: Path, part: str) -> None:
+    with headrace_up(home, "--workers", "1") as up:
+        before = {name: up.pid_of(words) for name, words in PARTS.items()}
+
+        os.kill(before[part], signal.SIGKILL)
+
+        eventually(lambda: f"{part} answers again" in up.said(), within_s=15)
+        after = {name: up.pid_of(words) for name, words in PARTS.items()}
+        assert {name for name in PARTS if after[name] != before[name]} == {part}
+        assert f"{part} ended (killed by signal 9); starting it again in 0.1 s" in up.said()
+        eventually(lambda: httpx.get(f"{up.url}/readyz").status_code == 200)
+        eventually(
+            lambda: get(up, f"/api/v1/endpoints/{up.endpoint_id}/status").json()["status"] == "online", within_s=15
+        )
+
+
+def test_started_again_it_has_what_it_had(home: Path) -> None:
+    with headrace_up(home, "--workers", "1") as first:
+        function = {"name": "double", "source": "def double(x):\n    return 2 * x\n", "python_version": "3.11"}
+        answer = httpx.post(f"{first.url}/api/v1/functions", json=function, headers=bearer(first))
+        assert answer.status_code == 201, answer.text
+        function_id = answer.json()["function_id"]
+        assert first.stop() == 0
+
+    with headrace_up(home, "--workers", "1") as again:
+        same = ("url", "nats_url", "token", "endpoint_id", "home")
+        assert {name: again.ready[name] for name in same} == {name: first.ready[name] for name in same}
+        assert get(again, f"/api/v1/functions/{function_id}").json()["name"] == "double"
+
+
+def test_after_a_kill_it_starts_again_at_once(home: Path) -> None:
+    with headrace_up(home, "--workers", "1") as first:
+        first.process.kill()
+        first.process.wait()
+
+        with headrace_up(home, "--workers", "1") as again:
+            assert again.endpoint_id == first.endpoint_id
+
+
+def test_without_an_endpoint_it_says_so(home: Path) -> None:
+    with headrace_up(home, "--no-endpoint") as up:
+        assert up.ready["endpoint_id"] is None
+        assert get(up, "/api/v1/endpoints").json() == {"endpoints": []}
+        assert not [pid for pid in up.pids() if PARTS["endpoint"] in command_line(pid)]
+
+
+def test_listening_to_the_world_comes_with_a_warning(home: Path) -> None:
+    with headrace_up(home, "--no-endpoint", "--host", "0.0.0.0") as up:  # noqa: S104 - that is the point
+        assert "warning: listening on 0.0.0.0 without TLS" in up.said()
+        assert up.url.startswith("http://127.0.0.1:")
+
+
+@pytest.mark.parametrize("option", ["--port", "--nats-port"])
+def test_a_port_in_use_is_named_with_the_remedy(home: Path, option: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+
+        message = refused(home, option, str(port))
+
+    assert message.startswith(f"headrace: port {port} on 127.0.0.1 is in use")
+    assert f"choose another with {option} (0 takes a free one)" in message
+
+
+def test_a_home_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    message = refused(tmp_path / "file" / "home")
+
+    assert f"the home {tmp_path}/file/home cannot be written: Not a directory; give --home" in message
+
+
+def test_a_ready_file_that_cannot_be_written_is_named(home: Path, tmp_path: Path) -> None:
+    message = refused(home, "--no-endpoint", "--ready-file", str(tmp_path / "missing" / "ready"))
+
+    assert f"--ready-file {tmp_path}/missing/ready cannot be written: No such file or directory" in message
+
+
+def test_a_nats_server_that_is_too_old_is_refused(home: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old-nats-server"
+    old.write_text("#!/bin/sh\necho 'nats-server: v2.10.4'\n")
+    old.chmod(0o755)
+
+    message = refused(home, "--nats-server", str(old))
+
+    assert f"{old} is NATS server 2.10.4; Headrace needs 2.12 or newer" in message
+
+
+def test_keys_that_others_can_read_are_refused(home: Path) -> None:
+    with headrace_up(home, "--no-endpoint"):
+        pass
+    (home / "keys" / "operator.json").chmod(0o640)
+
+    message = refused(home)
+
+    assert f"{home}/keys/operator.json is open to other users (mode 0640); run: chmod 600" in message
+
+
+def test_a_part_that_ends_at_its_first_start_is_named_with_the_end_of_its_log(home: Path) -> None:
+    with headrace_up(home, "--no-endpoint"):
+        pass
+    (home / "keys" / "master.key").write_bytes(b"short")
+
+    message = refused(home, "--no-endpoint")
+
+    assert f"the service ended at its start (status 1); its log is {home}/logs/service.log" in message
+    assert "master.key is damaged" in message
+
+
+def refused(home: Path, *options: str) -> str:
+    """Start it where it cannot: it must end soon with status 1, one message, no traceback and no process."""
+    process = subprocess.run(command(home, *options), capture_output=True, text=True, timeout=30, check=False)
+    assert process.returncode == 1, process.stderr
+    assert "Traceback" not in process.stderr
+    left = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if str(home) in command_line(pid)]
+    assert [command_line(pid) for pid in left] == []
+    # Log lines carry the time; the message is what is said last, by name.
+    return "headrace: " + process.stderr.rpartition("\nheadrace: ")[2].removeprefix("headrace: ")
+
+
+def get(up: Up, path: str) -> httpx.Response:
+    return httpx.get(f"{up.url}{path}", headers=bearer(up))
+
+
+def bearer(up: Up) -> dict[str, str]:
+    return {"Authorization": f"Bearer {up.token}"}
