@@ -37,7 +37,7 @@ def version() -> None:
 def main() -> None:
     """The console script."""
     try:
-        app()
+        app(prog_name="headrace")
     except HeadraceError as error:
         output.fail(str(error))
     except KeyboardInterrupt:
