@@ -17,6 +17,7 @@ import contextlib
 import fcntl
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -83,15 +84,16 @@ class Home:
         """Keep them for the next start, so that whoever knew this installation finds it again."""
         write_private(self._ports_file, json.dumps(ports) + "\n")
 
-    def admin_token(self) -> str | None:
-        """The first administrator's token, if it has been made. Raises `KeysUnusable` when others can read it."""
-        if not self.token_file.exists():
-            return None
-        return read_private(self.token_file).decode().strip()
+    def ensure_admin_token(self) -> str:
+        """The first administrator's token, made at the first start; the service makes it valid when it starts.
 
-    def keep_admin_token(self, token: str) -> None:
-        """Store the first administrator's token."""
-        write_private(self.token_file, token + "\n")
+        Raises `KeysUnusable` when others can read it.
+        """
+        if not self.token_file.exists():
+            # The form that headrace.action_provider.auth.tokens gives them; to load that would delay the first start by
+            # a quarter of a second. A test holds the two together.
+            write_private(self.token_file, f"hr_{secrets.token_hex(8)}_{secrets.token_urlsafe(32)}\n")
+        return read_private(self.token_file).decode().strip()
 
     def write_profile(self, url: str, token: str) -> None:
         """Tell the SDK and the commands on this machine where the service is."""

@@ -175,7 +175,7 @@ class System:
         )
         public = settings.public_host or (ports.outward_address() if ports.is_any(settings.host) else settings.host)
         self._public_nats_url = f"nats://{ports.in_url(public)}:{nats_port}"
-        self._token = self._home.admin_token() or self._make_token()
+        self._token = self._home.ensure_admin_token()
         self._home.write_profile(self._url, self._token)
         self._home.announce(self._url)
         if not ports.is_loopback(settings.host):
@@ -183,16 +183,6 @@ class System:
                 f"headrace: warning: listening on {settings.host} without TLS; who can see the network can read tokens"
                 " and data. Put a TLS proxy before it (deploy/README.md)."
             )
-
-    def _make_token(self) -> str:
-        # Loads the service's modules, so only at the first start.
-        from headrace.action_provider.auth.callers import user_urn
-        from headrace.action_provider.auth.first_admin import ADMIN
-        from headrace.action_provider.auth.tokens import new_token
-
-        token = new_token(principal=user_urn(ADMIN), label="first administrator").text
-        self._home.keep_admin_token(token)
-        return token
 
     def _parts(self) -> list[Part]:
         parts = [
