@@ -9,7 +9,18 @@ import sys
 
 import typer
 
-from headrace.cli import output
+from headrace.cli import (
+    dead_letter_commands,
+    endpoint_commands,
+    event_commands,
+    function_commands,
+    output,
+    subscription_commands,
+    task_commands,
+    token_commands,
+    user_commands,
+)
+from headrace.cli.login_command import login
 from headrace.cli.serve import serve
 from headrace.cli.up import up
 from headrace.schemas.errors import HeadraceError
@@ -24,6 +35,15 @@ app = typer.Typer(
 )
 app.command()(up)
 app.command()(serve)
+app.command()(login)
+app.add_typer(endpoint_commands.app, name="endpoint")
+app.add_typer(function_commands.app, name="function")
+app.add_typer(task_commands.app, name="task")
+app.add_typer(event_commands.app, name="event")
+app.add_typer(subscription_commands.app, name="subscription")
+app.add_typer(dead_letter_commands.app, name="dead-letter")
+app.add_typer(user_commands.app, name="user")
+app.add_typer(token_commands.app, name="token")
 
 
 @app.command()

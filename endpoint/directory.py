@@ -6,7 +6,8 @@
     endpoint.token            what the manager shows to the service (0600)
     endpoint.lock             held by the manager that runs, with its process id inside
     endpoint.log              what the manager and its pools tell
-    pool-NAME.json            what the manager tells a pool (0600); pool-NAME.pids and pool-NAME.status.json: its answers
+    pool-NAME.json            what the manager tells a pool (0600)
+    pool-NAME.pids            the pool's workers; pool-NAME.status.json is what it tells of itself
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from headrace.endpoint.errors import (
     EndpointRunning,
 )
 
+_LONGEST_LOG_BYTES = 10 * 1024 * 1024
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -92,6 +94,11 @@ class EndpointDirectory:
     def pool_file(self, pool: str, kind: str = "json") -> Path:
         """A pool's file of this kind: `json`, `pids` or `status.json`."""
         return self.path / f"pool-{pool}.{kind}"
+
+    def rotate_log(self) -> None:
+        """Begin a new log when the old one is long; one old log is kept."""
+        if self.log_file.exists() and self.log_file.stat().st_size > _LONGEST_LOG_BYTES:
+            os.replace(self.log_file, self.log_file.with_name("endpoint.log.1"))
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

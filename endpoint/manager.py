@@ -121,6 +121,8 @@ class Manager:
         if stored is not None and self._directory.token() is not None:
             if token is not None:
                 await self._tell_config(service, token, stored.endpoint_id, config)
+            if stored.url != service.url:
+                self._directory.keep_registration(stored.endpoint_id, None, service.url)
             return stored.endpoint_id
         if token is None:
             raise EndpointError(

@@ -173,7 +173,7 @@ class Client:
         return str(answer["tasks"][0]["task_id"])
 
     def get_task(self, task_id: Id, wait_s: float | None = None) -> Document:
-        """A task's state and, once it has ended, its result or error. Asking has no effect; a failed task raises nothing.
+        """A task's state and, once it has ended, its result or error. Asking changes nothing, failure raises nothing.
 
         With `wait_s` the answer comes when the task has ended, or after so many seconds.
         """
@@ -187,7 +187,7 @@ class Client:
                 return answer
 
     def get_result(self, task_id: Id, wait_s: float | None = None) -> Any:
-        """The value of a task. Raises `TaskPending` while it has not ended, and its `TaskError` when it has no value."""
+        """The value of a task. Raises `TaskPending` before the task's end, and its `TaskError` when it has no value."""
         answer = self.get_task(task_id, wait_s)
         state = answer["state"]
         if state == "succeeded":

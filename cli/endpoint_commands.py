@@ -1,0 +1,256 @@
+"""`headrace endpoint`: endpoints on this machine."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+from uuid import UUID
+
+import typer
+
+from headrace.cli import output
+from headrace.cli.errors import CommandError
+from headrace.cli.options import DEFAULT_HOME, HomeOption, expanded
+from headrace.cli.service import JsonOption, YesOption, confirmed, read_text, shown
+
+if TYPE_CHECKING:
+    from headrace.endpoint.directory import EndpointDirectory, Endpoints
+    from headrace.sdk.profile import Profile
+
+app = typer.Typer(help="Configure, start, stop and watch endpoints on this machine.", no_args_is_help=True)
+
+NameArgument = Annotated[str, typer.Argument(help="The endpoint's name on this machine.")]
+
+_UNCONFIGURED: Final = "default"
+_STOP_WITHIN_S = 15.0
+_LOOK_S = 0.05
+
+
+@app.command()
+def configure(
+    name: NameArgument,
+    endpoint_id: Annotated[
+        UUID | None, typer.Option(help="An id that this endpoint had before, or shall have. By default a new one.")
+    ] = None,
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Make an endpoint's directory with a commented config.yaml."""
+    directory = _endpoints(home).create(name)
+    if endpoint_id is not None:
+        directory.keep_registration(endpoint_id, None, None)
+    output.say(f"Configured the endpoint {name}: edit {directory.config_file}")
+    output.note(f"Start it with: headrace endpoint start {name}")
+
+
+@app.command()
+def start(
+    name: NameArgument = _UNCONFIGURED,
+    home: HomeOption = DEFAULT_HOME,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=4096, help="Tasks at a time, in place of what config.yaml says.")
+    ] = None,
+    url: Annotated[str | None, typer.Option(help="The service; by default that of HOME/profile.json.")] = None,
+    token_file: Annotated[
+        Path | None, typer.Option(help="A file with a token of yours, '-' for standard input; goes with --url.")
+    ] = None,
+) -> None:
+    """Run an endpoint in the foreground until Ctrl-C. Its first start registers it with the service.
+
+    The endpoint `default` needs no `configure` before.
+    """
+    import asyncio
+
+    from headrace.endpoint.manager import Manager, ManagerSettings
+
+    endpoints = _endpoints(home)
+    if name == _UNCONFIGURED and not any(each.name == name for each in endpoints.list()):
+        endpoints.create(name)
+    directory = endpoints.get(name)
+    config = directory.config()
+    service_url, token = _service(expanded(home), directory, url, token_file)
+    _log_to(directory, config.log_level)
+    asyncio.run(Manager(directory, ManagerSettings(url=service_url, token=token, workers=workers)).run())
+
+
+@app.command()
+def stop(
+    name: NameArgument = _UNCONFIGURED,
+    home: HomeOption = DEFAULT_HOME,
+    force: Annotated[bool, typer.Option("--force", help="Do not wait for running tasks.")] = False,
+) -> None:
+    """Stop an endpoint: running tasks get a few seconds, what waits stays queued."""
+    import os
+    import signal
+
+    directory = _endpoints(home).get(name)
+    pid = directory.running_pid()
+    if pid is None:
+        output.say(f"The endpoint {name} is not running.")
+        return
+    until = time.monotonic() + _STOP_WITHIN_S
+    try:
+        os.kill(pid, signal.SIGTERM)
+        if force:
+            # Two signals that are sent at once can be taken for one.
+            time.sleep(_LOOK_S)
+            os.kill(pid, signal.SIGTERM)
+    except ProcessLookupError:
+        pass
+    except PermissionError:
+        raise CommandError(f"the endpoint {name} runs as process {pid} of another user, who must stop it") from None
+    while directory.running_pid() == pid:
+        if time.monotonic() > until:
+            raise CommandError(f"the endpoint {name} (process {pid}) has not stopped; try --force, or `kill -9 {pid}`")
+        time.sleep(_LOOK_S)
+    output.say(f"Stopped the endpoint {name}.")
+
+
+@app.command("list")
+def list_endpoints(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
+    """List the endpoints on this machine."""
+    endpoints = [_described(directory) for directory in _endpoints(home).list()]
+    if as_json:
+        output.say_json(endpoints)
+        return
+    keys = ("name", "endpoint_id", "state", "pid", "directory")
+    output.say_table(
+        ["NAME", "ID", "STATE", "PROCESS", "DIRECTORY"],
+        [[shown(endpoint[key]) for key in keys] for endpoint in endpoints],
+    )
+
+
+@app.command()
+def status(name: NameArgument = _UNCONFIGURED, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
+    """Show what an endpoint on this machine does, and what the service knows of it."""
+    directory = _endpoints(home).get(name)
+    document = {**_described(directory), "service": _service_status(directory)}
+    if as_json:
+        output.say_json(document)
+        return
+    for key in ("name", "endpoint_id", "state", "pid", "directory"):
+        output.say(f"{key + ':':13}{shown(document[key])}")
+    known: dict[str, Any] = document["service"]
+    output.say(f"{'service:':13}{known.get('problem') or known['status']}")
+    for pool in known.get("pools", ()):
+        output.say(
+            f"{'pool:':13}{pool['pool']}: {pool.get('workers', 0)} workers, {pool.get('busy', 0)} busy,"
+            f" {pool.get('queued', 0)} tasks waiting here"
+        )
+
+
+@app.command()
+def delete(
+    name: NameArgument,
+    home: HomeOption = DEFAULT_HOME,
+    yes: YesOption = False,
+    local: Annotated[
+        bool, typer.Option("--local", help="Remove only what is on this machine; the service keeps the endpoint.")
+    ] = False,
+) -> None:
+    """Delete an endpoint: here and at the service, with what is queued for it. Results stay."""
+    endpoints = _endpoints(home)
+    directory = endpoints.get(name)
+    where = "on this machine" if local else "here and at the service, with what is queued for it"
+    confirmed(f"Delete the endpoint {name} {where}?", yes=yes)
+    # Held while it is removed at the service, so that no manager starts, or runs, meanwhile.
+    with directory.locked():
+        if not local:
+            _unregister(directory)
+    endpoints.delete(name)
+    output.say(f"Deleted the endpoint {name}.")
+
+
+def _endpoints(home: Path) -> Endpoints:
+    from headrace.endpoint.directory import Endpoints
+
+    return Endpoints(expanded(home))
+
+
+def _service(
+    home: Path, directory: EndpointDirectory, url: str | None, token_file: Path | None
+) -> tuple[str, str | None]:
+    """The service and, where there is one, a token of the owner's.
+
+    An endpoint belongs to its home, so the home's profile goes before the environment.
+    """
+    from headrace.sdk.errors import NotConfigured
+    from headrace.sdk.profile import service_url
+
+    if token_file is not None and url is None:
+        raise typer.BadParameter("--token-file goes with --url")
+    if url is not None:
+        return service_url(url, "--url"), read_text(token_file).strip() if token_file is not None else None
+    try:
+        profile = _profile(home)
+    except NotConfigured:
+        registration = directory.registration()
+        if registration is None or registration.url is None or directory.token() is None:
+            raise
+        return registration.url, None
+    return profile.url, profile.token
+
+
+def _profile(home: Path) -> Profile:
+    from headrace.sdk.profile import Profile
+
+    path = home / "profile.json"
+    return Profile.read(path) if path.exists() else Profile.find()
+
+
+def _log_to(directory: EndpointDirectory, level: str) -> None:
+    """What the manager says goes to the terminal, and to the endpoint's log, where its pools write as well."""
+    import logging
+
+    directory.rotate_log()
+    output.configure_logging(level)
+    handler = logging.FileHandler(directory.log_file, encoding="utf-8")
+    root = logging.getLogger()
+    handler.setFormatter(root.handlers[0].formatter)
+    root.addHandler(handler)
+    # One line for each sign of life is no news.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+def _described(directory: EndpointDirectory) -> dict[str, Any]:
+    registration, pid = directory.registration(), directory.running_pid()
+    return {
+        "name": directory.name,
+        "endpoint_id": str(registration.endpoint_id) if registration else None,
+        "state": "running" if pid else "stopped",
+        "pid": pid,
+        "directory": str(directory.path),
+    }
+
+
+def _service_status(directory: EndpointDirectory) -> dict[str, Any]:
+    from headrace.sdk.client import Client
+    from headrace.sdk.errors import ClientError
+
+    registration, token = directory.registration(), directory.token()
+    if registration is None or token is None or registration.url is None:
+        return {"problem": "not registered yet: the first start does it"}
+    try:
+        # The endpoint's own token may ask for the endpoint's own status.
+        with Client(registration.url, token) as client:
+            return client.get_endpoint_status(registration.endpoint_id)
+    except ClientError as error:
+        return {"problem": str(error)}
+
+
+def _unregister(directory: EndpointDirectory) -> None:
+    from headrace.endpoint.errors import RegistrationRefused, ServiceAway
+    from headrace.endpoint.service_client import ServiceClient
+
+    registration, token = directory.registration(), directory.token()
+    if registration is None or registration.url is None or token is None:
+        return
+    try:
+        with ServiceClient(registration.url) as service:
+            service.delete(token, registration.endpoint_id)
+    except ServiceAway as error:
+        raise CommandError(f"{error}; --local removes only what is on this machine") from error
+    except RegistrationRefused as error:
+        if error.status not in (401, 404):
+            raise
+        output.note(f"The service does not know this endpoint any more: {error}")

@@ -1,0 +1,72 @@
+"""`headrace function`: the functions that the service knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+from uuid import UUID
+
+import typer
+
+from headrace.cli import output
+from headrace.cli.service import JsonOption, YesOption, confirmed, read_text, service, shown
+
+app = typer.Typer(help="Register, list, show and delete functions.", no_args_is_help=True)
+
+
+@app.command()
+def register(
+    file: Annotated[Path, typer.Argument(help="A Python file; '-' is standard input.")],
+    name: Annotated[
+        str | None, typer.Option(help="The function in it that is called; needed when it defines several.")
+    ] = None,
+    description: Annotated[str | None, typer.Option(help="What it does.")] = None,
+    public: Annotated[bool, typer.Option("--public", help="Everybody with an account may run it.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Register a function of a Python file, by its source. The file is compiled, not run, here."""
+    source = read_text(file)
+    with service() as client:
+        function_id = client.register_source_code(source, name, description=description, public=public)
+    if as_json:
+        output.say_json({"function_id": function_id})
+    else:
+        output.say(function_id)
+
+
+@app.command("list")
+def list_functions(as_json: JsonOption = False) -> None:
+    """List your functions and the public ones."""
+    with service() as client:
+        functions = client.list_functions()
+    if as_json:
+        output.say_json(functions)
+        return
+    keys = ("function_id", "name", "owner", "public", "python_version", "created_at")
+    output.say_table(
+        ["ID", "NAME", "OWNER", "PUBLIC", "PYTHON", "REGISTERED"],
+        [[shown(function[key]) for key in keys] for function in functions],
+    )
+
+
+@app.command()
+def show(function_id: Annotated[UUID, typer.Argument()], as_json: JsonOption = False) -> None:
+    """Show a function and its source."""
+    with service() as client:
+        function = client.get_function(function_id)
+    if as_json:
+        output.say_json(function)
+        return
+    for key in ("function_id", "name", "owner", "public", "python_version", "created_at", "description", "metadata"):
+        output.say(f"{key + ':':16}{shown(function[key])}")
+    output.say()
+    output.say(function["source"] or "(stored by cloudpickle only, without source)")
+
+
+@app.command()
+def delete(function_id: Annotated[UUID, typer.Argument()], yes: YesOption = False) -> None:
+    """Delete a function of yours. Tasks that wait for it fail."""
+    confirmed(f"Delete the function {function_id}? Tasks that wait for it fail.", yes=yes)
+    with service() as client:
+        client.delete_function(function_id)
+    output.say(f"Deleted {function_id}.")

@@ -1,0 +1,70 @@
+"""`headrace token`: the tokens with which people and programs show who they are."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+import typer
+
+from headrace.cli import output
+from headrace.cli.errors import CommandError
+from headrace.cli.service import JsonOption, service, shown
+
+app = typer.Typer(help="Create, list and revoke tokens.", no_args_is_help=True)
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+@app.command()
+def create(
+    user: Annotated[str | None, typer.Option(help="For whom (administrators only); by default for yourself.")] = None,
+    label: Annotated[str | None, typer.Option(help="What it is for.")] = None,
+    expires: Annotated[
+        str | None, typer.Option(help="For how long it is valid, such as 12h or 30d; by default until it is revoked.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a token. It is shown this once: the service keeps only its hash."""
+    with service() as client:
+        token = client.create_token(user, label=label, expires_in_s=None if expires is None else duration_s(expires))
+    if as_json:
+        output.say_json(token)
+        return
+    output.note(f"Token {token['token_id']} of {token['principal']}, shown only now:")
+    output.say(token["token"])
+
+
+@app.command("list")
+def list_tokens(
+    user: Annotated[str | None, typer.Option(help="Whose (administrators only); by default your own.")] = None,
+    everybody: Annotated[bool, typer.Option("--all", help="Everybody's (administrators only).")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """List tokens, without what makes them valid."""
+    with service() as client:
+        tokens = client.list_tokens("*" if everybody else user)
+    if as_json:
+        output.say_json(tokens)
+        return
+    keys = ("token_id", "kind", "principal", "label", "created_at", "expires_at")
+    output.say_table(
+        ["ID", "KIND", "PRINCIPAL", "LABEL", "CREATED", "EXPIRES"],
+        [[shown(token[key]) for key in keys] for token in tokens],
+    )
+
+
+@app.command()
+def revoke(token_id: Annotated[str, typer.Argument(help="As `headrace token list` shows it.")]) -> None:
+    """Revoke a token: it, and what was opened with it, ends within seconds."""
+    with service() as client:
+        client.revoke_token(token_id)
+    output.say(f"Revoked {token_id}.")
+
+
+def duration_s(text: str) -> float:
+    """Seconds of `90s`, `15m`, `12h`, `30d`. Raises `CommandError`."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
+    if match is None or float(match[1]) == 0:
+        raise CommandError(f"{text!r} is not a duration: write for example 90s, 15m, 12h or 30d")
+    return float(match[1]) * _SECONDS[match[2]]

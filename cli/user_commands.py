@@ -1,0 +1,54 @@
+"""`headrace user`: who may use this service. For administrators."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from headrace.cli import output
+from headrace.cli.service import JsonOption, YesOption, confirmed, service, shown
+
+app = typer.Typer(help="Add, list and remove users (administrators only).", no_args_is_help=True)
+
+
+@app.command()
+def add(
+    name: Annotated[str, typer.Argument(help="Lower-case letters, digits, '.', '_', '@' and '-'.")],
+    group: Annotated[
+        list[str] | None, typer.Option(help="The URN of a group, such as urn:headrace:group:lab; may be repeated.")
+    ] = None,
+    admin: Annotated[bool, typer.Option("--admin", help="May manage users.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Add a user. `headrace token create --user NAME` then makes a token for it."""
+    with service() as client:
+        user = client.create_user(name, groups=group or (), admin=admin)
+    if as_json:
+        output.say_json(user)
+    else:
+        output.say(f"Added {user['name']} ({user['principal']}).")
+        output.note(f"Make a token with: headrace token create --user {user['name']}")
+
+
+@app.command("list")
+def list_users(as_json: JsonOption = False) -> None:
+    """List all users."""
+    with service() as client:
+        users = client.list_users()
+    if as_json:
+        output.say_json(users)
+        return
+    output.say_table(
+        ["NAME", "PRINCIPAL", "GROUPS", "ADMIN", "ADDED"],
+        [[shown(user[key]) for key in ("name", "principal", "groups", "admin", "created_at")] for user in users],
+    )
+
+
+@app.command()
+def remove(name: Annotated[str, typer.Argument()], yes: YesOption = False) -> None:
+    """Remove a user and end all tokens of theirs. Their functions and endpoints stay."""
+    confirmed(f"Remove the user {name} and all their tokens?", yes=yes)
+    with service() as client:
+        client.delete_user(name)
+    output.say(f"Removed {name}.")
