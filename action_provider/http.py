@@ -145,7 +145,7 @@ def parse_wait(wanted: object, *, pointer: str = "?wait") -> float:
         return float(wanted)
     form = _DURATION.fullmatch(wanted.strip()) if isinstance(wanted, str) else None
     if form is None:
-        problem = f"{str(wanted)[:40]!r} is not a duration; write seconds (5), 5s, 500ms or 1m"
+        problem = f"{str(wanted)[:40]!r} is not a duration; write 5, 5s, 500ms or 1m"
         raise InvalidRequest(f"wait: {problem}", violations=(Violation(pointer=pointer, problem=problem),))
     return float(form[1]) * _UNIT_S[form[2]]
 

@@ -11,7 +11,7 @@ import msgspec
 from starlette.responses import Response
 
 from headrace.action_provider.api.access import check_allowed, chosen_endpoint, endpoint_for, function_for
-from headrace.action_provider.errors import NotFound
+from headrace.action_provider.errors import InvalidRequest, NotFound
 from headrace.action_provider.http import WAIT, Operation, reply
 from headrace.action_provider.http import Call as Request
 from headrace.bus import submission
@@ -20,8 +20,10 @@ from headrace.bus.models import EndpointRecord
 from headrace.bus.names import Address
 from headrace.bus.results import ResultCollector, ResultWatch, result_document
 from headrace.bus.submission import Call, Plan, Submission, TaskView
+from headrace.schemas import Violation
 
 _INVOKE_WAIT_S = 5.0
+_CALL = ("function_id", "args", "kwargs")
 _OPTIONS = ("task_timeout_s", "queue_timeout_s", "max_retries", "retry_delay_s", "rerun_on_loss")
 
 
@@ -29,7 +31,7 @@ async def submit(call: Request) -> Response:
     """Submit one call or many to an endpoint. With `wait` the answer has what has ended by then."""
     body = call.body
     endpoint = await endpoint_for(call.service, call.caller, call.path_id("endpoint_id"))
-    calls = [_call(each) for each in body.get("tasks") or [body]]
+    calls = _calls(body)
     group = UUID(body["task_group_id"]) if body.get("task_group_id") else uuid.uuid4()
     plan, results = await _run(call, endpoint, calls, group, call.wait_s(body.get("wait")))
     task_ids = submission.task_ids(plan.bundles)
@@ -139,6 +141,16 @@ async def _awaited(call: Request, view: TaskView, wait_s: float) -> TaskResult |
         await watch.catch_up()
         await watch.until_complete(wait_s)
     return collector.results.get(view.index)
+
+
+def _calls(body: dict[str, Any]) -> list[Call]:
+    if "tasks" not in body:
+        return [_call(body)]
+    problem = "belongs into each of `tasks`"
+    doubled = tuple(Violation(pointer=f"/{name}", problem=problem) for name in _CALL if name in body)
+    if doubled:
+        raise InvalidRequest(f"with `tasks`, {doubled[0].pointer[1:]} {problem}", violations=doubled)
+    return [_call(each) for each in body["tasks"]]
 
 
 def _call(document: dict[str, Any]) -> Call:
