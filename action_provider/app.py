@@ -15,7 +15,19 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from headrace.action_provider import providers
-from headrace.action_provider.api import endpoints, functions, pools, presence, sessions, system, tasks, users
+from headrace.action_provider.api import (
+    dead_letters,
+    endpoints,
+    events,
+    functions,
+    pools,
+    presence,
+    sessions,
+    subscriptions,
+    system,
+    tasks,
+    users,
+)
 from headrace.action_provider.auth.first_admin import ensure_admin
 from headrace.action_provider.auth.tokens import BuiltInTokens
 from headrace.action_provider.background import BACKGROUND, keep_running
@@ -43,6 +55,9 @@ OPERATIONS: tuple[Operation, ...] = (
     *pools.ROUTES,
     *sessions.ROUTES,
     *tasks.ROUTES,
+    *events.ROUTES,
+    *subscriptions.ROUTES,
+    *dead_letters.ROUTES,
     *users.ROUTES,
 )
 """Every route of the service, in the order of its documentation."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from headrace.action_provider.settings import ServiceSettings
 from headrace.action_provider.state import Service
+from headrace.bus.dispatcher import Dispatcher
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,12 @@ class Job:
     wanted: Callable[[ServiceSettings], bool]
 
 
-BACKGROUND: tuple[Job, ...] = ()
+async def dispatch(service: Service) -> None:
+    """Deliver events until cancelled."""
+    await Dispatcher(service.connection, service.keys, service.tables).run()
+
+
+BACKGROUND: tuple[Job, ...] = (Job(name="dispatcher", run=dispatch, wanted=lambda settings: settings.dispatcher),)
 
 
 async def keep_running(job: Job, service: Service) -> None:

@@ -11,6 +11,7 @@ ServiceError            an answer that is an error; `status` is the HTTP status
 │   └── ProtocolMismatch   the client speaks another version of the protocol
 ├── BodyTooLarge        413: says the limit
 ├── AddressTooLong      414
+├── UnsupportedMediaType   415
 ├── InvalidRequest      422: readable, but not what it must be; says where
 ├── Unavailable         503: the bus, or a part behind it, does not answer now
 └── ServiceUnusable     the service cannot start (no HTTP status)
@@ -129,6 +130,13 @@ class AddressTooLong(ServiceError):
 
     code = "AddressTooLong"
     status = 414
+
+
+class UnsupportedMediaType(ServiceError):
+    """Raised when a body is of another media type than the operation takes."""
+
+    code = "UnsupportedMediaType"
+    status = 415
 
 
 class InvalidRequest(ServiceError):

@@ -87,10 +87,10 @@ async def newest(
     state = (await connection.api("STREAM.INFO.DEADLETTERS"))["state"]
     subject = dead_letters_of(owner, subscription)
     found: list[StoredMessage] = []
-    end, window = int(state["last_seq"]) + 1, _WINDOW
+    first, end, window = max(1, int(state["first_seq"])), int(state["last_seq"]) + 1, _WINDOW
     # The store can only be read forwards: so in windows, from the end, each twice as wide as the one before.
-    while end > int(state["first_seq"]) and len(found) < limit:
-        start = max(end - window, int(state["first_seq"]), 1)
+    while end > first and len(found) < limit:
+        start = max(end - window, first)
         found = await _between(connection, subject, start, end) + found
         end, window = start, window * 2
     return [_read(message) for message in reversed(found[-limit:])]

@@ -1,0 +1,133 @@
+"""Subscriptions: create, list, read, delete."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from starlette.responses import Response
+
+from headrace.action_provider.api.access import check_allowed, chosen_endpoint, function_for, timestamp
+from headrace.action_provider.errors import NotFound
+from headrace.action_provider.http import Call, Operation, no_content, reply
+from headrace.bus.deliveries import drop_waiting
+from headrace.bus.errors import FilterInvalid
+from headrace.bus.filters import compile_filter
+from headrace.bus.subscriptions import RetryPolicy, SubscriptionRecord, last_sequence
+from headrace.bus.templates import compile_input
+
+
+async def create(call: Call) -> Response:
+    """Let events that pass a filter run a function. Everything is checked now: what is accepted can be delivered."""
+    body, service = call.body, call.service
+    _check("/filter", compile_filter, body["filter"])
+    _check("/input", compile_input, body.get("input"))
+    function = await function_for(service, call.caller, UUID(body["function_id"]))
+    named = UUID(body["endpoint_id"]) if body.get("endpoint_id") else None
+    endpoint = await chosen_endpoint(service, call.caller, named)
+    check_allowed(endpoint, function)
+    subscription_id = uuid.uuid4()
+    record = SubscriptionRecord(
+        subscription_id=subscription_id,
+        name=body.get("name") or function.name,
+        owner=call.caller.principal,
+        filter=body["filter"],
+        function_id=function.function_id,
+        endpoint_id=endpoint.endpoint_id,
+        created_at=time.time(),
+        input=body.get("input"),
+        retry=msgspec.convert(body.get("retry") or {}, RetryPolicy),
+        after_sequence=await last_sequence(service.connection),
+    )
+    await service.tables.subscriptions.create(subscription_id.hex, record)
+    return reply(_described(record), 201)
+
+
+async def list_subscriptions(call: Call) -> Response:
+    """The caller's subscriptions, newest first."""
+    records = [
+        r.value for r in await call.service.tables.subscriptions.list() if r.value.owner == call.caller.principal
+    ]
+    records.sort(key=lambda record: -record.created_at)
+    return reply({"subscriptions": [_described(record) for record in records]})
+
+
+async def get(call: Call) -> Response:
+    """One of the caller's subscriptions."""
+    return reply(_described(await _own(call)))
+
+
+async def delete(call: Call) -> Response:
+    """End a subscription: events that come later are not delivered, and deliveries that wait are dropped."""
+    record = await _own(call)
+    # The record goes first: what a dispatcher stores between the two finds no subscription when its time comes.
+    await call.service.tables.subscriptions.delete(record.subscription_id.hex)
+    await drop_waiting(call.service.connection, record.subscription_id)
+    return no_content()
+
+
+async def _own(call: Call) -> SubscriptionRecord:
+    subscription_id = call.path_id("subscription_id")
+    found = await call.service.tables.subscriptions.get(subscription_id.hex)
+    if found is None or found.value.owner != call.caller.principal:
+        raise NotFound(f"there is no subscription {subscription_id} of yours")
+    return found.value
+
+
+def _check(place: str, compile_it: Any, document: Any) -> None:
+    try:
+        compile_it(document)
+    except FilterInvalid as error:
+        raise FilterInvalid(f"{place[1:]}: {error}", pointer=place + error.pointer) from error
+
+
+def _described(record: SubscriptionRecord) -> dict[str, Any]:
+    return {
+        "subscription_id": record.subscription_id,
+        "name": record.name,
+        "owner": record.owner,
+        "bus": record.bus,
+        "filter": record.filter,
+        "function_id": record.function_id,
+        "endpoint_id": record.endpoint_id,
+        "input": record.input,
+        "retry": record.retry,
+        "created_at": timestamp(record.created_at),
+    }
+
+
+ROUTES = (
+    Operation(
+        method="POST",
+        path="/api/v1/subscriptions",
+        handler=create,
+        summary="Let events run a function",
+        request_schema="subscription-request",
+        response_schema="subscription",
+        status=201,
+    ),
+    Operation(
+        method="GET",
+        path="/api/v1/subscriptions",
+        handler=list_subscriptions,
+        summary="List your subscriptions",
+        response_schema="subscription-list",
+    ),
+    Operation(
+        method="GET",
+        path="/api/v1/subscriptions/{subscription_id}",
+        handler=get,
+        summary="Read a subscription of your own",
+        response_schema="subscription",
+    ),
+    Operation(
+        method="DELETE",
+        path="/api/v1/subscriptions/{subscription_id}",
+        handler=delete,
+        summary="End a subscription of your own",
+        status=204,
+    ),
+)
