@@ -42,7 +42,7 @@ def serve(settings: ServiceSettings) -> None:
 async def serve_async(settings: ServiceSettings, *, on_ready: Callable[[str], None] | None = None) -> None:
     """`serve` inside a running loop; `on_ready` is given the URL once the service answers. Cancelling it stops it."""
     # The port first: finding it taken must not cost a connection to the bus.
-    listener = bind(settings.host, settings.port)
+    listener = bind(settings.host, settings.port) if settings.listen_fd is None else _inherited(settings.listen_fd)
     url = _url(settings.host, listener)
     with contextlib.closing(listener):
         async with open_service(settings) as service:
@@ -76,6 +76,13 @@ def bind(host: str, port: int) -> socket.socket:
             " --port (0 takes a free one)"
         ) from error
     return listener
+
+
+def _inherited(descriptor: int) -> socket.socket:
+    try:
+        return socket.socket(fileno=descriptor)
+    except OSError as error:
+        raise ServiceUnusable(f"descriptor {descriptor} is not a listening socket: {error.strerror}") from error
 
 
 class _Server(uvicorn.Server):

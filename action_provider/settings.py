@@ -23,6 +23,9 @@ class ServiceSettings:
     host: str = "127.0.0.1"
     port: int = 0
     """0 takes a free one; `service.json` says which."""
+    listen_fd: int | None = None
+    """A socket that listens already, inherited from the parent, in place of host and port: connections wait in it
+    while the service starts, and while it is started again."""
     dispatcher: bool = True
     """Whether this process matches events and watches deliveries as well."""
 

@@ -22,8 +22,11 @@ class Child:
         self._process = process
 
     @classmethod
-    async def start(cls, arguments: Sequence[str], *, log: Path) -> Child:
-        """Start `headrace ARGUMENTS…`. Secrets never travel here: arguments can be seen by every user of a machine."""
+    async def start(cls, arguments: Sequence[str], *, log: Path, descriptors: Sequence[int] = ()) -> Child:
+        """Start `headrace ARGUMENTS…`, which inherits these descriptors.
+
+        Secrets never travel in arguments: every user of a machine can see them.
+        """
         _rotate(log)
         with log.open("ab") as output:
             process = await asyncio.create_subprocess_exec(
@@ -35,6 +38,7 @@ class Child:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=asyncio.subprocess.STDOUT,
+                pass_fds=descriptors,
                 preexec_fn=die_with_parent(),
                 start_new_session=True,  # Ctrl-C at the terminal is for the parent, which stops its children in order
             )

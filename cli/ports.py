@@ -25,6 +25,19 @@ def choose(given: int | None, *, host: str, remembered: int | None, usual: int, 
     return port
 
 
+def listen(host: str, port: int, option: str) -> socket.socket:
+    """A socket that listens there. Raises `PortTaken`."""
+    listener = _socket_for(host)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise PortTaken(_explain(error, host, port).format(option=option)) from error
+    return listener
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine can connect there."""
     return host in ("localhost", "::1") or host.startswith("127.")

@@ -14,6 +14,9 @@ def serve(
     home: HomeOption = DEFAULT_HOME,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen on; 0 is a free one.")] = HTTP_PORT,
+    listen_fd: Annotated[
+        int | None, typer.Option(help="An inherited socket to listen on, in place of --host and --port.", hidden=True)
+    ] = None,
     nats_url: Annotated[str, typer.Option(help="Where the service finds NATS.")] = f"nats://127.0.0.1:{NATS_PORT}",
     public_nats_url: Annotated[
         list[str] | None,
@@ -43,6 +46,7 @@ def serve(
             public_nats_urls=tuple(public_nats_url or ()),
             host=host,
             port=port,
+            listen_fd=listen_fd,
             dispatcher=dispatcher,
         )
     )

@@ -136,7 +136,8 @@ class System:
             ) from None
 
     async def _stop(self, supervisor: Supervisor) -> None:
-        # Nobody shall be sent to something that is about to go.
+        # Nobody shall be sent to something that is about to go, nor wait for it.
+        self._listener.close()
         if self._settings.ready_file is not None:
             self._settings.ready_file.unlink(missing_ok=True)
         if self._signals.first.is_set():
@@ -160,6 +161,7 @@ class System:
         nats_port = ports.choose(
             settings.nats_port, host=settings.host, remembered=last.get("nats"), usual=NATS_PORT, option="--nats-port"
         )
+        self._listener = ports.listen(settings.host, self._port, "--port")
         self._home.remember_ports({"http": self._port, "nats": nats_port})
         local = "127.0.0.1" if ports.is_any(settings.host) else settings.host
         self._url = f"http://{ports.in_url(local)}:{self._port}"
@@ -202,9 +204,11 @@ class System:
     async def _start_service(self) -> Running:
         settings = self._settings
         arguments = ["serve", "--home", str(self._home.path), "--keys", str(self._home.keys)]
-        arguments += ["--host", settings.host, "--port", str(self._port)]
+        # We hold the socket, so that a request waits while the service starts, or starts again, and is not refused.
+        descriptor = self._listener.fileno()
+        arguments += ["--host", settings.host, "--port", str(self._port), "--listen-fd", str(descriptor)]
         arguments += ["--nats-url", self._nats.url, "--public-nats-url", self._public_nats_url]
-        return await Child.start(arguments, log=self._log("service"))
+        return await Child.start(arguments, log=self._log("service"), descriptors=[descriptor])
 
     async def _start_endpoint(self) -> Running:
         self._endpoint_started_at = time.time()
