@@ -1,0 +1,306 @@
+"""Actions that run: with a real bus, a real service and a real pool."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from running_pool import RunningPool, running_pool
+from service import RunningService, running_service, serving
+from waiting import eventually
+
+from headrace.schemas import validate
+
+BASE = "/actions/compute/v3"
+
+SQUARE = "def square(x):\n    return x * x\n"
+NOTE = "def note(path, text):\n    with open(path, 'a') as file:\n        file.write(text)\n    return text\n"
+WAIT_FOR = (
+    "def wait_for(path, value=None):\n    import os, time\n    while not os.path.exists(path):\n"
+    "        time.sleep(0.005)\n    return value\n"
+)
+RAISE = "def crash(x):\n    if x < 0:\n        raise ValueError(f'{x} is negative')\n    return x\n"
+
+
+class Flows:
+    """A client of the provider."""
+
+    def __init__(self, http: httpx.Client, endpoint_id: str) -> None:
+        self.http = http
+        self.endpoint_id = endpoint_id
+
+    def run(self, *tasks: dict[str, Any], request_id: str | None = None, **more: Any) -> httpx.Response:
+        body = {"endpoint_id": self.endpoint_id, "tasks": list(tasks)}
+        request = {"request_id": request_id or uuid.uuid4().hex, "body": body, **more}
+        return self.http.post(f"{BASE}/run", json=request)
+
+    def status(self, action: dict[str, Any]) -> dict[str, Any]:
+        return checked(self.http.get(f"{BASE}/{action['action_id']}/status"))
+
+    def ended(self, action: dict[str, Any], within_s: float = 10.0) -> dict[str, Any]:
+        def end() -> dict[str, Any] | None:
+            status = self.status(action)
+            return None if status["status"] == "ACTIVE" else status
+
+        found = eventually(end, within_s, "the action ended")
+        assert found is not None
+        return found
+
+
+def checked(response: httpx.Response, *statuses: int) -> dict[str, Any]:
+    """The status document of an answer; it satisfies the published description."""
+    assert response.status_code in (statuses or (200,)), response.text
+    document: dict[str, Any] = response.json()
+    validate("action-status", document)
+    return document
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    with running_service(tmp_path_factory.mktemp("service")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def pool(service: RunningService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPool]:
+    with running_pool(service, tmp_path_factory.mktemp("pool"), name="busy") as running:
+        # The first task pays for the start of a worker; the tests below are about quick ends.
+        flows = Flows(service.http(), running.endpoint_id)
+        warm = service.add_function(SQUARE, "square", entry_point="square")
+        flows.ended(checked(flows.run(*({"function_id": warm, "args": [n]} for n in range(4))), 202))
+        yield running
+
+
+@pytest.fixture
+def flows(service: RunningService, pool: RunningPool) -> Flows:
+    return Flows(service.http(), pool.endpoint_id)
+
+
+@pytest.fixture
+def sleeping_pool(service: RunningService, tmp_path: Path) -> Iterator[RunningPool]:
+    with running_pool(service, tmp_path / "sleeping", started=False, name=f"sleeping {uuid.uuid4().hex}") as running:
+        yield running
+
+
+def task(service: RunningService, source: str, name: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """One task of the body: a call of a new function."""
+    function_id = service.add_function(source, name, entry_point=name)
+    return {"function_id": function_id, "args": list(args), "kwargs": kwargs}
+
+
+def test_a_quick_action_is_answered_as_succeeded_at_once(service: RunningService, flows: Flows) -> None:
+    square = service.add_function(SQUARE, "square", entry_point="square")
+
+    action = checked(flows.run({"function_id": square, "args": [3]}, {"function_id": square, "kwargs": {"x": 4}}), 202)
+
+    assert action["status"] == "SUCCEEDED"
+    assert action["details"]["result"] == [9, 16]
+    assert [each["output"] for each in action["details"]["results"]] == [9, 16]
+    assert len({each["task_id"] for each in action["details"]["results"]}) == 2
+    assert action["display_status"] == "2 tasks done"
+    assert action["start_time"] <= action["completion_time"]
+
+
+def test_none_is_a_result(service: RunningService, flows: Flows) -> None:
+    action = checked(flows.run(task(service, "def nothing():\n    pass\n", "nothing")), 202)
+
+    assert action["status"] == "SUCCEEDED"
+    assert action["details"]["result"] == [None]
+
+
+def test_the_end_never_changes(service: RunningService, flows: Flows) -> None:
+    action = checked(flows.run(task(service, SQUARE, "square", 5)), 202)
+    here = f"{BASE}/{action['action_id']}"
+
+    assert flows.status(action) == action
+    assert checked(flows.http.post(f"{here}/cancel")) == action
+    assert checked(flows.http.post(f"{here}/release")) == action
+
+
+def test_a_slow_action_is_active_and_says_how_far_it_is(service: RunningService, flows: Flows, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    slow = task(service, WAIT_FOR, "wait_for", str(gate), value=1)
+
+    action = checked(flows.run(task(service, SQUARE, "square", 2), slow), 202)
+    eventually(lambda: flows.status(action)["display_status"] == "1 of 2 tasks done", 10)
+    progress = flows.status(action)
+    assert progress["status"] == "ACTIVE"
+    assert [each["state"] for each in progress["details"]["tasks"]] == ["succeeded", "pending"]
+    gate.touch()
+
+    assert flows.ended(action)["details"]["result"] == [4, 1]
+
+
+def test_a_failed_task_fails_the_action_and_the_other_results_are_there(service: RunningService, flows: Flows) -> None:
+    crash = service.add_function(RAISE, "crash", entry_point="crash")
+
+    action = flows.ended(checked(flows.run(*({"function_id": crash, "args": [x]} for x in (1, -2, 3, -4))), 202))
+
+    details = action["details"]
+    assert action["status"] == "FAILED"
+    assert action["display_status"] == "2 of 4 tasks failed"
+    assert details["code"] == "TaskFailed"
+    assert details["description"] == "2 of 4 tasks failed; the first: ValueError: -2 is negative"
+    assert [(each["index"], each["type"], each["message"]) for each in details["errors"]] == [
+        (1, "ValueError", "-2 is negative"),
+        (3, "ValueError", "-4 is negative"),
+    ]
+    assert "in crash" in details["errors"][0]["traceback"]
+    assert details["result"] == [1, None, 3, None]
+
+
+def test_a_result_that_json_cannot_carry_fails_with_what_to_do(service: RunningService, flows: Flows) -> None:
+    action = flows.ended(checked(flows.run(task(service, "def raw():\n    return b'x'\n", "raw")), 202))
+
+    assert action["details"]["code"] == "ResultNotSerialisable"
+    assert "base64" in action["details"]["description"]
+
+
+def test_fifty_equal_requests_at_once_have_one_effect(service: RunningService, flows: Flows, tmp_path: Path) -> None:
+    path = tmp_path / "notes"
+    note = task(service, NOTE, "note", str(path), "x")
+
+    with ThreadPoolExecutor(25) as threads:
+        answers = list(threads.map(lambda _: flows.run(note, request_id="fifty"), range(50)))
+
+    documents = [checked(answer, 200, 202) for answer in answers]
+    assert [answer.status_code for answer in answers].count(202) == 1
+    assert len({document["action_id"] for document in documents}) == 1
+    assert flows.ended(documents[0])["details"]["result"] == ["x"]
+    # A task behind it in the same queue: whatever was submitted twice would have run by its end.
+    flows.ended(checked(flows.run(task(service, NOTE, "note", str(path), ".")), 202))
+    assert path.read_text() == "x."
+
+
+def test_a_repeated_request_finishes_what_a_crash_left_undone(
+    service: RunningService, sleeping_pool: RunningPool, tmp_path: Path
+) -> None:
+    path = tmp_path / "notes"
+    flows = Flows(service.http(), sleeping_pool.endpoint_id)
+    note = task(service, NOTE, "note", str(path), "x")
+    action = checked(flows.run(note, request_id="crashed"), 202)
+    # What a service leaves that dies between the record and the submission: an action without its tasks.
+    service.bus(lambda connection: connection.api("STREAM.PURGE.TASKS", {"filter": f"task.{sleeping(flows)}.>"}))
+    sleeping_pool.start()
+
+    again = checked(flows.run(note, request_id="crashed"), 200)
+
+    assert again["action_id"] == action["action_id"]
+    assert flows.ended(action)["details"]["result"] == ["x"]
+    assert path.read_text() == "x"
+
+
+def sleeping(flows: Flows) -> str:
+    return uuid.UUID(flows.endpoint_id).hex
+
+
+def test_a_request_is_repeated_even_when_its_function_has_gone(service: RunningService, flows: Flows) -> None:
+    square = task(service, SQUARE, "square", 6)
+    action = checked(flows.run(square, request_id="gone"), 202)
+    assert flows.http.delete(f"/api/v1/functions/{square['function_id']}").is_success
+
+    assert checked(flows.run(square, request_id="gone"), 200) == action
+    assert flows.run(square, request_id="gone", label="other").status_code == 400
+    assert flows.run(square, request_id="new").status_code == 400
+
+
+def test_cancelling_stops_what_runs_and_what_waits(service: RunningService, flows: Flows, tmp_path: Path) -> None:
+    gate, path = tmp_path / "never", tmp_path / "started"
+    started = task(service, f"import os\n{WAIT_FOR}", "wait_for", str(gate))
+    action = checked(flows.run(task(service, NOTE, "note", str(path), "x"), *[started] * 6), 202)
+    eventually(path.exists, 10, "the first task ran")
+    eventually(lambda: flows.status(action)["display_status"] == "1 of 7 tasks done", 10)
+
+    cancelled = checked(flows.http.post(f"{BASE}/{action['action_id']}/cancel"))
+
+    assert cancelled["status"] == "FAILED"
+    assert cancelled["details"]["code"] == "Cancelled"
+    assert cancelled["details"]["result"][0] == "x"
+    # The workers are free again.
+    assert flows.ended(checked(flows.run(task(service, SQUARE, "square", 7)), 202))["details"]["result"] == [49]
+
+
+def test_an_action_on_an_endpoint_that_was_away_runs_when_it_is_back(
+    service: RunningService, sleeping_pool: RunningPool
+) -> None:
+    flows = Flows(service.http(), sleeping_pool.endpoint_id)
+    action = checked(flows.run(task(service, SQUARE, "square", 8)), 202)
+    assert action["status"] == "ACTIVE"
+
+    sleeping_pool.start()
+
+    assert flows.ended(action)["details"]["result"] == [64]
+
+
+def test_an_action_cancelled_while_the_endpoint_is_away_never_runs(
+    service: RunningService, sleeping_pool: RunningPool, tmp_path: Path
+) -> None:
+    path = tmp_path / "notes"
+    flows = Flows(service.http(), sleeping_pool.endpoint_id)
+    action = checked(flows.run(task(service, NOTE, "note", str(path), "x")), 202)
+    checked(flows.http.post(f"{BASE}/{action['action_id']}/cancel"))
+
+    sleeping_pool.start()
+    flows.ended(checked(flows.run(task(service, NOTE, "note", str(path), ".")), 202))
+
+    assert path.read_text() == "."
+    assert flows.status(action)["details"]["code"] == "Cancelled"
+
+
+def test_an_action_of_many_tasks_keeps_their_order(service: RunningService, flows: Flows) -> None:
+    square = service.add_function(SQUARE, "square", entry_point="square")
+
+    action = flows.ended(checked(flows.run(*({"function_id": square, "args": [n]} for n in range(300))), 202))
+
+    assert action["details"]["result"] == [n * n for n in range(300)]
+
+
+def test_details_too_large_for_a_record_are_still_there(service: RunningService, flows: Flows) -> None:
+    big = task(service, "def big(n):\n    return 'x' * n\n", "big", 3_000_000)
+
+    action = flows.ended(checked(flows.run(big, big), 202))
+
+    assert [len(value) for value in action["details"]["result"]] == [3_000_000] * 2
+    assert flows.status(action) == action
+    assert checked(flows.http.post(f"{BASE}/{action['action_id']}/cancel"))["status"] == "SUCCEEDED"
+
+
+def test_the_log_names_every_task(service: RunningService, flows: Flows) -> None:
+    crash = service.add_function(RAISE, "crash", entry_point="crash")
+    action = flows.ended(checked(flows.run(*({"function_id": crash, "args": [x]} for x in (1, -1))), 202))
+
+    entries = flows.http.get(f"{BASE}/{action['action_id']}/log").json()["entries"]
+
+    assert [entries[0]["code"], entries[-1]["code"]] == ["ActionStarted", "ActionFailed"]
+    assert {entry["code"] for entry in entries[1:-1]} == {"TaskSucceeded", "TaskFailed"}
+    assert entries[1]["details"]["task_id"] in {each["task_id"] for each in action["details"]["results"]}
+
+
+def test_another_replica_knows_the_action(service: RunningService, flows: Flows) -> None:
+    square = task(service, SQUARE, "square", 9)
+    action = checked(flows.run(square, request_id="replica"), 202)
+
+    with serving(service.loop, service.settings) as url:
+        other = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {service.token}"}, trust_env=False)
+        with other:
+            elsewhere = Flows(other, flows.endpoint_id)
+            assert elsewhere.status(action) == action
+            assert checked(elsewhere.run(square, request_id="replica"), 200) == action
+
+
+def test_a_quick_run_takes_milliseconds(service: RunningService, flows: Flows) -> None:
+    square = task(service, SQUARE, "square", 9)
+    times = []
+    for _ in range(20):
+        started = time.perf_counter()
+        assert checked(flows.run(square), 202)["status"] == "SUCCEEDED"
+        times.append(time.perf_counter() - started)
+
+    # About 5 ms here; far more means that something waits for a timer.
+    assert sorted(times)[10] < 0.04
