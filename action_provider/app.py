@@ -47,6 +47,9 @@ from headrace.bus.tables import Tables
 
 logger = logging.getLogger(__name__)
 
+_CONNECT_S = 2.0
+"""How long one try to connect may take."""
+
 OPERATIONS: tuple[Operation, ...] = (
     *system.ROUTES,
     *functions.ROUTES,
@@ -124,7 +127,12 @@ async def open_service(settings: ServiceSettings) -> AsyncIterator[Service]:
 async def _connect(settings: ServiceSettings, keys: ServiceKeys) -> Connection:
     deadline = asyncio.get_running_loop().time() + settings.start_timeout_s
     while True:
-        connection = Connection([settings.nats_url], keys.core, name="headrace service")
+        connection = Connection(
+            [settings.nats_url],
+            keys.core,
+            name="headrace service",
+            connect_timeout_s=min(_CONNECT_S, settings.start_timeout_s),
+        )
         try:
             await connection.open()
             return connection

@@ -1,0 +1,75 @@
+"""The service while the bus is away, and after it came back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from service import RunningService, running_service
+from waiting import eventually
+
+
+@pytest.fixture
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    with running_service(tmp_path_factory.mktemp("service"), relaxed=False, bus_wait_s=0.3) as running:
+        yield running
+
+
+def test_a_lost_bus_is_told_in_bounded_time_and_work_goes_on_when_it_is_back(service: RunningService) -> None:
+    http = service.http()
+    function_id = service.add_function()
+    endpoint_id, _ = service.add_endpoint()
+    assert http.get(f"/api/v1/functions/{function_id}").status_code == 200
+
+    service.nats.kill()
+    service.loop.run(service.nats.wait())
+    eventually(lambda: http.get("/readyz").status_code == 503)
+    assert http.get("/healthz").status_code == 200
+    for method, path, body in (
+        ("GET", f"/api/v1/functions/{function_id}", None),
+        ("GET", "/api/v1/endpoints", None),
+        ("POST", "/api/v1/functions", {"name": "g", "python_version": "3.11", "source": "x"}),
+        ("POST", "/api/v1/sessions", {"protocol": 1, "sdk_version": "1", "python_version": "3.11"}),
+        ("POST", f"/api/v1/endpoints/{endpoint_id}/tasks", {"function_id": function_id}),
+    ):
+        began = time.monotonic()
+        answer = http.request(method, path, json=body)
+        assert answer.status_code == 503, answer.text
+        assert answer.json()["code"] == "BusUnavailable"
+        assert "message bus" in answer.json()["detail"]
+        assert answer.headers["retry-after"] == "1"
+        assert time.monotonic() - began < 3
+
+    service.loop.run(service.nats.start())
+    eventually(lambda: http.get("/readyz").status_code == 200, within_s=10)
+    assert http.get(f"/api/v1/functions/{function_id}").status_code == 200
+    assert service.add_function()
+
+
+def test_a_request_that_is_under_way_when_the_bus_goes_is_answered_in_bounded_time(service: RunningService) -> None:
+    http = service.http()
+    assert http.get("/api/v1/whoami").status_code == 200
+    service.nats.kill()
+    began = time.monotonic()
+    answer = http.post("/api/v1/functions", json={"name": "g", "python_version": "3.11", "source": "x"})
+    assert answer.status_code == 503
+    assert time.monotonic() - began < 12
+
+
+def test_a_new_store_takes_the_administrators_token_that_lies_in_the_home(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    directory = tmp_path_factory.mktemp("twice")
+    with running_service(directory) as first:
+        token = first.token
+        first.http().get("/api/v1/whoami").raise_for_status()
+        function_id = first.add_function()
+    with running_service(directory) as second:
+        assert second.token == token
+        assert second.http().get(f"/api/v1/functions/{function_id}").status_code == 200
+    store = directory / "home" / "nats" / "jetstream"
+    store.rename(directory / "old")
+    with running_service(directory) as third:
+        assert third.http(token).get("/api/v1/whoami").json()["admin"] is True
+        assert third.http(token).get(f"/api/v1/functions/{function_id}").status_code == 404
