@@ -1,0 +1,616 @@
+"""The process engine with real worker processes, which are killed for real."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+from waiting import eventually_async
+
+from headrace.bus.bundles import TaskOptions
+from headrace.bus.code import from_function, from_source
+from headrace.bus.failures import Failure, decode_failure, rebuild
+from headrace.bus.values import JSON, decode, encode_arguments, encode_json_arguments
+from headrace.endpoint.engine import Call, Outcome
+from headrace.endpoint.process_engine import ProcessEngine
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+    return "asyncio", {"loop_factory": uvloop.new_event_loop} if request.param == "uvloop" else {}
+
+
+class Bench:
+    """An engine, the source that it pulls from, and the outcomes that it gave."""
+
+    def __init__(self, workers: int, **settings: Any) -> None:
+        self.waiting: collections.deque[Call] = collections.deque()
+        self.outcomes: dict[uuid.UUID, Outcome] = {}
+        self.doubled: list[uuid.UUID] = []
+        self.reports: list[int] = []
+        self._functions: dict[Any, tuple[uuid.UUID, Any]] = {}
+        self.engine = ProcessEngine(self, self._take, workers=workers, **settings)
+
+    def next_call(self) -> Call | None:
+        return self.waiting.popleft() if self.waiting else None
+
+    def _take(self, outcomes: list[Outcome]) -> None:
+        self.reports.append(len(outcomes))
+        self.doubled += [o.key for o in outcomes if o.key in self.outcomes]
+        self.outcomes.update((o.key, o) for o in outcomes)
+
+    def submit(self, function: Any, *args: Any, options: TaskOptions | None = None, **kwargs: Any) -> uuid.UUID:
+        key = self.put(function, *args, options=options, **kwargs)
+        self.engine.wake()
+        return key
+
+    def put(self, function: Any, *args: Any, options: TaskOptions | None = None, **kwargs: Any) -> uuid.UUID:
+        if function not in self._functions:
+            code = from_source(function) if isinstance(function, str) else from_function(function)
+            self._functions[function] = uuid.uuid4(), code
+        function_id, code = self._functions[function]
+        options = options or TaskOptions()
+        encode = encode_json_arguments if options.json_result else encode_arguments
+        encoding, arguments = encode(args, kwargs)
+        key = uuid.uuid4()
+        self.waiting.append(
+            Call(key=key, function=function_id, encoding=encoding, arguments=arguments, options=options, code=code)
+        )
+        return key
+
+    async def outcome(self, key: uuid.UUID, within_s: float = 10) -> Outcome:
+        await eventually_async(lambda: key in self.outcomes, within_s, f"the outcome of {key}")
+        return self.outcomes[key]
+
+    async def value(self, key: uuid.UUID) -> Any:
+        outcome = await self.outcome(key)
+        assert outcome.state == "succeeded", decode_failure(outcome.value)
+        return decode(outcome.encoding, outcome.value)
+
+    async def failure(self, key: uuid.UUID, state: str = "failed") -> Failure:
+        outcome = await self.outcome(key)
+        assert outcome.state == state
+        return decode_failure(outcome.value)
+
+    async def all_values(self, keys: list[uuid.UUID]) -> list[Any]:
+        return [await self.value(key) for key in keys]
+
+
+@contextlib.asynccontextmanager
+async def running(workers: int = 2, **settings: Any) -> AsyncIterator[Bench]:
+    bench = Bench(workers, **settings)
+    await bench.engine.start()
+    try:
+        yield bench
+    finally:
+        await bench.engine.stop(grace_s=0)
+        assert bench.doubled == [], "every call has one outcome"
+
+
+@pytest.fixture
+async def bench(anyio_backend: Any) -> AsyncIterator[Bench]:
+    async with running() as bench:
+        yield bench
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+# Functions that the workers run. They travel by value: the workers have no such module.
+
+
+def double(x: Any) -> Any:
+    return 2 * x
+
+
+def pid() -> int:
+    return os.getpid()
+
+
+def fail(text: str) -> None:
+    raise LookupError(text)
+
+
+def hold(folder: str, name: str = "held") -> str:
+    """Run until `folder/go` exists."""
+    (Path(folder) / name).write_text(str(os.getpid()))
+    while not (Path(folder) / "go").exists():
+        time.sleep(0.005)
+    return name
+
+
+def count_and(folder: str, then: Callable[[], Any]) -> Any:
+    with (Path(folder) / "starts").open("a") as file:
+        file.write("x")
+    return then()
+
+
+def starts(folder: Path) -> int:
+    return len((folder / "starts").read_text())
+
+
+def segfault() -> None:
+    ctypes.string_at(0)
+
+
+def exit_hard() -> None:
+    os._exit(7)
+
+
+def kill_self() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def spawn_grandchild(folder: str) -> None:
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    (Path(folder) / "grandchild").write_text(str(child.pid))
+    time.sleep(600)
+
+
+# What works
+
+
+async def test_calls_return_values_of_every_kind(bench: Bench) -> None:
+    assert await bench.value(bench.submit(double, 4)) == 8
+    assert await bench.value(bench.submit(double, x=(1, "a"))) == (1, "a", 1, "a")
+    assert await bench.value(bench.submit(lambda: {"a": {1}})) == {"a": {1}}
+
+
+async def test_an_outcome_tells_when_and_where_it_ran(bench: Bench) -> None:
+    before = time.time()
+
+    outcome = await bench.outcome(bench.submit(pid))
+
+    assert before - 1 < outcome.started_at <= outcome.ended_at < time.time() + 1
+    assert outcome.attempts == 1
+    assert outcome.worker.rpartition("/")[2] == str(decode(outcome.encoding, outcome.value))
+
+
+async def test_thousands_of_short_calls_go_in_frames_to_all_workers(bench: Bench) -> None:
+    await eventually_async(lambda: bench.engine.load().workers == 2)
+    keys = [bench.put(double, n) for n in range(5000)]
+    bench.engine.wake()
+
+    assert await bench.all_values(keys) == [2 * n for n in range(5000)]
+    assert len(bench.reports) < 2500
+    by_worker = collections.Counter(outcome.worker for outcome in bench.outcomes.values())
+    assert len(by_worker) == 2
+    assert bench.engine.load().queued == 0
+
+
+async def test_workers_are_reused(bench: Bench) -> None:
+    seen = {await bench.value(bench.submit(pid)) for _ in range(50)}
+
+    assert len(seen) <= 2
+
+
+async def test_long_calls_go_to_idle_workers_one_at_a_time(bench: Bench, tmp_path: Path) -> None:
+    keys = [bench.submit(hold, str(tmp_path), name) for name in ("a", "b", "c")]
+
+    await eventually_async(lambda: (tmp_path / "a").exists() and (tmp_path / "b").exists())
+    load = bench.engine.load()
+    assert (load.workers, load.busy, load.queued) == (2, 2, 0)
+    assert len(bench.waiting) == 1, "what has no worker stays with the source"
+    (tmp_path / "go").touch()
+
+    assert await bench.all_values(keys) == ["a", "b", "c"]
+
+
+async def test_short_calls_behind_one_that_turns_out_long_are_given_to_others(bench: Bench, tmp_path: Path) -> None:
+    def usually_short(folder: str, place: int) -> int:
+        while place == 3 and not (Path(folder) / "go").exists():
+            time.sleep(0.005)
+        return place
+
+    # given that the function is known as short
+    await bench.all_values([bench.submit(usually_short, "", 0) for _ in range(20)])
+
+    keys = [bench.put(usually_short, str(tmp_path), place) for place in range(400)]
+    bench.engine.wake()
+
+    # then all but one end while that one runs
+    assert await bench.all_values(keys[:3] + keys[4:]) == [*range(3), *range(4, 400)]
+    assert keys[3] not in bench.outcomes
+    (tmp_path / "go").touch()
+    assert await bench.value(keys[3]) == 3
+
+
+async def test_arguments_and_results_of_megabytes_pass(bench: Bench) -> None:
+    keys = [bench.put(double, bytes([n]) * 3_000_000) for n in range(6)]
+    bench.engine.wake()
+
+    assert [len(value) for value in await bench.all_values(keys)] == [6_000_000] * 6
+
+
+async def test_coroutine_functions_are_run(bench: Bench) -> None:
+    async def later(x: int) -> int:
+        await asyncio.sleep(0)
+        return x + 1
+
+    async def fails() -> None:
+        raise ValueError("in the coroutine")
+
+    assert await bench.value(bench.submit(later, 1)) == 2
+    failure = await bench.failure(bench.submit(fails))
+    assert "asyncio/" not in failure.traceback
+    assert "in fails" in failure.traceback
+
+
+async def test_what_a_call_prints_does_not_disturb(tmp_path: Path) -> None:
+    def chatty() -> str:
+        print("hello from a call")  # noqa: T201 - the case
+        os.write(1, b"raw bytes\n")
+        sys.stdin.read()
+        return "quiet"
+
+    with (tmp_path / "log").open("wb") as log:
+        async with running(1, output=log.fileno()) as bench:
+            assert await bench.value(bench.submit(chatty)) == "quiet"
+            text = (tmp_path / "log").read_text()
+            assert "hello from a call\n" in text
+            assert "raw bytes\n" in text
+
+
+async def test_json_calls_take_and_give_json(bench: Bench) -> None:
+    options = TaskOptions(json_result=True)
+
+    outcome = await bench.outcome(bench.submit(double, [1], options=options))
+    failure = await bench.failure(bench.submit("def f(): return {'a': [b'x']}", options=options))
+
+    assert (outcome.encoding, outcome.value) == (JSON, b"[1,1]")
+    assert failure.code == "ResultNotSerialisable"
+    assert "at $.a[0]: type bytes" in failure.message
+
+
+# Failures of calls
+
+
+async def test_an_exception_is_the_calls_failure_with_its_lines_and_without_ours(bench: Bench) -> None:
+    failure = await bench.failure(bench.submit(fail, "not there"))
+
+    assert (failure.code, failure.type_path, failure.message) == ("TaskFailed", "LookupError", "not there")
+    assert "raise LookupError(text)" in failure.traceback
+    assert "worker.py" not in failure.traceback
+    assert isinstance(rebuild(failure), LookupError)
+
+
+@pytest.mark.parametrize("name", ["SystemExit", "KeyboardInterrupt", "GeneratorExit", "MemoryError", "StopIteration"])
+async def test_exceptions_of_every_kind_leave_the_worker_alive(bench: Bench, name: str) -> None:
+    failure = await bench.failure(bench.submit(f"def f(): raise {name}('odd')"))
+
+    assert failure.type_name == name
+    assert await bench.value(bench.submit(double, 1)) == 2
+
+
+async def test_a_runaway_recursion_fails_and_a_raised_limit_does_not_outlive_its_call(bench: Bench) -> None:
+    def raise_limit() -> None:
+        sys.setrecursionlimit(1_000_000)
+
+    def recurse(n: int = 0) -> int:
+        return recurse(n + 1)
+
+    await bench.all_values([bench.submit(raise_limit) for _ in range(10)])
+
+    assert (await bench.failure(bench.submit(recurse))).type_name == "RecursionError"
+
+
+async def test_a_result_that_cannot_be_sent_fails_its_call_alone(bench: Bench) -> None:
+    keys = [bench.submit(double, 1), bench.submit(threading.Lock), bench.submit(double, 2)]
+
+    failure = await bench.failure(keys[1])
+
+    assert failure.code == "ResultNotSerialisable"
+    assert "of type _thread.lock, cannot be sent back" in failure.message
+    assert await bench.all_values([keys[0], keys[2]]) == [2, 4]
+    generator = await bench.failure(bench.submit("def f(): yield 1"))
+    assert "return list(...) of it" in generator.message
+
+
+async def test_a_result_over_the_limit_is_told_with_the_limit() -> None:
+    async with running(1, most_result_bytes=1000) as bench:
+        failure = await bench.failure(bench.submit(double, b"x" * 600))
+
+        assert failure.code == "ResultNotSerialisable"
+        assert "the limit of this endpoint is 1000" in failure.message
+        assert await bench.value(bench.submit(double, b"x")) == b"xx"
+
+
+async def test_code_and_arguments_that_cannot_be_read_are_told(bench: Bench) -> None:
+    class Odd:
+        def __reduce__(self) -> Any:
+            return eval, ("1 / 0",)
+
+    unusable = await bench.failure(bench.submit("import no_such_package\ndef f(): ..."))
+    unreadable = await bench.failure(bench.submit(double, Odd()))
+
+    assert unusable.code == "FunctionUnusable"
+    assert "install the package that provides 'no_such_package'" in unusable.message
+    assert unreadable.code == "ArgumentNotSerialisable"
+    assert "ZeroDivisionError" in unreadable.message
+
+
+async def test_a_raised_exception_is_retried_as_often_as_asked(bench: Bench, tmp_path: Path) -> None:
+    options = TaskOptions(max_retries=2, retry_delay_s=0.02)
+
+    outcome = await bench.outcome(bench.submit(count_and, str(tmp_path), lambda: 1 / 0, options=options))
+
+    assert outcome.state == "failed"
+    assert (starts(tmp_path), outcome.attempts) == (3, 3)
+
+
+async def test_a_retry_that_succeeds_is_a_success(bench: Bench, tmp_path: Path) -> None:
+    def second_time(folder: str) -> str:
+        mark = Path(folder) / "mark"
+        if not mark.exists():
+            mark.touch()
+            raise OSError("the first time")
+        return "done"
+
+    outcome = await bench.outcome(bench.submit(second_time, str(tmp_path), options=TaskOptions(max_retries=1)))
+
+    assert (outcome.state, outcome.attempts) == ("succeeded", 2)
+
+
+# Workers that die
+
+
+@pytest.mark.parametrize(
+    ("death", "how"),
+    [(segfault, "SIGSEGV"), (exit_hard, "exited with code 7"), (kill_self, "SIGKILL (often the kernel, out of memory")],
+)
+async def test_a_call_that_kills_its_worker_is_tried_three_times_and_then_lost(
+    bench: Bench, tmp_path: Path, death: Callable[[], None], how: str
+) -> None:
+    key = bench.submit(count_and, str(tmp_path), death)
+
+    failure = await bench.failure(key)
+
+    assert failure.code == "TaskLost"
+    assert how in failure.message
+    assert (starts(tmp_path), bench.outcomes[key].attempts) == (3, 3)
+    assert await bench.value(bench.submit(double, 1)) == 2
+
+
+async def test_calls_beside_one_that_kills_its_worker_are_not_touched(bench: Bench) -> None:
+    def maybe_die(n: int) -> int:
+        if n == 250:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return n
+
+    keys = [bench.put(maybe_die, n) for n in range(500)]
+    bench.engine.wake()
+
+    assert (await bench.failure(keys[250])).code == "TaskLost"
+    assert await bench.all_values(keys[:250] + keys[251:]) == [n for n in range(500) if n != 250]
+    assert {bench.outcomes[key].attempts for key in keys[:250] + keys[251:]} == {1}
+
+
+async def test_a_call_that_must_not_run_twice_is_lost_with_its_worker(bench: Bench, tmp_path: Path) -> None:
+    options = TaskOptions(rerun_on_loss=False)
+
+    failure = await bench.failure(bench.submit(count_and, str(tmp_path), kill_self, options=options))
+
+    assert failure.code == "TaskLost"
+    assert "rerun_on_loss is off" in failure.message
+    assert starts(tmp_path) == 1
+
+
+async def test_a_worker_killed_from_outside_while_idle_is_replaced(bench: Bench) -> None:
+    first = await bench.value(bench.submit(pid))
+
+    os.kill(first, signal.SIGKILL)
+    await eventually_async(lambda: not is_alive(first))
+
+    await eventually_async(lambda: bench.engine.load().workers == 2)
+    assert await bench.all_values([bench.submit(double, n) for n in range(4)]) == [0, 2, 4, 6]
+
+
+async def test_a_call_whose_worker_is_killed_from_outside_runs_again(bench: Bench, tmp_path: Path) -> None:
+    key = bench.submit(hold, str(tmp_path))
+    await eventually_async(lambda: (tmp_path / "held").exists() and (tmp_path / "held").read_text())
+
+    os.kill(int((tmp_path / "held").read_text()), signal.SIGKILL)
+    (tmp_path / "go").touch()
+
+    outcome = await bench.outcome(key)
+    assert (outcome.state, outcome.attempts) == ("succeeded", 2)
+
+
+async def test_a_dead_worker_takes_its_children_along(bench: Bench, tmp_path: Path) -> None:
+    bench.submit(spawn_grandchild, str(tmp_path), options=TaskOptions(rerun_on_loss=False))
+    await eventually_async(lambda: (tmp_path / "grandchild").exists() and (tmp_path / "grandchild").read_text())
+    grandchild = int((tmp_path / "grandchild").read_text())
+    parent = parent_of(grandchild)
+
+    os.kill(parent, signal.SIGKILL)
+
+    await eventually_async(lambda: not is_alive(grandchild))
+
+
+async def test_a_child_that_a_call_forks_does_not_speak_for_the_worker(bench: Bench) -> None:
+    def forks() -> str:
+        child = os.fork()
+        if child:
+            os.waitpid(child, 0)
+        return "parent" if child else "child"
+
+    assert await bench.all_values([bench.submit(forks) for _ in range(4)]) == ["parent"] * 4
+
+
+async def test_workers_that_cannot_be_started_fail_what_waits_with_the_reason(tmp_path: Path) -> None:
+    async with running(1, python=str(tmp_path / "no-python"), most_start_failures=2) as bench:
+        failure = await bench.failure(bench.submit(double, 1))
+
+        assert failure.code == "TaskLost"
+        assert "no worker can be started on this endpoint" in failure.message
+        assert "no-python cannot be started" in failure.message
+
+
+async def test_workers_that_die_at_start_fail_what_waits_with_the_reason() -> None:
+    async with running(1, python="/bin/false", most_start_failures=2) as bench:
+        failure = await bench.failure(bench.submit(double, 1))
+
+        assert "exited with code 1 before it was of use" in failure.message
+
+
+# Limits, cancelling, stopping
+
+
+async def test_a_call_over_its_time_limit_expires_and_leaves_no_process_behind(bench: Bench, tmp_path: Path) -> None:
+    key = bench.submit(spawn_grandchild, str(tmp_path), options=TaskOptions(task_timeout_s=1.5))
+
+    failure = await bench.failure(key, "expired")
+
+    assert failure.code == "TaskExpired"
+    assert "its limit of 1.5 s" in failure.message
+    grandchild = int((tmp_path / "grandchild").read_text())
+    await eventually_async(lambda: not is_alive(grandchild))
+    await eventually_async(lambda: bench.engine.load().workers == 2)
+
+
+async def test_a_call_within_its_time_limit_is_not_touched(bench: Bench) -> None:
+    assert await bench.value(bench.submit(double, 2, options=TaskOptions(task_timeout_s=30))) == 4
+
+
+async def test_calls_that_have_not_started_can_be_cancelled(tmp_path: Path) -> None:
+    def usually_short(folder: str, place: int) -> int:
+        while folder and not (Path(folder) / "go").exists():
+            time.sleep(0.005)
+        return place
+
+    async with running(1) as bench:
+        await bench.all_values([bench.submit(usually_short, "", 0) for _ in range(20)])
+        keys = [bench.put(usually_short, str(tmp_path), place) for place in range(10)]
+        bench.engine.wake()
+        # given that all but one were sent to the worker, and came back from it
+        await eventually_async(lambda: len(bench.engine._again) == 9)
+
+        bench.engine.cancel(keys)
+
+        for key in keys[1:]:
+            assert (await bench.failure(key, "cancelled")).code == "TaskCancelled"
+            assert bench.outcomes[key].attempts == 0
+        (tmp_path / "go").touch()
+        assert await bench.value(keys[0]) == 0
+
+
+async def test_a_running_call_is_cancelled_by_force_only_and_its_neighbour_lives(bench: Bench, tmp_path: Path) -> None:
+    keys = [bench.submit(hold, str(tmp_path), name) for name in ("a", "b")]
+    await eventually_async(lambda: all((tmp_path / n).exists() and (tmp_path / n).read_text() for n in "ab"))
+    worker = int((tmp_path / "a").read_text())
+
+    bench.engine.cancel([keys[0]], force=True)
+
+    assert (await bench.failure(keys[0], "cancelled")).code == "TaskCancelled"
+    assert not is_alive(worker)
+    (tmp_path / "go").touch()
+    assert await bench.value(keys[1]) == "b"
+
+
+async def test_a_retry_that_waits_can_be_cancelled(bench: Bench) -> None:
+    key = bench.submit(fail, "x", options=TaskOptions(max_retries=5, retry_delay_s=3600))
+    await eventually_async(lambda: bench.engine.load().queued == 1 and bench.engine.load().busy == 0)
+
+    bench.engine.cancel([key])
+
+    assert (await bench.outcome(key)).state == "cancelled"
+
+
+async def test_stopping_lets_running_calls_end_and_gives_the_others_back(tmp_path: Path) -> None:
+    async with running(1) as bench:
+        keys = [bench.submit(hold, str(tmp_path), name) for name in ("a", "b")]
+        await eventually_async((tmp_path / "a").exists)
+
+        stopping = asyncio.ensure_future(bench.engine.stop(grace_s=10))
+        await asyncio.sleep(0)
+        (tmp_path / "go").touch()
+
+        assert await stopping == []
+        assert await bench.value(keys[0]) == "a"
+        assert [call.key for call in bench.waiting] == keys[1:]
+
+
+async def test_stopping_gives_back_what_waits_for_another_try() -> None:
+    async with running(1) as bench:
+        key = bench.submit(fail, "x", options=TaskOptions(max_retries=5, retry_delay_s=3600))
+        await eventually_async(lambda: bench.engine.load().queued == 1 and bench.engine.load().busy == 0)
+
+        assert await bench.engine.stop(grace_s=10) == [key]
+
+
+async def test_stopping_kills_what_outlives_the_grace_and_a_second_stop_hurries(tmp_path: Path) -> None:
+    async with running(1) as bench:
+        key = bench.submit(hold, str(tmp_path))
+        await eventually_async(lambda: (tmp_path / "held").exists() and (tmp_path / "held").read_text())
+        worker = int((tmp_path / "held").read_text())
+
+        stopping = asyncio.ensure_future(bench.engine.stop(grace_s=3600))
+        await asyncio.sleep(0)
+
+        assert await bench.engine.stop(grace_s=0) == [key]
+        assert await stopping == [key]
+        assert not is_alive(worker)
+        assert bench.outcomes == {}
+
+
+@pytest.fixture
+def killed_engine(tmp_path: Path) -> Iterator[list[int]]:
+    """The pids of a worker and its child, whose engine's process was killed in the middle of a call."""
+    script = f"""
+import asyncio, sys
+sys.path[:0] = {sys.path!r}
+from test_process_engine import running, spawn_grandchild
+async def main():
+    async with running(1) as bench:
+        await bench.outcome(bench.submit(spawn_grandchild, {str(tmp_path)!r}), 600)
+asyncio.run(main())
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    process = subprocess.Popen([sys.executable, "-c", script], env=environment)
+    try:
+        path = tmp_path / "grandchild"
+        deadline = time.monotonic() + 10
+        while not (path.exists() and path.read_text()):
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        grandchild = int(path.read_text())
+        worker = parent_of(grandchild)
+        assert is_alive(worker)
+        yield [worker, grandchild]
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def test_workers_and_their_children_die_with_a_killed_engine(killed_engine: list[int]) -> None:
+    worker, grandchild = killed_engine
+    engine = parent_of(worker)
+
+    os.kill(engine, signal.SIGKILL)
+
+    await eventually_async(lambda: not is_alive(worker) and not is_alive(grandchild))
