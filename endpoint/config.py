@@ -113,14 +113,18 @@ def _load(text: str, name: str) -> tuple[dict[str, Any], dict[str, int]]:
         mark = error.problem_mark or error.context_mark
         line = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise ConfigInvalid(f"{name}, {line}not valid YAML: {error.problem or error.context}") from error
-    except yaml.YAMLError as error:
-        raise ConfigInvalid(f"{name}: not valid YAML: {error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # `2026-13-45` looks like a date and is none; an alias may lead to itself.
+        raise ConfigInvalid(f"{name}, not valid YAML: {error}") from error
     if root is None or document is None:
         return {}, {}
     if not isinstance(root, yaml.MappingNode):
         raise ConfigInvalid(f"{name}, line {root.start_mark.line + 1}: expected `key: value` lines")
     lines: dict[str, int] = {}
-    _note_lines(root, "", lines, name)
+    try:
+        _note_lines(root, "", lines, name)
+    except RecursionError:
+        raise ConfigInvalid(f"{name}, not valid YAML here: an alias leads to itself") from None
     # What a key that is not a text (`1:`, `yes:`) would break further on is an unknown key like any other.
     return {str(key): value for key, value in document.items()}, lines
 
@@ -159,17 +163,10 @@ def _violations(document: dict[str, Any], lines: dict[str, int]) -> list[str]:
         validate("endpoint-config", document)
     except SchemaViolation as error:
         return [
-            f"line {lines.get(violation.pointer, 1)}: {violation.pointer.lstrip('/')}: {_plain(violation.problem)}"
+            f"line {lines.get(violation.pointer, 1)}: {violation.pointer.lstrip('/')}: {violation.problem}"
             for violation in error.violations
         ]
     return []
-
-
-def _plain(problem: str) -> str:
-    """A problem in words that fit this file, where the schema's own are about schemas."""
-    if "valid under any of the given schemas" in problem:
-        return f"{problem.partition(' is ')[0]} is neither a number of workers from 1 to 4096 nor 'auto'"
-    return problem
 
 
 def _escaped(key: str) -> str:
