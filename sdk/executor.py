@@ -211,7 +211,8 @@ class Executor(concurrent.futures.Executor):
         by_endpoint: dict[UUID, list[tuple[UUID, TaskFuture]]] = {}
         for task in document["tasks"]:
             future = self._track(TaskFuture())
-            by_endpoint.setdefault(UUID(task["endpoint_id"]), []).append((UUID(task["task_id"]), future))
+            future.task_id = UUID(task["task_id"])
+            by_endpoint.setdefault(UUID(task["endpoint_id"]), []).append((future.task_id, future))
         futures = [future for tasks in by_endpoint.values() for _, future in tasks]
         for endpoint, tasks in by_endpoint.items():
             try:
