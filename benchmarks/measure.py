@@ -1,0 +1,118 @@
+"""Measures one system once, in a process of its own, with that system's Python:
+
+    python -m benchmarks.measure SYSTEM --work DIR --records FILE [--only MEASURE ...]
+
+Each measure is one line of JSON in FILE, written when it is taken, so that a crash keeps what was there before:
+`{"measure", "figures"}`, `{"measure", "detail"}`, or `{"measure", "problem"}` with the reason why there is no figure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from benchmarks import memory, workload
+from benchmarks.systems import SYSTEMS, Entry, System
+
+COLD_START = "cold_start"
+MEMORY = "memory"
+
+
+class Records:
+    """The lines of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def write(self, measure: str, **fields: Any) -> None:
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"measure": measure, **fields}) + "\n")
+
+    def take(self, measure: str, figures: Callable[[], workload.Figures]) -> bool:
+        """Write what the measure gives, or why it gave nothing; whether it worked."""
+        try:
+            self.write(measure, figures=figures())
+        except Exception as error:
+            self.write(measure, problem=f"{type(error).__name__}: {error}")
+            return False
+        return True
+
+
+def measure(entry: Entry, work: Path, records: Records, only: Collection[str]) -> None:
+    """Start the system, take its measures, stop it."""
+    system: System | None = None
+
+    def wanted(name: str) -> bool:
+        return not only or name in only
+
+    def started() -> workload.Figures:
+        nonlocal system
+        began = time.perf_counter()
+        system = entry.make(work)
+        system.start()
+        workload.first_result(system)
+        return {"cold_start_s": time.perf_counter() - began}
+
+    records.write("version", detail=version(entry.distribution) if entry.distribution else platform.python_version())
+    try:
+        if not records.take(COLD_START, started) or system is None:
+            return
+        if wanted(MEMORY):
+            records.take(MEMORY, lambda: _memory(system, records, "at rest"))
+        if any(map(wanted, workload.MEASURES)):
+            workload.warm_up(system)
+        for name, take in workload.MEASURES.items():
+            if wanted(name):
+                records.take(name, lambda take=take: take(system))  # type: ignore[misc]  # bound in the loop on purpose
+        _take_doors(system, records, wanted)
+        if wanted(MEMORY):
+            records.take(MEMORY, lambda: _memory(system, records, "after the work"))
+    finally:
+        if system is not None:
+            system.stop()
+
+
+def _take_doors(system: System, records: Records, wanted: Callable[[str], bool]) -> None:
+    """The doors that only Headrace has."""
+    with suppress(ImportError):
+        from benchmarks.systems.headrace import Headrace
+
+        if isinstance(system, Headrace):
+            from benchmarks import doors
+
+            for name, take in doors.MEASURES.items():
+                if wanted(name):
+                    records.take(name, lambda take=take: take(system))  # type: ignore[misc]  # likewise
+
+
+def _memory(system: System | None, records: Records, moment: str) -> workload.Figures:
+    role = getattr(system, "role", _program)
+    processes = memory.of_all(role)
+    records.write(MEMORY, detail={"moment": moment, "processes": processes})
+    key = "memory_rest" if moment == "at rest" else "memory_work"
+    return {f"{key}_mb": sum(each["pss_mb"] for each in processes)}
+
+
+def _program(command: Sequence[str]) -> str:
+    return Path(command[0]).name if command and command[0] else "?"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Measure one system once.")
+    parser.add_argument("system", choices=list(SYSTEMS))
+    parser.add_argument("--work", type=Path, required=True, help="a directory that is empty")
+    parser.add_argument("--records", type=Path, required=True, help="the file to append to")
+    parser.add_argument("--only", nargs="*", default=[], help="take only these measures")
+    arguments = parser.parse_args()
+    measure(SYSTEMS[arguments.system], arguments.work, Records(arguments.records), arguments.only)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,224 @@
+"""Figures for people: medians over the rounds, and how they compare with ours."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.systems import OURS, SYSTEMS
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A figure in the table: its name, the measure that takes it, and which way is better."""
+
+    figure: str
+    measure: str
+    title: str
+    unit: str
+    more_is_better: bool = False
+
+
+ROWS = (
+    Row("round_trip_p50_ms", "round_trip", "round trip p50", "ms"),
+    Row("round_trip_p95_ms", "round_trip", "round trip p95", "ms"),
+    Row("round_trip_p99_ms", "round_trip", "round trip p99", "ms"),
+    Row("no_ops_per_s", "no_ops", "no-ops, 5 000 at once", "/s", more_is_better=True),
+    Row("small_per_s", "small_data", "10 KB in and out, 2 000 calls", "/s", more_is_better=True),
+    Row("large_per_s", "large_data", "1 MB in and out, 50 calls", "/s", more_is_better=True),
+    Row("cold_start_s", "cold_start", "cold start to first result", "s"),
+    Row("memory_rest_mb", "memory", "memory at rest (PSS, with client)", "MB"),
+    Row("memory_work_mb", "memory", "memory after the work", "MB"),
+)
+"""What all systems are measured by."""
+
+DOOR_ROWS = (
+    Row("event_accepted_p50_ms", "event_start", "event: POST → stored p50", "ms"),
+    Row("event_start_p50_ms", "event_start", "event: POST → function runs p50", "ms"),
+    Row("event_start_p95_ms", "event_start", "event: POST → function runs p95", "ms"),
+    Row("event_start_p99_ms", "event_start", "event: POST → function runs p99", "ms"),
+    Row("event_stored_start_p50_ms", "event_start", "event: stored → function runs p50", "ms"),
+    Row("event_result_p50_ms", "event_result", "event: POST → result p50", "ms"),
+    Row("event_result_p95_ms", "event_result", "event: POST → result p95", "ms"),
+    Row("action_p50_ms", "action", "action: run → SUCCEEDED p50", "ms"),
+    Row("action_p95_ms", "action", "action: run → SUCCEEDED p95", "ms"),
+    Row("action_p99_ms", "action", "action: run → SUCCEEDED p99", "ms"),
+    Row("action_at_once_percent", "action", "actions that `run` answers as SUCCEEDED", "%", more_is_better=True),
+)
+"""What only Headrace has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One system in one round."""
+
+    system: str
+    round: int
+    records: list[dict[str, Any]]
+
+    def figures(self) -> dict[str, float]:
+        """All figures that were taken."""
+        return {name: value for record in self.records for name, value in record.get("figures", {}).items()}
+
+    def problems(self) -> dict[str, str]:
+        """Why there is no figure, by measure."""
+        return {record["measure"]: record["problem"] for record in self.records if "problem" in record}
+
+
+def summary(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
+    """For each system: medians over the rounds with the extremes, processes, problems, version."""
+    by_system: dict[str, list[Run]] = defaultdict(list)
+    for run in runs:
+        by_system[run.system].append(run)
+    return {name: _summary(runs_of) for name, runs_of in by_system.items()}
+
+
+def show(console: Console, systems: Mapping[str, Mapping[str, Any]], machine: Mapping[str, Any], rounds: int) -> None:
+    """Print everything."""
+    console.print(_machine_line(machine), highlight=False)
+    caption = (
+        f"medians over {rounds} {'round' if rounds == 1 else 'rounds'}; in parentheses how many times better Headrace"
+        " (fsync before every acknowledgement) is: below 1 the other one is better"
+    )
+    console.print(_table("Two workers each", ROWS, systems, list(systems), caption))
+    ours = [name for name in systems if name.startswith(OURS)]
+    if any(
+        row.figure in systems[name]["medians"] or row.measure in systems[name]["problems"]
+        for name in ours
+        for row in DOOR_ROWS
+    ):
+        console.print(_table("Events and actions", DOOR_ROWS, systems, ours, None))
+    for name in ours:
+        if systems[name]["processes"]:
+            console.print(_memory_table(SYSTEMS[name].title, systems[name]["processes"]))
+    _show_problems(console, systems)
+
+
+def _summary(runs: Sequence[Run]) -> dict[str, Any]:
+    values: dict[str, list[float]] = defaultdict(list)
+    problems: dict[str, list[str]] = defaultdict(list)
+    version, processes = None, []
+    for run in runs:
+        for name, value in run.figures().items():
+            values[name].append(value)
+        for measure, problem in run.problems().items():
+            problems[measure].append(f"round {run.round}: {problem}")
+        for record in run.records:
+            if record["measure"] == "version":
+                version = record.get("detail")
+            elif record["measure"] == "memory" and "detail" in record:
+                processes.append(record["detail"])
+    return {
+        "version": version,
+        "medians": {name: statistics.median(taken) for name, taken in values.items()},
+        "least": {name: min(taken) for name, taken in values.items()},
+        "most": {name: max(taken) for name, taken in values.items()},
+        "values": dict(values),
+        "problems": dict(problems),
+        "processes": _processes(processes),
+    }
+
+
+def _processes(details: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
+    """moment → role → count, and medians of RSS and PSS of one process."""
+    found: dict[str, dict[str, list[Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(list))
+    times_seen: dict[str, int] = defaultdict(int)
+    for detail in details:
+        times_seen[detail["moment"]] += 1
+        for process in detail["processes"]:
+            found[detail["moment"]][process["role"]].append(process)
+    return {
+        moment: {
+            role: {
+                "count": round(len(processes) / times_seen[moment]),
+                "rss_mb": statistics.median(each["rss_mb"] for each in processes),
+                "pss_mb": statistics.median(each["pss_mb"] for each in processes),
+            }
+            for role, processes in roles.items()
+        }
+        for moment, roles in found.items()
+    }
+
+
+def _table(
+    title: str,
+    rows: Sequence[Row],
+    systems: Mapping[str, Mapping[str, Any]],
+    names: Sequence[str],
+    caption: str | None,
+) -> Table:
+    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
+    table.add_column("")
+    for name in names:
+        version = systems[name]["version"]
+        table.add_column(f"{SYSTEMS[name].title}\n{version or ''}", justify="right")
+    for row in rows:
+        if any(row.figure in systems[name]["medians"] or row.measure in systems[name]["problems"] for name in names):
+            table.add_row(row.title, *(_cell(row, name, systems) for name in names))
+    return table
+
+
+def _cell(row: Row, name: str, systems: Mapping[str, Mapping[str, Any]]) -> str:
+    system = systems[name]
+    value = system["medians"].get(row.figure)
+    if value is None:
+        if "start" in system["problems"]:
+            return "not available"
+        return "failed" if {row.measure, "cold_start"} & set(system["problems"]) else "-"
+    text = f"{_number(value)} {row.unit}"
+    ours = systems.get(OURS, {"medians": {}})["medians"].get(row.figure)
+    if name == OURS or not ours or not value or value < 0:
+        return text
+    times = ours / value if row.more_is_better else value / ours
+    return f"{text} ({_number(times)}x)"
+
+
+def _number(value: float) -> str:
+    if abs(value) >= 100:
+        return f"{value:,.0f}".replace(",", "\u202f")
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def _memory_table(title: str, processes: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table:
+    table = Table(title=f"{title}: memory of one process, MB", title_justify="left")
+    table.add_column("")
+    moments = list(processes)
+    for moment in moments:
+        table.add_column(f"RSS\n{moment}", justify="right")
+        table.add_column("PSS", justify="right")
+    roles = dict.fromkeys(role for moment in moments for role in processes[moment])
+    for role in roles:
+        count = max(int(processes[moment].get(role, {}).get("count", 0)) for moment in moments)
+        cells = []
+        for moment in moments:
+            sizes = processes[moment].get(role)
+            cells += ["-", "-"] if sizes is None else [f"{sizes['rss_mb']:.0f}", f"{sizes['pss_mb']:.0f}"]
+        table.add_row(f"{role} ({count})" if count > 1 else role, *cells)
+    return table
+
+
+def _machine_line(machine: Mapping[str, Any]) -> str:
+    return (
+        f"{machine['processor']}, {machine['usable_processors']} processors, {machine['memory_gb']} GB; "
+        f"{machine['system']}; Python {machine['python']}; files on {machine['file_system']}, "
+        f"fsync {machine['fsync_ms']:.2f} ms; load {machine['load'][0]:.1f}; commit {machine['commit']}"
+    )
+
+
+def _show_problems(console: Console, systems: Mapping[str, Mapping[str, Any]]) -> None:
+    lines = [
+        f"{SYSTEMS[name].title}, {measure}: {problem}"
+        for name, system in systems.items()
+        for measure, problems in system["problems"].items()
+        for problem in problems
+    ]
+    if lines:
+        console.print("\nNot measured, and why:")
+        for line in lines:
+            console.print(f"  {line}", highlight=False, markup=False)
