@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,6 +18,7 @@ READY_WITHIN_S = 60.0
 STOPPED_WITHIN_S = 15.0
 _POLL_S = 0.05
 _TAIL_LINES = 15
+_REMOVE_TRIES = 60
 
 
 class HeadraceDidNotStart(Exception):
@@ -41,7 +42,7 @@ def temporary_home() -> Iterator[Path]:
     try:
         yield home
     finally:
-        shutil.rmtree(home, ignore_errors=True)
+        _remove(home)
 
 
 @contextlib.contextmanager
@@ -53,10 +54,12 @@ def headrace_up(home: Path, workers: int = 2) -> Iterator[LocalHeadrace]:
     ready_file, output_file = home / "ready.json", home / "up.log"
     command = [sys.executable, "-m", "headrace.cli.main", "up", "--home", str(home), "--ready-file", str(ready_file)]
     command += ["--port", "0", "--nats-port", "0", "--workers", str(workers)]
-    with output_file.open("wb") as output:
+    with output_file.open("wb") as output, _signals_held() as held:
         # A session of its own: Ctrl-C reaches us alone, and we stop it in our own time.
         process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
     try:
+        if held:
+            raise KeyboardInterrupt
         ready = _when_ready(process, ready_file, home)
         yield LocalHeadrace(home=home, url=ready["url"], token=ready["token"], endpoint_id=ready["endpoint_id"])
     finally:
@@ -74,6 +77,19 @@ def log_tails(home: Path, lines: int = _TAIL_LINES) -> str:
     return "\n".join(parts)
 
 
+@contextlib.contextmanager
+def _signals_held() -> Iterator[list[int]]:
+    """Keep signals from interrupting the start of a process, which nobody would know of then; gives those that came."""
+    held: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    handlers = {number: signal.signal(number, lambda number, _frame: held.append(number)) for number in numbers}
+    try:
+        yield held
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
 def _when_ready(process: subprocess.Popen[bytes], ready_file: Path, home: Path) -> dict[str, str]:
     end = time.monotonic() + READY_WITHIN_S
     while not ready_file.exists():
@@ -87,11 +103,21 @@ def _when_ready(process: subprocess.Popen[bytes], ready_file: Path, home: Path) 
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.terminate()
+    process.terminate()
     try:
         process.wait(STOPPED_WITHIN_S)
-    except subprocess.TimeoutExpired:
-        # Its children end with it, by their own watch on their parent.
-        os.kill(process.pid, 9)
+    except BaseException:
+        # It does not end, or somebody is impatient. Its children watch it, and end with it.
+        process.kill()
         process.wait()
+        raise
+
+
+def _remove(home: Path) -> None:
+    """Remove a home; what was killed may write a last line while this goes on."""
+    for _ in range(_REMOVE_TRIES):
+        shutil.rmtree(home, ignore_errors=True)
+        if not home.exists():
+            return
+        time.sleep(_POLL_S)
+    shutil.rmtree(home)
