@@ -31,6 +31,8 @@ TIB: Final = 1 << 40
 
 _LOG_BYTES = 10 * 1024 * 1024
 _GREETING_WITHIN_S = 0.5
+_ROOM_BYTES = 64 * 1024 * 1024
+_WRITE_FAILED = re.compile(rb"critical write error|JetStream out of|no space left on device", re.IGNORECASE)
 _PR_SET_PDEATHSIG = 1
 
 
@@ -57,6 +59,9 @@ class NatsServer:
         self._settings = settings
         self._process: asyncio.subprocess.Process | None = None
         self.port = settings.port
+        self._log_read = 0
+        self._write_failed = False
+        self._told_full = False
 
     async def __aenter__(self) -> NatsServer:
         await self.start()
@@ -89,7 +94,8 @@ class NatsServer:
         binary = find_binary(self._settings.binary)
         await check_version(binary)
         await self._end_orphan()
-        log_start = self._prepare()
+        log_start = self._log_read = self._prepare()
+        self._write_failed = self._told_full = False
         with self._startup_log.open("wb") as output:
             self._process = await asyncio.create_subprocess_exec(
                 str(binary),
@@ -131,6 +137,32 @@ class NatsServer:
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
+
+    def needs_restart(self) -> bool:
+        """Whether the server will not store again until it is started anew, and starting it can help now.
+
+        After a write that failed (a full disk) a stream stays silent for good, also when there is room again.
+        """
+        self._look_for_failed_writes()
+        if not self._write_failed:
+            return False
+        room = shutil.disk_usage(self._settings.directory).free
+        if room < _ROOM_BYTES and not self._told_full:
+            self._told_full = True
+            logger.error(
+                "The disk of %s is full: nothing can be stored. Make room; the NATS server starts again then.",
+                self._settings.directory,
+                extra={"action": "disk_full", "path": str(self._settings.directory)},
+            )
+        return room >= _ROOM_BYTES
+
+    def _look_for_failed_writes(self) -> None:
+        with contextlib.suppress(OSError), self.log_path.open("rb") as file:
+            # The server starts a new file when this one is large.
+            file.seek(self._log_read if self._log_read <= self.log_path.stat().st_size else 0)
+            new = file.read()
+            self._log_read = file.tell()
+            self._write_failed = self._write_failed or _WRITE_FAILED.search(new) is not None
 
     @property
     def _config_path(self) -> Path:

@@ -48,3 +48,6 @@ def configure_logging(level: str = "INFO") -> None:
         datefmt="%Y-%m-%d %H:%M:%S",
         force=True,
     )
+    # They tell of each request, or repeat what we say in our own words.
+    for chatty in ("httpx", "uvicorn"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -11,6 +11,8 @@ from typing import Protocol
 
 logger = logging.getLogger(__name__)
 
+_LOOK_S = 1.0
+
 
 class Running(Protocol):
     """A part that was started."""
@@ -37,6 +39,8 @@ class Part:
     start: Callable[[], Awaitable[Running]]
     ready: Callable[[], Coroutine[object, object, None]]
     stop_within_s: float = 3.0
+    broken: Callable[[], bool] | None = None
+    """Whether it runs and yet cannot work until it is started anew; asked each second. It is then killed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +122,7 @@ class _Kept:
 
     async def keep(self) -> None:
         while True:
-            status = await self._expect_running().wait()
+            status = await self._end()
             if time.monotonic() - self._started_at > self._back_off.stable_after_s:
                 self._delay_s = self._back_off.first_s
             logger.warning(
@@ -129,6 +133,26 @@ class _Kept:
                 extra={"action": "part_ended", "part": self.part.name, "status": status},
             )
             await self._restart()
+
+    async def _end(self) -> int:
+        """Wait until the part has ended, by itself or because it was of no use any more; its exit status."""
+        running = self._expect_running()
+        ended = asyncio.ensure_future(running.wait())
+        try:
+            while True:
+                done, _ = await asyncio.wait((ended,), timeout=_LOOK_S if self.part.broken else None)
+                if done:
+                    return ended.result()
+                if self.part.broken is not None and self.part.broken():
+                    logger.warning(
+                        "%s runs, but cannot work any more; ending it.",
+                        self.part.name,
+                        extra={"action": "part_broken", "part": self.part.name},
+                    )
+                    running.kill()
+                    return await ended
+        finally:
+            ended.cancel()
 
     async def stop(self) -> None:
         if self._running is not None:

@@ -71,8 +71,10 @@ class Signals:
     async def caught(self) -> AsyncIterator[None]:
         """Catch them inside this block."""
         loop = asyncio.get_running_loop()
-        # A terminal that was closed is like a request to stop, not like a crash.
-        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        numbers = [signal.SIGTERM, signal.SIGINT]
+        # A terminal that was closed is like a request to stop, unless `nohup` says otherwise.
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
         for number in numbers:
             loop.add_signal_handler(number, self._on_signal, number)
         try:
@@ -188,7 +190,13 @@ class System:
 
     def _parts(self) -> list[Part]:
         parts = [
-            Part(name="nats", start=self._start_nats, ready=_at_once, stop_within_s=2.0),
+            Part(
+                name="nats",
+                start=self._start_nats,
+                ready=_at_once,
+                stop_within_s=2.0,
+                broken=self._nats.needs_restart,
+            ),
             Part(name="service", start=self._start_service, ready=self._service_ready, stop_within_s=2.5),
         ]
         if self._settings.endpoint:

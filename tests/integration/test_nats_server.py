@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import uuid
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from headrace_up import is_alive
 from waiting import eventually
 
 from headrace.bus.connection import Connection, Message
-from headrace.bus.errors import PermissionDenied, ServerUnusable
+from headrace.bus.errors import BusError, PermissionDenied, ServerUnusable
 from headrace.bus.names import Address, pool_consumer, stored_results
 from headrace.bus.operator import Operator
 from headrace.bus.server import NatsServer, ServerSettings
@@ -111,6 +113,44 @@ async def test_the_hot_path_works_across_the_accounts(operator: Operator, settin
             await sdk.store(address.result_subject(1), b"forged")
         with pytest.raises(PermissionDenied):
             await pool.store(address.task_subject, b"forged")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A directory with room for 96 MB. Needs the right to mount."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96m", "tmpfs", str(place)], check=False)
+    if mounted.returncode != 0:
+        pytest.skip("needs the right to mount a small file system")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+async def test_after_a_full_disk_it_wants_to_be_started_again_once_there_is_room(
+    small_disk: Path, operator: Operator, settings: ServerSettings
+) -> None:
+    server = NatsServer(replace(settings, directory=small_disk))
+    await server.start()
+    async with Connection([server.url], operator.minter.core_user("test", 60), name="test") as core:
+        await ensure(core, StreamSettings())
+        await core.store("event.test.a", b"kept")
+        room = shutil.disk_usage(small_disk).free - 300_000
+        (small_disk / "others").write_bytes(bytes(room))
+        assert not server.needs_restart()
+
+        with pytest.raises(BusError):
+            await _store_much(core)
+        assert not server.needs_restart()
+        (small_disk / "others").unlink()
+        assert server.needs_restart()
+
+        server.kill()
+        await server.wait()
+        await server.start()
+        assert not server.needs_restart()
+        await core.store("event.test.a", b"goes on", timeout_s=5)
+    await server.stop()
 
 
 async def test_a_port_in_use_is_named_with_the_remedy(settings: ServerSettings) -> None:
@@ -206,6 +246,11 @@ async def test_a_server_that_outlived_its_parent_is_ended_before_the_next(
     async with NatsServer(settings) as orphan, NatsServer(settings):
         assert await asyncio.wait_for(orphan.wait(), 5) is not None
         assert not is_alive(orphan.pid)
+
+
+async def _store_much(core: Connection) -> None:
+    for _ in range(10):
+        await core.store("event.test.a", bytes(100_000), timeout_s=1)
 
 
 def _script(path: Path, body: str) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -36,8 +37,8 @@ class Shell:
         self.answers = asyncio.Event()
         self.answers.set()
 
-    def part(self) -> Part:
-        return Part(name=self.name, start=self.start, ready=self.ready, stop_within_s=1.0)
+    def part(self, broken: Callable[[], bool] | None = None) -> Part:
+        return Part(name=self.name, start=self.start, ready=self.ready, stop_within_s=1.0, broken=broken)
 
     async def start(self) -> Running:
         self.starts += 1
@@ -164,6 +165,21 @@ async def test_a_part_that_cannot_be_started_again_is_tried_until_it_can(
     (tmp_path / "full").unlink()
 
     await eventually_async(lambda: shell.starts == 2)
+    keeping.cancel()
+    await asyncio.gather(keeping, return_exceptions=True)
+    await supervisor.stop()
+
+
+async def test_a_part_that_runs_and_cannot_work_is_started_anew(caplog: pytest.LogCaptureFixture) -> None:
+    shell = Shell("bus", "exec sleep 60", [])
+    part = shell.part(broken=lambda: shell.starts == 1)
+    supervisor = Supervisor([part], failed=lambda name, status: Ended(name), back_off=BackOff(first_s=0.01))
+    await supervisor.start()
+    keeping = asyncio.create_task(supervisor.keep())
+
+    await eventually_async(lambda: shell.starts == 2)
+
+    assert "bus runs, but cannot work any more; ending it." in caplog.messages
     keeping.cancel()
     await asyncio.gather(keeping, return_exceptions=True)
     await supervisor.stop()
