@@ -27,10 +27,10 @@ _MOST_CONSTANT_TEXT = 2_000
 
 def source_of(function: Callable[..., Any]) -> tuple[str, str]:
     """(source, name in that source) of a function or class; ("", "") when it cannot be found or has no name there."""
-    target = inspect.unwrap(function) if isinstance(function, FunctionType) else function
-    if not isinstance(target, FunctionType | type):
-        return "", ""
     try:
+        target = inspect.unwrap(function) if isinstance(function, FunctionType) else function
+        if not isinstance(target, FunctionType | type):
+            return "", ""
         text = textwrap.dedent(inspect.getsource(target))
         if isinstance(target, FunctionType) and target.__name__ == "<lambda>":
             text = _lambda_source(text, target)
@@ -38,11 +38,11 @@ def source_of(function: Callable[..., Any]) -> tuple[str, str]:
         else:
             name = target.__name__
         tree = ast.parse(text)
-    except (OSError, TypeError, SyntaxError, ValueError, RecursionError):
+        if name not in defined_names(tree):
+            return "", ""
+        surroundings = _surroundings(target, tree, {name}) if isinstance(target, FunctionType) else []
+    except Exception:  # the source is one of two ways to store a function, and objects in its scope may be very odd
         return "", ""
-    if name not in defined_names(tree):
-        return "", ""
-    surroundings = _surroundings(target, tree, {name}) if isinstance(target, FunctionType) else []
     return "".join([*surroundings, "\n\n" if surroundings else "", text]), name
 
 

@@ -150,6 +150,8 @@ def _module_name(obj: Any) -> str:
 
 _INSTALLED_FOLDERS = ("site-packages", "dist-packages")
 _installed: dict[str, bool] = {"builtins": True, "__main__": False, "__mp_main__": False}
+_need_no_look = {"builtins", "__main__", "__mp_main__"}
+"""Modules that are installed, or go by value without having been registered."""
 
 
 def is_installed(module_name: str) -> bool:
@@ -164,6 +166,8 @@ def is_installed(module_name: str) -> bool:
     if module is None:
         return False  # it was made, not imported; perhaps it is imported later, so nothing is remembered
     known = _installed[module_name] = _is_installed(module)
+    if known:
+        _need_no_look.add(module_name)
     return known
 
 
@@ -211,12 +215,12 @@ def _register_own_modules() -> list[ModuleType]:
     # Modules that the user registered stay registered; only ours are taken back.
     already = cloudpickle.cloudpickle.list_registry_pickle_by_value()
     registered = []
-    for name, module in list(sys.modules.items()):
+    for name in set(sys.modules) - _need_no_look:
+        module = sys.modules.get(name)
         if name in already or type(module) is not ModuleType or module.__name__ != name or is_installed(name):
             continue
-        if name not in ("__main__", "__mp_main__"):  # these go by value anyway
-            cloudpickle.register_pickle_by_value(module)
-            registered.append(module)
+        cloudpickle.register_pickle_by_value(module)
+        registered.append(module)
     return registered
 
 

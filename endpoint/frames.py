@@ -39,6 +39,8 @@ class Work(msgspec.Struct, array_like=True):
 
     calls: list[WorkItem]
     functions: list[tuple[int, FunctionCode]]
+    forget: bool = False
+    """Forget all functions that came before: there have been many."""
     leave: bool = False
     """Exit in peace: nothing comes after this."""
 

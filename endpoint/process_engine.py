@@ -33,6 +33,8 @@ _MOST_FRAMES = 2
 _OVERHEAD_S = 20e-6
 _STALL_S = 0.05
 _MOST_PUT_BACKS = 20
+_MOST_FUNCTIONS = 1_000
+_MOST_ESTIMATES = 100_000
 _MOST_FAILED_AT_ONCE = 1_000
 _SETTLED_S = 5.0
 _FIRST_BACK_OFF_S = 0.1
@@ -306,6 +308,8 @@ class ProcessEngine:
             return None
         function = self._functions.get(call.function)
         if function is None:
+            if len(self._functions) >= _MOST_ESTIMATES:
+                self._functions.clear()
             function = self._functions[call.function] = _Function()
         return _Job(call, function)
 
@@ -313,6 +317,10 @@ class ProcessEngine:
         assert slot.worker is not None  # noqa: S101 - only a slot with room was staged for
         calls, functions = [], []
         number = slot.sent
+        # Nothing that was sent before is left to run, so nothing needs the functions sent before.
+        forget = len(slot.functions) > _MOST_FUNCTIONS and not slot.inflight
+        if forget:
+            slot.functions.clear()
         for job in slot.staged:
             call = job.call
             number += 1
@@ -320,7 +328,7 @@ class ProcessEngine:
             slot.backlog_s += job.worth_s
             place = slot.functions.get(call.function)
             if place is None:
-                place = slot.functions[call.function] = len(slot.functions)
+                place = slot.functions[call.function] = number
                 functions.append((place, call.code))
             calls.append((number, place, call.encoding, call.arguments, call.options.json_result))
             if job.alone:
@@ -328,7 +336,7 @@ class ProcessEngine:
         slot.sent = number
         slot.frame_ends.append(number)
         slot.staged, slot.staged_bytes = [], 0
-        slot.worker.send(Work(calls, functions))
+        slot.worker.send(Work(calls, functions, forget))
 
     def _fail_pending(self) -> None:
         for _ in range(_MOST_FAILED_AT_ONCE):

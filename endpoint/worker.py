@@ -135,6 +135,9 @@ class Worker:
     def _read_work(self) -> None:
         size = int.from_bytes(self._receive(HEAD_BYTES), "little")
         work: Work = read_work(self._receive(size))
+        if work.forget:
+            self._functions.clear()
+            self._codes.clear()
         for number, code in work.functions:
             self._codes[number] = code
         self._leaving = work.leave

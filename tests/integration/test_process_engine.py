@@ -25,6 +25,7 @@ from headrace.bus.bundles import TaskOptions
 from headrace.bus.code import from_function, from_source
 from headrace.bus.failures import Failure, decode_failure, rebuild
 from headrace.bus.values import JSON, decode, encode_arguments, encode_json_arguments
+from headrace.endpoint import process_engine
 from headrace.endpoint.engine import Call, Outcome
 from headrace.endpoint.process_engine import ProcessEngine
 
@@ -207,6 +208,15 @@ async def test_workers_are_reused(bench: Bench) -> None:
     seen = {await bench.value(bench.submit(pid)) for _ in range(50)}
 
     assert len(seen) <= 2
+
+
+async def test_more_functions_than_a_worker_remembers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_engine, "_MOST_FUNCTIONS", 3)
+    async with running(1) as bench:
+        keys = [bench.put(f"def f(x): return x + {n}", 1) for n in [*range(10), *range(10)]]
+        bench.engine.wake()
+
+        assert await bench.all_values(keys) == [*range(1, 11), *range(1, 11)]
 
 
 async def test_long_calls_go_to_idle_workers_one_at_a_time(bench: Bench, tmp_path: Path) -> None:
