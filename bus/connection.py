@@ -532,6 +532,8 @@ def translated_errors() -> Iterator[None]:
         raise PayloadTooLarge("the message is larger than the bus takes", size=0, limit=0) from error
     except nats.errors.AuthorizationError as error:
         raise PermissionDenied("the bus does not accept this credential") from error
+    except (nats.errors.BadSubjectError, nats.errors.BadHeaderError) as error:
+        raise BusError(f"not a subject or header that the bus can carry: {error}") from error
     except (nats.errors.Error, OSError) as error:
         raise BusUnavailable(f"the bus is not available: {error or type(error).__name__}") from error
 

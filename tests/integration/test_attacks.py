@@ -1,0 +1,363 @@
+"""What each kind of credential tries and must not achieve (DESIGN: trust).
+
+An attacker here has everything that its kind has: a granted session and its keys, or a pool's, or nothing at all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import socket
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+from running_pool import RunningPool, running_pool
+from service import RunningService, running_service
+from waiting import eventually_async
+
+from headrace.bus.bundles import Bundle, FunctionUse, Runtime, Task, TaskOptions, encode_bundle
+from headrace.bus.connection import Connection, Message
+from headrace.bus.errors import BusError, BusUnavailable, PermissionDenied
+from headrace.bus.names import Address, pool_consumer, stored_results, token
+from headrace.endpoint.grant import PoolGrant
+from headrace.sdk import Client, Executor, Forbidden, NotFound
+from headrace.sdk.session import Grant
+
+pytestmark = pytest.mark.anyio
+
+RUNTIME = Runtime(python="3.11", headrace="0")
+EVERYTHING = ("TASKS", "RESULTS", "PROGRESS", "CONTROL", "EVENTS", "DELIVERIES", "DEADLETTERS", "LOGS", "KV_functions")
+_QUICK_S = 1.0
+
+
+@dataclass
+class Stage:
+    """Ada's endpoint with a pool, Ada's task with its result, and Mallory, who may use another endpoint of Ada's."""
+
+    service: RunningService
+    pool: RunningPool
+    ada: Client
+    mallory: Client
+    shared_endpoint: str
+    function_id: str
+    address: Address
+
+    def mallorys_grant(self) -> Grant:
+        return Grant.of_document(self.mallory.open_session(self.shared_endpoint))
+
+
+def answer() -> int:
+    return 42
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with (
+        running_service(tmp_path_factory.mktemp("service")) as service,
+        running_pool(service, tmp_path_factory.mktemp("pool")) as pool,
+        Client(service.url, service.token) as ada,
+        Client(service.url, service.add_user("mallory")) as mallory,
+        Executor(pool.endpoint_id, client=ada) as executor,
+    ):
+        shared, _ = service.add_endpoint("shared", public=True)
+        future = executor.submit(answer)
+        assert future.result(20) == 42
+        assert future.task_id is not None
+        yield Stage(
+            service,
+            pool,
+            ada,
+            mallory,
+            shared,
+            executor.register_function(answer),
+            Address(
+                endpoint=UUID(pool.endpoint_id),
+                pool="default",
+                principal="urn:headrace:user:admin",
+                group=executor.task_group_id,
+                bundle=future.task_id,
+            ),
+        )
+
+
+@pytest.fixture
+async def mallory(stage: Stage) -> AsyncIterator[Connection]:
+    """Mallory's own session, as the SDK would have it."""
+    grant = await asyncio.to_thread(stage.mallorys_grant)
+    async with Connection(grant.urls, grant.credentials, name="mallory") as connection:
+        yield connection
+
+
+@pytest.fixture(params=["a user's session", "a pool's credential"])
+async def attacker(stage: Stage, request: pytest.FixtureRequest) -> AsyncIterator[Connection]:
+    """Both kinds of edge credential in turn; the pool is that of an endpoint of Mallory's own."""
+    grant: Grant | PoolGrant
+    if request.param == "a user's session":
+        grant = await asyncio.to_thread(stage.mallorys_grant)
+    else:
+        grant = await asyncio.to_thread(_rogue_grant, stage)
+    async with Connection(grant.urls, grant.credentials, name="attacker") as connection:
+        yield connection
+
+
+def _rogue_grant(stage: Stage) -> PoolGrant:
+    endpoint = stage.mallory.register_endpoint(f"rogue-{uuid.uuid4().hex[:8]}")
+    response = httpx.post(
+        f"{stage.service.url}/api/v1/endpoints/{endpoint['endpoint_id']}/pools",
+        headers={"Authorization": f"Bearer {endpoint['endpoint_token']}"},
+        json={"pool": "default", "python_version": "3.11.0", "headrace_version": "0", "host": "h", "protocol": 1},
+        trust_env=False,
+    )
+    assert response.status_code == 201, response.text
+    return PoolGrant.of_document(response.json())
+
+
+def _state_of(stage: Stage) -> dict[str, Any]:
+    async def look(core: Connection) -> dict[str, Any]:
+        return {
+            name: {
+                k: (await core.api(f"STREAM.INFO.{name}"))["state"][k]
+                for k in ("messages", "last_seq", "consumer_count")
+            }
+            for name in EVERYTHING
+        }
+
+    found: dict[str, Any] = stage.service.bus(look)
+    return found
+
+
+def _own_read(stage: Stage) -> str:
+    """A read that Mallory's session permits."""
+    mine = f"{UUID(stage.shared_endpoint).hex}.{token('urn:headrace:user:mallory')}"
+    return f"$JS.API.DIRECT.GET.RESULTS.result.{mine}.a.b.0"
+
+
+async def _refused(connection: Connection, subject: str, payload: bytes = b"") -> bool:
+    """Whether the bus denies the request, or nobody answers it."""
+    try:
+        reply = await connection.request(subject, payload, timeout_s=_QUICK_S)
+    except (PermissionDenied, BusUnavailable):
+        return True
+    return b'"error"' in reply.data or reply.status >= 400
+
+
+async def test_nobody_connects_without_a_credential(stage: Stage) -> None:
+    def knock() -> bytes:
+        with socket.create_connection(("127.0.0.1", stage.service.nats.port), timeout=5) as plain:
+            plain.settimeout(5)
+            plain.recv(4096)
+            plain.sendall(b'CONNECT {"verbose":false,"pedantic":false}\r\nSUB > 1\r\nPING\r\n')
+            heard = b""
+            while chunk := plain.recv(4096):
+                heard += chunk
+            return heard
+
+    assert b"Authorization Violation" in await asyncio.to_thread(knock)
+
+
+async def test_no_edge_credential_reaches_the_streams_or_makes_consumers(stage: Stage, attacker: Connection) -> None:
+    before = await asyncio.to_thread(_state_of, stage)
+    consumer = json.dumps(
+        {
+            "stream_name": "TASKS",
+            "config": {"name": "spy", "deliver_subject": attacker.inbox_prefix, "ack_policy": "none"},
+        }
+    ).encode()
+    attempts = [
+        *((f"$JS.API.STREAM.PURGE.{name}", b"") for name in EVERYTHING),
+        *((f"$JS.API.STREAM.DELETE.{name}", b"") for name in EVERYTHING),
+        ("$JS.API.STREAM.UPDATE.TASKS", b"{}"),
+        ("$JS.API.STREAM.MSG.DELETE.RESULTS", b'{"seq":1}'),
+        ("$JS.API.STREAM.MSG.GET.RESULTS", b'{"seq":1}'),
+        ("$JS.API.STREAM.MSG.GET.KV_functions", b'{"seq":1}'),
+        ("$JS.API.DIRECT.GET.RESULTS", b'{"seq":1}'),
+        ("$JS.API.DIRECT.GET.RESULTS", json.dumps({"last_by_subj": stage.address.result_subject(0)}).encode()),
+        ("$JS.API.DIRECT.GET.RESULTS", b'{"multi_last":["result.>"],"batch":100}'),
+        ("$JS.API.CONSUMER.CREATE.TASKS.spy", consumer),
+        ("$JS.API.CONSUMER.DURABLE.CREATE.TASKS.spy", consumer),
+        ("$JS.API.CONSUMER.LIST.TASKS", b""),
+        ("$JS.API.STREAM.NAMES", b""),
+        ("$SYS.REQ.SERVER.PING", b""),
+    ]
+    for subject, payload in attempts:
+        assert await _refused(attacker, subject, payload), f"{subject} could be used"
+    assert await asyncio.to_thread(_state_of, stage) == before
+
+
+async def test_no_edge_credential_writes_where_it_has_no_business(stage: Stage, attacker: Connection) -> None:
+    address = stage.address
+    foreign = [
+        address.task_subject,
+        address.result_subject(1),
+        address.control_subject,
+        address.started_subject(0),
+        f"log.{address.endpoint.hex}.x.y.z",
+        f"stored.{address.result_subject(1)}",
+        "event.default.x",
+        f"delivery.{uuid.uuid4().hex}.x",
+        "$KV.tokens.x",
+        "$JS.ACK.TASKS.x.1.1.1.1.1",
+    ]
+    before = await asyncio.to_thread(_state_of, stage)
+    for subject in foreign:
+        assert await _refused(attacker, subject, b"x"), f"{subject} could be written"
+    assert await asyncio.to_thread(_state_of, stage) == before
+
+
+async def test_no_edge_credential_hears_what_is_others(stage: Stage, attacker: Connection) -> None:
+    address = stage.address
+    heard: list[Message] = []
+    for subject in (
+        stored_results(address.endpoint, address.principal, address.group),
+        f"stored.result.{address.endpoint.hex}.>",
+        "stored.>",
+        "control.>",
+        "task.>",
+        "changed.>",
+        "_INBOX.>",
+        ">",
+    ):
+        await attacker.subscribe(subject, heard.append)
+    await attacker.flush()
+
+    def submit() -> Any:
+        with Executor(stage.pool.endpoint_id, client=stage.ada, task_group_id=address.group) as executor:
+            return executor.submit(answer).result(20)
+
+    assert await asyncio.to_thread(submit) == 42
+    await attacker.flush()
+    assert heard == []
+    with pytest.raises(PermissionDenied):
+        await attacker.read_last("RESULTS", address.result_subject(0), timeout_s=_QUICK_S)
+
+
+async def test_a_body_in_a_permitted_read_does_not_widen_it(stage: Stage, mallory: Connection) -> None:
+    own = _own_read(stage)
+    secret = await asyncio.to_thread(
+        stage.service.bus, lambda core: core.read_last("RESULTS", stage.address.result_subject(0))
+    )
+    for body in (
+        {"last_by_subj": stage.address.result_subject(0)},
+        {"seq": 1},
+        {"multi_last": ["result.>"], "batch": 100},
+        {"next_by_subj": "result.>", "seq": 1, "batch": 100},
+    ):
+        reply = await mallory.request(own, json.dumps(body).encode(), timeout_s=_QUICK_S)
+        assert reply.data != secret.data
+        assert reply.status >= 400 or reply.data == b""
+
+
+async def test_a_reply_subject_turns_no_permitted_request_into_a_write(stage: Stage, mallory: Connection) -> None:
+    """JetStream answers to whatever subject the requester names: here it must lead nowhere."""
+    before = await asyncio.to_thread(_state_of, stage)
+    own = _own_read(stage)
+    for target in (
+        stage.address.task_subject,
+        stage.address.result_subject(7),
+        stage.address.control_subject,
+        "$JS.API.STREAM.PURGE.RESULTS",
+        "$JS.API.STREAM.DELETE.TASKS",
+        "event.default.x",
+        "$KV.tokens.x",
+    ):
+        await mallory.publish(own, b"", reply=target)
+    await mallory.flush()
+    # A round trip through the service's own account: whatever the replies did is done by now.
+    assert await asyncio.to_thread(_state_of, stage) == before
+
+
+async def test_a_pools_pull_request_cannot_answer_into_a_stream(stage: Stage) -> None:
+    grant = await asyncio.to_thread(_rogue_grant, stage)
+    before = await asyncio.to_thread(_state_of, stage)
+    async with Connection(grant.urls, grant.credentials, name="rogue") as connection:
+        for target in (stage.address.task_subject, stage.address.result_subject(8), "$JS.API.STREAM.PURGE.RESULTS"):
+            await connection.publish(
+                f"$JS.API.CONSUMER.MSG.NEXT.TASKS.{grant.consumer}", b'{"batch":1,"no_wait":true}', reply=target
+            )
+        await connection.flush()
+        foreign = pool_consumer(stage.address.endpoint, "default")
+        assert await _refused(connection, f"$JS.API.CONSUMER.MSG.NEXT.TASKS.{foreign}")
+    assert await asyncio.to_thread(_state_of, stage) == before
+
+
+async def test_a_bundle_that_was_not_signed_by_a_granted_key_runs_nothing(stage: Stage, tmp_path: Path) -> None:
+    """Even whoever could write into TASKS cannot make a pool run anything."""
+    trace = tmp_path / "trace"
+    code = await asyncio.to_thread(
+        stage.ada.register_source_code, f"def f():\n    open({str(trace)!r}, 'w').close()\n", "f"
+    )
+    grant = await asyncio.to_thread(stage.mallorys_grant)
+    address = Address(
+        endpoint=stage.address.endpoint,
+        pool="default",
+        principal=stage.address.principal,
+        group=uuid.uuid4(),
+        bundle=uuid.uuid4(),
+    )
+    bundle = Bundle(
+        result_key=grant.result_key,
+        functions=[FunctionUse(UUID(code), b"x" * 32, grant.bundle_key_expires)],
+        options=[TaskOptions()],
+        tasks=[Task(0, 0, 0, 1, b"\x92\x90\x80")],
+        runtime=RUNTIME,
+    )
+    # Signed with a real key, but one that was granted to Mallory for another endpoint.
+    forged = encode_bundle(
+        bundle, subject=address.task_subject, key=grant.bundle_key, key_expires=grant.bundle_key_expires
+    )
+
+    async def inject(core: Connection) -> None:
+        await core.store(address.task_subject, forged)
+        await eventually_async(
+            lambda: "bundle_refused" in stage.pool.log_path.read_text() or _dropped(stage), within_s=10
+        )
+
+    await asyncio.to_thread(stage.service.bus, inject)
+    assert not trace.exists()
+
+
+def _dropped(stage: Stage) -> bool:
+    return "Dropped a message that is no bundle for this pool" in stage.pool.log_path.read_text()
+
+
+async def test_a_user_cannot_use_a_private_endpoint_or_function_or_read_their_code(stage: Stage) -> None:
+    with pytest.raises((NotFound, Forbidden)):
+        await asyncio.to_thread(stage.mallory.open_session, stage.pool.endpoint_id)
+    with pytest.raises((NotFound, Forbidden)):
+        await asyncio.to_thread(stage.mallory.grant_function, stage.shared_endpoint, stage.function_id)
+    with pytest.raises((NotFound, Forbidden)):
+        await asyncio.to_thread(stage.mallory.get_function, stage.function_id)
+
+
+async def test_a_pool_fetches_no_code_that_it_was_not_sent(stage: Stage) -> None:
+    grant = await asyncio.to_thread(_rogue_grant, stage)
+    base = f"{stage.service.url}/api/v1/endpoints/{grant.endpoint}/pools/default/code/{stage.function_id}"
+    params = {
+        "principal": stage.address.principal,
+        "grant": base64.b64encode(b"g" * 32).decode(),
+        "grant_expires": "9999999999",
+    }
+
+    def fetch(url: str, code_token: str) -> int:
+        headers = {"Authorization": f"Bearer {code_token}"}
+        return httpx.get(url, params=params, headers=headers, trust_env=False).status_code
+
+    assert await asyncio.to_thread(fetch, base, grant.code_token) == 403
+    foreign = base.replace(str(grant.endpoint), str(stage.address.endpoint))
+    assert await asyncio.to_thread(fetch, foreign, grant.code_token) in (401, 403)
+    assert await asyncio.to_thread(fetch, base, grant.code_token[:-2] + "00") == 401
+
+
+async def test_the_bus_refuses_a_credential_signed_by_somebody_else(stage: Stage, tmp_path: Path) -> None:
+    from headrace.bus.operator import Operator
+
+    forged = Operator.open(tmp_path / "keys").minter.pool_user(stage.address.endpoint, "default", "x", 60)
+    with pytest.raises(BusError):
+        await Connection([stage.service.nats.url], forged, name="forged", connect_timeout_s=2).open()
