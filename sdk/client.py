@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Self
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from headrace.bus.bundles import FunctionUse
 from headrace.bus.code import FunctionCode, from_function, from_source
@@ -210,13 +210,15 @@ class Client:
     # Events
 
     def publish(self, event: Mapping[str, Any]) -> Document:
-        """Publish one CloudEvent (structured form); returns once it is stored.
+        """Publish one CloudEvent (structured form, `id` and `specversion` are filled in); returns once it is stored.
 
-        The same `source` and `id` are stored once, so a broken connection is simply tried again.
+        The same `source` and `id` are stored once, so a broken connection is simply tried again. The answer has the
+        event's `id`, `source` and `sequence`, and whether it was a `duplicate`.
         """
-        _check_json(event)
+        document = {"specversion": "1.0", "id": str(uuid4()), **event}
+        _check_json(document)
         answer: Document = self._http.request(
-            "POST", "events", body=dict(event), content_type="application/cloudevents+json", repeatable="id" in event
+            "POST", "events", body=document, content_type="application/cloudevents+json", repeatable=True
         )
         return answer
 

@@ -233,9 +233,10 @@ def _error_body(response: httpx.Response) -> tuple[str, str, tuple[Violation, ..
         body = None
     if not isinstance(body, dict):
         return "HttpError", f"{response.request.method} {response.request.url}: {fallback}", ()
+    places = body.get("errors")
     errors = tuple(
-        Violation(pointer=str(error.get("pointer", "")), problem=str(error.get("problem", "")))
-        for error in body.get("errors") or ()
-        if isinstance(error, dict)
+        Violation(pointer=str(place.get("pointer", "")), problem=str(place.get("problem", "")))
+        for place in (places if isinstance(places, list) else ())
+        if isinstance(place, dict)
     )
     return str(body.get("code", "HttpError")), str(body.get("detail", fallback)), errors
