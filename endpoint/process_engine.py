@@ -21,15 +21,15 @@ from uuid import UUID
 
 from headrace.bus.errors import TaskCancelled, TaskError, TaskExpired, TaskLost
 from headrace.bus.failures import encode_failure, of_error
-from headrace.endpoint.engine import Call, FinalState, Load, Outcome, OutcomesCallback, Source
+from headrace.endpoint.engine import FinalState, Load, Outcome, OutcomesCallback, Source
 from headrace.endpoint.frames import RAISED, SUCCEEDED, Report, ReportItem, Work
+from headrace.endpoint.slots import FunctionTimes, Job, Slot
 from headrace.endpoint.worker_process import WorkerCommand, WorkerProcess
 
 logger = logging.getLogger(__name__)
 
 _FRAME_S = 0.005
 _FRAME_BYTES = 1_000_000
-_MOST_FRAMES = 2
 _OVERHEAD_S = 20e-6
 _STALL_S = 0.05
 _MOST_PUT_BACKS = 20
@@ -41,102 +41,6 @@ _FIRST_BACK_OFF_S = 0.1
 _LONGEST_BACK_OFF_S = 5.0
 _LEAVE_S = 1.0
 _DIE_S = 2.0
-
-
-class _Function:
-    """What is known of a function: how long its calls take, in seconds, None before the first has ended."""
-
-    __slots__ = ("estimate_s",)
-
-    def __init__(self) -> None:
-        self.estimate_s: float | None = None
-
-    def note(self, duration_s: float) -> None:
-        """Learn from a call: a slow one counts at once, quick ones bring the estimate down little by little."""
-        known = self.estimate_s
-        if known is None or duration_s > known:
-            self.estimate_s = duration_s
-        else:
-            self.estimate_s = known + 0.2 * (duration_s - known)
-
-
-class _Job:
-    """A call inside the engine."""
-
-    __slots__ = (
-        "alone",
-        "call",
-        "force",
-        "function",
-        "losses",
-        "put_backs",
-        "raised",
-        "started_at",
-        "timer",
-        "worth_s",
-    )
-
-    def __init__(self, call: Call, function: _Function) -> None:
-        self.call = call
-        self.function = function
-        self.alone = call.options.task_timeout_s is not None or not call.options.rerun_on_loss
-        self.losses = 0
-        self.raised = 0
-        self.put_backs = 0
-        self.worth_s = 0.0
-        self.started_at = 0.0
-        self.force = False
-        self.timer: asyncio.TimerHandle | None = None
-
-    @property
-    def attempts(self) -> int:
-        """The starts so far, the present one included."""
-        return self.losses + self.raised + 1
-
-
-class _Slot:
-    """The place of one worker: the process that is there now, and what it was sent."""
-
-    __slots__ = (
-        "backlog_s", "failures", "frame_ends", "functions", "has_worked", "inflight", "is_exclusive", "name", "number",
-        "process", "sent", "staged", "staged_bytes", "stalled", "task", "verdict", "worker",
-    )  # fmt: skip
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.failures = 0
-        self.task: asyncio.Task[None] | None = None
-        self.clear()
-
-    def clear(self) -> None:
-        """Nobody is here."""
-        self.worker: WorkerProcess | None = None
-        """The process, once it is ready."""
-        self.process: WorkerProcess | None = None
-        """The process, as soon as it is being started."""
-        self.name = ""
-        self.sent = 0
-        self.inflight: dict[int, _Job] = {}
-        self.frame_ends: collections.deque[int] = collections.deque()
-        self.functions: dict[UUID, int] = {}
-        self.backlog_s = 0.0
-        self.staged: list[_Job] = []
-        self.staged_bytes = 0
-        self.is_exclusive = False
-        self.stalled = 0
-        self.has_worked = False
-        self.verdict: tuple[_Job, FinalState, TaskError] | None = None
-        """The call for whose sake the worker is being killed, and its outcome."""
-
-    def has_room(self) -> bool:
-        """Whether a short call could be sent."""
-        return (
-            self.worker is not None
-            and len(self.frame_ends) < _MOST_FRAMES
-            and not self.is_exclusive
-            and not self.stalled
-            and self.verdict is None
-        )
 
 
 class ProcessEngine:
@@ -173,11 +77,11 @@ class ProcessEngine:
         )
         self._most_losses = most_losses
         self._most_start_failures = most_start_failures
-        self._slots = [_Slot(number) for number in range(workers)]
-        self._functions: dict[UUID, _Function] = {}
-        self._again: collections.deque[_Job] = collections.deque()
-        self._held: _Job | None = None
-        self._delayed: dict[UUID, _Job] = {}
+        self._slots = [Slot(number) for number in range(workers)]
+        self._functions: dict[UUID, FunctionTimes] = {}
+        self._again: collections.deque[Job] = collections.deque()
+        self._held: Job | None = None
+        self._delayed: dict[UUID, Job] = {}
         self._outcomes: list[Outcome] = []
         self._stopping: asyncio.Task[list[UUID]] | None = None
         self._deadline = math.inf
@@ -297,7 +201,7 @@ class ProcessEngine:
             else:
                 heapq.heapreplace(room, (backlog_s, number))
 
-    def _next_job(self) -> _Job | None:
+    def _next_job(self) -> Job | None:
         if self._held is not None:
             job, self._held = self._held, None
             return job
@@ -310,10 +214,10 @@ class ProcessEngine:
         if function is None:
             if len(self._functions) >= _MOST_ESTIMATES:
                 self._functions.clear()
-            function = self._functions[call.function] = _Function()
-        return _Job(call, function)
+            function = self._functions[call.function] = FunctionTimes()
+        return Job(call, function)
 
-    def _send(self, slot: _Slot) -> None:
+    def _send(self, slot: Slot) -> None:
         assert slot.worker is not None  # noqa: S101 - only a slot with room was staged for
         calls, functions = [], []
         number = slot.sent
@@ -348,7 +252,7 @@ class ProcessEngine:
 
     # What workers report
 
-    def _on_report(self, slot: _Slot, worker: WorkerProcess, report: Report) -> None:
+    def _on_report(self, slot: Slot, worker: WorkerProcess, report: Report) -> None:
         if slot.worker is None:
             self._on_ready(slot, worker)
         for item in report.ended:
@@ -366,12 +270,12 @@ class ProcessEngine:
         self._deal()
         self._tell()
 
-    def _on_ready(self, slot: _Slot, worker: WorkerProcess) -> None:
+    def _on_ready(self, slot: Slot, worker: WorkerProcess) -> None:
         slot.worker = worker
         slot.name = f"{self._host}/{worker.pid}"
         self._broken = ""
 
-    def _on_ended(self, slot: _Slot, job: _Job, item: ReportItem) -> None:
+    def _on_ended(self, slot: Slot, job: Job, item: ReportItem) -> None:
         _, kind, encoding, value, started_at, duration_s = item
         slot.backlog_s -= job.worth_s
         job.function.note(duration_s)
@@ -393,7 +297,7 @@ class ProcessEngine:
             )
         )
 
-    def _settle(self, slot: _Slot) -> None:
+    def _settle(self, slot: Slot) -> None:
         """Bring the slot's accounts up to date after calls left it."""
         if not slot.inflight:
             slot.backlog_s = 0.0  # no drift from adding and subtracting
@@ -407,7 +311,7 @@ class ProcessEngine:
         if slot.stalled and slot.stalled not in slot.inflight:
             slot.stalled = 0
 
-    def _put_back(self, jobs: list[_Job], slot: _Slot) -> None:
+    def _put_back(self, jobs: list[Job], slot: Slot) -> None:
         for job in reversed(jobs):
             slot.backlog_s -= job.worth_s
             self._stop_timer(job)
@@ -416,7 +320,7 @@ class ProcessEngine:
             else:
                 self._again.appendleft(job)
 
-    def _retry(self, job: _Job) -> None:
+    def _retry(self, job: Job) -> None:
         job.raised += 1
         delay_s = job.call.options.retry_delay_s
         if delay_s <= 0:
@@ -425,14 +329,14 @@ class ProcessEngine:
         self._delayed[job.call.key] = job
         job.timer = asyncio.get_running_loop().call_later(delay_s, self._after_delay, job)
 
-    def _after_delay(self, job: _Job) -> None:
+    def _after_delay(self, job: Job) -> None:
         job.timer = None
         self._again.append(self._delayed.pop(job.call.key))
         self.wake()
 
     # Ends that are not the worker's
 
-    def _end(self, job: _Job, state: FinalState, error: TaskError, *, slot: _Slot | None = None) -> None:
+    def _end(self, job: Job, state: FinalState, error: TaskError, *, slot: Slot | None = None) -> None:
         self._stop_timer(job)
         encoding, value = encode_failure(of_error(error))
         self._outcomes.append(
@@ -457,41 +361,41 @@ class ProcessEngine:
                 logger.exception("The outcomes of %d calls could not be taken; they are lost here.", len(outcomes))
         self._change.set()
 
-    def _start_timer(self, slot: _Slot, job: _Job) -> None:
+    def _start_timer(self, slot: Slot, job: Job) -> None:
         limit_s = job.call.options.task_timeout_s
         job.started_at = time.time()
         if limit_s is not None:
             job.timer = asyncio.get_running_loop().call_later(limit_s, self._on_time_over, slot, job)
 
-    def _stop_timer(self, job: _Job) -> None:
+    def _stop_timer(self, job: Job) -> None:
         if job.timer is not None:
             job.timer.cancel()
             job.timer = None
 
-    def _on_time_over(self, slot: _Slot, job: _Job) -> None:
+    def _on_time_over(self, slot: Slot, job: Job) -> None:
         job.timer = None
         limit_s = job.call.options.task_timeout_s
         error = TaskExpired(f"the task ran longer than its limit of {limit_s:g} s (task_timeout_s) and was stopped")
         self._kill_for(slot, job, "expired", error)
 
-    def _kill_if_forced(self, slot: _Slot) -> None:
+    def _kill_if_forced(self, slot: Slot) -> None:
         job = slot.inflight.get(slot.worker.running) if slot.worker else None
         if job is not None and job.force:
             self._kill_for(slot, job, "cancelled", _cancelled())
 
-    def _kill_for(self, slot: _Slot, job: _Job, state: FinalState, error: TaskError) -> None:
+    def _kill_for(self, slot: Slot, job: Job, state: FinalState, error: TaskError) -> None:
         if slot.verdict is None and slot.worker is not None:
             slot.verdict = (job, state, error)
             slot.worker.kill()
 
     # Workers that start and die
 
-    def _fill(self, slot: _Slot, after_s: float) -> None:
+    def _fill(self, slot: Slot, after_s: float) -> None:
         slot.task = asyncio.get_running_loop().create_task(
             self._start_worker(slot, after_s), name=f"start-worker-{slot.number}"
         )
 
-    async def _start_worker(self, slot: _Slot, after_s: float) -> None:
+    async def _start_worker(self, slot: Slot, after_s: float) -> None:
         await asyncio.sleep(after_s)
         worker = slot.process = WorkerProcess(
             self._command,
@@ -504,10 +408,10 @@ class ProcessEngine:
             slot.process = None
             self._on_start_failure(slot, f"{self._command.python} cannot be started: {error}")
 
-    def _on_worker_end(self, slot: _Slot, worker: WorkerProcess) -> None:
+    def _on_worker_end(self, slot: Slot, worker: WorkerProcess) -> None:
         how, jobs, verdict = worker.explain_end(), slot.inflight, slot.verdict
         was_ready, running, finished = slot.worker is not None, worker.running, worker.finished
-        returned: list[_Job] = []
+        returned: list[Job] = []
         for number, job in jobs.items():
             self._stop_timer(job)
             if verdict is not None and job is verdict[0]:
@@ -538,7 +442,7 @@ class ProcessEngine:
         self._deal()
         self._tell()
 
-    def _on_lost(self, slot: _Slot, job: _Job, how: str, returned: list[_Job]) -> None:
+    def _on_lost(self, slot: Slot, job: Job, how: str, returned: list[Job]) -> None:
         if job.force:
             self._end(job, "cancelled", _cancelled(), slot=slot)
         elif not job.call.options.rerun_on_loss or job.losses + 1 >= self._most_losses:
@@ -548,7 +452,7 @@ class ProcessEngine:
             job.alone = True
             returned.append(job)
 
-    def _on_start_failure(self, slot: _Slot, problem: str) -> None:
+    def _on_start_failure(self, slot: Slot, problem: str) -> None:
         slot.failures += 1
         after_s = min(_FIRST_BACK_OFF_S * 2 ** min(slot.failures - 1, 10), _LONGEST_BACK_OFF_S)
         logger.error(
@@ -617,7 +521,7 @@ def _cancelled() -> TaskCancelled:
     return TaskCancelled("the task was cancelled")
 
 
-def _lost_text(job: _Job, how: str) -> str:
+def _lost_text(job: Job, how: str) -> str:
     tries = job.losses + 1
     if not job.call.options.rerun_on_loss:
         return f"the worker process {how} while the task ran, and the task must not run twice (rerun_on_loss is off)"

@@ -6,6 +6,8 @@ import asyncio
 import collections
 import contextlib
 import ctypes
+import dataclasses
+import errno
 import os
 import signal
 import subprocess
@@ -129,6 +131,17 @@ def double(x: Any) -> Any:
     return 2 * x
 
 
+@dataclasses.dataclass
+class Sample:
+    weight: int
+
+
+class Spilled(Exception):
+    def __init__(self, sample: Sample) -> None:
+        self.sample = sample
+        super().__init__(f"{sample.weight} litres")
+
+
 def pid() -> int:
     return os.getpid()
 
@@ -208,6 +221,20 @@ async def test_workers_are_reused(bench: Bench) -> None:
     seen = {await bench.value(bench.submit(pid)) for _ in range(50)}
 
     assert len(seen) <= 2
+
+
+async def test_the_callers_own_types_come_back_as_the_very_same_types(bench: Bench) -> None:
+    def look(sample: Sample) -> list[Sample]:
+        if sample.weight < 0:
+            raise Spilled(sample)
+        return [sample, Sample(2 * sample.weight)]
+
+    values = await bench.value(bench.submit(look, Sample(1)))
+    error = rebuild(await bench.failure(bench.submit(look, Sample(-1))))
+
+    assert values == [Sample(1), Sample(2)]
+    assert isinstance(error, Spilled)
+    assert error.sample == Sample(-1)
 
 
 async def test_more_functions_than_a_worker_remembers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -449,6 +476,18 @@ async def test_a_call_whose_worker_is_killed_from_outside_runs_again(bench: Benc
 
     outcome = await bench.outcome(key)
     assert (outcome.state, outcome.attempts) == ("succeeded", 2)
+
+
+async def test_a_death_is_noticed_on_a_kernel_without_pidfd(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(_: int) -> int:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(os, "pidfd_open", missing)
+    async with running(1) as bench:
+        failure = await bench.failure(bench.submit(kill_self, options=TaskOptions(rerun_on_loss=False)))
+
+        assert failure.code == "TaskLost"
+        assert await bench.value(bench.submit(double, 1)) == 2
 
 
 async def test_a_dead_worker_takes_its_children_along(bench: Bench, tmp_path: Path) -> None:

@@ -1,0 +1,111 @@
+"""The accounts of a process engine: calls inside it, how long their functions take, and the places of its workers."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+from typing import Final
+from uuid import UUID
+
+from headrace.bus.errors import TaskError
+from headrace.endpoint.engine import Call, FinalState
+from headrace.endpoint.worker_process import WorkerProcess
+
+MOST_FRAMES: Final = 2
+"""How many frames of calls may be on their way to one worker: the one that it runs, and the next."""
+
+
+class FunctionTimes:
+    """What is known of a function: how long its calls take, in seconds, None before the first has ended."""
+
+    __slots__ = ("estimate_s",)
+
+    def __init__(self) -> None:
+        self.estimate_s: float | None = None
+
+    def note(self, duration_s: float) -> None:
+        """Learn from a call: a slow one counts at once, quick ones bring the estimate down little by little."""
+        known = self.estimate_s
+        if known is None or duration_s > known:
+            self.estimate_s = duration_s
+        else:
+            self.estimate_s = known + 0.2 * (duration_s - known)
+
+
+class Job:
+    """A call inside the engine."""
+
+    __slots__ = (
+        "alone",
+        "call",
+        "force",
+        "function",
+        "losses",
+        "put_backs",
+        "raised",
+        "started_at",
+        "timer",
+        "worth_s",
+    )
+
+    def __init__(self, call: Call, function: FunctionTimes) -> None:
+        self.call = call
+        self.function = function
+        self.alone = call.options.task_timeout_s is not None or not call.options.rerun_on_loss
+        self.losses = 0
+        self.raised = 0
+        self.put_backs = 0
+        self.worth_s = 0.0
+        self.started_at = 0.0
+        self.force = False
+        self.timer: asyncio.TimerHandle | None = None
+
+    @property
+    def attempts(self) -> int:
+        """The starts so far, the present one included."""
+        return self.losses + self.raised + 1
+
+
+class Slot:
+    """The place of one worker: the process that is there now, and what it was sent."""
+
+    __slots__ = (
+        "backlog_s", "failures", "frame_ends", "functions", "has_worked", "inflight", "is_exclusive", "name", "number",
+        "process", "sent", "staged", "staged_bytes", "stalled", "task", "verdict", "worker",
+    )  # fmt: skip
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.failures = 0
+        self.task: asyncio.Task[None] | None = None
+        self.clear()
+
+    def clear(self) -> None:
+        """Nobody is here."""
+        self.worker: WorkerProcess | None = None
+        """The process, once it is ready."""
+        self.process: WorkerProcess | None = None
+        """The process, as soon as it is being started."""
+        self.name = ""
+        self.sent = 0
+        self.inflight: dict[int, Job] = {}
+        self.frame_ends: collections.deque[int] = collections.deque()
+        self.functions: dict[UUID, int] = {}
+        self.backlog_s = 0.0
+        self.staged: list[Job] = []
+        self.staged_bytes = 0
+        self.is_exclusive = False
+        self.stalled = 0
+        self.has_worked = False
+        self.verdict: tuple[Job, FinalState, TaskError] | None = None
+        """The call for whose sake the worker is being killed, and its outcome."""
+
+    def has_room(self) -> bool:
+        """Whether a short call could be sent."""
+        return (
+            self.worker is not None
+            and len(self.frame_ends) < MOST_FRAMES
+            and not self.is_exclusive
+            and not self.stalled
+            and self.verdict is None
+        )
