@@ -167,11 +167,16 @@ class ResultCollector:
 class ResultWatch:
     """Follows the results of some bundles from the moment it is entered: `async with ResultWatch(…) as watch`.
 
-    Bundles that existed before need one `catch_up`; those stored after it was entered do not.
+    Bundles that existed before need one `catch_up`; those stored after it was entered do not. With `confirmed=False`
+    that holds for bundles stored by the same connection only (a server takes a client's commands in order), and saves
+    a round trip.
     """
 
-    def __init__(self, connection: Connection, collectors: Sequence[ResultCollector]) -> None:
+    def __init__(
+        self, connection: Connection, collectors: Sequence[ResultCollector], *, confirmed: bool = True
+    ) -> None:
         self.collectors = list(collectors)
+        self._confirmed = confirmed
         self._connection = connection
         self._by_bundle = {collector.address.bundle: collector for collector in collectors}
         self._news = asyncio.Event()
@@ -183,7 +188,8 @@ class ResultWatch:
             stack.push_async_callback(self._cancel)
             for subject in sorted(self._subjects()):
                 self._subscriptions.append(await self._connection.subscribe(subject, self._on_message))
-            await self._connection.flush()
+            if self._confirmed:
+                await self._connection.flush()
             stack.pop_all()
         return self
 

@@ -199,7 +199,7 @@ async def submit_and_collect(
 ) -> list[TaskResult | None]:
     """Store a plan and wait for its results at most `wait_s`: nothing is read while the results come in time."""
     collectors = [collector(key_ring, bundle) for bundle in plan.bundles]
-    async with ResultWatch(connection, collectors) as watch:
+    async with ResultWatch(connection, collectors, confirmed=False) as watch:
         await plan.store(connection, key_ring)
         if plan.submission.retry:
             await watch.catch_up()

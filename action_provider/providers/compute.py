@@ -222,7 +222,7 @@ def _options(request: ActionRequest) -> TaskOptions:
 async def _submit(service: Service, record: ActionRow, plan: Plan) -> ActionRow:
     """Store the tasks and wait a little for their end. Two equal calls, also at once, have the effect of one."""
     collectors = [collector(service.keys, bundle) for bundle in plan.bundles]
-    async with ResultWatch(service.connection, collectors) as watch:
+    async with ResultWatch(service.connection, collectors, confirmed=False) as watch:
         await asyncio.gather(service.tables.actions.publish_id(record), plan.store(service.connection, service.keys))
         if plan.submission.retry:
             await watch.catch_up()
