@@ -380,10 +380,13 @@ class Connection:
         client = NatsClient()
         self._generation += 1
         mux = f"{credentials.inbox_prefix}.a{self._generation}"
-        failure: list[Exception] = []
+        errors: list[Exception] = []
+        refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         async def on_error(error: Exception) -> None:
-            failure.append(error)
+            errors.append(error)
+            if "authorization" in str(error).lower() and not refused.done():
+                refused.set_result(None)
             self._on_error(error)
 
         async def on_disconnected() -> None:
@@ -404,32 +407,45 @@ class Connection:
                 self._tell(self.on_closed)
 
         key_pair = nkeys.from_seed(bytearray(credentials.seed.encode()))
+        connecting = asyncio.ensure_future(
+            client.connect(
+                servers=self._urls,
+                name=self._name,
+                user_jwt_cb=lambda: bytearray(credentials.jwt.encode()),
+                signature_cb=lambda nonce: base64.b64encode(key_pair.sign(nonce.encode())),
+                inbox_prefix=credentials.inbox_prefix,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=_RECONNECT_WAIT_S,  # type: ignore[arg-type]  # it takes fractions of seconds
+                error_cb=on_error,
+                disconnected_cb=on_disconnected,
+                reconnected_cb=on_reconnected,
+                closed_cb=on_closed,
+            )
+        )
         try:
-            async with asyncio.timeout(self._connect_timeout_s):
-                await client.connect(
-                    servers=self._urls,
-                    name=self._name,
-                    user_jwt_cb=lambda: bytearray(credentials.jwt.encode()),
-                    signature_cb=lambda nonce: base64.b64encode(key_pair.sign(nonce.encode())),
-                    inbox_prefix=credentials.inbox_prefix,
-                    max_reconnect_attempts=-1,
-                    reconnect_time_wait=_RECONNECT_WAIT_S,  # type: ignore[arg-type]  # it takes fractions of seconds
-                    error_cb=on_error,
-                    disconnected_cb=on_disconnected,
-                    reconnected_cb=on_reconnected,
-                    closed_cb=on_closed,
-                )
-                await client.subscribe(f"{mux}.*", cb=self._on_answer)
-        except (TimeoutError, OSError, nats.errors.Error) as error:
+            # Left alone, the client would knock for ever: at a dead server, and with a credential that is refused.
+            await asyncio.wait(
+                {connecting, refused}, timeout=self._connect_timeout_s, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not connecting.done():
+                raise self._not_connected(errors)
+            await connecting
+            await client.subscribe(f"{mux}.*", cb=self._on_answer)
+        except (OSError, nats.errors.Error) as error:
             await _close_client(client)
-            reason: Exception = failure[-1] if failure else error
-            if "authorization" in str(reason).lower():
-                raise PermissionDenied(f"the bus at {self._where} does not accept this credential") from error
-            detail = f": {reason}" if str(reason) else ""
-            raise BusUnavailable(
-                f"no NATS server answers at {self._where} within {self._connect_timeout_s:g} s{detail}"
-            ) from error
+            raise self._not_connected([*errors, error]) from error
+        except BaseException:
+            connecting.cancel()
+            await asyncio.wait({connecting})
+            await _close_client(client)
+            raise
         return _Link(client, mux)
+
+    def _not_connected(self, errors: list[Exception]) -> BusError:
+        if any("authorization" in str(error).lower() for error in errors):
+            return PermissionDenied(f"the bus at {self._where} does not accept this credential")
+        detail = f": {errors[-1]}" if errors and str(errors[-1]) else ""
+        return BusUnavailable(f"no NATS server answers at {self._where} within {self._connect_timeout_s:g} s{detail}")
 
     def _is_current(self, client: NatsClient) -> bool:
         return self._link is not None and self._link.client is client
