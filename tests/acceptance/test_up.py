@@ -12,11 +12,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from headrace_up import Up, command, command_line, headrace_up, is_alive
 from waiting import eventually
+
+from headrace.sdk import Client, Executor
 
 PARTS = {"nats": "nats-server", "service": "headrace.cli.main serve", "endpoint": "headrace.cli.main endpoint start"}
 
@@ -133,11 +136,17 @@ def test_nothing_outlives_it_when_it_is_killed(home: Path) -> None:
 
 @pytest.mark.parametrize("part", PARTS)
 def test_a_part_that_dies_is_started_again_while_the_others_carry_on(home: Path, part: str) -> None:
-    with headrace_up(home, "--workers", "1") as up:
+    with (
+        headrace_up(home, "--workers", "1") as up,
+        Client(up.url, up.token) as client,
+        Executor(client=client) as executor,
+    ):
+        assert executor.submit(pow, 2, 10).result(20) == 1024
         before = {name: up.pid_of(words) for name, words in PARTS.items()}
 
         os.kill(before[part], signal.SIGKILL)
 
+        assert executor.submit(pow, 2, 5).result(30) == 32
         eventually(lambda: f"{part} answers again" in up.said(), within_s=15)
         after = {name: up.pid_of(words) for name, words in PARTS.items()}
         assert {name for name in PARTS if after[name] != before[name]} == {part}
@@ -151,15 +160,21 @@ def test_a_part_that_dies_is_started_again_while_the_others_carry_on(home: Path,
 def test_started_again_it_has_what_it_had(home: Path) -> None:
     with headrace_up(home, "--workers", "1") as first:
         function = {"name": "double", "source": "def double(x):\n    return 2 * x\n", "python_version": "3.11"}
-        answer = httpx.post(f"{first.url}/api/v1/functions", json=function, headers=bearer(first))
-        assert answer.status_code == 201, answer.text
-        function_id = answer.json()["function_id"]
+        function_id = post(first, "/api/v1/functions", function)["function_id"]
         assert first.stop() == 0
 
-    with headrace_up(home, "--workers", "1") as again:
+    # Nobody runs it yet: what is queued must outlive the next stop as well.
+    with headrace_up(home, "--no-endpoint") as second:
+        where = f"/api/v1/endpoints/{first.endpoint_id}/tasks"
+        task_id = post(second, where, {"function_id": function_id, "args": [21]})["tasks"][0]["task_id"]
+        assert get(second, f"/api/v1/tasks/{task_id}").json()["state"] == "pending"
+        assert second.stop() == 0
+
+    with headrace_up(home, "--workers", "1") as third:
         same = ("url", "nats_url", "token", "endpoint_id", "home")
-        assert {name: again.ready[name] for name in same} == {name: first.ready[name] for name in same}
-        assert get(again, f"/api/v1/functions/{function_id}").json()["name"] == "double"
+        assert {name: third.ready[name] for name in same} == {name: first.ready[name] for name in same}
+        task = get(third, f"/api/v1/tasks/{task_id}?wait=10s").json()
+        assert (task["state"], task["result"]) == ("succeeded", 42)
 
 
 def test_after_a_kill_it_starts_again_at_once(home: Path) -> None:
@@ -252,7 +267,14 @@ def refused(home: Path, *options: str) -> str:
 
 
 def get(up: Up, path: str) -> httpx.Response:
-    return httpx.get(f"{up.url}{path}", headers=bearer(up))
+    return httpx.get(f"{up.url}{path}", headers=bearer(up), timeout=15)
+
+
+def post(up: Up, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    answer = httpx.post(f"{up.url}{path}", json=body, headers=bearer(up), timeout=10)
+    assert answer.is_success, answer.text
+    document: dict[str, Any] = answer.json()
+    return document
 
 
 def bearer(up: Up) -> dict[str, str]:
