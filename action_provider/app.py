@@ -102,6 +102,7 @@ async def open_service(settings: ServiceSettings) -> AsyncIterator[Service]:
             tables=tables,
             keys=keys.key_ring(),
             minter=keys.minter,
+            revocation=keys.revocation,
             tokens=tokens,
             authenticators=(tokens,),
             metrics=Metrics(),

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from headrace.action_provider.auth.withdrawal import Revoker
 from headrace.action_provider.settings import ServiceSettings
 from headrace.action_provider.state import Service
 from headrace.bus.dispatcher import Dispatcher
@@ -32,7 +33,15 @@ async def dispatch(service: Service) -> None:
     await Dispatcher(service.connection, service.keys, service.tables).run()
 
 
-BACKGROUND: tuple[Job, ...] = (Job(name="dispatcher", run=dispatch, wanted=lambda settings: settings.dispatcher),)
+async def revoke(service: Service) -> None:
+    """Tell the NATS servers who is revoked until cancelled."""
+    await Revoker(service.settings.nats_url, service.revocation, service.tables).run()
+
+
+BACKGROUND: tuple[Job, ...] = (
+    Job(name="dispatcher", run=dispatch, wanted=lambda settings: settings.dispatcher),
+    Job(name="revoker", run=revoke, wanted=lambda settings: True),
+)
 
 
 async def keep_running(job: Job, service: Service) -> None:

@@ -14,6 +14,7 @@ from headrace.action_provider.settings import ServiceSettings
 from headrace.bus.connection import Connection
 from headrace.bus.credentials import Minter
 from headrace.bus.keys import KeyRing
+from headrace.bus.operator import Revocation
 from headrace.bus.tables import Tables
 
 
@@ -26,6 +27,7 @@ class Service:
     tables: Tables
     keys: KeyRing
     minter: Minter
+    revocation: Revocation
     tokens: BuiltInTokens
     authenticators: Sequence[Authenticator]
     metrics: Metrics

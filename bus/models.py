@@ -115,7 +115,10 @@ class TokenRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class SessionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A credential that was handed out and has not expired: what a withdrawn token or access must end."""
+    """A credential that was handed out and has not expired: what a withdrawn token or access must end.
+
+    `user_key` is the public key of the NATS user.
+    """
 
     session_id: str
     kind: Literal["sdk", "pool"]
@@ -123,4 +126,12 @@ class SessionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     endpoint_id: UUID
     pool: str
     token_id: str
+    user_key: str
+    expires_at: float
+
+
+class RevocationRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A NATS user who is shut out until its credential would have expired; the record then goes away by itself."""
+
+    user_key: str
     expires_at: float

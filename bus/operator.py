@@ -2,7 +2,8 @@
 
     keys/                 0700
     ├── operator.json     all secrets of the installation; stays with the NATS server
-    ├── service.json      what a service needs: a CORE credential and the key that signs EDGE users
+    ├── service.json      what a service needs: a CORE credential, the key that signs EDGE users, and what it takes to
+    │                     revoke them: a SYS credential for that alone and a signing key of the operator
     └── master.key        32 random bytes, from which bundle and result keys derive (headrace.bus.keys)
 
 A service that runs on another machine gets `service.json` and `master.key`, nothing else. The accounts' JWTs are made
@@ -16,6 +17,7 @@ import json
 import os
 import stat
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -46,6 +48,7 @@ _STREAMS: Final = ("stored.>", "control.>")
 
 _KINDS: Final = {"operator": OPERATOR_KEY}
 _ACCOUNTS: Final = ("core", "edge")
+_SIGNING: Final = ("operator", *_ACCOUNTS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,12 +60,34 @@ class Accounts:
     jwts: dict[str, str]
 
 
-class ServiceKeys:
-    """What a service works with: its own CORE credential, the signing of EDGE users, and the master secret."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revocation:
+    """What it takes to end EDGE credentials before they expire: the account is stated anew, with a list of them."""
 
-    def __init__(self, *, core: Credentials, edge: AccountSigner, master: bytes) -> None:
+    system: Credentials
+    """A user of the SYS account who may do this and nothing else."""
+    signer: KeyPair
+    core_account: str
+    edge: AccountSigner
+
+    @property
+    def subject(self) -> str:
+        """Where the NATS servers are told. They end the connections of revoked users at once."""
+        return _claims_update(self.edge.account)
+
+    def statement(self, revoked: Mapping[str, int]) -> bytes:
+        """The account without these users: for each one's public key, what was issued up to a time (unix seconds)."""
+        claims = _edge_claims(self.core_account, self.edge.key.public, revoked)
+        return sign_claims(self.signer, subject=self.edge.account, name="EDGE", claims=claims).encode()
+
+
+class ServiceKeys:
+    """What a service works with: its own CORE credential, the signing and revoking of EDGE users, the master secret."""
+
+    def __init__(self, *, core: Credentials, edge: AccountSigner, revocation: Revocation, master: bytes) -> None:
         self.core = core
         self.minter = Minter(edge=edge)
+        self.revocation = revocation
         self._master = master
 
     def key_ring(self) -> KeyRing:
@@ -76,9 +101,15 @@ class ServiceKeys:
         try:
             core = Credentials(jwt=document["core"]["jwt"], seed=document["core"]["seed"])
             edge = AccountSigner(account=document["edge"]["account"], key=KeyPair(document["edge"]["seed"]))
+            revocation = Revocation(
+                system=Credentials(jwt=document["system"]["jwt"], seed=document["system"]["seed"]),
+                signer=KeyPair(document["operator"]["seed"]),
+                core_account=document["core"]["account"],
+                edge=edge,
+            )
         except (KeyError, TypeError) as error:
             raise _incomplete(keys_dir / "service.json", error) from error
-        return cls(core=core, edge=edge, master=_read_master(keys_dir))
+        return cls(core=core, edge=edge, revocation=revocation, master=_read_master(keys_dir))
 
 
 class Operator:
@@ -121,7 +152,9 @@ class Operator:
                 " ones would not fit it. Restore operator.json from your backup, or start with another --home"
             )
         _make_private_dir(keys_dir)
-        seeds = {name: KeyPair.create(_KINDS.get(name, ACCOUNT_KEY)).seed for name in _seed_names()}
+        seeds = {
+            name: KeyPair.create(_KINDS.get(name.removesuffix("_signing"), ACCOUNT_KEY)).seed for name in _seed_names()
+        }
         master = os.urandom(KEY_BYTES)
         document = {"version": 1, "seeds": seeds, "master": base64.b64encode(master).decode()}
         write_private(keys_dir / "operator.json", json.dumps(document, indent=1))
@@ -134,7 +167,12 @@ class Operator:
     def accounts(self) -> Accounts:
         """The operator and its accounts, as a NATS server wants them."""
         operator, system = self._pairs["operator"], self._pairs["system"]
-        operator_claims = {"type": "operator", "version": 2, "system_account": system.public}
+        operator_claims = {
+            "type": "operator",
+            "version": 2,
+            "system_account": system.public,
+            **self._signing("operator"),
+        }
         return Accounts(
             operator_jwt=sign_claims(operator, subject=operator.public, name="headrace", claims=operator_claims),
             system_account=system.public,
@@ -143,11 +181,11 @@ class Operator:
                 self.core.account: self._account(
                     self.core.account, "CORE", _limits(jetstream=True), {"exports": _exports(), **self._signing("core")}
                 ),
-                self.edge.account: self._account(
-                    self.edge.account,
-                    "EDGE",
-                    _limits(jetstream=False),
-                    {"imports": _imports(self.core.account), **self._signing("edge")},
+                self.edge.account: sign_claims(
+                    operator,
+                    subject=self.edge.account,
+                    name="EDGE",
+                    claims=_edge_claims(self.core.account, self.edge.key.public, {}),
                 ),
             },
         )
@@ -164,11 +202,16 @@ class Operator:
 
     def _service_document(self) -> str:
         core = self.core.user("service", publish=None, subscribe=None, ttl_s=None)
+        system = AccountSigner(account=self._pairs["system"].public, key=self._pairs["system"]).user(
+            "service", publish=[_claims_update(self.edge.account)], subscribe=["_INBOX.>"], ttl_s=None
+        )
         return json.dumps(
             {
                 "version": 1,
-                "core": {"jwt": core.jwt, "seed": core.seed},
+                "core": {"account": self.core.account, "jwt": core.jwt, "seed": core.seed},
                 "edge": {"account": self.edge.account, "seed": self.edge.key.seed},
+                "system": {"jwt": system.jwt, "seed": system.seed},
+                "operator": {"seed": self._pairs["operator_signing"].seed},
             },
             indent=1,
         )
@@ -204,7 +247,7 @@ def read_private(path: Path) -> bytes:
 
 
 def _seed_names() -> list[str]:
-    return ["operator", "system", *_ACCOUNTS, *(f"{name}_signing" for name in _ACCOUNTS)]
+    return ["operator", "system", *_ACCOUNTS, *(f"{name}_signing" for name in _SIGNING)]
 
 
 def _make_private_dir(path: Path) -> None:
@@ -242,6 +285,21 @@ def _limits(*, jetstream: bool) -> dict[str, Any]:
     if jetstream:
         limits |= dict.fromkeys(("mem_storage", "disk_storage", "streams", "consumer"), -1)
     return limits
+
+
+def _claims_update(account: str) -> str:
+    return f"$SYS.REQ.ACCOUNT.{account}.CLAIMS.UPDATE"
+
+
+def _edge_claims(core_account: str, signing_key: str, revoked: Mapping[str, int]) -> dict[str, Any]:
+    return {
+        "type": "account",
+        "version": 2,
+        "limits": _limits(jetstream=False),
+        "imports": _imports(core_account),
+        "signing_keys": [signing_key],
+        "revocations": dict(revoked),
+    }
 
 
 def _exports() -> list[dict[str, str]]:

@@ -12,6 +12,7 @@ from headrace.bus.models import (
     FunctionCodeRecord,
     FunctionRecord,
     PresenceRecord,
+    RevocationRecord,
     SessionRecord,
     TokenRecord,
     UserRecord,
@@ -25,7 +26,7 @@ PRESENCE_TTL_S = 15.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tables:
     """One `Records` per kind of record. Functions, their code, endpoints, presence and subscriptions are keyed by the
-    hex of a UUID, users by the token of their name, tokens and sessions by their id."""
+    hex of a UUID, users by the token of their name, tokens and sessions by their id, revocations by the public key."""
 
     functions: Records[FunctionRecord]
     function_code: Records[FunctionCodeRecord]
@@ -35,6 +36,7 @@ class Tables:
     users: Records[UserRecord]
     tokens: Records[TokenRecord]
     sessions: Records[SessionRecord]
+    revocations: Records[RevocationRecord]
     subscriptions: Records[SubscriptionRecord]
     actions: Actions
 
@@ -50,6 +52,7 @@ class Tables:
             users=Records(connection, "users", UserRecord),
             tokens=Records(connection, "tokens", TokenRecord),
             sessions=Records(connection, "sessions", SessionRecord),
+            revocations=Records(connection, "revocations", RevocationRecord),
             subscriptions=Records(connection, "subscriptions", SubscriptionRecord),
             actions=Actions(connection),
         )
@@ -64,5 +67,6 @@ class Tables:
         await self.users.ensure(replicas=replicas)
         await self.tokens.ensure(replicas=replicas)
         await self.sessions.ensure(replicas=replicas)
+        await self.revocations.ensure(replicas=replicas)
         await self.subscriptions.ensure(replicas=replicas)
         await self.actions.ensure(replicas=replicas)

@@ -13,11 +13,12 @@ from starlette.responses import Response
 
 from headrace.action_provider.api.access import endpoint_for, endpoints_of, own_endpoint, timestamp
 from headrace.action_provider.auth.tokens import new_token
+from headrace.action_provider.auth.withdrawal import end_sessions
 from headrace.action_provider.errors import Conflict
 from headrace.action_provider.http import Call, Operation, no_content, reply
 from headrace.action_provider.state import Service
 from headrace.bus.errors import RecordConflict
-from headrace.bus.models import EndpointNameRecord, EndpointRecord
+from headrace.bus.models import EndpointNameRecord, EndpointRecord, SessionRecord
 from headrace.bus.names import DEFAULT_POOL, pool_consumer
 from headrace.bus.streams import delete_consumer, purge
 
@@ -39,7 +40,8 @@ async def register(call: Call) -> Response:
         )
         await endpoints.create(endpoint_id.hex, _changed(fresh, body, token.record.token_id))
     else:
-        await endpoints.update(found, _changed(found.value, body, token.record.token_id))
+        changed = await endpoints.update(found, _changed(found.value, body, token.record.token_id))
+        await _end_strangers_sessions(call.service, changed.value)
         await _withdraw_token(call.service, found.value.token_id)
         await _release_name(call.service, found.value, unless=body["name"])
     return reply({"endpoint_id": endpoint_id, "endpoint_token": token.text}, 201)
@@ -54,6 +56,7 @@ async def change(call: Call) -> Response:
         endpoint.endpoint_id.hex, lambda record: _changed(record, call.body, record.token_id)
     )
     await _release_name(call.service, endpoint, unless=name)
+    await _end_strangers_sessions(call.service, changed)
     return reply(_described(changed))
 
 
@@ -97,6 +100,7 @@ async def delete(call: Call) -> Response:
     await service.tables.endpoints.delete(key)
     await _withdraw_token(service, endpoint.token_id)
     await _release_name(service, endpoint)
+    await end_sessions(service.tables, lambda session: session.endpoint_id == endpoint.endpoint_id)
     await service.tables.presence.delete(key)
     pools = {DEFAULT_POOL} | ({each.pool for each in presence.value.pools} if presence else set())
     for pool in pools:
@@ -145,6 +149,20 @@ async def _release_name(service: Service, endpoint: EndpointRecord, *, unless: s
 async def _withdraw_token(service: Service, token_id: str) -> None:
     await service.tables.tokens.delete(token_id)
     service.tokens.forget()
+    await end_sessions(service.tables, lambda session: session.token_id == token_id)
+
+
+async def _end_strangers_sessions(service: Service, endpoint: EndpointRecord) -> None:
+    """End the SDK sessions of those who may not use the endpoint any more."""
+    if endpoint.public:
+        return
+    groups = {record.value.principal: record.value.groups for record in await service.tables.users.list()}
+
+    def is_stranger(session: SessionRecord) -> bool:
+        urns = {session.principal, *groups.get(session.principal, ())}
+        return session.endpoint_id == endpoint.endpoint_id and not endpoint.visible_to(urns)
+
+    await end_sessions(service.tables, is_stranger)
 
 
 def _name_key(owner: str, name: str) -> str:

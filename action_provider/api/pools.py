@@ -12,6 +12,7 @@ from uuid import UUID
 from starlette.responses import Response
 
 from headrace.action_provider.api.access import check_allowed, own_endpoint
+from headrace.action_provider.auth.withdrawal import keep_session, user_key
 from headrace.action_provider.errors import Forbidden, InvalidRequest, NotFound, Unauthenticated
 from headrace.action_provider.http import Call, Operation, Query, reply
 from headrace.action_provider.protocol import PROTOCOL, service_version
@@ -82,9 +83,10 @@ async def open_pool(call: Call) -> Response:
         endpoint_id=endpoint_id,
         pool=pool,
         token_id=call.caller.token_id,
+        user_key=user_key(credentials),
         expires_at=float(expires),
     )
-    await service.tables.sessions.put(session_id, session, ttl_s=ttl_s)
+    await keep_session(service.tables, session)
     service.metrics.sessions.labels("pool").inc()
     return reply(
         {

@@ -9,6 +9,7 @@ from uuid import UUID
 from starlette.responses import Response
 
 from headrace.action_provider.api.access import check_allowed, chosen_endpoint, endpoint_for, function_for
+from headrace.action_provider.auth.withdrawal import keep_session, user_key
 from headrace.action_provider.errors import InvalidRequest
 from headrace.action_provider.http import Call, Operation, reply
 from headrace.action_provider.protocol import PROTOCOL, service_version
@@ -27,7 +28,7 @@ async def open_session(call: Call) -> Response:
     endpoint_id = UUID(body["endpoint_id"]) if body.get("endpoint_id") else None
     endpoint = await chosen_endpoint(service, caller, endpoint_id)
     _check_config(body.get("user_endpoint_config"))
-    pool, ttl_s = DEFAULT_POOL, service.settings.session_ttl_s
+    pool, ttl_s = DEFAULT_POOL, caller.at_most_s(service.settings.session_ttl_s)
     session_id = uuid.uuid4().hex
     expires = int(time.time() + ttl_s)
     credentials = service.minter.sdk_user(caller.principal, endpoint.endpoint_id, pool, session_id, ttl_s)
@@ -38,9 +39,12 @@ async def open_session(call: Call) -> Response:
         endpoint_id=endpoint.endpoint_id,
         pool=pool,
         token_id=caller.token_id,
+        user_key=user_key(credentials),
         expires_at=float(expires),
     )
-    await service.tables.sessions.put(session_id, session, ttl_s=ttl_s)
+    await keep_session(service.tables, session)
+    # Once more, for whoever withdrew the access while the session was being recorded.
+    await endpoint_for(service, caller, endpoint.endpoint_id)
     service.metrics.sessions.labels("sdk").inc()
     secret = service.keys.pool_secret(endpoint.endpoint_id, pool)
     return reply(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from msgspec import structs
 from starlette.responses import Response
 
 from headrace.action_provider.api.access import timestamp
 from headrace.action_provider.auth.callers import user_key, user_urn
 from headrace.action_provider.auth.first_admin import ADMIN
 from headrace.action_provider.auth.tokens import new_token
+from headrace.action_provider.auth.withdrawal import end_sessions
 from headrace.action_provider.errors import Conflict, Forbidden, NotFound
 from headrace.action_provider.http import Call, Operation, Query, no_content, reply
 from headrace.bus.errors import RecordConflict
@@ -45,6 +47,21 @@ async def get_user(call: Call) -> Response:
     return reply(_described(await _user(call, call.path("name"))))
 
 
+async def change_user(call: Call) -> Response:
+    """Change groups or rights; what the body leaves out stays. Sessions that need a lost group end."""
+    user = await _user(call, call.path("name"))
+    if user.name == ADMIN and call.body.get("admin") is False:
+        raise Conflict("the first administrator stays one")
+    changes = {**call.body, **({"groups": tuple(call.body["groups"])} if "groups" in call.body else {})}
+    tables = call.service.tables
+    changed = await tables.users.change(user_key(user.name), lambda record: structs.replace(record, **changes))
+    call.service.tokens.forget()
+    urns = {changed.principal, *changed.groups}
+    closed = {r.value.endpoint_id for r in await tables.endpoints.list() if not r.value.visible_to(urns)}
+    await end_sessions(tables, lambda session: session.principal == user.principal and session.endpoint_id in closed)
+    return reply(_described(changed))
+
+
 async def remove_user(call: Call) -> Response:
     """Remove a user and end all its tokens. Its functions and endpoints stay where they are."""
     user = await _user(call, call.path("name"))
@@ -57,6 +74,7 @@ async def remove_user(call: Call) -> Response:
         if record.value.principal == user.principal:
             await tables.tokens.delete(record.key)
     call.service.tokens.forget()
+    await end_sessions(tables, lambda session: session.principal == user.principal)
     return no_content()
 
 
@@ -95,6 +113,7 @@ async def revoke_token(call: Call) -> Response:
         raise NotFound(f"there is no token {token_id[:80]!r} of yours")
     await call.service.tables.tokens.delete(token_id)
     call.service.tokens.forget()
+    await end_sessions(call.service.tables, lambda session: session.token_id == token_id)
     return no_content()
 
 
@@ -165,6 +184,15 @@ ROUTES = (
         handler=get_user,
         summary="Read a user",
         auth="admin",
+        response_schema="user",
+    ),
+    Operation(
+        method="PATCH",
+        path="/api/v1/users/{name}",
+        handler=change_user,
+        summary="Change a user's groups or rights",
+        auth="admin",
+        request_schema="user-change",
         response_schema="user",
     ),
     Operation(

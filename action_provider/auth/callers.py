@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID
@@ -22,6 +23,12 @@ class Caller:
     admin: bool = False
     endpoint_id: UUID | None = None
     """Set for the token of an endpoint, which may only act for that endpoint."""
+    expires_at: float | None = None
+    """When the token expires, in unix seconds: nothing that it opens lasts longer."""
+
+    def at_most_s(self, wanted_s: float) -> float:
+        """A time of life that does not go beyond the token's."""
+        return wanted_s if self.expires_at is None else max(1.0, min(wanted_s, self.expires_at - time.time()))
 
 
 class Authenticator(Protocol):

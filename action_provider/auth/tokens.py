@@ -115,7 +115,12 @@ class BuiltInTokens:
 
     async def _caller(self, record: TokenRecord) -> Caller:
         if record.kind == "endpoint":
-            return Caller(principal=record.principal, token_id=record.token_id, endpoint_id=record.endpoint_id)
+            return Caller(
+                principal=record.principal,
+                token_id=record.token_id,
+                endpoint_id=record.endpoint_id,
+                expires_at=record.expires_at,
+            )
         name = record.principal.removeprefix(user_urn(""))
         user = await self._tables.users.get(user_key(name))
         if user is None:
@@ -129,6 +134,7 @@ def _user_caller(record: TokenRecord, user: UserRecord) -> Caller:
         token_id=record.token_id,
         urns=frozenset((user.principal, *user.groups)),
         admin=user.admin,
+        expires_at=record.expires_at,
     )
 
 

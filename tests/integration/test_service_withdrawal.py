@@ -1,0 +1,125 @@
+"""What is withdrawn ends at once, also for those who are connected to the bus already."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+from service import RunningService, running_service
+from waiting import eventually
+
+from headrace.bus.connection import Connection
+from headrace.bus.credentials import Credentials
+from headrace.bus.errors import BusUnavailable, PermissionDenied
+
+SDK = {"protocol": 1, "sdk_version": "0.1.0", "python_version": "3.11.7"}
+POOL = {"pool": "default", "python_version": "3.11.7", "headrace_version": "0.1.0", "host": "h", "protocol": 1}
+ADA = "urn:headrace:user:ada"
+LAB = "urn:headrace:group:lab"
+
+
+@pytest.fixture
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    with running_service(tmp_path_factory.mktemp("service")) as running:
+        yield running
+
+
+def open_session(service: RunningService, token: str, endpoint_id: str) -> dict[str, Any]:
+    answer = service.http(token).post("/api/v1/sessions", json={**SDK, "endpoint_id": endpoint_id})
+    assert answer.status_code == 201, answer.text
+    session: dict[str, Any] = answer.json()
+    return session
+
+
+@contextlib.asynccontextmanager
+async def connected(session: dict[str, Any]) -> AsyncIterator[Connection]:
+    credentials = Credentials(jwt=session["jwt"], seed=session["seed"], inbox_prefix=session["inbox_prefix"])
+    async with Connection(session["nats_urls"], credentials, name="test", connect_timeout_s=5.0) as connection:
+        yield connection
+
+
+async def is_let_in(session: dict[str, Any]) -> bool:
+    try:
+        async with connected(session):
+            return True
+    except (PermissionDenied, BusUnavailable):
+        return False
+
+
+def ends_within(
+    service: RunningService, session: dict[str, Any], withdraw: Callable[[], object], within_s: float = 5.0
+) -> None:
+    """Hold a connection, withdraw, and see the connection end and the credential refused."""
+
+    async def hold() -> None:
+        async with connected(session) as connection:
+            closed = asyncio.Event()
+            connection.on_closed.append(closed.set)
+            began = time.monotonic()
+            await asyncio.to_thread(withdraw)
+            async with asyncio.timeout(within_s):
+                await closed.wait()
+            assert time.monotonic() - began < within_s
+        assert not await is_let_in(session)
+
+    service.loop.run(hold())
+
+
+def test_a_revoked_token_takes_its_sessions_with_it_and_no_others(service: RunningService) -> None:
+    endpoint_id, _ = service.add_endpoint(public=True)
+    token, other = service.add_user("ada"), service.add_user("bob")
+    session, theirs = open_session(service, token, endpoint_id), open_session(service, other, endpoint_id)
+    ends_within(service, session, lambda: service.http(token).delete(f"/api/v1/tokens/{token.split('_')[1]}"))
+    assert service.loop.run(is_let_in(theirs))
+
+
+def test_a_removed_user_loses_its_sessions(service: RunningService) -> None:
+    endpoint_id, _ = service.add_endpoint(public=True)
+    session = open_session(service, service.add_user("ada"), endpoint_id)
+    ends_within(service, session, lambda: service.http().delete("/api/v1/users/ada"))
+
+
+def test_an_unshared_endpoint_ends_the_sessions_of_those_who_lost_it(service: RunningService) -> None:
+    endpoint_id, _ = service.add_endpoint(shared_with=[ADA, LAB])
+    ada, member = service.add_user("ada"), service.add_user("bob", (LAB,))
+    lost, kept = open_session(service, ada, endpoint_id), open_session(service, member, endpoint_id)
+    owners = open_session(service, service.token, endpoint_id)
+    path = f"/api/v1/endpoints/{endpoint_id}"
+    ends_within(service, lost, lambda: service.http().patch(path, json={"shared_with": [LAB]}))
+    assert service.loop.run(is_let_in(kept))
+    assert service.loop.run(is_let_in(owners))
+
+
+def test_who_leaves_a_group_loses_what_the_group_opened(service: RunningService) -> None:
+    endpoint_id, _ = service.add_endpoint(shared_with=[LAB])
+    session = open_session(service, service.add_user("ada", (LAB,)), endpoint_id)
+    ends_within(service, session, lambda: service.http().patch("/api/v1/users/ada", json={"groups": []}))
+
+
+def test_a_deleted_endpoint_ends_its_pool(service: RunningService) -> None:
+    endpoint_id, token = service.add_endpoint()
+    pool = service.http(token).post(f"/api/v1/endpoints/{endpoint_id}/pools", json=POOL).json()
+    ends_within(service, pool, lambda: service.http().delete(f"/api/v1/endpoints/{endpoint_id}"))
+
+
+def test_a_revoked_session_stays_out_when_the_nats_server_starts_again(service: RunningService) -> None:
+    endpoint_id, _ = service.add_endpoint(public=True)
+    token = service.add_user("ada")
+    session = open_session(service, token, endpoint_id)
+    service.http(token).delete(f"/api/v1/tokens/{token.split('_')[1]}")
+    service.nats.kill()
+    service.loop.run(service.nats.wait())
+    service.loop.run(service.nats.start())
+
+    # The server has to be told anew, by a service that finds it again first.
+    eventually(lambda: not service.loop.run(is_let_in(session)), within_s=10)
+
+
+def test_a_session_does_not_outlive_its_token(service: RunningService) -> None:
+    endpoint_id, _ = service.add_endpoint()
+    token = service.http().post("/api/v1/tokens", json={"expires_in_s": 30}).json()["token"]
+    assert 20 < open_session(service, token, endpoint_id)["expires_in_s"] <= 30
