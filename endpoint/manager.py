@@ -192,7 +192,7 @@ class Manager:
         """Say every few seconds that the endpoint lives. A service that is away is told of once; tasks go on."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings.pool_ready_within_s):
-                await pool.first_status()
+                await pool.ready()
         while True:
             due = time.monotonic() + self._settings.presence_every_s
             try:

@@ -92,9 +92,9 @@ class PoolProcess:
         counts = {name: max(0, int(found.get(name, 0))) for name in ("workers", "busy", "queued")}
         return [{"pool": self._pool, **counts}]
 
-    async def first_status(self) -> None:
-        """Wait until the pool has said something of itself."""
-        while not self.status():  # noqa: ASYNC110 - another process writes it
+    async def ready(self) -> None:
+        """Wait until the pool has workers."""
+        while not any(status["workers"] for status in self.status()):  # noqa: ASYNC110 - another process writes it
             await asyncio.sleep(_LOOK_S)
 
     async def _start(self) -> None:

@@ -1,0 +1,364 @@
+"""The manager of an endpoint as a process: registration, presence, its pool, and its end. Against a real system."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+from headrace_up import Up, descendants, headrace_up, is_alive
+from waiting import eventually
+
+from headrace.endpoint.directory import EndpointDirectory, Endpoints
+from headrace.sdk.client import Client
+
+SLOW = """
+import time
+
+def nap(seconds, path=None):
+    if path:
+        with open(path, "w") as file:
+            file.write("started")
+    time.sleep(seconds)
+    return "rested"
+"""
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """NATS and the service, without an endpoint."""
+    with headrace_up(tmp_path_factory.mktemp("up") / "home", "--no-endpoint", "--durability", "relaxed") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(up: Up) -> Iterator[Client]:
+    with Client(up.url, up.token) as made:
+        yield made
+
+
+@pytest.fixture
+def home(tmp_path: Path, up: Up) -> Path:
+    """A home as `headrace login` leaves it."""
+    home = tmp_path / "home"
+    home.mkdir()
+    profile = home / "profile.json"
+    profile.write_text(json.dumps({"url": up.url, "token": up.token}))
+    profile.chmod(0o600)
+    return home
+
+
+@pytest.fixture
+def name() -> str:
+    """A name that no other test has at the shared service."""
+    return f"e{uuid4().hex[:8]}"
+
+
+class Running:
+    """A `headrace endpoint start` that runs."""
+
+    def __init__(self, home: Path, name: str, process: subprocess.Popen[bytes], output: Path) -> None:
+        self.directory: EndpointDirectory = Endpoints(home).get(name)
+        self.process = process
+        self._output = output
+
+    @property
+    def id(self) -> UUID:
+        registration = self.directory.registration()
+        assert registration is not None
+        return registration.endpoint_id
+
+    def said(self) -> str:
+        return self._output.read_text()
+
+    def pool_pid(self) -> int:
+        return eventually(lambda: [pid for pid in descendants(self.process.pid) if _runs(pid, "pool")], 10)[0]
+
+    def worker_pids(self) -> list[int]:
+        return [pid for pid in descendants(self.process.pid) if _runs(pid, "worker")]
+
+    def serving(self, within_s: float = 15) -> None:
+        def workers() -> bool:
+            assert self.process.poll() is None, self.said()
+            status = self.directory.pool_file("default", "status.json")
+            return status.exists() and json.loads(status.read_text())["workers"] > 0
+
+        eventually(workers, within_s, "the pool has workers")
+
+
+def command(home: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "headrace.cli.main", "endpoint", *arguments, "--home", str(home)]
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {key: value for key, value in os.environ.items() if not key.startswith("HEADRACE_")} | more
+
+
+def run(home: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(home, *arguments),
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        env=environment(**env),
+        stdin=subprocess.DEVNULL,
+    )
+
+
+@contextlib.contextmanager
+def running(home: Path, name: str, *options: str) -> Iterator[Running]:
+    """Start an endpoint, made where it is missing, with one worker, and wait until its pool serves."""
+    if not (home / "endpoints" / name).exists():
+        Endpoints(home).create(name)
+    output = home / f"{name}.output"
+    with output.open("ab") as file:
+        process = subprocess.Popen(
+            command(home, "start", name, "--workers", "1", *options),
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+        )
+    started = Running(home, name, process, output)
+    try:
+        started.serving()
+        yield started
+    finally:
+        children = descendants(process.pid)
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        eventually(lambda: not [pid for pid in children if is_alive(pid)], 5, "nothing is left of the endpoint")
+
+
+def _runs(pid: int, part: str) -> bool:
+    with contextlib.suppress(OSError):
+        return f"headrace.endpoint.{part}".encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
+
+
+def test_the_first_start_registers_and_the_endpoint_runs_tasks(up: Up, client: Client, home: Path, name: str) -> None:
+    with running(home, name) as endpoint:
+        eventually(lambda: online(client, endpoint), 10)
+
+        assert client.get_endpoint_status(endpoint.id)["pools"] == [
+            {"pool": "default", "workers": 1, "busy": 0, "queued": 0}
+        ]
+        assert client.get_endpoint_metadata(endpoint.id)["name"] == name
+        assert stat.S_IMODE(endpoint.directory.token_file.stat().st_mode) == 0o600
+        assert stat.S_IMODE(endpoint.directory.pool_file("default").stat().st_mode) == 0o600
+        function_id = client.register_source_code(SLOW, "nap")
+        task_id = client.run(0, endpoint_id=endpoint.id, function_id=function_id)
+        assert client.get_result(task_id, wait_s=10) == "rested"
+        secrets = [up.token, endpoint.directory.token() or "?"]
+        for pid in [endpoint.process.pid, *descendants(endpoint.process.pid)]:
+            seen = Path(f"/proc/{pid}/cmdline").read_bytes() + Path(f"/proc/{pid}/environ").read_bytes()
+            assert not [secret for secret in secrets if secret.encode() in seen]
+
+
+def test_a_stop_is_seen_at_the_service_at_once_and_a_restart_is_the_same_endpoint(
+    client: Client, home: Path, name: str
+) -> None:
+    with running(home, name) as endpoint:
+        eventually(lambda: online(client, endpoint), 10)
+        first = endpoint.id
+
+        stopped = run(home, "stop", name)
+
+        assert (stopped.returncode, stopped.stdout) == (0, f"Stopped the endpoint {name}.\n")
+        assert endpoint.process.wait(5) == 0
+        assert client.get_endpoint_status(first)["status"] == "offline"
+    with running(home, name) as endpoint:
+        assert endpoint.id == first
+        eventually(lambda: online(client, endpoint), 10)
+
+
+def test_a_task_that_runs_may_finish_when_the_endpoint_is_stopped(client: Client, home: Path, name: str) -> None:
+    function_id = client.register_source_code(SLOW, "nap")
+    with running(home, name) as endpoint:
+        marker = home / "started"
+        task_id = client.run(1.0, str(marker), endpoint_id=endpoint.id, function_id=function_id)
+        eventually(marker.exists, 10)
+
+        endpoint.process.terminate()
+
+        assert endpoint.process.wait(8) == 0
+    assert client.get_result(task_id) == "rested"
+
+
+def test_a_second_signal_ends_the_endpoint_at_once(client: Client, home: Path, name: str) -> None:
+    function_id = client.register_source_code(SLOW, "nap")
+    with running(home, name) as endpoint:
+        marker = home / "started"
+        client.run(60, str(marker), endpoint_id=endpoint.id, function_id=function_id)
+        eventually(marker.exists, 10)
+        children = descendants(endpoint.process.pid)
+
+        endpoint.process.terminate()
+        eventually(lambda: "Draining" in endpoint.directory.log_file.read_text())
+        endpoint.process.terminate()
+
+        endpoint.process.wait(2)
+        eventually(lambda: not [pid for pid in children if is_alive(pid)], 2)
+
+
+def test_a_second_start_refuses_and_names_the_first(home: Path, name: str) -> None:
+    with running(home, name) as endpoint:
+        second = run(home, "start", name)
+
+        assert second.returncode == 1
+        assert f"is running already as process {endpoint.process.pid}" in second.stderr
+        assert "Traceback" not in second.stderr
+
+
+def test_a_pool_that_is_killed_comes_back_and_its_busy_workers_do_not_stay(
+    client: Client, home: Path, name: str
+) -> None:
+    function_id = client.register_source_code(SLOW, "nap")
+    with running(home, name) as endpoint:
+        marker = home / "started"
+        client.run(3, str(marker), endpoint_id=endpoint.id, function_id=function_id)
+        eventually(marker.exists, 10)
+        pool, workers = endpoint.pool_pid(), endpoint.worker_pids()
+        assert len(workers) == 1
+
+        os.kill(pool, signal.SIGKILL)
+
+        eventually(lambda: not is_alive(workers[0]), 5, "the worker of the killed pool is gone")
+        eventually(lambda: "killed by signal 9" in endpoint.said())
+        endpoint.serving()
+        assert endpoint.pool_pid() != pool
+
+
+def test_nothing_outlives_a_manager_that_is_killed(client: Client, home: Path, name: str) -> None:
+    function_id = client.register_source_code(SLOW, "nap")
+    with running(home, name) as endpoint:
+        marker = home / "started"
+        client.run(60, str(marker), endpoint_id=endpoint.id, function_id=function_id)
+        eventually(marker.exists, 10)
+        children = descendants(endpoint.process.pid)
+        assert len(children) >= 2
+
+        endpoint.process.kill()
+        endpoint.process.wait()
+
+        eventually(lambda: not [pid for pid in children if is_alive(pid)], 5, "pool and workers are gone")
+        assert endpoint.directory.running_pid() is None
+
+
+def test_a_service_that_goes_and_comes_is_told_of_once_each_and_tasks_go_on(
+    up: Up, client: Client, home: Path, name: str
+) -> None:
+    with running(home, name) as endpoint:
+        eventually(lambda: online(client, endpoint), 10)
+        os.kill(up.pid_of("headrace.cli.main serve"), signal.SIGSTOP)
+        try:
+            eventually(lambda: "trying for ever, tasks go on" in endpoint.said(), 15)
+        finally:
+            os.kill(up.pid_of("headrace.cli.main serve"), signal.SIGCONT)
+        eventually(lambda: f"The service at {up.url} is back." in endpoint.said(), 15)
+
+        assert endpoint.said().count("trying for ever") == 1
+        assert endpoint.said().count("is back") == 1
+        eventually(lambda: online(client, endpoint), 10)
+
+
+def test_what_config_yaml_says_is_known_to_the_service_after_a_restart(client: Client, home: Path, name: str) -> None:
+    with running(home, name) as endpoint:
+        assert client.get_endpoint_metadata(endpoint.id)["public"] is False
+        token = endpoint.directory.token()
+    endpoint.directory.config_file.write_text(f"display_name: {name}-big\npublic: true\nenvironment: {{WHO: ada}}\n")
+
+    with running(home, name) as endpoint:
+        known = client.get_endpoint_metadata(endpoint.id)
+        assert (known["public"], known["name"]) == (True, f"{name}-big")
+        assert endpoint.directory.token() == token
+        whoami = client.register_source_code("import os\ndef who():\n    return os.environ['WHO']\n", "who")
+        task_id = client.run(endpoint_id=endpoint.id, function_id=whoami)
+        assert client.get_result(task_id, wait_s=10) == "ada"
+
+
+def test_an_endpoint_that_is_registered_starts_without_a_token_of_its_owner(
+    client: Client, home: Path, name: str
+) -> None:
+    with running(home, name):
+        pass
+    (home / "profile.json").unlink()
+
+    # HEADRACE_HOME is not set, so the only other profile there could be is the user's own.
+    with running(home, name, "--url", client.url) as endpoint:
+        eventually(lambda: online(client, endpoint), 10)
+
+
+def test_an_endpoint_that_was_deleted_at_the_service_registers_again_under_its_id(
+    client: Client, home: Path, name: str
+) -> None:
+    with running(home, name) as endpoint:
+        first = endpoint.id
+    client.delete_endpoint(first)
+
+    with running(home, name) as endpoint:
+        assert endpoint.id == first
+        eventually(lambda: online(client, endpoint), 10)
+
+
+def test_a_first_start_without_the_service_ends_with_a_clear_message(home: Path, name: str, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("hr_some")
+    Endpoints(home).create(name)
+
+    failed = run(home, "start", name, "--url", "http://127.0.0.1:9", "--token-file", str(token))
+
+    assert failed.returncode == 1
+    assert "the service at http://127.0.0.1:9 does not answer" in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+def test_a_token_that_the_service_refuses_is_named(up: Up, home: Path, name: str, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("hr_wrong")
+    Endpoints(home).create(name)
+
+    failed = run(home, "start", name, "--url", up.url, "--token-file", str(token))
+
+    assert failed.returncode == 1
+    assert "HTTP 401" in failed.stderr
+    assert "hr_wrong" not in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("public: true\nwokers: 2\n", "config.yaml, line 2: unknown key 'wokers'; did you mean 'workers'?"),
+        ("python: /no/such/python\n", "python: /no/such/python is not a program"),
+    ],
+)
+def test_a_configuration_that_cannot_be_used_is_named_with_its_line(
+    home: Path, name: str, config: str, message: str
+) -> None:
+    Endpoints(home).create(name, config=config)
+
+    failed = run(home, "start", name)
+
+    assert failed.returncode == 1
+    assert message in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+def online(client: Client, endpoint: Running) -> bool:
+    status = client.get_endpoint_status(endpoint.id)
+    return status["status"] == "online" and bool(status["pools"])
