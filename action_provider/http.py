@@ -127,16 +127,23 @@ class Call:
         return min(parse_wait(wanted, pointer=pointer), self.service.settings.longest_wait_s)
 
     async def unless_stopping(self, work: Coroutine[Any, Any, T]) -> T | None:
-        """The result of `work`, or None when the service begins to stop first."""
+        """The result of `work`, or None when the service begins to stop, or the caller goes away, before."""
         task = asyncio.create_task(work, name=f"{self.operation.name} waits")
         stopping = asyncio.create_task(self.service.stopping.wait(), name="the service stops")
+        leaving = asyncio.create_task(self._caller_leaves(), name="the caller leaves")
+        everything = (task, stopping, leaving)
         try:
-            await asyncio.wait((task, stopping), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(everything, return_when=asyncio.FIRST_COMPLETED)
             return task.result() if task.done() else None
         finally:
-            for each in (task, stopping):
+            for each in everything:
                 each.cancel()
-            await asyncio.wait((task, stopping))
+            await asyncio.wait(everything)
+
+    async def _caller_leaves(self) -> None:
+        # The body has been read by now, so all that can come is the end of the connection.
+        while (await self.request.receive())["type"] != "http.disconnect":
+            pass
 
 
 def parse_wait(wanted: object, *, pointer: str = "?wait") -> float:

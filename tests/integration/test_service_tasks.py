@@ -211,3 +211,15 @@ def test_an_unknown_function_is_refused_before_anything_is_queued(http: httpx.Cl
 def test_submissions_are_counted(service: RunningService, http: httpx.Client, pool: RunningPool) -> None:
     submit(http, pool, {"function_id": function(service, "echo")})
     eventually(lambda: 'headrace_tasks_submitted_total{door="rest"}' in http.get("/metrics").text)
+
+
+def test_a_long_poll_ends_when_its_caller_hangs_up(service: RunningService, tmp_path: Path, pool: RunningPool) -> None:
+    http = service.http()
+    gate = tmp_path / "gate"
+    answer = submit(http, pool, {"function_id": function(service, "wait_for"), "args": [str(gate)]})
+    task_id = answer.json()["tasks"][0]["task_id"]
+    with pytest.raises(httpx.ReadTimeout), service.http() as impatient:
+        impatient.get(f"/api/v1/tasks/{task_id}", params={"wait": "60s"}, timeout=0.5)
+    eventually(lambda: "headrace_http_open_requests 1.0" in http.get("/metrics").text)
+    gate.touch()
+    assert http.get(f"/api/v1/tasks/{task_id}", params={"wait": "15s"}).json()["result"] == "done"
