@@ -44,19 +44,26 @@ class Intake:
     async def run(self) -> None:
         """Take messages until cancelled; what is in hand then goes back at once."""
         try:
-            async with asyncio.TaskGroup() as self._group:
-                self._group.create_task(self._give_signs(), name=f"{self._name}: signs of progress")
-                self._group.create_task(self._puller.run(), name=f"{self._name}: pull")
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                group.create_task(self._give_signs(), name=f"{self._name}: signs of progress")
+                group.create_task(self._puller.run(), name=f"{self._name}: pull")
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    # The puller needs a moment to end; what still comes in that moment must not begin.
+                    self._group = None
         finally:
             for taken in list(self._in_hand.values()):
                 await self._answer(taken, b"-NAK")
             self._in_hand.clear()
 
     def _take(self, taken: Taken) -> None:
-        if self._group is None or taken.ack_subject in self._in_hand:
+        if taken.ack_subject in self._in_hand:
             return
         self._in_hand[taken.ack_subject] = taken
-        self._group.create_task(self._work(taken), name=f"{self._name}: {taken.sequence}")
+        if self._group is not None:
+            self._group.create_task(self._work(taken), name=f"{self._name}: {taken.sequence}")
 
     async def _work(self, taken: Taken) -> None:
         try:

@@ -1,0 +1,162 @@
+"""A dispatcher that dies, repeats itself, or runs twice: nothing is lost, and every attempt has one effect."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from events_desk import NOTES, EventsDesk
+from running_pool import running_pool
+from service import RunningService, running_service
+from waiting import eventually
+
+from headrace.bus.connection import Connection
+from headrace.bus.dispatcher import DUE_CONSUMER, RESULTS_CONSUMER, Dispatcher
+from headrace.bus.names import matcher_consumer
+from headrace.bus.operator import ServiceKeys
+from headrace.bus.streams import delete_consumer
+from headrace.bus.tables import Tables
+
+MATCHER = matcher_consumer("default")
+
+
+@pytest.fixture
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    with running_service(tmp_path_factory.mktemp("service"), dispatcher=False) as running:
+        yield running
+
+
+@pytest.fixture
+def desk(service: RunningService, tmp_path: Path) -> Iterator[EventsDesk]:
+    with running_pool(service, tmp_path / "pool") as pool:
+        yield EventsDesk(service.http(), tmp_path, service.add_function(NOTES, "note"), pool.endpoint_id)
+
+
+@contextlib.contextmanager
+def dispatcher(service: RunningService) -> Iterator[None]:
+    """A dispatcher with a connection of its own, until the end of the block."""
+
+    async def work() -> None:
+        keys = ServiceKeys.load(service.keys_dir)
+        async with Connection([service.nats.url], keys.core, name="dispatcher") as connection:
+            await Dispatcher(connection, keys.key_ring(), Tables.on(connection)).run()
+
+    future = asyncio.run_coroutine_threadsafe(work(), service.loop.loop)
+    try:
+        yield
+    finally:
+        future.cancel()
+        with contextlib.suppress(concurrent.futures.CancelledError):
+            future.result(5)
+
+
+def all_done(service: RunningService) -> bool:
+    """Whether no consumer of the dispatchers holds anything that is not acked, or has anything to come."""
+
+    async def look(connection: Connection) -> bool:
+        for stream, consumer in (("EVENTS", MATCHER), ("RESULTS", RESULTS_CONSUMER), ("DELIVERIES", DUE_CONSUMER)):
+            info = await connection.api(f"CONSUMER.INFO.{stream}.{consumer}")
+            if info["num_pending"] or info["num_ack_pending"]:
+                return False
+        return True
+
+    return bool(service.bus(look))
+
+
+def forget_all_acks(service: RunningService) -> None:
+    """Everything will be delivered to the dispatchers once more."""
+
+    async def work(connection: Connection) -> None:
+        await delete_consumer(connection, "EVENTS", MATCHER)
+        await delete_consumer(connection, "RESULTS", RESULTS_CONSUMER)
+
+    service.bus(work)
+
+
+def test_events_that_came_while_no_dispatcher_ran_are_delivered(service: RunningService, desk: EventsDesk) -> None:
+    notes = desk.notes()
+    desk.publish("kind", "before")
+    desk.subscribe("kind", notes)
+    for n in range(50):
+        desk.publish("kind", str(n))
+    with dispatcher(service):
+        assert sorted(notes.wait(50)) == sorted([str(n)] for n in range(50))
+
+
+def test_a_dispatcher_that_repeats_everything_has_no_second_effect(service: RunningService, desk: EventsDesk) -> None:
+    good, bad = desk.notes(), desk.notes()
+    desk.subscribe("good", good)
+    failing = desk.subscribe("bad", bad, kwargs={"fail": 99}, retry={"max_attempts": 2, "first_delay_s": 0.05})
+    with dispatcher(service):
+        for n in range(20):
+            desk.publish("good", str(n))
+        desk.publish("bad", "1")
+        good.wait(20)
+        desk.dead_letter(failing)
+        eventually(lambda: all_done(service))
+    forget_all_acks(service)
+    with dispatcher(service):
+        eventually(lambda: all_done(service), 10)
+        desk.publish("good", "last")
+        good.wait(21)
+        eventually(lambda: all_done(service), 10)
+    assert sorted(good.args) == sorted([[str(n)] for n in range(20)] + [["last"]])
+    assert bad.args == [["1"], ["1"]]
+    assert len(desk.dead_letters(failing)) == 1
+
+
+def test_dispatchers_that_come_and_go_lose_nothing_and_repeat_nothing(
+    service: RunningService, desk: EventsDesk
+) -> None:
+    notes, flaky = desk.notes(), desk.notes()
+    desk.subscribe("kind", notes)
+    subscription = desk.subscribe("flaky", flaky, kwargs={"fail": 1}, retry={"first_delay_s": 0.05})
+    for round_ in range(6):
+        with dispatcher(service):
+            for n in range(20):
+                desk.publish("kind", f"{round_}.{n}")
+            if round_ == 0:
+                desk.publish("flaky", "1")
+    with dispatcher(service):
+        notes.wait(120)
+        flaky.wait(2)
+        eventually(lambda: all_done(service), 10)
+    assert sorted(notes.args) == sorted([f"{round_}.{n}"] for round_ in range(6) for n in range(20))
+    assert flaky.args == [["1"], ["1"]]
+    assert desk.dead_letters(subscription) == []
+
+
+def test_two_dispatchers_share_the_work(service: RunningService, desk: EventsDesk) -> None:
+    with dispatcher(service), dispatcher(service):
+        notes = desk.notes()
+        desk.subscribe("kind", notes)
+        for n in range(100):
+            desk.publish("kind", str(n))
+        notes.wait(100)
+        eventually(lambda: all_done(service), 10)
+    assert sorted(notes.args) == sorted([str(n)] for n in range(100))
+
+
+def test_a_lost_bus_is_waited_for(service: RunningService, desk: EventsDesk) -> None:
+    notes, failing = desk.notes(), desk.notes()
+    with dispatcher(service):
+        desk.subscribe("kind", notes)
+        bad = desk.subscribe("bad", failing, kwargs={"fail": 1}, retry={"first_delay_s": 1.0})
+        desk.publish("kind", "1")
+        desk.publish("bad", "1")
+        notes.wait(1)
+        failing.wait(1)
+        service.nats.kill()
+        service.loop.run(service.nats.wait())
+        service.loop.run(service.nats.start())
+        eventually(lambda: desk.http.get("/readyz").status_code == 200, 10)
+        desk.publish("kind", "2")
+        assert sorted(notes.wait(2, 20)) == [["1"], ["2"]]
+        # Its next attempt waited in the store while the server was down.
+        assert failing.wait(2, 20) == [["1"], ["1"]]
+        eventually(lambda: all_done(service), 20)
+    assert desk.dead_letters(bad) == []
