@@ -7,6 +7,7 @@ the exception itself as an encoded value, so that `except ZeroDivisionError` wor
 from __future__ import annotations
 
 import builtins
+import sys
 import traceback
 from types import TracebackType
 from typing import Any, Final
@@ -225,9 +226,10 @@ def _revived(value: Any) -> Exception | None:
 def _restored(failure: Failure) -> Exception | None:
     if failure.encoding:
         try:
-            return _revived(decode(failure.encoding, failure.exception))
+            error = _revived(decode(failure.encoding, failure.exception))
         except Exception:  # its type is not known here, or is another one
             return None
+        return error if error is not None and _is_known_here(type(error)) else None
     # A failure that was written without Python (or too large): the built-in types are known everywhere.
     kind = getattr(builtins, failure.type_name, None) if failure.type_module == "builtins" else None
     if isinstance(kind, type) and issubclass(kind, Exception):
@@ -236,3 +238,11 @@ def _restored(failure: Failure) -> Exception | None:
         except Exception:
             return None
     return None
+
+
+def _is_known_here(kind: type) -> bool:
+    """Whether somebody here can name the type in an `except`; a class that came along by value is a stranger."""
+    place: Any = sys.modules.get(kind.__module__)
+    for name in kind.__qualname__.split("."):
+        place = getattr(place, name, None)
+    return place is kind
