@@ -163,7 +163,7 @@ def _description_routes(operations: Sequence[Operation]) -> list[Route]:
 
     def document() -> dict[str, Any]:
         if not cached:
-            cached.update(describe(operations))
+            cached.update(describe(operations, [provider.path for provider in providers.PROVIDERS]))
         return cached
 
     async def openapi(_: Request) -> Response:

@@ -44,10 +44,10 @@ BACKGROUND: tuple[Job, ...] = (
 )
 
 
-async def keep_running(job: Job, service: Service) -> None:
+async def keep_running(job: Job, service: Service, *, first_pause_s: float = _FIRST_PAUSE_S) -> None:
     """Run a job for ever: when it ends, start it again after a pause that grows while it keeps dying."""
     loop = asyncio.get_running_loop()
-    pause_s = _FIRST_PAUSE_S
+    pause_s = first_pause_s
     while True:
         began = loop.time()
         try:
@@ -58,7 +58,7 @@ async def keep_running(job: Job, service: Service) -> None:
                 "The %s died; starting it again in %.1f s.", job.name, pause_s, extra={"action": "job_died"}
             )
         if loop.time() - began > _GOOD_RUN_S:
-            pause_s = _FIRST_PAUSE_S
+            pause_s = first_pause_s
         service.metrics.job_restarts.labels(job.name).inc()
         await asyncio.sleep(pause_s)
         pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)

@@ -10,6 +10,10 @@ from headrace.action_provider.http import Operation
 from headrace.action_provider.protocol import service_version
 from headrace.schemas import schema
 
+_ABOUT = (
+    "Errors have one shape (the schema `error`). Times to wait are written as `5s`, `500ms` or `5`."
+    " Action providers for workflows describe themselves, with the schema of their input, at: "
+)
 _PARAMETER = re.compile(r"{(\w+)(?::\w+)?}")
 _AUTH_TEXT = {
     "none": "",
@@ -21,8 +25,8 @@ _AUTH_TEXT = {
 }
 
 
-def describe(operations: Sequence[Operation]) -> dict[str, Any]:
-    """The whole document."""
+def describe(operations: Sequence[Operation], providers: Sequence[str] = ()) -> dict[str, Any]:
+    """The whole document. `providers` are the addresses of action providers, which describe themselves there."""
     paths: dict[str, dict[str, Any]] = {}
     for operation in operations:
         paths.setdefault(_path(operation), {})[operation.method.lower()] = _operation(operation)
@@ -33,6 +37,7 @@ def describe(operations: Sequence[Operation]) -> dict[str, Any]:
             "title": "Headrace",
             "version": service_version(),
             "summary": "Events, workflow steps and direct calls run registered Python functions on your own endpoints.",
+            "description": _ABOUT + " ".join(f"`{path}`" for path in providers) + ".",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],

@@ -29,7 +29,7 @@ def page(document: dict[str, Any]) -> str:
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}: HTTP API</title>'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head><body>'
-        f"<h1>{title}</h1><p>{_text(info['summary'])}</p>"
+        f"<h1>{title}</h1><p>{_text(info['summary'])}</p><p>{_text(info['description'])}</p>"
         '<p>Send <code>Authorization: Bearer TOKEN</code>. The same as a document: <a href="/openapi.json">'
         'openapi.json</a>; the schemas of all bodies: <a href="/schemas">schemas</a>.</p>'
         + "".join(_sections(document))
