@@ -21,7 +21,14 @@ from headrace.action_provider.api.access import check_allowed, endpoint_for, fun
 from headrace.action_provider.auth.callers import Caller
 from headrace.action_provider.errors import Conflict, InvalidRequest, MalformedRequest, NotFound, ServiceError
 from headrace.action_provider.providers.documents import timestamp
-from headrace.action_provider.providers.outcome import Outcome, failure_of, outcome_of, progress_of
+from headrace.action_provider.providers.outcome import (
+    Outcome,
+    details_again,
+    failure_of,
+    outcome_of,
+    progress_of,
+    without_values,
+)
 from headrace.action_provider.providers.provider import ActionRow
 from headrace.action_provider.providers.requests import ActionRequest, check_body
 from headrace.action_provider.state import Service
@@ -238,8 +245,7 @@ async def _seen(service: Service, action: ActionRow, collectors: Sequence[Result
     if record.final:
         if record.details is not None:
             return action
-        outcome = outcome_of(collectors)
-        return replace(action, value=msgspec.structs.replace(record, details=outcome.details))
+        return replace(action, value=msgspec.structs.replace(record, details=details_again(collectors)))
     if all(each.complete for each in collectors):
         ended_at = max((each.last_stored_at for each in collectors), default=0.0) or time.time()
         return await _finish(service, action, outcome_of(collectors), max(ended_at, record.started_at))
@@ -276,10 +282,11 @@ async def _finish(service: Service, action: ActionRow, outcome: Outcome, ended_a
     try:
         finished = await actions.finish(action, record)
     except PayloadTooLarge:
-        # The results keep the details then, as long as they last.
-        finished = await actions.finish(action, msgspec.structs.replace(record, details=None))
+        # Of a success the results keep the details, as long as they last; of a failure the values are left out.
+        shorter = None if outcome.status == "SUCCEEDED" else without_values(outcome.details)
+        finished = await actions.finish(action, msgspec.structs.replace(record, details=shorter))
         if finished is not None and finished.value.details is None:
-            finished = replace(finished, value=msgspec.structs.replace(finished.value, details=outcome.details))
+            finished = replace(finished, value=record)
     if finished is None:
         raise NotFound(f"the action {record.action_id!r} was released in this moment")
     return finished

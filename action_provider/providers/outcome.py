@@ -87,6 +87,19 @@ def failure_of(collectors: Sequence[ResultCollector], *, code: str, description:
     return Outcome(status="FAILED", display_status=display_status, details=details)
 
 
+def details_again(collectors: Sequence[ResultCollector]) -> dict[str, Any]:
+    """The details of a success that were too large for its record, from the results, while these are kept."""
+    if not all(each.complete for each in collectors):
+        return {"description": "The results were too large to be kept with the action, and have expired"}
+    return _values(_tasks(collectors))
+
+
+def without_values(details: dict[str, Any]) -> dict[str, Any]:
+    """The details of a failure without the values of the tasks that succeeded."""
+    left_out = {"results_left_out": "too large; read the tasks of the group instead"}
+    return {**{name: value for name, value in details.items() if name not in ("result", "results")}, **left_out}
+
+
 def _tasks(collectors: Sequence[ResultCollector], *, read: bool = True) -> list[_Task]:
     tasks: list[_Task] = []
     for each in collectors:

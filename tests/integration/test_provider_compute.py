@@ -271,6 +271,39 @@ def test_details_too_large_for_a_record_are_still_there(service: RunningService,
     assert checked(flows.http.post(f"{BASE}/{action['action_id']}/cancel"))["status"] == "SUCCEEDED"
 
 
+def test_a_failure_with_large_values_keeps_its_errors(service: RunningService, flows: Flows) -> None:
+    source = "def big(n):\n    if not n:\n        raise ValueError('nothing')\n    return 'x' * n\n"
+    big = service.add_function(source, "big", entry_point="big")
+
+    tasks = [{"function_id": big, "args": [n]} for n in (4_000_000, 4_000_000, 0)]
+    action = flows.ended(checked(flows.run(*tasks), 202))
+
+    assert action["details"]["description"] == "1 of 3 tasks failed; the first: ValueError: nothing"
+    assert action["details"]["errors"][0]["index"] == 2
+    assert "result" not in action["details"]
+    assert flows.status(action) == action
+
+
+def test_while_the_bus_is_away_the_answer_is_to_try_again(tmp_path: Path) -> None:
+    with running_service(tmp_path / "service", bus_wait_s=0.1, request_timeout_s=1.0) as service:
+        flows = Flows(service.http(), service.add_endpoint("away")[0])
+        nothing = task(service, "def nothing():\n    pass\n", "nothing")
+        action = checked(flows.run(nothing, request_id="before"), 202)
+
+        service.nats.kill()
+        service.loop.run(service.nats.wait())
+        away = flows.run(nothing, request_id="during")
+        assert away.status_code == 503, away.text
+        assert away.json()["code"] == "ActionProviderError"
+        assert "retry-after" in away.headers
+        assert flows.http.get(BASE).status_code == 200
+
+        service.loop.run(service.nats.start())
+        eventually(lambda: flows.run(nothing, request_id="during").status_code in (200, 202), 10)
+        assert flows.status(action)["status"] == "ACTIVE"
+        assert checked(flows.run(nothing, request_id="before"))["action_id"] == action["action_id"]
+
+
 def test_the_log_names_every_task(service: RunningService, flows: Flows) -> None:
     crash = service.add_function(RAISE, "crash", entry_point="crash")
     action = flows.ended(checked(flows.run(*({"function_id": crash, "args": [x]} for x in (1, -1))), 202))
