@@ -335,5 +335,5 @@ def test_a_quick_run_takes_milliseconds(service: RunningService, flows: Flows) -
         assert checked(flows.run(square), 202)["status"] == "SUCCEEDED"
         times.append(time.perf_counter() - started)
 
-    # About 5 ms here; far more means that something waits for a timer.
-    assert sorted(times)[10] < 0.04
+    # About 6 ms on a quiet machine; far more means that something waits for a timer.
+    assert sorted(times)[10] < 0.2
