@@ -32,7 +32,7 @@ ENDPOINT: Final = "default"
 
 _STOP_WITHIN_S = 9.5
 _FIRST_READY_WITHIN_S = 60.0
-_POLL_S = 0.02
+_POLL_S = 0.04
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
