@@ -1,0 +1,311 @@
+"""The `headrace` command as a person types it, against a system that runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from headrace_up import Up, headrace_up
+from waiting import eventually
+
+SOURCE = '''
+def average(values):
+    """The mean of some numbers."""
+    return sum(values) / len(values)
+
+def refuse(event):
+    raise ValueError(f"not {event['id']}")
+'''
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    options = ("--workers", "1", "--durability", "relaxed")
+    with headrace_up(tmp_path_factory.mktemp("up") / "home", *options) as running:
+        yield running
+
+
+@dataclass
+class Shell:
+    """Types commands for one home."""
+
+    home: Path
+
+    def __call__(self, *words: str, status: int = 0, typed: str | None = None, **environ: str) -> Said:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
+        done = subprocess.run(
+            [sys.executable, "-m", "headrace.cli.main", *words],
+            capture_output=True,
+            text=True,
+            timeout=40,
+            check=False,
+            input=typed if typed is not None else "",
+            env={**kept, "HEADRACE_HOME": str(self.home), **environ},
+        )
+        assert done.returncode == status, f"{words} gave {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        assert "Traceback (most recent call last)" not in done.stderr
+        return Said(done.stdout, done.stderr)
+
+
+@dataclass
+class Said:
+    """What a command said."""
+
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def shell(up: Up) -> Shell:
+    """As the administrator on the machine where `headrace up` runs."""
+    return Shell(up.home)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "functions.py"
+    path.write_text(SOURCE)
+    return path
+
+
+def test_the_help_is_there_before_anything_heavy_is_loaded() -> None:
+    program = "import sys, headrace.cli.main; print([m for m in ('httpx', 'nats', 'starlette') if m in sys.modules])"
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30)
+
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("endpoint",),
+        ("user",),
+        ("token",),
+        ("event",),
+        ("subscription",),
+        ("dead-letter",),
+        ("function",),
+        ("task",),
+    ],
+)
+def test_every_group_explains_itself(up: Up, words: tuple[str, ...]) -> None:
+    assert "Commands:" in Shell(up.home)(*words, "--help").out
+
+
+# Functions and tasks
+
+
+def test_a_function_is_registered_from_a_file_shown_listed_and_deleted(shell: Shell, source: Path) -> None:
+    function_id = shell("function", "register", str(source), "--name", "average", "--description", "a mean").out.strip()
+
+    assert str(uuid.UUID(function_id)) == function_id
+    shown = shell("function", "show", function_id)
+    assert "return sum(values) / len(values)" in shown.out
+    assert "a mean" in shown.out
+    listed = shell("function", "list").out.splitlines()
+    assert listed[0].split()[:3] == ["ID", "NAME", "OWNER"]
+    assert any(line.startswith(function_id) and "average" in line for line in listed)
+    assert shell("function", "show", function_id, "--json").json()["name"] == "average"
+    assert "add --yes" in shell("function", "delete", function_id, status=1).err
+    shell("function", "delete", function_id, "--yes")
+    assert function_id in shell("function", "show", function_id, status=1).err
+
+
+def test_a_file_with_several_functions_needs_a_name_and_one_that_does_not_compile_is_refused(
+    shell: Shell, source: Path
+) -> None:
+    assert "it defines average, refuse" in shell("function", "register", str(source), status=1).err
+    source.write_text("def f(:\n")
+    assert "line 1" in shell("function", "register", str(source), status=1).err
+    assert "cannot be read" in shell("function", "register", "/no/such/file.py", status=1).err
+
+
+def test_a_task_is_shown_with_its_value_or_its_traceback(shell: Shell, up: Up, source: Path) -> None:
+    run = submitting(shell, up, source)
+    good, bad = run("average", [[1, 2, 6]]), run("average", [[]])
+
+    shown = shell("task", "show", good, "--wait", "20s").out
+    assert "succeeded" in shown
+    assert "3.0" in shown
+    shown = shell("task", "show", bad, "--wait", "20s").out
+    assert "ZeroDivisionError: division by zero" in shown
+    assert "return sum(values) / len(values)" in shown
+    assert shell("task", "show", good, "--json").json()["result"] == 3.0
+    assert "is succeeded" in shell("task", "cancel", good).out
+    assert "no task" in shell("task", "show", str(uuid.uuid4()), status=1).err
+
+
+def test_what_is_no_id_and_no_duration_is_wrong_usage_or_a_clear_error(shell: Shell) -> None:
+    assert "UUID" in shell("task", "show", "nope", status=2).err
+    assert "is not a duration" in shell("task", "show", str(uuid.uuid4()), "--wait", "soon", status=1).err
+
+
+# Events
+
+
+def test_events_run_a_function_and_a_delivery_that_fails_for_good_is_a_dead_letter(
+    shell: Shell, up: Up, source: Path, tmp_path: Path
+) -> None:
+    function_id = shell("function", "register", str(source), "--name", "refuse").out.strip()
+    input_file = tmp_path / "input.json"
+    input_file.write_text('{"args": ["{{ event }}"]}')
+    words = ["--function", function_id, "--endpoint", up.endpoint_id, "--type", "test.refused", "--max-attempts", "1"]
+    subscription_id = shell("subscription", "create", "refusals", *words, "--input", f"@{input_file}").out.strip()
+    assert "refusals" in shell("subscription", "list").out
+
+    event = ["event", "publish", "--type", "test.refused", "--source", "/test", "--id", "e1"]
+    assert shell(*event, "--data", '{"a": 1}').out == "Stored event e1 of /test.\n"
+    assert "changed nothing" in shell(*event, "--data", '{"a": 1}').out
+
+    def letters() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = shell("dead-letter", "list", "--subscription", subscription_id, "--json").json()
+        return found
+
+    (letter,) = eventually(letters, 30, "a dead letter")
+    assert letter["event"]["data"] == {"a": 1}
+    assert letter["attempts"][0]["message"] == "not e1"
+    row = shell("dead-letter", "list", "--limit", "5").out.splitlines()[1]
+    assert "refusals" in row
+    shell("subscription", "delete", subscription_id, "--yes")
+    assert subscription_id not in shell("subscription", "list").out
+
+
+def test_data_comes_from_a_file_or_from_standard_input(shell: Shell, tmp_path: Path) -> None:
+    data = tmp_path / "data.yaml"
+    data.write_text("month: 2026-02\nmax: [1.5, 2]\n")
+    event = ["event", "publish", "--type", "test.data", "--source", "/test", "--json"]
+
+    assert shell(*event, "--file", str(data)).json()["duplicate"] is False
+    assert shell(*event, "--file", "-", typed='{"a": 1}').json()["sequence"] > 0
+    assert "not both" in shell(*event, "--file", "-", "--data", "1", status=2).err
+    assert "--data is not JSON" in shell(*event, "--data", "{a: 1}", status=1).err
+    assert "NAME=VALUE" in shell(*event, "--attribute", "region", status=1).err
+
+
+def test_a_filter_that_is_wrong_is_refused_with_its_place(shell: Shell, up: Up, source: Path) -> None:
+    function_id = shell("function", "register", str(source), "--name", "refuse").out.strip()
+    words = ["--function", function_id, "--endpoint", up.endpoint_id]
+
+    said = shell("subscription", "create", "wrong", *words, "--filter", '{"exakt": {"type": "a"}}', status=1)
+
+    assert "/filter" in said.err
+
+
+# Users, tokens, login
+
+
+def test_a_user_is_added_gets_a_token_logs_in_elsewhere_and_is_removed(shell: Shell, up: Up, tmp_path: Path) -> None:
+    name = f"ada{uuid.uuid4().hex[:6]}"
+    assert f"urn:headrace:user:{name}" in shell("user", "add", name, "--group", "urn:headrace:group:lab").out
+    made = shell("token", "create", "--user", name, "--label", "laptop", "--expires", "1h")
+    token = made.out.strip()
+    assert "shown only now" in made.err
+    assert token not in shell("token", "list", "--all").out
+
+    elsewhere = Shell(tmp_path / "elsewhere")
+    logged_in = elsewhere("login", "--url", up.url, typed=token + "\n")
+    assert f"as urn:headrace:user:{name}" in logged_in.out
+    assert token not in logged_in.out + logged_in.err
+    profile = elsewhere.home / "profile.json"
+    assert stat.S_IMODE(profile.stat().st_mode) == 0o600
+    assert json.loads(profile.read_text()) == {"url": up.url, "token": token}
+
+    assert [each["label"] for each in elsewhere("token", "list", "--json").json()] == ["laptop"]
+    assert "HTTP 403" in elsewhere("user", "list", status=1).err
+    assert name in shell("user", "list").out
+    shell("user", "remove", name, "--yes")
+    assert name not in shell("user", "list").out
+    assert "headrace login" in eventually(lambda: refused(elsewhere), 10)
+
+
+def test_a_revoked_token_is_gone(shell: Shell) -> None:
+    made = shell("token", "create", "--label", "gone", "--json").json()
+
+    shell("token", "revoke", made["token_id"])
+
+    assert made["token_id"] not in shell("token", "list").out
+    assert "no token" in shell("token", "revoke", made["token_id"], status=1).err
+
+
+def test_a_login_that_does_not_work_leaves_no_profile(up: Up, tmp_path: Path) -> None:
+    shell, token = Shell(tmp_path), tmp_path / "token"
+    token.write_text("hr_wrong\n")
+
+    assert "wrong, withdrawn or expired" in shell("login", "--url", up.url, "--token-file", str(token), status=1).err
+    assert "no token was given" in shell("login", "--url", up.url, typed="", status=1).err
+    assert "not an http" in shell("login", "--url", "nonsense", typed="t", status=1).err
+    assert "cannot be reached" in shell("login", "--url", "http://127.0.0.1:9", typed="t", status=1).err
+    assert not (tmp_path / "profile.json").exists()
+
+
+def test_without_a_service_every_command_says_what_to_do(tmp_path: Path) -> None:
+    said = Shell(tmp_path)("function", "list", status=1)
+
+    assert str(tmp_path / "profile.json") in said.err
+    assert "headrace login" in said.err
+
+
+# Endpoints
+
+
+def test_the_endpoint_of_headrace_up_is_seen_and_protected(shell: Shell, up: Up) -> None:
+    (row,) = shell("endpoint", "list", "--json").json()
+    assert (row["name"], row["endpoint_id"], row["state"]) == ("default", up.endpoint_id, "running")
+
+    status = shell("endpoint", "status")
+    assert "service:     online" in status.out
+    assert "default: 1 workers" in status.out
+    assert "running already" in shell("endpoint", "start", status=1).err
+    assert "running already" in shell("endpoint", "delete", "default", "--yes", status=1).err
+
+
+def test_an_endpoint_is_configured_listed_and_deleted(tmp_path: Path) -> None:
+    shell, endpoint_id = Shell(tmp_path), str(uuid.uuid4())
+
+    shell("endpoint", "configure", "lab", "--endpoint-id", endpoint_id)
+
+    assert "workers: auto" in (tmp_path / "endpoints" / "lab" / "config.yaml").read_text()
+    assert "configured already" in shell("endpoint", "configure", "lab", status=1).err
+    assert "cannot be the name" in shell("endpoint", "configure", "../lab", status=1).err
+    (row,) = shell("endpoint", "list", "--json").json()
+    assert (row["name"], row["endpoint_id"], row["state"], row["pid"]) == ("lab", endpoint_id, "stopped", None)
+    assert "not registered yet" in shell("endpoint", "status", "lab").out
+    assert "is not running" in shell("endpoint", "stop", "lab").out
+    assert "headrace login" in shell("endpoint", "start", "lab", status=1).err
+    assert "no endpoint 'lap'" in shell("endpoint", "start", "lap", status=1).err
+    shell("endpoint", "delete", "lab", "--yes")
+    assert shell("endpoint", "list", "--json").json() == []
+
+
+def submitting(shell: Shell, up: Up, source: Path) -> Callable[[str, list[Any]], str]:
+    """Submits a call of a function of the file; there is no command for that."""
+    from headrace.sdk.client import Client
+
+    def submit(name: str, arguments: list[Any]) -> str:
+        function_id = shell("function", "register", str(source), "--name", name).out.strip()
+        with Client(up.url, up.token) as client:
+            return client.run(*arguments, endpoint_id=up.endpoint_id, function_id=function_id)
+
+    return submit
+
+
+def refused(shell: Shell) -> str:
+    """What a command says once its token has ended."""
+    try:
+        return shell("token", "list", status=1).err
+    except AssertionError:
+        return ""
