@@ -51,10 +51,21 @@ async def serve_async(settings: ServiceSettings, *, on_ready: Callable[[str], No
             started = functools.partial(_answering, settings, url, on_ready)
             server = _Server(_config(app, settings), service, started)
             try:
-                await server.serve(sockets=[listener])
+                await _until_stopped(server, listener)
             finally:
                 (settings.home / ADDRESS_FILE).unlink(missing_ok=True)
     logger.info("The service has stopped.", extra={"action": "service_stopped"})
+
+
+async def _until_stopped(server: uvicorn.Server, listener: socket.socket) -> None:
+    serving = asyncio.create_task(server.serve(sockets=[listener]), name="http")
+    try:
+        await asyncio.shield(serving)
+    except asyncio.CancelledError:
+        # Cancelled from outside: the same orderly end as after a signal.
+        server.should_exit = True
+        await serving
+        raise
 
 
 def bind(host: str, port: int) -> socket.socket:

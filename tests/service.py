@@ -131,33 +131,36 @@ def running_service(directory: Path, *, relaxed: bool = True, **changes: Any) ->
 
 @contextlib.contextmanager
 def serving(loop: Loop, settings: ServiceSettings) -> Iterator[str]:
-    """One service process's worth of service, on this loop; gives its URL."""
-    ready: asyncio.Future[str] = asyncio.run_coroutine_threadsafe(_future(), loop.loop).result(_WITHIN_S)
-    task = asyncio.run_coroutine_threadsafe(serve_async(settings, on_ready=ready.set_result), loop.loop)
-    task.add_done_callback(lambda done: _fail(loop, ready, done))
+    """One service process's worth of service, on this loop; gives its URL. Ended in order."""
+    serving = loop.run(_start(settings))
     try:
-        yield loop.run(_wait(ready))
+        yield loop.run(serving.answering())
     finally:
-        task.cancel()
-        with contextlib.suppress(BaseException):
-            task.result(_WITHIN_S)
+        loop.run(serving.stop())
 
 
-async def _future() -> asyncio.Future[str]:
-    return asyncio.get_running_loop().create_future()
+class _Serving:
+    def __init__(self, settings: ServiceSettings) -> None:
+        self._ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._task = asyncio.create_task(serve_async(settings, on_ready=self._ready.set_result), name="service")
+
+    async def answering(self) -> str:
+        """The URL, once it answers. Raises what kept the service from starting."""
+        await asyncio.wait((self._ready, self._task), return_when=asyncio.FIRST_COMPLETED)
+        return self._ready.result() if self._ready.done() else await self._stopped()
+
+    async def stop(self) -> None:
+        """Stop it and wait until it has let go of everything."""
+        self._task.cancel()
+        await asyncio.wait((self._task,))
+
+    async def _stopped(self) -> str:
+        await self._task
+        raise RuntimeError("the service ended before it answered")
 
 
-async def _wait(future: asyncio.Future[str]) -> str:
-    return await future
-
-
-def _fail(loop: Loop, ready: asyncio.Future[str], done: Any) -> None:
-    def tell() -> None:
-        if not ready.done():
-            ready.set_exception(RuntimeError("the service ended") if done.cancelled() else done.exception())
-
-    with contextlib.suppress(RuntimeError):
-        loop.loop.call_soon_threadsafe(tell)
+async def _start(settings: ServiceSettings) -> _Serving:
+    return _Serving(settings)
 
 
 def _good(response: httpx.Response) -> dict[str, Any]:
