@@ -21,6 +21,7 @@ def login(
         typer.Option(help="A file with the token, '-' for standard input. By default it is asked for."),
     ] = None,
     home: HomeOption = DEFAULT_HOME,
+    timeout: Annotated[float, typer.Option(help="How many seconds the service may take to answer.")] = 30.0,
 ) -> None:
     """Check a token and remember it, with its service, in HOME/profile.json.
 
@@ -30,7 +31,8 @@ def login(
     from headrace.sdk.profile import Profile
 
     profile = Profile.find(url, _token(url, token_file))
-    with Client(profile.url, profile.token) as client:
+    _warn_without_tls(profile.url)
+    with Client(profile.url, profile.token, timeout_s=timeout) as client:
         client.version()
         who = client.whoami()
     path = expanded(home) / "profile.json"
@@ -51,3 +53,15 @@ def _token(url: str, token_file: Path | None) -> str:
     if not token:
         raise CommandError("no token was given: pass it on standard input, or with --token-file FILE")
     return token
+
+
+def _warn_without_tls(url: str) -> None:
+    from urllib.parse import urlsplit
+
+    from headrace.bus.hosts import is_loopback
+
+    parts = urlsplit(url)
+    if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
+        output.note(
+            f"headrace: warning: {url} is without TLS: who can see the network can read the token and all data."
+        )

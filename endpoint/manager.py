@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.metadata
 import logging
 import shutil
 import signal
@@ -64,7 +65,7 @@ class Manager:
         """
         with self._directory.locked():
             config = self._directory.config()
-            _check_python(config, self._directory)
+            await _check_python(config, self._directory)
             with ServiceClient(self._settings.url, timeout_s=self._settings.service_timeout_s) as service:
                 async with self._signals():
                     endpoint_id = await self._unless_stopped(self._registered(service, config))
@@ -235,8 +236,27 @@ class Manager:
                 loop.remove_signal_handler(number)
 
 
-def _check_python(config: EndpointConfig, directory: EndpointDirectory) -> None:
-    if config.python is not None and shutil.which(config.python) is None:
+async def _check_python(config: EndpointConfig, directory: EndpointDirectory) -> None:
+    """Raises `ConfigInvalid` when the workers' interpreter cannot run workers."""
+    if config.python is None:
+        return
+    where = f"{directory.config_file}: python: {config.python}"
+    if shutil.which(config.python) is None:
+        raise ConfigInvalid(f"{where} is not a program that can be run on this machine")
+    process = await asyncio.create_subprocess_exec(
+        config.python,
+        "-P",
+        "-c",
+        "import headrace.endpoint.worker",
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    said, _ = await process.communicate()
+    if process.returncode != 0:
+        lines = said.decode(errors="replace").strip().splitlines() or ["no message"]
+        version = importlib.metadata.version("headrace")
         raise ConfigInvalid(
-            f"{directory.config_file}: python: {config.python} is not a program that can be run on this machine"
+            f"{where} cannot run workers: {lines[-1]}; it must be Python 3.11 or newer with headrace: "
+            f"run `{config.python} -m pip install headrace=={version}`"
         )

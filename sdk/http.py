@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -12,6 +13,7 @@ from typing import Any, Final
 
 import httpx
 
+from headrace.bus.bundles import WIRE_VERSION
 from headrace.bus.hosts import is_loopback
 from headrace.schemas import Violation
 from headrace.sdk.errors import (
@@ -28,7 +30,7 @@ from headrace.sdk.profile import Profile
 
 logger = logging.getLogger(__name__)
 
-PROTOCOL: Final = 1
+PROTOCOL: Final = WIRE_VERSION
 """The version of the protocol between SDK and service that this release speaks."""
 
 _REFUSALS: Final = {401: Unauthorized, 403: Forbidden, 404: NotFound}
@@ -66,6 +68,7 @@ class Http:
         self._lock = threading.Lock()
         self._profile: Profile | None = None
         self._client: httpx.Client | None = None
+        self._process_id = 0
         self._closed = False
 
     @property
@@ -133,9 +136,10 @@ class Http:
         with self._lock:
             if self._closed:
                 raise ClientError("this client is closed")
-            if self._client is None:
+            if self._client is None or self._process_id != os.getpid():
+                # A forked child must not speak on its parent's connections.
                 self._profile = self._find_profile()
-                self._client = _new_client(self._profile, self._timeout_s)
+                self._client, self._process_id = _new_client(self._profile, self._timeout_s), os.getpid()
             return self._client
 
 
@@ -195,9 +199,8 @@ class _NeverSent(ServiceUnreachable):
 
 def _unreachable(error: httpx.TransportError, request: httpx.Request, url: str) -> ServiceUnreachable:
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-        return _NeverSent(
-            f"the service at {url} cannot be reached: {error or type(error).__name__}; is `headrace up` running?"
-        )
+        advice = "is `headrace up` running?" if is_loopback(request.url.host) else "check the URL and the network"
+        return _NeverSent(f"the service at {url} cannot be reached: {error or type(error).__name__}; {advice}")
     if isinstance(error, httpx.TimeoutException):
         return _TimedOut(f"the service at {url} did not answer {request.method} {request.url.path} in time")
     return ServiceUnreachable(f"the connection to the service at {url} broke: {error or type(error).__name__}")

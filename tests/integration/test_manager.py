@@ -345,6 +345,7 @@ def test_a_token_that_the_service_refuses_is_named(up: Up, home: Path, name: str
     [
         ("public: true\nwokers: 2\n", "config.yaml, line 2: unknown key 'wokers'; did you mean 'workers'?"),
         ("python: /no/such/python\n", "python: /no/such/python is not a program"),
+        ("python: /bin/sh\n", "python: /bin/sh cannot run workers"),
     ],
 )
 def test_a_configuration_that_cannot_be_used_is_named_with_its_line(
