@@ -6,6 +6,7 @@ from headrace.sdk.errors import (
     ClientError,
     Forbidden,
     FunctionUnusable,
+    HeadraceError,
     NotConfigured,
     NotFound,
     ProtocolMismatch,
@@ -32,6 +33,8 @@ __all__ = [
     "TaskTimes",
     # Asking the service
     "Client",
+    # What can go wrong, all of it
+    "HeadraceError",
     # What can go wrong with the service
     "ClientError",
     "NotConfigured",
