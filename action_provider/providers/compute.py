@@ -176,6 +176,9 @@ class ComputeProvider:
             plan.submission, group=work.group, first_bundle=work.bundles[0].bundle, pool=work.pool, retry=True
         )
         repeated = Plan(submission, max_payload=service.connection.max_payload)
+        if [bundle.total for bundle in repeated.bundles] != [bundle.total for bundle in work.bundles]:
+            # The bus takes messages of another size since: these would be other bundles than those of the record.
+            return action
         return await _submit(service, found, repeated)
 
 
