@@ -30,7 +30,11 @@ class Job:
 
 async def dispatch(service: Service) -> None:
     """Deliver events until cancelled."""
-    await Dispatcher(service.connection, service.keys, service.tables).run()
+    counter = service.metrics.deliveries
+    dispatcher = Dispatcher(
+        service.connection, service.keys, service.tables, count=lambda what: counter.labels(what).inc()
+    )
+    await dispatcher.run()
 
 
 async def revoke(service: Service) -> None:

@@ -34,6 +34,12 @@ class Metrics:
             "headrace_tasks_submitted_total", "Tasks submitted through the service.", ("door",), registry=self.registry
         )
         self.functions = Counter("headrace_functions_registered_total", "Functions registered.", registry=self.registry)
+        self.deliveries = Counter(
+            "headrace_deliveries_total",
+            "Events that were matched, attempts that were sent and how they ended, deliveries postponed and given up.",
+            ("what",),
+            registry=self.registry,
+        )
         self.job_restarts = Counter(
             "headrace_job_restarts_total",
             "Times a background task of the service died and was started again.",

@@ -118,14 +118,17 @@ _decode_waiting = msgspec.msgpack.Decoder(Waiting).decode
 async def wait_until(connection: Connection, waiting: Waiting, endpoint: UUID, due: datetime) -> None:
     """Store a delivery until its time. The server keeps the clock (its scheduled messages), also across its restarts.
 
-    Storing the same attempt again replaces it. Raises `StreamFull`, `PayloadTooLarge` and `BusUnavailable`.
+    Storing the same attempt again, for the same time, replaces it.
+
+    Raises `StreamFull`, `PayloadTooLarge` and `BusUnavailable`.
     """
     subscription, bundle = waiting.delivery.subscription, waiting.delivery.bundle_id(endpoint)
     headers = {
         SCHEDULE_HEADER: f"@at {due.astimezone(UTC).isoformat().replace('+00:00', 'Z')}",
         SCHEDULE_TARGET_HEADER: names.delivery_due_subject(subscription, bundle),
     }
-    await connection.store(names.delivery_later_subject(subscription, bundle), _encode(waiting), headers=headers)
+    subject = names.delivery_later_subject(subscription, bundle, int(due.timestamp() * 1000))
+    await connection.store(subject, _encode(waiting), headers=headers)
 
 
 async def drop_waiting(connection: Connection, subscription: UUID) -> int:

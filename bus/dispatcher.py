@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -49,7 +49,7 @@ from headrace.bus.records import Record
 from headrace.bus.rights import Rights
 from headrace.bus.streams import ensure_consumer
 from headrace.bus.submission import DELIVERIES_GROUP, Call, Submission
-from headrace.bus.subscriptions import CompiledSubscription, SubscriptionRecord
+from headrace.bus.subscriptions import CompiledSubscription, SubscriptionRecord, last_sequence
 from headrace.bus.tables import Tables
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,11 @@ logger = logging.getLogger(__name__)
 RESULTS_CONSUMER = "deliveries-results"
 DUE_CONSUMER = "deliveries-due"
 
-_FULL_WAIT_S = 5.0
+OUTCOMES = ("matched", "sent", "succeeded", "failed", "postponed", "given_up")
+"""What is counted: events that were matched; attempts that were sent, and how they ended; deliveries that wait for room
+in a full queue, and those that became dead letters."""
+
+_RECENT_S = 60.0
 _LOST_BUS_WAIT_S = 0.5
 _CATCH_UP_PAGE = 200
 _MOST_ACKS_PENDING = 4096
@@ -71,16 +75,27 @@ class Dispatcher:
     """Delivers the events of some buses. `run` until cancelled; what is under way then is done by the next one."""
 
     def __init__(
-        self, connection: Connection, keys: KeyRing, tables: Tables, *, buses: Sequence[str] = (DEFAULT_BUS,)
+        self,
+        connection: Connection,
+        keys: KeyRing,
+        tables: Tables,
+        *,
+        buses: Sequence[str] = (DEFAULT_BUS,),
+        count: Callable[[str], None] = lambda _what: None,
+        full_wait_s: float = 5.0,
     ) -> None:
+        """`count` is told of each of `OUTCOMES`; `full_wait_s` is how long a delivery waits for a full queue."""
         self._connection = connection
         self._keys = keys
         self._tables = tables
         self._buses = tuple(buses)
+        self._count = count
+        self._full_wait_s = full_wait_s
         self._rights = Rights(tables)
         self._subscriptions: dict[UUID, CompiledSubscription] = {}
         self._indexes: dict[str, FilterIndex[UUID]] = {bus: FilterIndex() for bus in self._buses}
         self._newest = dict.fromkeys(self._buses, 0)
+        self._reading = False
         self._late: asyncio.Queue[SubscriptionRecord] = asyncio.Queue()
 
     async def run(self) -> None:
@@ -100,14 +115,16 @@ class Dispatcher:
     async def _run(self) -> None:
         self._subscriptions.clear()
         self._indexes = {bus: FilterIndex() for bus in self._buses}
-        self._newest = dict.fromkeys(self._buses, 0)
         await self._ensure_consumers()
+        self._newest = dict.fromkeys(self._buses, await last_sequence(self._connection))
+        self._reading = True
         async with contextlib.AsyncExitStack() as stack:
             await self._rights.start()
             stack.push_async_callback(self._rights.stop)
             # Before the first event is taken: an event must meet every subscription that was there when it came.
             watch = await self._tables.subscriptions.watch(self._changed)
             stack.push_async_callback(watch.stop)
+            self._reading = False
             async with asyncio.TaskGroup() as group:
                 for bus in self._buses:
                     group.create_task(self._matcher(bus).run(), name=f"matcher of {bus}")
@@ -154,7 +171,10 @@ class Dispatcher:
             return
         self._subscriptions[subscription.subscription_id] = compiled
         index.put(subscription.subscription_id, compiled.filter)
-        if not was_known and subscription.after_sequence < self._newest[subscription.bus]:
+        # At the start only the latest subscriptions can be news: a dispatcher that has died since may have taken events
+        # before it heard of them. What it did deliver is not delivered twice.
+        news = not was_known and (not self._reading or time.time() - subscription.created_at < _RECENT_S)
+        if news and subscription.after_sequence < self._newest[subscription.bus]:
             self._late.put_nowait(subscription)
 
     def _forget(self, subscription_id: UUID) -> bool:
@@ -214,6 +234,7 @@ class Dispatcher:
                     extra={"action": "event_unreadable", "sequence": taken.sequence},
                 )
                 return
+            self._count("matched")
             matching = [self._subscriptions[each] for each in self._indexes[bus].matching(event)]
             starts = [
                 self._start(subscription, event, taken.sequence)
@@ -235,14 +256,16 @@ class Dispatcher:
         """Store the bundle of an attempt; if that can never be, a dead letter; if it cannot be now, the wish to."""
         try:
             await self._submit(subscription, delivery, event)
+            self._count("sent")
         except _PERMANENT as error:
             await self._give_up(subscription.record, delivery, event, str(error), error.code)
         except (BusUnavailable, StreamMissing):
             raise
         except StreamFull:
-            due = after(time.time_ns(), _FULL_WAIT_S)
+            due = after(time.time_ns(), self._full_wait_s)
             waiting = Waiting(delivery, event.encode())
             await wait_until(self._connection, waiting, subscription.record.endpoint_id, due)
+            self._count("postponed")
         except Exception as error:
             # Whatever this is, it would be the same the next time: the owner is to see it.
             logger.exception("An unexpected error ended a delivery.", extra={"action": "delivery_broken"})
@@ -294,6 +317,7 @@ class Dispatcher:
         result = _result(part)
         if result is None:
             return
+        self._count("succeeded" if result.state == "succeeded" else "failed")
         if result.state == "succeeded":
             logger.debug("Delivered.", extra={"action": "delivered", "subscription": str(delivery.subscription)})
             return
@@ -350,6 +374,7 @@ class Dispatcher:
             created_at=time.time(),
         )
         await bury(self._connection, letter)
+        self._count("given_up")
         logger.warning(
             "A delivery of subscription %s was given up: %s",
             record.subscription_id,

@@ -152,9 +152,13 @@ def matcher_consumer(bus: str) -> str:
     return f"matcher-{token(bus)}".replace("=", "_")
 
 
-def delivery_later_subject(subscription: UUID, bundle: UUID) -> str:
-    """Where a delivery's next attempt, whose bundle this is, waits for its time."""
-    return f"delivery.later.{subscription.hex}.{bundle.hex}"
+def delivery_later_subject(subscription: UUID, bundle: UUID, due_ms: int) -> str:
+    """Where a delivery's next attempt, whose bundle this is, waits for its time (unix milliseconds).
+
+    The time is part of it because the server, once it has delivered a scheduled message, removes all that is then
+    stored under the same subject: an attempt that is put off again at once would vanish.
+    """
+    return f"delivery.later.{subscription.hex}.{bundle.hex}.{due_ms}"
 
 
 def delivery_due_subject(subscription: UUID, bundle: UUID) -> str:

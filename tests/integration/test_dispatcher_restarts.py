@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import time
+import uuid
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from events_desk import NOTES, EventsDesk
@@ -16,9 +20,11 @@ from waiting import eventually
 
 from headrace.bus.connection import Connection
 from headrace.bus.dispatcher import DUE_CONSUMER, RESULTS_CONSUMER, Dispatcher
+from headrace.bus.errors import StreamMissing
 from headrace.bus.names import matcher_consumer
 from headrace.bus.operator import ServiceKeys
-from headrace.bus.streams import delete_consumer
+from headrace.bus.streams import StreamSettings, delete_consumer
+from headrace.bus.subscriptions import SubscriptionRecord
 from headrace.bus.tables import Tables
 
 MATCHER = matcher_consumer("default")
@@ -37,13 +43,17 @@ def desk(service: RunningService, tmp_path: Path) -> Iterator[EventsDesk]:
 
 
 @contextlib.contextmanager
-def dispatcher(service: RunningService) -> Iterator[None]:
+def dispatcher(service: RunningService, counts: Counter[str] | None = None, **settings: Any) -> Iterator[None]:
     """A dispatcher with a connection of its own, until the end of the block."""
+    counted = Counter[str]() if counts is None else counts
+
+    def count(what: str) -> None:
+        counted[what] += 1
 
     async def work() -> None:
         keys = ServiceKeys.load(service.keys_dir)
         async with Connection([service.nats.url], keys.core, name="dispatcher") as connection:
-            await Dispatcher(connection, keys.key_ring(), Tables.on(connection)).run()
+            await Dispatcher(connection, keys.key_ring(), Tables.on(connection), count=count, **settings).run()
 
     future = asyncio.run_coroutine_threadsafe(work(), service.loop.loop)
     try:
@@ -59,7 +69,10 @@ def all_done(service: RunningService) -> bool:
 
     async def look(connection: Connection) -> bool:
         for stream, consumer in (("EVENTS", MATCHER), ("RESULTS", RESULTS_CONSUMER), ("DELIVERIES", DUE_CONSUMER)):
-            info = await connection.api(f"CONSUMER.INFO.{stream}.{consumer}")
+            try:
+                info = await connection.api(f"CONSUMER.INFO.{stream}.{consumer}")
+            except StreamMissing:
+                return False
             if info["num_pending"] or info["num_ack_pending"]:
                 return False
         return True
@@ -128,6 +141,75 @@ def test_dispatchers_that_come_and_go_lose_nothing_and_repeat_nothing(
     assert sorted(notes.args) == sorted([f"{round_}.{n}"] for round_ in range(6) for n in range(20))
     assert flaky.args == [["1"], ["1"]]
     assert desk.dead_letters(subscription) == []
+
+
+def test_a_delivery_waits_in_the_queue_of_an_endpoint_that_is_away_and_for_room_in_a_full_one(tmp_path: Path) -> None:
+    small = StreamSettings(tasks_bytes=60_000)
+    with (
+        running_service(tmp_path / "service", dispatcher=False, streams=small) as service,
+        running_pool(service, tmp_path / "pool", started=False) as pool,
+    ):
+        desk = EventsDesk(service.http(), tmp_path, service.add_function(NOTES, "note"), pool.endpoint_id)
+        notes, counts = desk.notes(), Counter[str]()
+        desk.subscribe("large", notes, "{{ event.id }}", "{{ event.data }}")
+        with dispatcher(service, counts, full_wait_s=0.2):
+            for n in range(12):
+                desk.publish("large", str(n), data="x" * 10_000)
+            eventually(lambda: counts["sent"] >= 3 and counts["postponed"] >= 20, 10, "the queue is full")
+            assert notes.runs == []
+            pool.start()
+            notes.wait(12, 20)
+            eventually(lambda: all_done(service), 10)
+        assert sorted(int(args[0]) for args in notes.args) == list(range(12))
+        assert counts["given_up"] == 0
+
+
+def test_a_subscription_whose_events_were_taken_before_anybody_heard_of_it_gets_them(
+    service: RunningService, desk: EventsDesk
+) -> None:
+    # A dispatcher took and acked the event before it heard of the subscription, and died right then.
+    notes = desk.notes()
+    other = desk.notes()
+    desk.subscribe("other", other)
+    with dispatcher(service):
+        desk.publish("other", "0")
+        other.wait(1)
+        desk.publish("kind", "missed")
+        desk.publish("other", "1")
+        other.wait(2)
+        eventually(lambda: all_done(service))
+    template = desk.http.get(f"/api/v1/subscriptions/{desk.subscribe('kind', notes)}").json()
+    record = SubscriptionRecord(
+        subscription_id=uuid.uuid4(),
+        name="late",
+        owner=template["owner"],
+        filter=template["filter"],
+        function_id=uuid.UUID(desk.function),
+        endpoint_id=uuid.UUID(desk.endpoint),
+        created_at=time.time(),
+        input=template["input"],
+        after_sequence=1,
+    )
+    service.bus(lambda connection: Tables.on(connection).subscriptions.create(record.subscription_id.hex, record))
+    with dispatcher(service):
+        assert notes.wait(1) == [["missed"]]
+
+
+def test_the_subscriptions_of_a_user_who_was_removed_run_nothing(service: RunningService, desk: EventsDesk) -> None:
+    http = service.http(service.add_user("eve"))
+    service.http().patch(f"/api/v1/endpoints/{desk.endpoint}", json={"public": True})
+    answer = http.post("/api/v1/functions", json={"name": "note", "source": NOTES, "python_version": "3.11"})
+    eve = EventsDesk(http, desk.directory / "eve", answer.json()["function_id"], desk.endpoint)
+    eve.directory.mkdir()
+    notes, counts = eve.notes(), Counter[str]()
+    eve.subscribe("kind", notes)
+    with dispatcher(service, counts):
+        desk.publish("kind", "1")
+        notes.wait(1)
+        assert service.http().delete("/api/v1/users/eve").status_code == 204
+        desk.publish("kind", "2")
+        eventually(lambda: counts["given_up"] == 1)
+    assert notes.args == [["1"]]
 
 
 def test_two_dispatchers_share_the_work(service: RunningService, desk: EventsDesk) -> None:
