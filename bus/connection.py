@@ -43,6 +43,7 @@ EXPECTED_SEQUENCE_HEADER = "Nats-Expected-Last-Subject-Sequence"
 
 _RECONNECT_WAIT_S = 0.1
 _ANSWER_WAIT_S = 5.0
+_FULL = ("maximum bytes", "maximum messages", "insufficient", "no space left", "resource limits exceeded")
 _DENIED = re.compile(r"permissions violation for (?:publish|subscription) to \"([^\"]+)\"", re.IGNORECASE)
 
 
@@ -576,7 +577,7 @@ def _fault(fault: _ApiFault, subject: str) -> BusError:
         return AlreadyStored(f"{subject!r} holds a message already")
     if fault.err_code in (10071, 10164) or "wrong last sequence" in text:
         return RecordConflict(f"{subject!r} was changed by somebody else")
-    if "maximum bytes" in text or "maximum messages" in text or "insufficient" in text or "no space left" in text:
+    if any(sign in text for sign in _FULL):
         return StreamFull(f"nothing more can be stored under {subject!r} now: {fault.description}")
     if fault.code == 404:
         return StreamMissing(f"{subject!r}: {fault.description}")

@@ -178,9 +178,7 @@ class Operator:
             system_account=system.public,
             jwts={
                 system.public: self._account(system.public, "SYS", _limits(jetstream=False), {}),
-                self.core.account: self._account(
-                    self.core.account, "CORE", _limits(jetstream=True), {"exports": _exports(), **self._signing("core")}
-                ),
+                self.core.account: self._core_statement(room=True),
                 self.edge.account: sign_claims(
                     operator,
                     subject=self.edge.account,
@@ -189,6 +187,23 @@ class Operator:
                 ),
             },
         )
+
+    def system_user(self) -> Credentials:
+        """Who may state this installation's accounts anew, and nothing else."""
+        system = AccountSigner(account=self._pairs["system"].public, key=self._pairs["system"])
+        subjects = [_claims_update(account) for account in (self.core.account, self.edge.account)]
+        return system.user("operator", publish=subjects, subscribe=["_INBOX.>"], ttl_s=None)
+
+    def storing(self, *, room: bool) -> tuple[str, bytes]:
+        """What to tell the NATS server, and on which subject, so that it stores messages, or refuses to."""
+        return _claims_update(self.core.account), self._core_statement(room=room).encode()
+
+    def _core_statement(self, *, room: bool) -> str:
+        limits = _limits(jetstream=True)
+        if not room:
+            # One byte is exceeded already, so everything is refused with a clear answer; 0 would switch JetStream off.
+            limits["disk_storage"] = 1
+        return self._account(self.core.account, "CORE", limits, {"exports": _exports(), **self._signing("core")})
 
     def _signer(self, name: str) -> AccountSigner:
         return AccountSigner(account=self._pairs[name].public, key=self._pairs[f"{name}_signing"])

@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from headrace.bus.disk_guard import DiskGuard
 from headrace.bus.operator import Operator, write_private
 from headrace.bus.server import NatsServer, ServerSettings
 from headrace.cli import ports
@@ -108,7 +109,7 @@ class System:
             try:
                 if await self._unless_stopped(self._start(supervisor)):
                     self._tell_ready()
-                    await self._unless_stopped(supervisor.keep())
+                    await self._unless_stopped(self._keep(supervisor))
             finally:
                 await self._stop(supervisor)
         return 130 if self._signals.number == signal.SIGINT else 0
@@ -136,6 +137,12 @@ class System:
             raise PartFailed(
                 f"Headrace did not come up within {_FIRST_READY_WITHIN_S:g} s; its logs are in {self._home.logs}"
             ) from None
+
+    async def _keep(self, supervisor: Supervisor) -> None:
+        guard = DiskGuard(self._operator, self._nats, self._home.nats)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(supervisor.keep(), name="supervisor")
+            tasks.create_task(guard.run(), name="disk guard")
 
     async def _stop(self, supervisor: Supervisor) -> None:
         # Nobody shall be sent to something that is about to go, nor wait for it.
@@ -167,9 +174,10 @@ class System:
         self._home.remember_ports({"http": self._port, "nats": nats_port})
         local = "127.0.0.1" if ports.is_any(settings.host) else settings.host
         self._url = f"http://{ports.in_url(local)}:{self._port}"
+        self._operator = Operator.open(self._home.keys)
         self._nats = NatsServer(
             ServerSettings(
-                accounts=Operator.open(self._home.keys).accounts(),
+                accounts=self._operator.accounts(),
                 directory=self._home.nats,
                 host=settings.host,
                 port=nats_port,
