@@ -26,6 +26,7 @@ from headrace.sdk import (
     Client,
     Executor,
     NotFound,
+    RequestRefused,
     ResultNotSerialisable,
     TaskFailed,
     TaskFuture,
@@ -171,11 +172,21 @@ def test_an_unknown_endpoint_fails_the_future(client: Client) -> None:
         executor.submit(double, 1).result(20)
 
 
-def test_without_an_endpoint_the_only_accessible_one_is_used(client: Client, pool: RunningPool) -> None:
-    with Executor(client=client) as executor:
-        future = executor.submit(double, 4)
-        assert future.result(20) == 8
-    assert str(future.endpoint_id) == pool.endpoint_id
+def test_without_an_endpoint_the_only_accessible_one_is_used_and_none_or_two_are_named(service: RunningService) -> None:
+    token = service.add_user("solo")
+    with Client(service.url, token) as client:
+        with Executor(client=client) as executor, pytest.raises(RequestRefused, match="endpoint"):
+            executor.submit(double, 4).result(20)
+        first = client.register_endpoint("first")["endpoint_id"]
+        with Executor(client=client) as executor:
+            future = executor.submit(double, 4)
+            assert str(future.endpoint_id) == first
+            assert future.cancel()
+        second = client.register_endpoint("second")["endpoint_id"]
+        with Executor(client=client) as executor, pytest.raises(RequestRefused) as caught:
+            executor.submit(double, 4).result(20)
+        assert first in str(caught.value)
+        assert second in str(caught.value)
 
 
 @pytest.mark.parametrize("endpoint_id", ["not-a-uuid", "", 5])
