@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -15,9 +17,10 @@ from uuid import UUID, uuid4
 
 import pytest
 from headrace_up import Up, descendants, headrace_up, is_alive
-from waiting import eventually
+from waiting import eventually, eventually_async
 
 from headrace.endpoint.directory import EndpointDirectory, Endpoints
+from headrace.endpoint.manager import Manager, ManagerSettings
 from headrace.sdk.client import Client
 
 SLOW = """
@@ -259,21 +262,41 @@ def test_nothing_outlives_a_manager_that_is_killed(client: Client, home: Path, n
         assert endpoint.directory.running_pid() is None
 
 
-def test_a_service_that_goes_and_comes_is_told_of_once_each_and_tasks_go_on(
-    up: Up, client: Client, home: Path, name: str
+@pytest.mark.anyio
+async def test_a_service_that_goes_and_comes_is_told_of_once_each_and_tasks_go_on(
+    up: Up, client: Client, home: Path, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with running(home, name) as endpoint:
-        eventually(lambda: online(client, endpoint), 10)
-        os.kill(up.pid_of("headrace.cli.main serve"), signal.SIGSTOP)
+    caplog.set_level("INFO", logger="headrace.endpoint.manager")
+    function_id = client.register_source_code(SLOW, "nap")
+    directory = Endpoints(home).create(name)
+    # In this process, with times that a test can wait for.
+    settings = ManagerSettings(
+        url=up.url, token=up.token, workers=1, presence_every_s=0.1, service_timeout_s=0.3, grace_s=1.0
+    )
+    manager = Manager(directory, settings)
+    task = asyncio.create_task(manager.run())
+    try:
+        await eventually_async(lambda: "workers" in _read(directory.pool_file("default", "status.json")), 15)
+        registration = directory.registration()
+        assert registration is not None
+        marker = home / "started"
+        nap = functools.partial(client.run, endpoint_id=registration.endpoint_id, function_id=function_id)
+        task_id = await asyncio.to_thread(nap, 1.0, str(marker))
+        await eventually_async(marker.exists, 10)
+        service = up.pid_of("headrace.cli.main serve")
+        os.kill(service, signal.SIGSTOP)
         try:
-            eventually(lambda: "trying for ever, tasks go on" in endpoint.said(), 15)
+            await eventually_async(lambda: "trying for ever, tasks go on" in caplog.text)
         finally:
-            os.kill(up.pid_of("headrace.cli.main serve"), signal.SIGCONT)
-        eventually(lambda: f"The service at {up.url} is back." in endpoint.said(), 15)
+            os.kill(service, signal.SIGCONT)
+        await eventually_async(lambda: f"The service at {up.url} is back." in caplog.text)
+        assert await asyncio.to_thread(client.get_result, task_id, 10) == "rested"
+    finally:
+        manager.stop()
+        await asyncio.wait_for(task, 10)
 
-        assert endpoint.said().count("trying for ever") == 1
-        assert endpoint.said().count("is back") == 1
-        eventually(lambda: online(client, endpoint), 10)
+    assert caplog.text.count("trying for ever") == 1
+    assert caplog.text.count("is back") == 1
 
 
 def test_what_config_yaml_says_is_known_to_the_service_after_a_restart(client: Client, home: Path, name: str) -> None:
@@ -358,6 +381,10 @@ def test_a_configuration_that_cannot_be_used_is_named_with_its_line(
     assert failed.returncode == 1
     assert message in failed.stderr
     assert "Traceback" not in failed.stderr
+
+
+def _read(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
 
 
 def online(client: Client, endpoint: Running) -> bool:
