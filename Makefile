@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types check bench chaos format clean
+.PHONY: demo test wheel-test lint types check bench chaos format clean
 
 $(VENV)/.ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Headrace needs Python 3.11 or newer; set PYTHON=/path/to/python3.11")'
@@ -17,6 +17,10 @@ demo: $(VENV)/.ready
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest
+
+# What a user installs: the built wheel with all its dependencies in a fresh environment, and a function that runs there.
+wheel-test: $(VENV)/.ready
+	$(BIN)/python tests/packaging/install_and_run.py
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
