@@ -119,10 +119,9 @@ class Session:
 
     @classmethod
     def open(
-        cls, service: Service, thread: LoopThread, endpoint_id: UUID | None, user_endpoint_config: dict[str, Any] | None
+        cls, service: Service, thread: LoopThread, grant: Grant, user_endpoint_config: dict[str, Any] | None
     ) -> Session:
-        """Ask the service for a grant and connect. Any thread but the loop's. Raises `ClientError` and `BusError`."""
-        grant = Grant.of_document(service.open_session(endpoint_id, user_endpoint_config))
+        """Connect with a grant. Any thread but the loop's. Raises `BusError`."""
         session = cls(service, thread, grant, user_endpoint_config)
         thread.run(session._start(), timeout_s=30.0)
         return session

@@ -14,7 +14,7 @@ from headrace.schemas import HeadraceError
 from headrace.sdk.client import Client
 from headrace.sdk.loop import loop_thread
 from headrace.sdk.profile import Profile
-from headrace.sdk.session import Session
+from headrace.sdk.session import Grant, Session
 
 
 class Sessions:
@@ -23,17 +23,20 @@ class Sessions:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._lock = threading.Lock()
-        self._sessions: dict[tuple[UUID | None, str], Session] = {}
+        self._sessions: dict[tuple[UUID, str], Session] = {}
 
     def get(self, endpoint_id: UUID | None, user_endpoint_config: dict[str, Any] | None) -> Session:
         """The session with this endpoint (None: the only one) and configuration. Raises `ClientError`, `BusError`."""
         config = json.dumps(user_endpoint_config, sort_keys=True) if user_endpoint_config else ""
         with self._lock:
-            session = self._sessions.get((endpoint_id, config))
+            session = None if endpoint_id is None else self._sessions.get((endpoint_id, config))
             if session is None:
-                session = Session.open(self._client, loop_thread(), endpoint_id, user_endpoint_config)
-                self._sessions[endpoint_id, config] = session
-                self._sessions[session.grant.endpoint, config] = session
+                # Asked again each time when no endpoint is named: which one is the only one may have changed.
+                grant = Grant.of_document(self._client.open_session(endpoint_id, user_endpoint_config))
+                session = self._sessions.get((grant.endpoint, config))
+                if session is None:
+                    session = Session.open(self._client, loop_thread(), grant, user_endpoint_config)
+                    self._sessions[grant.endpoint, config] = session
             return session
 
     def close(self) -> None:
