@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -41,8 +42,9 @@ from headrace.action_provider.settings import ServiceSettings
 from headrace.action_provider.state import Service, State
 from headrace.bus import streams
 from headrace.bus.connection import Connection
-from headrace.bus.errors import BusError, BusUnavailable
+from headrace.bus.errors import BusError, BusUnavailable, KeysUnusable
 from headrace.bus.operator import ServiceKeys
+from headrace.bus.server import OLDEST_VERSION
 from headrace.bus.tables import Tables
 
 logger = logging.getLogger(__name__)
@@ -93,6 +95,7 @@ async def open_service(settings: ServiceSettings) -> AsyncIterator[Service]:
     async with contextlib.AsyncExitStack() as stack:
         connection = await _connect(settings, keys)
         stack.push_async_callback(connection.close)
+        version = check_server(connection.server_version)
         tables = Tables.on(connection)
         await _prepare(connection, tables, settings)
         tokens = BuiltInTokens(tables, cache_s=settings.token_cache_s)
@@ -110,7 +113,7 @@ async def open_service(settings: ServiceSettings) -> AsyncIterator[Service]:
         logger.info(
             "The bus at %s is open (NATS %s).",
             settings.nats_url,
-            connection.server_version,
+            version,
             extra={"action": "bus_opened", "url": settings.nats_url},
         )
         async with asyncio.TaskGroup() as group:
@@ -147,6 +150,19 @@ async def _connect(settings: ServiceSettings, keys: ServiceKeys) -> Connection:
         await asyncio.sleep(0.1)
 
 
+def check_server(said: str) -> str:
+    """The version of a NATS server. Raises `ServiceUnusable` when it is too old to work with."""
+    found = re.search(r"(\d+)\.(\d+)\.(\d+)", said)
+    version = found[0] if found else said
+    if found is None or tuple(map(int, found.groups())) < OLDEST_VERSION:
+        oldest = ".".join(map(str, OLDEST_VERSION))
+        raise ServiceUnusable(
+            f"the NATS server is version {version}; Headrace needs {oldest} or newer: upgrade it, or give the address"
+            " of another with --nats-url"
+        )
+    return version
+
+
 async def _prepare(connection: Connection, tables: Tables, settings: ServiceSettings) -> None:
     try:
         await streams.ensure(connection, settings.streams)
@@ -154,6 +170,8 @@ async def _prepare(connection: Connection, tables: Tables, settings: ServiceSett
         # Where the installation's own keys lie, there an administrator is at home.
         at_home = (settings.keys_dir / "operator.json").exists()
         await ensure_admin(tables, settings.home, write=at_home)
+    except KeysUnusable:
+        raise
     except BusError as error:
         raise ServiceUnusable(f"the NATS server at {settings.nats_url} cannot be used: {error}") from error
 

@@ -143,6 +143,9 @@ def _config(app: ASGIApp, settings: ServiceSettings) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
+        # Longer than clients keep an idle connection, so that it is they who close it: a request that meets a closing
+        # connection is lost.
+        timeout_keep_alive=75,
         timeout_graceful_shutdown=max(1, round(settings.drain_s)),
         h11_max_incomplete_event_size=65_536,
     )

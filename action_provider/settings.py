@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from headrace.bus.streams import StreamSettings
+from headrace.bus.tables import PRESENCE_TTL_S
 
 MB = 1_000_000
 
@@ -33,6 +34,8 @@ class ServiceSettings:
     """How long an action's `run` waits for a quick end before it answers."""
     session_ttl_s: float = 600.0
     grant_ttl_s: float = 3600.0
+    presence_ttl_s: float = PRESENCE_TTL_S
+    """How long an endpoint counts as online after its last sign of life."""
     token_cache_s: float = 1.0
     """How long a withdrawn token may go on working."""
 

@@ -112,6 +112,8 @@ class TokenRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     """The only endpoint that an endpoint's token may act for."""
     label: str = ""
     expires_at: float | None = None
+    revoked: bool = False
+    """It ended, and must not come back: the record of a token that lies in a home stays."""
 
 
 class SessionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

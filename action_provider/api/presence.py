@@ -10,7 +10,6 @@ from starlette.responses import Response
 from headrace.action_provider.api.access import own_endpoint
 from headrace.action_provider.http import Call, Operation, no_content
 from headrace.bus.models import PoolPresence, PresenceRecord
-from headrace.bus.tables import PRESENCE_TTL_S
 
 
 async def tell(call: Call) -> Response:
@@ -25,7 +24,7 @@ async def tell(call: Call) -> Response:
         seen_at=time.time(),
         pools=msgspec.convert(body["pools"], tuple[PoolPresence, ...]),
     )
-    await call.service.tables.presence.put(endpoint.endpoint_id.hex, record, ttl_s=PRESENCE_TTL_S)
+    await call.service.tables.presence.put(endpoint.endpoint_id.hex, record, ttl_s=call.service.settings.presence_ttl_s)
     return no_content()
 
 

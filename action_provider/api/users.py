@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from headrace.action_provider.api.access import timestamp
 from headrace.action_provider.auth.callers import user_key, user_urn
-from headrace.action_provider.auth.first_admin import ADMIN
+from headrace.action_provider.auth.first_admin import ADMIN, revoke
 from headrace.action_provider.auth.tokens import new_token
 from headrace.action_provider.auth.withdrawal import end_sessions
 from headrace.action_provider.errors import Conflict, Forbidden, NotFound
@@ -72,7 +72,7 @@ async def remove_user(call: Call) -> Response:
     await tables.users.delete(user_key(user.name))
     for record in await tables.tokens.list():
         if record.value.principal == user.principal:
-            await tables.tokens.delete(record.key)
+            await revoke(tables, record.value)
     call.service.tokens.forget()
     await end_sessions(tables, lambda session: session.principal == user.principal)
     return no_content()
@@ -100,7 +100,7 @@ async def list_tokens(call: Call) -> Response:
     if wanted is not None and principal != call.caller.principal and not call.caller.admin:
         raise Forbidden("only an administrator may list the tokens of others")
     records = [record.value for record in await call.service.tables.tokens.list()]
-    chosen = [record for record in records if wanted == "*" or record.principal == principal]
+    chosen = [r for r in records if not r.revoked and (wanted == "*" or r.principal == principal)]
     chosen.sort(key=lambda record: record.created_at)
     return reply({"tokens": [_token_described(record) for record in chosen]})
 
@@ -109,9 +109,13 @@ async def revoke_token(call: Call) -> Response:
     """End a token of one's own or, as an administrator, any."""
     token_id = call.path("token_id")
     found = await call.service.tables.tokens.get(token_id) if token_id.isalnum() and token_id.isascii() else None
-    if found is None or not (call.caller.admin or found.value.principal == call.caller.principal):
+    if (
+        found is None
+        or found.value.revoked
+        or not (call.caller.admin or found.value.principal == call.caller.principal)
+    ):
         raise NotFound(f"there is no token {token_id[:80]!r} of yours")
-    await call.service.tables.tokens.delete(token_id)
+    await revoke(call.service.tables, found.value)
     call.service.tokens.forget()
     await end_sessions(call.service.tables, lambda session: session.token_id == token_id)
     return no_content()

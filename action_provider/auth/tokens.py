@@ -105,7 +105,7 @@ class BuiltInTokens:
     async def _look_up(self, token_id: str, digest: str) -> _Known:
         self._known.pop(digest, None)
         found = await self._tables.tokens.get(token_id)
-        if found is None or not hmac.compare_digest(found.value.sha256, digest):
+        if found is None or found.value.revoked or not hmac.compare_digest(found.value.sha256, digest):
             raise Unauthenticated(_UNKNOWN, problem="invalid_token")
         if len(self._known) >= _MOST_CACHED:
             self._known.clear()

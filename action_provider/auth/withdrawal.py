@@ -32,7 +32,8 @@ async def keep_session(tables: Tables, session: SessionRecord) -> None:
     await tables.sessions.put(session.session_id, session, ttl_s=max(1.0, session.expires_at - time.time()))
     # A withdrawal first removes the token and then looks for its sessions: one that comes too late for that look finds
     # the token gone.
-    if await tables.tokens.get(session.token_id) is None:
+    token = await tables.tokens.get(session.token_id)
+    if token is None or token.value.revoked:
         raise Unauthenticated("this token was revoked", problem="invalid_token")
 
 

@@ -73,3 +73,22 @@ def test_a_new_store_takes_the_administrators_token_that_lies_in_the_home(
     with running_service(directory) as third:
         assert third.http(token).get("/api/v1/whoami").json()["admin"] is True
         assert third.http(token).get(f"/api/v1/functions/{function_id}").status_code == 404
+
+
+def test_a_revoked_administrators_token_does_not_come_back_with_the_next_start(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    directory = tmp_path_factory.mktemp("revoked")
+    with running_service(directory) as first:
+        token = first.token
+        spare = first.http().post("/api/v1/tokens", json={}).json()["token"]
+        assert first.http().delete(f"/api/v1/tokens/{token.split('_')[1]}").status_code == 204
+        assert first.http().get("/api/v1/whoami").status_code == 401
+        listed = first.http(spare).get("/api/v1/tokens").json()["tokens"]
+        assert token.split("_")[1] not in {each["token_id"] for each in listed}
+    with running_service(directory) as second:
+        assert second.http(token).get("/api/v1/whoami").status_code == 401
+    (directory / "home" / "admin.token").unlink()
+    with running_service(directory) as third:
+        assert third.token != token
+        assert third.http().get("/api/v1/whoami").json()["admin"] is True

@@ -9,13 +9,14 @@ from typing import Any
 import httpx
 import pytest
 from service import RunningService, running_service
+from waiting import eventually
 
 ENDPOINTS = "/api/v1/endpoints"
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    with running_service(tmp_path_factory.mktemp("service"), token_cache_s=0.0) as running:
+    with running_service(tmp_path_factory.mktemp("service"), token_cache_s=0.0, presence_ttl_s=1.0) as running:
         yield running
 
 
@@ -95,6 +96,15 @@ def test_presence_makes_an_endpoint_online_until_it_says_goodbye(service: Runnin
     assert {e["name"]: e["status"] for e in user.get(ENDPOINTS).json()["endpoints"]}["present"] == "online"
     assert manager.delete(f"{path}/presence").status_code == 204
     assert user.get(f"{path}/status").json()["status"] == "offline"
+
+
+def test_an_endpoint_that_falls_silent_is_offline(service: RunningService) -> None:
+    endpoint_id, token = service.add_endpoint("silent")
+    path = f"{ENDPOINTS}/{endpoint_id}"
+    service.http(token).put(f"{path}/presence", json=presence())
+    http = service.http()
+    assert http.get(f"{path}/status").json()["status"] == "online"
+    eventually(lambda: http.get(f"{path}/status").json()["status"] == "offline")
 
 
 def test_an_endpoints_token_acts_for_its_endpoint_only(service: RunningService) -> None:

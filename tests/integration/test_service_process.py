@@ -21,6 +21,7 @@ from service import RunningService, running_service
 from waiting import eventually
 
 from headrace.action_provider import ServiceSettings, ServiceUnusable, serve_async
+from headrace.action_provider.app import check_server
 from headrace.action_provider.server import bind
 from headrace.bus.errors import KeysUnusable
 
@@ -155,6 +156,28 @@ def test_missing_keys_are_named(service: RunningService, tmp_path: Path) -> None
     settings = ServiceSettings(home=tmp_path, keys_dir=tmp_path / "keys", nats_url=service.nats.url)
     with pytest.raises(KeysUnusable, match=r"service.json is missing"):
         service.loop.run(serve_async(settings))
+
+
+def test_a_spoiled_administrators_token_is_named_with_the_cure(service: RunningService, tmp_path: Path) -> None:
+    path = tmp_path / "admin.token"
+    path.write_text("not a token")
+    path.chmod(0o600)
+    settings = ServiceSettings(home=tmp_path, keys_dir=service.keys_dir, nats_url=service.nats.url)
+    with pytest.raises(ServiceUnusable, match=r"admin.token does not hold a token.*remove the file"):
+        service.loop.run(serve_async(settings))
+    path.chmod(0o644)
+    with pytest.raises(KeysUnusable, match="open to other users"):
+        service.loop.run(serve_async(settings))
+
+
+@pytest.mark.parametrize("said", ["<nats server v2.11.9>", "1.4.1", "nonsense"])
+def test_a_nats_server_that_is_too_old_is_named_with_the_cure(said: str) -> None:
+    with pytest.raises(ServiceUnusable, match=r"needs 2\.12\.0 or newer.*--nats-url"):
+        check_server(said)
+
+
+def test_a_newer_nats_server_will_do() -> None:
+    assert check_server("<nats server v2.15.1>") == "2.15.1"
 
 
 def test_keys_of_another_installation_are_refused(service: RunningService, tmp_path: Path) -> None:
