@@ -48,7 +48,8 @@ def run(*command: str | Path, cwd: Path) -> str:
 def headrace_up(bin_: Path, place: Path) -> Iterator[Path]:
     """`headrace up` in a home of its own; gives the home."""
     home, ready = place / "home", place / "ready.json"
-    command = [bin_ / "headrace", "up", "--home", home, "--port", "0", "--nats-port", "0", "--ready-file", ready]
+    command: list[str | Path] = [bin_ / "headrace", "up", "--home", home, "--ready-file", ready]
+    command += ["--port", "0", "--nats-port", "0"]
     with (place / "up.log").open("wb") as log:
         process = subprocess.Popen(command, cwd=place, stdout=log, stderr=subprocess.STDOUT)
     try:
