@@ -13,6 +13,7 @@ import contextlib
 import itertools
 import logging
 import re
+import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -154,6 +155,7 @@ class Connection:
         self._answers: dict[str, tuple[str, asyncio.Future[Message]]] = {}
         self._tokens = itertools.count(1)
         self._generation = 0
+        self._unique = uuid.uuid4().hex
         self._up = asyncio.Event()
         self._closing = False
         self.on_connected: list[Callable[[], None]] = []
@@ -196,8 +198,8 @@ class Connection:
 
     @property
     def inbox_prefix(self) -> str:
-        """Where this connection may receive answers now."""
-        return self._credentials.inbox_prefix
+        """Where this connection alone receives answers now: several may use one credential."""
+        return self._own_inbox(self._credentials)
 
     @property
     def connected(self) -> bool:
@@ -377,10 +379,13 @@ class Connection:
     def _where(self) -> str:
         return ", ".join(self._urls)
 
+    def _own_inbox(self, credentials: Credentials) -> str:
+        return f"{credentials.inbox_prefix}.{self._unique}"
+
     async def _connect(self, credentials: Credentials) -> _Link:
         client = NatsClient()
         self._generation += 1
-        mux = f"{credentials.inbox_prefix}.a{self._generation}"
+        mux = f"{self._own_inbox(credentials)}.a{self._generation}"
         errors: list[Exception] = []
         refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
