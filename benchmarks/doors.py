@@ -31,12 +31,13 @@ _LIMIT_S = 10.0
 _POLL_S = 0.005
 
 
-def event_start(system: Headrace) -> Figures:
-    """From an event's POST to its acceptance (it is stored), and to the first line of the function.
+def event(system: Headrace) -> Figures:
+    """An event at a time: from its POST to its acceptance (it is stored), to the first line of the function, and to the
+    function's result, asked for with `GET /api/v1/tasks/ID?wait=`.
 
-    `event_stored_start` is the time between the two: negative when the function runs before the answer is here.
+    `event_stored_start` counts from the acceptance: negative when the function runs before the answer is here.
     """
-    accepted_s, started_s, between_s = [], [], []
+    accepted_s, started_s, between_s, ended_s = [], [], [], []
     with _Subscription(system) as subscription:
         for place in range(WARM_UP + EVENTS):
             event_id = str(uuid.uuid4())
@@ -44,32 +45,21 @@ def event_start(system: Headrace) -> Figures:
             subscription.publish(event_id)
             stored_at = time.time()
             started_at = subscription.start_of(event_id)
+            document = subscription.result_of(event_id)
+            ended_at = time.time()
+            if document["state"] != "succeeded" or document["result"] != started_at:
+                raise ValueError(f"the task of an event ended as {document}")
             if place >= WARM_UP:
                 accepted_s.append(stored_at - sent_at)
                 started_s.append(started_at - sent_at)
                 between_s.append(started_at - stored_at)
+                ended_s.append(ended_at - sent_at)
     return {
         **percentiles("event_accepted", accepted_s),
         **percentiles("event_start", started_s),
         **percentiles("event_stored_start", between_s),
+        **percentiles("event_result", ended_s),
     }
-
-
-def event_result(system: Headrace) -> Figures:
-    """From an event's POST to the result of the function, waited for with `GET /api/v1/tasks/ID?wait=`."""
-    times_s = []
-    with _Subscription(system) as subscription:
-        for place in range(WARM_UP + EVENTS):
-            event_id = str(uuid.uuid4())
-            began = time.perf_counter()
-            subscription.publish(event_id)
-            document = subscription.result_of(event_id)
-            took_s = time.perf_counter() - began
-            if document["state"] != "succeeded":
-                raise ValueError(f"the task of an event ended as {document['state']}: {document}")
-            if place >= WARM_UP:
-                times_s.append(took_s)
-    return percentiles("event_result", times_s)
 
 
 def action(system: Headrace) -> Figures:
@@ -98,11 +88,7 @@ def action(system: Headrace) -> Figures:
     return {**percentiles("action", times_s), "action_at_once_percent": 100.0 * at_once / ACTIONS}
 
 
-MEASURES = {"event_start": event_start, "event_result": event_result, "action": action}
-
-
-class _NotFound(ValueError):
-    """Raised when the service does not know it (yet)."""
+MEASURES = {"event": event, "action": action}
 
 
 class _Http:
@@ -135,8 +121,6 @@ class _Http:
         self._connection.request(method, path, data, headers)
         answer = self._connection.getresponse()
         text = answer.read().decode()
-        if answer.status == 404:
-            raise _NotFound(f"{method} {path} was answered with 404: {text[:300]}")
         if answer.status not in accepted:
             raise ValueError(f"{method} {path} was answered with {answer.status}: {text[:300]}")
         document: dict[str, Any] = json.loads(text)
@@ -153,15 +137,13 @@ class _Subscription:
         self._ear.bind(("127.0.0.1", 0))
         self._ear.settimeout(_LIMIT_S)
         self._id = ""
-        # Its own type: the other measure's subscription must not run as well.
-        self._type = f"{_EVENT_TYPE}.n{uuid.uuid4().hex}"
 
     def __enter__(self) -> Self:
         client = self._system.client
         created = client.create_subscription(
             {
                 "name": "benchmark",
-                "filter": {"exact": {"type": self._type}},
+                "filter": {"exact": {"type": _EVENT_TYPE}},
                 "function_id": client.register_function(functions.tell_start),
                 "endpoint_id": self._system.ready["endpoint_id"],
                 "input": {"args": [self._ear.getsockname()[1], "{{ event.id }}"]},
@@ -177,7 +159,7 @@ class _Subscription:
         self._system.client.delete_subscription(self._id)
 
     def publish(self, event_id: str) -> None:
-        event = {"specversion": "1.0", "id": event_id, "source": _SOURCE, "type": self._type, "data": {"number": 1}}
+        event = {"specversion": "1.0", "id": event_id, "source": _SOURCE, "type": _EVENT_TYPE, "data": {"number": 1}}
         self._http.ask("POST", "/api/v1/events", event, accepted=(202,), content_type="application/cloudevents+json")
 
     def start_of(self, event_id: str) -> float:
@@ -191,10 +173,4 @@ class _Subscription:
         """The task that the event became, once it has ended."""
         delivery = Delivery(UUID(self._id), DEFAULT_BUS, 0, _SOURCE, event_id)
         task = delivery.task_id(UUID(self._system.ready["endpoint_id"]))
-        until = time.monotonic() + _LIMIT_S
-        while True:
-            try:
-                return self._http.ask("GET", f"/api/v1/tasks/{task}?wait=5s")
-            except _NotFound:  # the event has not been matched yet
-                if time.monotonic() > until:
-                    raise
+        return self._http.ask("GET", f"/api/v1/tasks/{task}?wait=5s")

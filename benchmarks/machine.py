@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-_WRITES = 100
+_WRITES = 50
 
 
 def facts(work: Path) -> dict[str, Any]:
@@ -28,11 +28,14 @@ def facts(work: Path) -> dict[str, Any]:
         "usable_processors": _usable_processors(),
         "memory_gb": _memory_gb(),
         "file_system": _file_system(work),
-        "fsync_ms": fsync_ms(work),
-        "core_ms": core_ms(),
-        "load": list(os.getloadavg()),
         "commit": _commit(),
+        **moment(work),
     }
+
+
+def moment(work: Path) -> dict[str, Any]:
+    """How quick the machine is now, and how busy: noted before each measurement."""
+    return {"fsync_ms": fsync_ms(work), "core_ms": core_ms(), "load": list(os.getloadavg())}
 
 
 def fsync_ms(directory: Path) -> float:

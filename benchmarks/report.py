@@ -39,13 +39,13 @@ ROWS = (
 """What all systems are measured by."""
 
 DOOR_ROWS = (
-    Row("event_accepted_p50_ms", "event_start", "event: POST → stored p50", "ms"),
-    Row("event_start_p50_ms", "event_start", "event: POST → function runs p50", "ms"),
-    Row("event_start_p95_ms", "event_start", "event: POST → function runs p95", "ms"),
-    Row("event_start_p99_ms", "event_start", "event: POST → function runs p99", "ms"),
-    Row("event_stored_start_p50_ms", "event_start", "event: stored → function runs p50", "ms"),
-    Row("event_result_p50_ms", "event_result", "event: POST → result p50", "ms"),
-    Row("event_result_p95_ms", "event_result", "event: POST → result p95", "ms"),
+    Row("event_accepted_p50_ms", "event", "event: POST → stored p50", "ms"),
+    Row("event_start_p50_ms", "event", "event: POST → function runs p50", "ms"),
+    Row("event_start_p95_ms", "event", "event: POST → function runs p95", "ms"),
+    Row("event_start_p99_ms", "event", "event: POST → function runs p99", "ms"),
+    Row("event_stored_start_p50_ms", "event", "event: stored → function runs p50", "ms"),
+    Row("event_result_p50_ms", "event", "event: POST → result p50", "ms"),
+    Row("event_result_p95_ms", "event", "event: POST → result p95", "ms"),
     Row("action_p50_ms", "action", "action: run → SUCCEEDED p50", "ms"),
     Row("action_p95_ms", "action", "action: run → SUCCEEDED p95", "ms"),
     Row("action_p99_ms", "action", "action: run → SUCCEEDED p99", "ms"),

@@ -97,9 +97,7 @@ def _rounds(
         start = (number - 1) % len(names)
         for name in [*names[start:], *names[:start]]:
             began = time.monotonic()
-            moments.append(
-                {"round": number, "system": name, "core_ms": machine.core_ms(), "load": list(os.getloadavg())}
-            )
+            moments.append({"round": number, "system": name, **machine.moment(work)})
             records = _measured(SYSTEMS[name], work / f"{number}-{name}", options.measures)
             runs.append(report.Run(name, number, records))
             took_s = time.monotonic() - began
