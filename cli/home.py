@@ -38,6 +38,7 @@ class Home:
         self.profile_file = path / "profile.json"
         self._ports_file = path / "ports.json"
         self._lock_file = path / "up.lock"
+        self._handle = -1
 
     def prepare(self) -> None:
         """Make the directory, for its owner only. Raises `HomeUnusable`."""

@@ -110,8 +110,8 @@ class _Kept:
         self._delay_s = back_off.first_s
 
     async def start(self) -> None:
-        self._running = await self.part.start()
         self._started_at = time.monotonic()
+        self._running = await self.part.start()
         logger.debug("Started %s as process %d.", self.part.name, self._running.pid)
 
     async def first_ready(self) -> None:
@@ -191,6 +191,7 @@ class _Kept:
             if not ready.done():
                 return ended.result()
             await ready
+            logger.debug("%s answers %.2f s after its start.", self.part.name, time.monotonic() - self._started_at)
             return None
         finally:
             ready.cancel()

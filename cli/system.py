@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -25,6 +23,7 @@ from headrace.cli.home import Home
 from headrace.cli.http import get_json
 from headrace.cli.options import DEFAULT_HOME, HTTP_PORT, NATS_PORT, expanded
 from headrace.cli.output import note, say
+from headrace.cli.signals import Signals
 from headrace.cli.supervisor import Part, Running, Supervisor, exit_text
 
 logger = logging.getLogger(__name__)
@@ -33,7 +32,7 @@ ENDPOINT: Final = "default"
 
 _STOP_WITHIN_S = 9.5
 _FIRST_READY_WITHIN_S = 60.0
-_POLL_S = 0.04
+_LOOK_S = 0.03
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,38 +59,6 @@ def run(settings: UpSettings) -> int:
         return asyncio.run(System(settings, home).run())
 
 
-class Signals:
-    """SIGTERM and SIGINT, in order: the first asks for a clean end, the second for an end at once."""
-
-    def __init__(self) -> None:
-        self.first = asyncio.Event()
-        self.second = asyncio.Event()
-        self.number = signal.SIGTERM
-
-    @contextlib.asynccontextmanager
-    async def caught(self) -> AsyncIterator[None]:
-        """Catch them inside this block."""
-        loop = asyncio.get_running_loop()
-        numbers = [signal.SIGTERM, signal.SIGINT]
-        # A terminal that was closed is like a request to stop, unless `nohup` says otherwise.
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-            numbers.append(signal.SIGHUP)
-        for number in numbers:
-            loop.add_signal_handler(number, self._on_signal, number)
-        try:
-            yield
-        finally:
-            for number in numbers:
-                loop.remove_signal_handler(number)
-
-    def _on_signal(self, number: signal.Signals) -> None:
-        if self.first.is_set():
-            self.second.set()
-        else:
-            self.number = number
-            self.first.set()
-
-
 class System:
     """One run of the embedded system."""
 
@@ -104,30 +71,15 @@ class System:
     async def run(self) -> int:
         """Start, keep running, stop. The exit status: 0 after SIGTERM, 130 after Ctrl-C."""
         async with self._signals.caught():
-            self._choose_ports()
+            self._prepare()
             supervisor = Supervisor(self._parts(), failed=self._failed)
             try:
-                if await self._unless_stopped(self._start(supervisor)):
+                if await self._signals.unless_stopped(self._start(supervisor)):
                     self._tell_ready()
-                    await self._unless_stopped(self._keep(supervisor))
+                    await self._signals.unless_stopped(self._keep(supervisor))
             finally:
                 await self._stop(supervisor)
         return 130 if self._signals.number == signal.SIGINT else 0
-
-    async def _unless_stopped(self, work: Coroutine[object, object, None]) -> bool:
-        """Do this work until it is done (True) or somebody asks to stop (False)."""
-        task = asyncio.ensure_future(work)
-        stop = asyncio.ensure_future(self._signals.first.wait())
-        try:
-            await asyncio.wait((task, stop), return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
-                await task
-                return True
-            return False
-        finally:
-            for each in (task, stop):
-                each.cancel()
-            await asyncio.gather(task, stop, return_exceptions=True)
 
     async def _start(self, supervisor: Supervisor) -> None:
         try:
@@ -162,18 +114,10 @@ class System:
         await asyncio.gather(stopping, at_once, return_exceptions=True)
         logger.info("Stopped.", extra={"action": "up_stopped"})
 
-    def _choose_ports(self) -> None:
-        settings, last = self._settings, self._home.remembered_ports()
-        self._port = ports.choose(
-            settings.port, host=settings.host, remembered=last.get("http"), usual=HTTP_PORT, option="--port"
-        )
-        nats_port = ports.choose(
-            settings.nats_port, host=settings.host, remembered=last.get("nats"), usual=NATS_PORT, option="--nats-port"
-        )
-        self._listener = ports.listen(settings.host, self._port, "--port")
-        self._home.remember_ports({"http": self._port, "nats": nats_port})
-        local = "127.0.0.1" if ports.is_any(settings.host) else settings.host
-        self._url = f"http://{ports.in_url(local)}:{self._port}"
+    def _prepare(self) -> None:
+        """Everything that can be refused before anything runs: ports, keys, files."""
+        settings = self._settings
+        nats_port = self._choose_ports()
         self._operator = Operator.open(self._home.keys)
         self._nats = NatsServer(
             ServerSettings(
@@ -185,8 +129,6 @@ class System:
                 relaxed=settings.relaxed,
             )
         )
-        public = settings.public_host or (ports.outward_address() if ports.is_any(settings.host) else settings.host)
-        self._public_nats_url = f"nats://{ports.in_url(public)}:{nats_port}"
         self._token = self._home.ensure_admin_token()
         self._home.write_profile(self._url, self._token)
         self._home.announce(self._url)
@@ -195,6 +137,20 @@ class System:
                 f"headrace: warning: listening on {settings.host} without TLS; who can see the network can read tokens"
                 " and data. Put a TLS proxy before it (deploy/README.md)."
             )
+
+    def _choose_ports(self) -> int:
+        settings, host, last = self._settings, self._settings.host, self._home.remembered_ports()
+        port = ports.choose(settings.port, host=host, remembered=last.get("http"), usual=HTTP_PORT, option="--port")
+        nats_port = ports.choose(
+            settings.nats_port, host=host, remembered=last.get("nats"), usual=NATS_PORT, option="--nats-port"
+        )
+        self._port, self._listener = port, ports.listen(host, port, "--port")
+        self._home.remember_ports({"http": port, "nats": nats_port})
+        local = "127.0.0.1" if ports.is_any(host) else host
+        public = settings.public_host or (ports.outward_address() if ports.is_any(host) else host)
+        self._url = f"http://{ports.in_url(local)}:{port}"
+        self._public_nats_url = f"nats://{ports.in_url(public)}:{nats_port}"
+        return nats_port
 
     def _parts(self) -> list[Part]:
         parts = [
@@ -234,16 +190,18 @@ class System:
         return await Child.start(arguments, log=self._log("endpoint"))
 
     async def _service_ready(self) -> None:
-        await _until(lambda: get_json(f"{self._url}/readyz") is not None)
+        while await get_json(f"{self._url}/readyz") is None:  # noqa: ASYNC110 - another process cannot set an event
+            await asyncio.sleep(_LOOK_S)
 
     async def _endpoint_ready(self) -> None:
-        await _until(self._endpoint_answers)
+        while not await self._endpoint_answers():  # noqa: ASYNC110 - likewise
+            await asyncio.sleep(_LOOK_S)
 
-    def _endpoint_answers(self) -> bool:
+    async def _endpoint_answers(self) -> bool:
         endpoint_id = self._home.endpoint_id(ENDPOINT)
         if endpoint_id is None:
             return False
-        status = get_json(f"{self._url}/api/v1/endpoints/{endpoint_id}/status", token=self._token) or {}
+        status = await get_json(f"{self._url}/api/v1/endpoints/{endpoint_id}/status", token=self._token) or {}
         # A sign of life of the manager that just died lives on for some seconds.
         return status.get("status") == "online" and _unix(status.get("seen_at")) >= self._endpoint_started_at
 
@@ -257,26 +215,27 @@ class System:
     def _tell_ready(self) -> None:
         endpoint_id = self._home.endpoint_id(ENDPOINT) if self._settings.endpoint else None
         if self._settings.ready_file is not None:
-            document = {
-                "url": self._url,
-                "token": self._token,
-                "nats_url": self._nats.url,
-                "endpoint_id": endpoint_id,
-                "home": str(self._home.path),
-                "pid": os.getpid(),
-            }
-            try:
-                write_private(self._settings.ready_file, json.dumps(document, indent=1) + "\n")
-            except OSError as error:
-                raise HomeUnusable(
-                    f"--ready-file {self._settings.ready_file} cannot be written: {error.strerror or error}"
-                ) from error
+            self._write_ready_file(self._settings.ready_file, endpoint_id)
         for line in self._summary(endpoint_id):
             say(line)
 
+    def _write_ready_file(self, path: Path, endpoint_id: str | None) -> None:
+        document = {
+            "url": self._url,
+            "token": self._token,
+            "nats_url": self._nats.url,
+            "endpoint_id": endpoint_id,
+            "home": str(self._home.path),
+            "pid": os.getpid(),
+        }
+        try:
+            write_private(path, json.dumps(document, indent=1) + "\n")
+        except OSError as error:
+            raise HomeUnusable(f"--ready-file {path} cannot be written: {error.strerror or error}") from error
+
     def _summary(self, endpoint_id: str | None) -> list[str]:
         usual = self._home.path == expanded(DEFAULT_HOME)
-        lines = [
+        return [
             f"Headrace is up after {time.monotonic() - self._began:.1f} s.",
             "",
             f"  service   {self._url}   (API: {self._url}/docs)",
@@ -285,26 +244,15 @@ class System:
             "",
             "In another terminal:",
             "",
-        ]
-        if not usual:
-            lines.append(f"  export HEADRACE_HOME={self._home.path}")
-        lines += [
+            *([] if usual else [f"  export HEADRACE_HOME={self._home.path}"]),
             "  python -c 'from headrace.sdk import Executor; print(Executor().submit(pow, 2, 10).result())'",
             "",
             "Ctrl-C stops everything; started again, it has everything that it had.",
         ]
-        return lines
 
 
 async def _at_once() -> None:
     """NATS has started only when it answers."""
-
-
-async def _until(condition: Callable[[], bool]) -> None:
-    while True:
-        if await asyncio.to_thread(condition):
-            return
-        await asyncio.sleep(_POLL_S)
 
 
 def _unix(timestamp: object) -> float:

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 from waiting import eventually
 
 from headrace.bus.operator import Operator
 from headrace.bus.server import NatsServer, ServerSettings
-from headrace.cli.http import get_json
 from headrace.sdk import Client, Executor
 
 
@@ -111,6 +111,6 @@ def test_a_service_without_nats_says_so(tmp_path: Path) -> None:
 def url_in(home: Path) -> str | None:
     try:
         url = str(json.loads((home / "service.json").read_text())["url"])
-    except OSError:
+        return url if httpx.get(f"{url}/readyz").is_success else None
+    except (OSError, httpx.HTTPError):
         return None
-    return url if get_json(f"{url}/readyz") else None
