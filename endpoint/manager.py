@@ -95,15 +95,19 @@ class Manager:
             self._settings.workers or config.worker_count,
             extra={"action": "endpoint_started", "endpoint_id": str(endpoint_id)},
         )
-        async with asyncio.TaskGroup() as tasks:
-            keep = tasks.create_task(pool.keep(), name=f"pool {DEFAULT_POOL}")
-            presence = tasks.create_task(self._tell_presence(service, endpoint_id, pool), name="presence")
-            await self._stop.wait()
-            # Nobody restarts the pool from here on.
-            keep.cancel()
-            # The pool finishes its tasks while we still look alive to those who wait for them.
-            await self._stop_pool(pool)
-            presence.cancel()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                keep = tasks.create_task(pool.keep(), name=f"pool {DEFAULT_POOL}")
+                presence = tasks.create_task(self._tell_presence(service, endpoint_id, pool), name="presence")
+                await self._stop.wait()
+                # Nobody restarts the pool from here on.
+                keep.cancel()
+                # The pool finishes its tasks while we still look alive to those who wait for them.
+                await self._stop_pool(pool)
+                presence.cancel()
+        finally:
+            # However we got here, no pool stays behind.
+            pool.kill()
         # Last, so that no late sign of life makes the endpoint look alive again.
         await self._end_presence(service, endpoint_id)
         logger.info("The endpoint %s has stopped.", self._directory.name, extra={"action": "endpoint_stopped"})

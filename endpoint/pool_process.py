@@ -47,19 +47,16 @@ class PoolProcess:
         pause_s = _FIRST_BACK_OFF_S
         while True:
             began = time.monotonic()
-            await self._start()
-            assert self._process is not None  # noqa: S101 - `_start` has set it, or raised
-            status = await self._process.wait()
+            reason = await self._run()
             if time.monotonic() - began > _STABLE_AFTER_S:
                 pause_s = _FIRST_BACK_OFF_S
             logger.error(
-                "The pool %s ended (%s); starting it again in %g s. Its unfinished tasks run again.",
+                "The pool %s %s; starting it again in %g s. Its unfinished tasks run again.",
                 self._pool,
-                _exit_text(status),
+                reason,
                 pause_s,
-                extra={"action": "pool_ended", "pool": self._pool, "status": status},
+                extra={"action": "pool_ended", "pool": self._pool},
             )
-            self._clean_up()
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, _LONGEST_BACK_OFF_S)
 
@@ -97,9 +94,20 @@ class PoolProcess:
         while not any(status["workers"] for status in self.status()):  # noqa: ASYNC110 - another process writes it
             await asyncio.sleep(_LOOK_S)
 
-    async def _start(self) -> None:
-        # What an earlier manager left behind, if it was killed together with its pool.
+    async def _run(self) -> str:
+        """Start the pool and wait for its end; how it ended, in words."""
+        try:
+            process = await self._start()
+        except OSError as error:
+            # A full disk, or too many processes: it may pass.
+            return f"cannot be started: {error}"
+        status = await process.wait()
         self._clean_up()
+        return f"ended ({_exit_text(status)})"
+
+    async def _start(self) -> asyncio.subprocess.Process:
+        # What an earlier manager left behind, if it was killed together with its pool.
+        self._clean_up(just_ended=False)
         path = self._directory.pool_file(self._pool)
         write_private(path, json.dumps(self._settings, indent=2) + "\n")
         with self._directory.log_file.open("ab") as log:
@@ -122,12 +130,13 @@ class PoolProcess:
             self._process.pid,
             extra={"action": "pool_started", "pool": self._pool},
         )
+        return self._process
 
-    def _clean_up(self) -> None:
+    def _clean_up(self, *, just_ended: bool = True) -> None:
         """Kill the workers of a pool that died without ending them, and forget what it said of itself."""
         pids_file = self._directory.pool_file(self._pool, "pids")
         for pid in _pids_in(pids_file):
-            if _is_worker(pid):
+            if _is_worker(pid, just_ended=just_ended):
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(pid, signal.SIGKILL)
         pids_file.unlink(missing_ok=True)
@@ -143,18 +152,18 @@ def _pids_in(path: Path) -> list[int]:
         return []
 
 
-def _is_worker(pid: int) -> bool:
-    """Whether this may be killed as a worker of ours: the number may belong to somebody else by now.
+def _is_worker(pid: int, *, just_ended: bool) -> bool:
+    """Whether this process group may be killed as that of a worker of ours: by now the number may be somebody else's.
 
-    A worker that is gone may have left children in its group, and while they live nobody else gets its number.
+    A worker that is gone may have left children in its group. While they live nobody else gets its number, but a group
+    without its leader cannot be told from a stranger's unless the pool has `just_ended`.
     """
     try:
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        return b"headrace.endpoint.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except FileNotFoundError:
-        return Path("/proc/self").exists()
+        return just_ended and Path("/proc/self").exists()
     except OSError:
         return False
-    return b"headrace.endpoint.worker" in command
 
 
 def _exit_text(status: int) -> str:

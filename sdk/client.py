@@ -35,6 +35,8 @@ _OUTCOMES: Final[Mapping[str, type[errors.TaskError]]] = {
     )
 }
 
+_ENDS: Final = {"cancelled": errors.TaskCancelled.code, "expired": errors.TaskExpired.code}
+
 
 class Client:
     """Talks to the service that a URL and a token name, by default those of the environment or the profile.
@@ -187,11 +189,18 @@ class Client:
                 return answer
 
     def get_result(self, task_id: Id, wait_s: float | None = None) -> Any:
-        """The value of a task. Raises `TaskPending` before the task's end, and its `TaskError` when it has no value."""
+        """The value of a task, as JSON has it.
+
+        Raises `TaskPending` before the task's end, its `TaskError` when it has no value, and `ResultNotSerialisable`
+        for a value that only an `Executor` can read.
+        """
         answer = self.get_task(task_id, wait_s)
         state = answer["state"]
         if state == "succeeded":
-            return answer.get("result")
+            if "result" not in answer:
+                # An Executor asked for it in Python's own form, which the service does not unpickle.
+                raise errors.ResultNotSerialisable(f"JSON cannot carry this: {answer.get('python_object')}")
+            return answer["result"]
         if state in ("pending", "running"):
             raise errors.TaskPending(str(task_id), state)
         raise _task_error(answer)
@@ -360,8 +369,9 @@ def _check_json(document: object) -> None:
 
 
 def _task_error(answer: Document) -> errors.TaskError:
-    error = answer.get("error") or {}
-    code, message = str(error.get("code", "")), str(error.get("message", answer["state"]))
+    error, state = answer.get("error") or {}, answer["state"]
+    code = str(error.get("code") or _ENDS.get(state, ""))
+    message = str(error.get("message") or f"task {answer['task_id']} {state}")
     kind = _OUTCOMES.get(code)
     if kind is not None:
         return kind(message)

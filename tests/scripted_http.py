@@ -50,8 +50,10 @@ def scripted_server(*script: Step) -> Iterator[ScriptedServer]:
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))
             self.send_header("Connection", "close")
-            self.end_headers()
-            self.wfile.write(data)
+            # Whoever asked may have given up.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                self.end_headers()
+                self.wfile.write(data)
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the library's name
             pass

@@ -20,7 +20,7 @@ from waiting import eventually
 
 from headrace.bus.bundles import FunctionUse
 from headrace.schemas import HeadraceError
-from headrace.sdk import errors
+from headrace.sdk import Executor, errors
 from headrace.sdk.client import Client
 from headrace.sdk.http import check_protocol
 
@@ -125,6 +125,17 @@ def test_a_task_that_nobody_takes_is_pending_and_can_be_cancelled(service: Runni
     assert (caught.value.task_id, caught.value.state) == (task_id, "pending")
     assert client.cancel(task_id)["task_id"] == task_id
     assert client.cancel(task_id, force=True)["task_id"] == task_id
+
+
+def test_a_value_that_only_an_executor_can_read_is_named(client: Client, pool: RunningPool) -> None:
+    with Executor(pool.endpoint_id, client=client) as executor:
+        future = executor.submit(complex, 1, 2)
+        assert future.result(10) == 1 + 2j
+
+    assert future.task_id is not None
+    assert client.get_task(future.task_id)["state"] == "succeeded"
+    with pytest.raises(errors.ResultNotSerialisable, match="reload_tasks"):
+        client.get_result(future.task_id)
 
 
 def test_a_group_has_its_tasks(client: Client, pool: RunningPool, double: str) -> None:
