@@ -16,7 +16,7 @@ from uuid import UUID
 
 import msgspec
 
-from headrace.bus.errors import DecodeError
+from headrace.bus.errors import DecodeError, WireVersionUnknown
 from headrace.bus.keys import MAC_BYTES, check_mac, mac
 
 WIRE_VERSION: Final = 1
@@ -121,9 +121,9 @@ def encode_bundle(bundle: Bundle, *, subject: str, key: bytes, key_expires: int)
 
 
 def bundle_key_expiry(message: bytes) -> int:
-    """The expiry (unix seconds) of the key that signed a bundle. Raises `DecodeError`."""
+    """The expiry (unix seconds) of the key that signed a bundle. Raises `WireVersionUnknown`, `DecodeError`."""
     if message[:3] != _BUNDLE_MAGIC or len(message) < 11 + MAC_BYTES:
-        raise DecodeError(_unreadable(message, _BUNDLE_MAGIC, "a bundle"), raw=message)
+        raise _unreadable(message, _BUNDLE_MAGIC, "a bundle")
     return int.from_bytes(message[3:11], "big")
 
 
@@ -147,7 +147,7 @@ def encode_part(part: ResultPart, *, subject: str, key: bytes) -> bytes:
 def decode_part(message: bytes, *, subject: str, key: bytes) -> ResultPart:
     """Read a result part. Raises `SignatureInvalid` and `DecodeError`."""
     if message[:3] != _PART_MAGIC or len(message) < 3 + MAC_BYTES:
-        raise DecodeError(_unreadable(message, _PART_MAGIC, "a result part"), raw=message)
+        raise _unreadable(message, _PART_MAGIC, "a result part")
     head, signature, body = message[:3], message[3 : 3 + MAC_BYTES], message[3 + MAC_BYTES :]
     check_mac(key, signature, head, subject, body)
     try:
@@ -156,7 +156,8 @@ def decode_part(message: bytes, *, subject: str, key: bytes) -> ResultPart:
         raise DecodeError(f"a signed result part cannot be read: {error}", raw=message) from error
 
 
-def _unreadable(message: bytes, magic: bytes, noun: str) -> str:
-    if message[:2] == magic[:2] and len(message) > 2:
-        return f"{noun} of wire version {message[2]}; this release of Headrace reads version {magic[2]}"
-    return f"not {noun}"
+def _unreadable(message: bytes, magic: bytes, noun: str) -> DecodeError:
+    if message[:2] == magic[:2] and len(message) > 2 and message[2] != magic[2]:
+        text = f"{noun} of wire version {message[2]}; this release of Headrace reads version {magic[2]}"
+        return WireVersionUnknown(text, raw=message)
+    return DecodeError(f"not {noun}", raw=message)

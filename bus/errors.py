@@ -8,6 +8,7 @@ BusError                    something about the bus itself
 ├── StreamMissing           the server has no such stream
 ├── PayloadTooLarge         the message is larger than the server takes
 ├── DecodeError             bytes that are not what they should be
+│   └── WireVersionUnknown  a bundle or a result part of another release's wire version
 ├── SignatureInvalid        a bundle or a result part without a valid MAC
 ├── RecordConflict          a record was changed, or created, by somebody else
 ├── RecordMissing           no record under that key
@@ -87,6 +88,12 @@ class DecodeError(BusError):
     def __init__(self, message: str, *, raw: bytes = b"") -> None:
         self.raw = raw
         super().__init__(message)
+
+
+class WireVersionUnknown(DecodeError):
+    """Raised when a bundle or a result part has a wire version that this release does not read."""
+
+    code = "WireVersionUnknown"
 
 
 class SignatureInvalid(BusError):

@@ -47,6 +47,7 @@ from headrace.bus.errors import (
     TaskCancelled,
     TaskError,
     TaskLost,
+    WireVersionUnknown,
 )
 from headrace.bus.ids import split_task_id, task_id
 from headrace.bus.keys import bundle_key, check_function_grant
@@ -72,6 +73,8 @@ _MOST_BYTES_IN_HAND = 128 * 1024 * 1024
 _MOST_CONTROLS = 10_000
 _PART_HEAD = 4096
 _RETRY_S = 1.0
+_FOREIGN_WAIT_S = 30
+_FOREIGN_TRIES = 120
 
 
 class Agent:
@@ -168,6 +171,9 @@ class Agent:
                 held.ack_subject = delivery.ack_subject
                 return
             bundle = self._opened(delivery, address)
+        except WireVersionUnknown as error:
+            self._leave_to_others(delivery, error)
+            return
         except (SignatureInvalid, DecodeError) as error:
             logger.warning(
                 "Dropped a message that is no bundle for this pool: %s",
@@ -181,6 +187,7 @@ class Agent:
             ack_subject=delivery.ack_subject,
             bundle=bundle,
             sequence=delivery.sequence,
+            stored_ns=delivery.stored_ns,
             taken_at=time.time(),
             open={task.index for task in bundle.tasks},
         )
@@ -193,6 +200,20 @@ class Agent:
         else:
             held.control = self._controls.get(address.bundle, held.control)
             self._let_wait(held, codes)
+
+    def _leave_to_others(self, delivery: Delivery, error: WireVersionUnknown) -> None:
+        """While releases change, a bundle of another one waits for a pool that reads it; but not for ever, because
+        nobody has checked who sent it."""
+        kept = delivery.deliveries < _FOREIGN_TRIES
+        if delivery.deliveries == 1 or not kept:
+            logger.error(
+                "%s %s. Upgrade this endpoint: `pip install --upgrade headrace`, and start it again.",
+                "Left in the queue:" if kept else "Dropped:",
+                error,
+                extra={"action": "bundle_of_another_release", "subject": delivery.subject, "kept": kept},
+            )
+        answer = b'-NAK {"delay": %d}' % (_FOREIGN_WAIT_S * 1_000_000_000) if kept else b"+TERM"
+        self._spawn(self._connection.publish(delivery.ack_subject, answer), "leave to others")
 
     def _opened(self, delivery: Delivery, address: Address) -> Bundle:
         grant = self._grant
@@ -210,16 +231,21 @@ class Agent:
         codes = []
         for use in held.bundle.functions:
             code = self._code.known(use.id)
-            if code is None or self._refusal(use, held.address.principal) is not None:
+            if code is None or self._refusal(use, held) is not None:
                 return None
             codes.append(code)
         return codes
 
-    def _refusal(self, use: FunctionUse, principal: str) -> FunctionUnusable | None:
+    def _refusal(self, use: FunctionUse, held: Held) -> FunctionUnusable | None:
         try:
-            check_function_grant(self._grant.pool_secret, use.grant, use.id, principal, use.grant_expires)
+            check_function_grant(self._grant.pool_secret, use.grant, use.id, held.address.principal, use.grant_expires)
         except SignatureInvalid as error:
             return FunctionUnusable(str(error))
+        # By the time at which it was stored: a task may wait for days, and nobody's clock but the server's counts.
+        if held.stored_ns > use.grant_expires * 1_000_000_000:
+            return FunctionUnusable(
+                f"the grant to run function {use.id} here had expired when the task was submitted; submit it again"
+            )
         if self._allowed is not None and use.id not in self._allowed:
             return FunctionUnusable(
                 f"function {use.id} is not in this endpoint's allowed_functions, which its administrator decides"
@@ -232,7 +258,7 @@ class Agent:
                 await self._read_past(held)
             else:
                 held.control = self._controls.get(held.address.bundle, held.control)
-            codes = [await self._code_for(use, held.address.principal) for use in held.bundle.functions]
+            codes = [await self._code_for(use, held) for use in held.bundle.functions]
             self._let_wait(held, codes)
         except Exception:
             # Without it in our hands nobody tells the server that it is in progress: it comes again.
@@ -254,12 +280,12 @@ class Agent:
         if message is not None:
             held.control = self._control(message.data, held.address.control_subject) or held.control
 
-    async def _code_for(self, use: FunctionUse, principal: str) -> FunctionCode | FunctionUnusable:
-        refusal = self._refusal(use, principal)
+    async def _code_for(self, use: FunctionUse, held: Held) -> FunctionCode | FunctionUnusable:
+        refusal = self._refusal(use, held)
         if refusal is not None:
             return refusal
         try:
-            return await self._code.get(self._grant, use, principal)
+            return await self._code.get(self._grant, use, held.address.principal)
         except FunctionUnusable as error:
             return error
 

@@ -22,6 +22,7 @@ class Held:
     ack_subject: str
     bundle: Bundle
     sequence: int
+    stored_ns: int
     taken_at: float
     open: set[int]
     unstored: dict[int, TaskResult] = field(default_factory=dict)

@@ -26,7 +26,6 @@ from headrace.bus.connection import Connection, Message
 from headrace.bus.credentials import Credentials
 from headrace.bus.errors import (
     AlreadyStored,
-    BusError,
     BusUnavailable,
     DecodeError,
     PermissionDenied,
@@ -39,6 +38,7 @@ from headrace.bus.names import Address, ResultAddress, started_marks, stored_res
 from headrace.bus.results import ResultCollector, live_part
 from headrace.bus.values import decode as decode_value
 from headrace.schemas import HeadraceError
+from headrace.sdk.errors import ServiceUnavailable, ServiceUnreachable
 from headrace.sdk.future import TaskFuture, TaskTimes
 from headrace.sdk.loop import LoopThread
 from headrace.sdk.outbox import LARGEST_CAP, Draft, Outbox
@@ -130,12 +130,28 @@ class Session:
         """The service's word that this function may run here. Any thread but the loop's. Raises `ClientError`."""
         with self._functions_lock:
             use = self._functions.get(function_id)
-        # Grants are compared with the time at which a bundle is stored: renew well before.
-        if use is None or use.grant_expires - time.time() < self.grant.expires_in_s / 4:
+        if use is None or self._ends_soon(use):
             use = self.service.grant_function(self.grant.endpoint, function_id)
             with self._functions_lock:
                 self._functions[function_id] = use
         return use
+
+    async def lasting(self, uses: Iterable[FunctionUse]) -> list[FunctionUse]:
+        """The same grants, those that end soon renewed: a bundle may have waited long for the bus. Raises as
+        `function_use` does."""
+        loop, lasting = asyncio.get_running_loop(), list(uses)
+        for place, use in enumerate(lasting):
+            if self._ends_soon(use):
+                lasting[place] = await loop.run_in_executor(None, self.function_use, use.id)
+        return lasting
+
+    def _ends_soon(self, use: FunctionUse) -> bool:
+        # Grants are compared with the time at which a bundle is stored: renew well before. The time is the service's,
+        # as the session's own expiry tells it, for the clock of this machine may be wrong. (The signing key lives a
+        # little longer than the session, so we err towards renewing early.)
+        grant = self.grant
+        service_time = grant.bundle_key_expires - grant.expires_in_s + (time.monotonic() - self._granted_at)
+        return use.grant_expires - service_time < grant.expires_in_s / 4
 
     async def channel(self, group: UUID, *, most_per_bundle: int = LARGEST_CAP) -> Channel:
         """The channel of a task group, subscribed to its results."""
@@ -338,7 +354,7 @@ class Channel:
                 # Awaited before it is sent: the result may be here before the ack is.
                 self.pending[draft.id] = self._waiting(draft.id, futures, total=len(tasks))
                 await self._store(draft, tasks)
-        except (BusError, TaskError) as error:
+        except HeadraceError as error:
             self.pending.pop(draft.id, None)
             _fail(draft.pending(), _refused(error))
         except BaseException as error:
@@ -353,11 +369,16 @@ class Channel:
         retry = False
         while True:
             await session.wait_usable()
+            try:
+                functions = await session.lasting(draft.functions)
+            except (ServiceUnreachable, ServiceUnavailable):
+                await asyncio.sleep(_RENEW_RETRY_S)
+                continue
             grant = session.grant
             subject = self._address(draft.id).task_subject
             bundle = Bundle(
                 result_key=grant.result_key,
-                functions=list(draft.functions),
+                functions=functions,
                 options=list(draft.options),
                 tasks=tasks,
                 runtime=session.runtime,
