@@ -101,6 +101,10 @@ class Waiting(msgspec.Struct, array_like=True, frozen=True):
     delivery: Delivery
     event: bytes
 
+    def encode(self) -> bytes:
+        """As it is stored in DELIVERIES."""
+        return _encode(self)
+
     @classmethod
     def decode(cls, data: bytes) -> Waiting:
         """Raises `DecodeError`."""
@@ -128,7 +132,7 @@ async def wait_until(connection: Connection, waiting: Waiting, endpoint: UUID, d
         SCHEDULE_TARGET_HEADER: names.delivery_due_subject(subscription, bundle),
     }
     subject = names.delivery_later_subject(subscription, bundle, int(due.timestamp() * 1000))
-    await connection.store(subject, _encode(waiting), headers=headers)
+    await connection.store(subject, waiting.encode(), headers=headers)
 
 
 async def drop_waiting(connection: Connection, subscription: UUID) -> int:

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import jinja2
-import msgspec
 from jinja2 import nodes
 from jinja2.exceptions import SecurityError
 from jinja2.filters import FILTERS
@@ -29,7 +28,9 @@ from jinja2.tests import TESTS
 
 from headrace.bus.errors import FilterInvalid, InputFailed
 from headrace.bus.events import CloudEvent
+from headrace.bus.values import encode_json
 
+MOST_INPUT_BYTES: Final = 65_536
 MOST_TEMPLATE_CHARACTERS: Final = 16_384
 MOST_OUTPUT_CHARACTERS: Final = 1_000_000
 MOST_VALUES: Final = 200_000
@@ -75,6 +76,8 @@ def compile_input(document: Any) -> InputTemplate:
         return InputTemplate(None, lambda values: [values["event"]], lambda _values: {})
     if not isinstance(document, dict) or not document.keys() <= {"args", "kwargs"}:
         raise FilterInvalid("an input is an object with `args` (a list), `kwargs` (an object) or both")
+    if len(encode_json(document)) > MOST_INPUT_BYTES:
+        raise FilterInvalid(f"an input has at most {MOST_INPUT_BYTES} bytes")
     args, kwargs = document.get("args", []), document.get("kwargs", {})
     if not isinstance(args, list):
         raise FilterInvalid("args must be a list", pointer="/args")
@@ -157,7 +160,7 @@ def _problem(node: nodes.Node) -> str | None:
         return f"`{type(node).__name__.lower()}` is not allowed here; of statements only `if` and `for` are"
     if isinstance(node, nodes.For) and node.recursive:
         return "a recursive loop is not allowed here"
-    if isinstance(node, nodes.Filter) and node.name not in _environment.filters:
+    if isinstance(node, nodes.Filter) and node.name not in _PUBLIC_FILTERS:
         return f"unknown filter {node.name!r}; known: {', '.join(sorted(_PUBLIC_FILTERS))}"
     if isinstance(node, nodes.Test) and node.name not in _environment.tests:
         return f"unknown test {node.name!r}; known: {', '.join(sorted(_environment.tests))}"
@@ -404,7 +407,7 @@ def _sum(values: Any) -> Any:
 
 
 def _to_json(value: Any) -> str:
-    return msgspec.json.encode(_plain(value, 0)).decode()
+    return encode_json(_plain(value, 0)).decode()
 
 
 _STEPS = "_steps"
@@ -430,7 +433,7 @@ def _guarded(function: Any) -> Callable[..., Any]:
 
 
 def _make_environment() -> _Sandbox:
-    environment = _Sandbox(undefined=jinja2.StrictUndefined, autoescape=False, finalize=None, cache_size=0)
+    environment = _Sandbox(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True, cache_size=0)
     environment.filters.clear()
     environment.filters.update({name: _guarded(FILTERS[name]) for name in _FROM_JINJA})
     own = {"join": _join, "replace": _replace, "round": _round, "sum": _sum, "tojson": _to_json}

@@ -83,6 +83,8 @@ def test_only_events_that_pass_the_filter_are_delivered_and_to_every_subscriptio
     assert sorted(first.wait(2)) == [["1"], ["3"]]
     assert sorted(second.wait(3)) == [["1"], ["2"], ["3"]]
     assert third.wait(1) == [["3"]]
+    metrics = desk.http.get("/metrics").text
+    assert 'headrace_deliveries_total{what="matched"}' in metrics
 
 
 def test_an_event_right_after_the_subscription_is_delivered_and_one_before_is_not(desk: EventsDesk, kind: str) -> None:

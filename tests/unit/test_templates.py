@@ -52,6 +52,7 @@ def rendered(template: Any) -> Any:
         ("{{ event.data.list[1] }}", 2.5),
         ("n is {{ event.data.n }}", "n is 3"),
         (" {{ event.data.n }}", " 3"),
+        ("{{ event.data.n }}\n", "3\n"),
         ("{{ event.data.n }}{{ event.data.n }}", "33"),
         ("{{ event.data.n + 1 }}", 4),
         ("{{ event.data.n ~ '/' ~ event.id }}", "3/7"),
@@ -107,6 +108,8 @@ def test_an_empty_input_is_a_call_without_arguments() -> None:
         ({"args": ["{{ f(*x) }}"]}, "/args/0", "not allowed"),
         ({"args": ["{{" + "(" * 5000 + "1" + ")" * 5000 + "}}"]}, "/args/0", "deep"),
         ({"args": ["{{ 1 }}" + " " * 20_000]}, "/args/0", "characters"),
+        ({"args": ["x" * 70_000]}, "", "65536"),
+        ({"args": ["{{ event.data | _steps }}"]}, "/args/0", "_steps"),
     ],
 )
 def test_what_cannot_be_compiled_is_refused_with_its_place(document: Any, pointer: str, words: str) -> None:
