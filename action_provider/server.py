@@ -53,7 +53,7 @@ async def serve_async(settings: ServiceSettings, *, on_ready: Callable[[str], No
             try:
                 await _until_stopped(server, listener)
             finally:
-                (settings.home / ADDRESS_FILE).unlink(missing_ok=True)
+                _remove_address(settings.home / ADDRESS_FILE)
     logger.info("The service has stopped.", extra={"action": "service_stopped"})
 
 
@@ -169,6 +169,13 @@ def _answering(settings: ServiceSettings, url: str, on_ready: Callable[[str], No
 def write_address(path: Path, url: str) -> None:
     """Say where the service is: whole, at once, for its owner's eyes."""
     write_private(path, json.dumps({"url": url, "pid": os.getpid()}) + "\n")
+
+
+def _remove_address(path: Path) -> None:
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        # A successor may have written its own by now.
+        if json.loads(path.read_text())["pid"] == os.getpid():
+            path.unlink()
 
 
 def _url(host: str, listener: socket.socket) -> str:

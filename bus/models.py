@@ -67,6 +67,7 @@ class EndpointNameRecord(msgspec.Struct, frozen=True, kw_only=True):
     """The claim of an owner's endpoint name: one endpoint per owner and name."""
 
     endpoint_id: UUID
+    claimed_at: float = 0.0
 
 
 class PoolPresence(msgspec.Struct, frozen=True, kw_only=True):

@@ -22,6 +22,9 @@ from headrace.bus.models import EndpointNameRecord, EndpointRecord, SessionRecor
 from headrace.bus.names import DEFAULT_POOL, pool_consumer
 from headrace.bus.streams import delete_consumer, purge
 
+_REGISTRATION_S = 60.0
+"""No registration takes so long."""
+
 
 async def register(call: Call) -> Response:
     """Register an endpoint, or register one's own again: what the body leaves out stays, the old token ends."""
@@ -121,7 +124,7 @@ def _changed(record: EndpointRecord, body: dict[str, Any], token_id: str) -> End
 
 async def _claim_name(service: Service, owner: str, name: str, endpoint_id: UUID) -> None:
     names, key = service.tables.endpoint_names, _name_key(owner, name)
-    claim = EndpointNameRecord(endpoint_id=endpoint_id)
+    claim = EndpointNameRecord(endpoint_id=endpoint_id, claimed_at=time.time())
     try:
         await names.create(key, claim)
         return
@@ -132,12 +135,13 @@ async def _claim_name(service: Service, owner: str, name: str, endpoint_id: UUID
     holder = found.value.endpoint_id
     if holder == endpoint_id:
         return
-    if await service.tables.endpoints.get(holder.hex) is not None:
+    # A claim without an endpoint: its registration is under way, or a crash has left it for nothing.
+    is_under_way = time.time() - found.value.claimed_at < _REGISTRATION_S
+    if is_under_way or await service.tables.endpoints.get(holder.hex) is not None:
         raise Conflict(
             f"you have an endpoint named {name!r} already ({holder}); choose another name, or give that endpoint_id to"
             " register it again"
         )
-    # A crash between claim and registration left a claim for nothing.
     await names.update(found, claim)
 
 
