@@ -16,6 +16,7 @@ import os
 import platform
 import signal
 import socket
+import stat
 import sys
 import time
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ logger = logging.getLogger(__name__)
 _FIRST_WAIT_S = 0.1
 _LONGEST_WAIT_S = 5.0
 _STATUS_S = 1.0
+_LIFELINE = 0
+_FIRST_LOOK_S = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +176,8 @@ async def _tell_status(agent: Agent, settings: PoolSettings) -> None:
                 fresh.write_text(text, encoding="utf-8")
                 fresh.replace(path)
                 told[path] = text
-        await asyncio.sleep(_STATUS_S)
+        # The endpoint is shown as online once a worker is up, so the first one must not wait for the next look.
+        await asyncio.sleep(_STATUS_S if agent.status["workers"] else _FIRST_LOOK_S)
 
 
 def _stop_on_signals() -> asyncio.Event:
@@ -187,7 +191,15 @@ def _stop_on_signals() -> asyncio.Event:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
+    if stat.S_ISFIFO(os.fstat(_LIFELINE).st_mode):
+        loop.add_reader(_LIFELINE, _on_lifeline)
     return stop
+
+
+def _on_lifeline() -> None:
+    # Nobody writes here: readable means that the manager is gone, and another one may be starting a pool already.
+    if not os.read(_LIFELINE, 1024):
+        os._exit(1)
 
 
 def main() -> None:
