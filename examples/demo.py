@@ -22,14 +22,13 @@ from typing import Any, Final, NoReturn
 from uuid import UUID
 
 import demo_output
-import httpx
 from demo_action import Action
 from demo_functions import WrongResult, array_stats, check_statistics, rain_report, string_stats
 from demo_output import Output
 from local_headrace import HeadraceDidNotStart, LocalHeadrace, headrace_up, log_tails, temporary_home
 from weather import Month, read_days, read_months
 
-from headrace.sdk import Client, ClientError, Executor, NotFound, TaskError
+from headrace.sdk import Client, Executor, NotFound
 
 DELIVERIES_GROUP: Final = UUID("8f6c1d3e-5f0b-4c55-9b7e-0d1c0a6e7d01")
 """The task group of everything that events trigger (see docs/how-to/subscribe-to-events.md)."""
@@ -54,7 +53,8 @@ def main() -> int:
         except HeadraceDidNotStart as error:
             output.failure(str(error))
             return 1
-        except (WrongResult, ClientError, TaskError, ModuleNotFoundError, httpx.HTTPError, OSError) as error:
+        except Exception as error:
+            # Whoever sees Headrace for the first time gets an explanation, not a traceback of ours.
             output.failure(explained(error), log_tails(home))
             return 1
     output.farewell()

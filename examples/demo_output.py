@@ -75,8 +75,8 @@ class Output:
         """Say why the demo ends here."""
         self._console.print()
         if logs:
-            self._console.print(Text(logs, style="dim"))
-        self._console.print(Text(f"The demo failed: {problem}", style="bold red"))
+            self._console.print(Text(logs, style="dim"), soft_wrap=True)
+        self._console.print(Text(f"The demo failed: {problem}", style="bold red"), soft_wrap=True)
 
     def farewell(self) -> None:
         """Say that it is over, and what to try next."""

@@ -93,6 +93,30 @@ def test_the_demo_goes_through_all_three_doors_and_leaves_nothing_behind(tmp_pat
     assert processes_with(str(tmp_path)) == []
 
 
+def test_a_demo_that_fails_says_why_and_shows_the_logs(tmp_path: Path) -> None:
+    # A numpy that cannot be imported: its results cannot be read where the demo runs.
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "numpy.py").write_text("raise ModuleNotFoundError('no numpy here', name='numpy')\n")
+    (tmp_path / "tmp").mkdir()
+
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "demo.py")],
+        env={**without_headrace(), "TMPDIR": str(tmp_path / "tmp"), "PYTHONPATH": str(tmp_path / "modules")},
+        capture_output=True,
+        text=True,
+        timeout=55,
+        check=False,
+    )
+
+    assert done.returncode == 1
+    assert "--- logs/service.log" in done.stdout
+    assert "The demo failed: " in done.stdout
+    assert "numpy" in done.stdout.splitlines()[-1]
+    assert done.stderr == ""
+    assert list((tmp_path / "tmp").iterdir()) == []
+    assert processes_with(str(tmp_path)) == []
+
+
 def test_an_interrupted_demo_stops_what_it_started(tmp_path: Path) -> None:
     demo = subprocess.Popen(
         [sys.executable, str(EXAMPLES / "demo.py")],
