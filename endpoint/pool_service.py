@@ -13,12 +13,11 @@ from uuid import UUID
 
 import httpx
 
-from headrace.bus.bundles import FunctionUse
+from headrace.bus.bundles import WIRE_VERSION, FunctionUse
 from headrace.bus.code import FunctionCode
+from headrace.bus.hosts import is_loopback
 from headrace.endpoint.errors import RegistrationRefused, ServiceAway
 from headrace.endpoint.grant import PoolGrant
-
-PROTOCOL = 1
 
 _TIMEOUT_S = 10.0
 
@@ -30,7 +29,8 @@ class HttpPoolService:
         self._base = f"{url.rstrip('/')}/api/v1/endpoints/{endpoint}/pools"
         self._pool = pool
         self._token_path = token_path
-        self._client = httpx.Client(timeout=_TIMEOUT_S)
+        # A proxy is for the way out, never for this machine.
+        self._client = httpx.Client(timeout=_TIMEOUT_S, trust_env=not is_loopback(httpx.URL(url).host))
         self._lock = threading.Lock()
 
     def close(self) -> None:
@@ -50,7 +50,7 @@ class HttpPoolService:
                     "python_version": platform.python_version(),
                     "headrace_version": version("headrace"),
                     "host": socket.gethostname(),
-                    "protocol": PROTOCOL,
+                    "protocol": WIRE_VERSION,
                 },
             )
         )
