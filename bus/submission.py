@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import platform
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -167,8 +168,9 @@ class Plan:
         return encode_bundle(bundle, subject=address.task_subject, key=key, key_expires=expires)
 
 
+@functools.cache
 def service_runtime() -> Runtime:
-    """What this process runs on, as bundles say it."""
+    """What this process runs on, as bundles say it. (Reading the version of a package costs 0.15 ms each time.)"""
     return Runtime(python=platform.python_version(), headrace=version("headrace"), system=platform.system())
 
 
