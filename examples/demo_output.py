@@ -20,7 +20,7 @@ _WIDTH = 110
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 _NEXT = (
-    ("headrace up", "start a Headrace that keeps what it has, in ~/.headrace; then, in another terminal:"),
+    ("headrace up", "start one that keeps what it has; then, in another terminal:"),
     ("python examples/submit.py", "call a function and wait for its result"),
     ("python examples/map_months.py", "many calls at once"),
     ("python examples/source_code.py", "register a whole module"),
