@@ -20,11 +20,6 @@ from headrace.bus.server import NatsServer, ServerSettings
 from headrace.sdk import Client, Executor
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 @contextmanager
 def running(log: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     """A `headrace` command; it must end well when it is asked to."""

@@ -17,11 +17,6 @@ from headrace.cli.child import LONGEST_LOG_BYTES, Child
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def test_what_it_says_is_appended_to_its_log(tmp_path: Path) -> None:
     log = tmp_path / "logs" / "version.log"
 

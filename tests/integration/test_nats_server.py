@@ -32,11 +32,6 @@ ADA = "urn:headrace:user:ada"
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 def operator(tmp_path: Path) -> Operator:
     return Operator.open(tmp_path / "keys")
 

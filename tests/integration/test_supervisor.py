@@ -16,11 +16,6 @@ from headrace.cli.supervisor import BackOff, Part, Running, Supervisor
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 class Ended(Exception):
     """A part ended before it was ready."""
 
