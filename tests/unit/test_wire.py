@@ -27,7 +27,7 @@ from headrace.bus.errors import DecodeError, SignatureInvalid
 
 RUNTIME = Runtime(python="3.11.7", headrace="0.1.0")
 
-texts = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=40)
+texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
 addresses = st.builds(
     names.Address, endpoint=st.uuids(), pool=texts, principal=texts, group=st.uuids(), bundle=st.uuids()
 )
