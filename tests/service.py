@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+from described import check_described
 
 from headrace.action_provider import ServiceSettings, serve_async
 from headrace.bus.connection import Connection
@@ -68,7 +69,13 @@ class RunningService:
         """A client with a token (the administrator's by default; "" for none). Closed with the service."""
         token = self.token if token is None else token
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        client = httpx.Client(base_url=self.url, headers=headers, timeout=_WITHIN_S, trust_env=False)
+        client = httpx.Client(
+            base_url=self.url,
+            headers=headers,
+            timeout=_WITHIN_S,
+            trust_env=False,
+            event_hooks={"response": [check_described]},
+        )
         self._clients.append(client)
         return client
 

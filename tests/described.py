@@ -1,0 +1,49 @@
+"""Holds every answer that a test gets from the service to the service's own description."""
+
+from __future__ import annotations
+
+import functools
+import re
+
+import httpx
+from starlette.routing import compile_path
+
+from headrace.action_provider.app import OPERATIONS
+from headrace.action_provider.http import Operation
+from headrace.schemas import validate
+
+_MEDIA_TYPES = ("application/json", "application/schema+json")
+
+
+def check_described(response: httpx.Response) -> None:
+    """An httpx hook: fails when an answer of the API is not what `/openapi.json` says of it."""
+    operation = _operation(response.request.method, response.request.url.path)
+    if operation is None:
+        return
+    response.read()
+    if response.status_code >= 400:
+        validate("error", response.json())
+        return
+    assert response.status_code == operation.status or operation.may_wait or operation.status == 202, (
+        f"{operation.name} answers {response.status_code}, its description says {operation.status}"
+    )
+    media_type = response.headers.get("content-type", "").split(";")[0]
+    if operation.status == 204:
+        assert not response.content
+    elif operation.response_schema is not None:
+        assert media_type in _MEDIA_TYPES
+        validate(operation.response_schema, response.json())
+    else:
+        assert media_type == operation.response_type
+
+
+def _operation(method: str, path: str) -> Operation | None:
+    for operation, pattern in _patterns():
+        if operation.method == method and pattern.match(path):
+            return operation
+    return None
+
+
+@functools.cache
+def _patterns() -> list[tuple[Operation, re.Pattern[str]]]:
+    return [(operation, compile_path(operation.path)[0]) for operation in OPERATIONS]
