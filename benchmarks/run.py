@@ -30,6 +30,7 @@ from benchmarks.systems import SYSTEMS, Entry
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PEERS_PYTHON = ROOT / ".venv-bench" / "bin" / "python"
+"""What `make bench` makes."""
 
 ROUNDS = 3
 QUICK = ("headrace", "headrace-relaxed", "process-pool")
@@ -44,9 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     names = [name for name in SYSTEMS if name in options.systems]
     console = Console()
-    RESULTS.mkdir(exist_ok=True)
+    options.results.mkdir(exist_ok=True)
     # Beside the results, for temporary directories are often in memory, where fsync costs nothing.
-    with tempfile.TemporaryDirectory(prefix="work-", dir=RESULTS) as directory:
+    with tempfile.TemporaryDirectory(prefix="work-", dir=options.results) as directory:
         work = Path(directory)
         facts = machine.facts(work)
         runs, moments = _rounds(names, options, work, console)
@@ -58,11 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "systems": systems,
         "runs": [{"system": run.system, "round": run.round, "records": run.records} for run in runs],
     }
-    path = _write(document)
+    path = _write(document, options.results)
     if not console.is_terminal:
         console = Console(width=200)
     report.show(console, systems, facts, options.rounds)
-    console.print(f"\nAll figures: {path.relative_to(ROOT)}", highlight=False)
+    console.print(f"\nAll figures: {path}", highlight=False)
     return int(any(systems[name]["problems"] for name in names if not SYSTEMS[name].peer))
 
 
@@ -78,7 +79,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         choices=[*SYSTEMS, *_MEASURES],
         help=f"only this system ({', '.join(SYSTEMS)}) or measure ({', '.join(_MEASURES)}); may be repeated",
     )
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where the figures go, as JSON")
+    parser.add_argument(
+        "--peers", type=Path, default=PEERS_PYTHON, metavar="PYTHON", help="the Python that has the peers installed"
+    )
     options = parser.parse_args(arguments)
+    options.results = options.results.resolve()
     if options.rounds is not None and options.rounds < 1:
         parser.error("--rounds must be at least 1")
     options.rounds = options.rounds or (1 if options.quick else ROUNDS)
@@ -98,24 +104,25 @@ def _rounds(
         for name in [*names[start:], *names[:start]]:
             began = time.monotonic()
             moments.append({"round": number, "system": name, **machine.moment(work)})
-            records = _measured(SYSTEMS[name], work / f"{number}-{name}", options.measures)
+            records = _measured(SYSTEMS[name], work / f"{number}-{name}", options)
             runs.append(report.Run(name, number, records))
             took_s = time.monotonic() - began
             console.print(f"round {number}: {SYSTEMS[name].title} ({took_s:.0f} s)", style="dim", highlight=False)
     return runs, moments
 
 
-def _measured(entry: Entry, work: Path, measures: Sequence[str]) -> list[dict[str, Any]]:
+def _measured(entry: Entry, work: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     """One system in a process of its own, which is killed with all it started when it takes too long."""
-    python = PEERS_PYTHON if entry.peer else Path(sys.executable)
+    # Not resolved: a virtual environment's Python is a link, and it is the link that knows the environment.
+    python = options.peers.absolute() if entry.peer else Path(sys.executable)
     absent = _absent(entry, python)
     if absent:
         return [{"measure": "start", "problem": absent}]
     work.mkdir()
     records, log = work / "records.jsonl", work / "output.log"
     command = [str(python), "-m", "benchmarks.measure", entry.name, "--work", str(work), "--records", str(records)]
-    if measures:
-        command += ["--only", *measures]
+    if options.measures:
+        command += ["--only", *options.measures]
     mark = f"{os.getpid()}-{work.name}"
     environment = {
         **os.environ,
@@ -149,7 +156,7 @@ def _absent(entry: Entry, python: Path) -> str:
     if not entry.peer or entry.distribution is None:
         return ""
     if not python.exists():
-        return f"not available: there is no {python.relative_to(ROOT)}; `make bench` makes it"
+        return f"not available: there is no {python}; `make bench` makes it"
     probe = f"from importlib.metadata import version; print(version({entry.distribution!r}))"
     answer = subprocess.run([str(python), "-c", probe], capture_output=True, text=True, check=False)
     return "" if answer.returncode == 0 else f"not available: {entry.distribution} could not be installed here"
@@ -175,10 +182,10 @@ def _last_words(log: Path) -> str:
     return " | ".join(log.read_text(errors="replace").strip().splitlines()[-3:])[-500:] or "it said nothing"
 
 
-def _write(document: dict[str, Any]) -> Path:
+def _write(document: dict[str, Any], results: Path) -> Path:
     text = json.dumps(document, indent=1) + "\n"
-    path = RESULTS / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
-    for each in (path, RESULTS / "latest.json"):
+    path = results / f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}.json"
+    for each in (path, results / "latest.json"):
         each.write_text(text, encoding="utf-8")
     return path
 
