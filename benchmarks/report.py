@@ -14,6 +14,9 @@ from rich.table import Table
 from benchmarks.systems import OURS, SYSTEMS
 
 
+_UNEVEN = 1.25
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """A figure in the table: its name, the measure that takes it, and which way is better."""
@@ -79,9 +82,16 @@ def summary(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
     return {name: _summary(runs_of) for name, runs_of in by_system.items()}
 
 
-def show(console: Console, systems: Mapping[str, Mapping[str, Any]], machine: Mapping[str, Any], rounds: int) -> None:
+def show(
+    console: Console,
+    systems: Mapping[str, Mapping[str, Any]],
+    machine: Mapping[str, Any],
+    moments: Sequence[Mapping[str, Any]],
+    rounds: int,
+) -> None:
     """Print everything."""
     console.print(_machine_line(machine), highlight=False)
+    console.print(_quiet_line(moments), highlight=False)
     caption = (
         f"medians over {rounds} {'round' if rounds == 1 else 'rounds'}; in parentheses how many times better Headrace"
         " (fsync before every acknowledgement) is: below 1 the other one is better"
@@ -209,6 +219,19 @@ def _machine_line(machine: Mapping[str, Any]) -> str:
         f"{machine['system']}; Python {machine['python']}; files on {machine['file_system']}, "
         f"fsync {machine['fsync_ms']:.2f} ms; load {machine['load'][0]:.1f}; commit {machine['commit']}"
     )
+
+
+def _quiet_line(moments: Sequence[Mapping[str, Any]]) -> str:
+    """How even the machine was, seen while nothing of ours ran."""
+    core_ms = [moment["core_ms"] for moment in moments]
+    fsync_ms = [moment["fsync_ms"] for moment in moments]
+    line = (
+        f"before each measurement: a fixed piece of work on one core {min(core_ms):.1f} to {max(core_ms):.1f} ms, "
+        f"fsync {min(fsync_ms):.2f} to {max(fsync_ms):.2f} ms"
+    )
+    if max(core_ms) > _UNEVEN * min(core_ms) or max(fsync_ms) > 2 * _UNEVEN * min(fsync_ms):
+        line += "; something else kept the machine busy: read the figures with care"
+    return line
 
 
 def _show_problems(console: Console, systems: Mapping[str, Mapping[str, Any]]) -> None:

@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     path = _write(document, options.results)
     if not console.is_terminal:
         console = Console(width=200)
-    report.show(console, systems, facts, options.rounds)
+    report.show(console, systems, facts, moments, options.rounds)
     console.print(f"\nAll figures: {path}", highlight=False)
     return int(any(systems[name]["problems"] for name in names if not SYSTEMS[name].peer))
 
