@@ -22,6 +22,10 @@ test: $(VENV)/.ready
 wheel-test: $(VENV)/.ready
 	$(BIN)/python tests/packaging/install_and_run.py
 
+# Kills every part at random moments under load. CHAOS_SECONDS (180) is how long, CHAOS_SEED repeats an order of failures.
+chaos: $(VENV)/.ready
+	$(BIN)/python -m pytest tests/chaos -m soak -s -p no:randomly
+
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
