@@ -13,7 +13,6 @@ from rich.table import Table
 
 from benchmarks.systems import OURS, SYSTEMS
 
-
 _UNEVEN = 1.25
 
 
