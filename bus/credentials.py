@@ -75,6 +75,15 @@ def sign_claims(  # the statement's fields, in the order of its specification
     return f"{signed}.{_base64url(signer.sign(signed.encode()))}"
 
 
+def issued_at(jwt: str) -> int:
+    """When a NATS JWT was signed, in unix seconds by its signer's clock. Raises `KeysUnusable` for another text."""
+    try:
+        body = jwt.split(".")[1]
+        return int(json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))["iat"])
+    except (IndexError, KeyError, ValueError, TypeError) as error:
+        raise KeysUnusable(f"not a NATS JWT: {error!r}") from error
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountSigner:
     """Signs users of one account: the account's public key and one of the keys that may sign for it."""

@@ -23,7 +23,7 @@ from uuid import UUID
 
 from headrace.bus.bundles import Bundle, FunctionUse, Runtime, TaskOptions, TaskResult, encode_bundle
 from headrace.bus.connection import Connection, Message
-from headrace.bus.credentials import Credentials
+from headrace.bus.credentials import Credentials, issued_at
 from headrace.bus.errors import (
     AlreadyStored,
     BusUnavailable,
@@ -64,6 +64,8 @@ class Grant:
     bundle_key_expires: int
     result_key: bytes = field(repr=False)
     expires_in_s: float
+    issued_at: int
+    """Unix seconds by the service's clock."""
 
     @classmethod
     def of_document(cls, document: dict[str, Any]) -> Grant:
@@ -78,6 +80,7 @@ class Grant:
             bundle_key_expires=int(document["bundle_key_expires"]),
             result_key=base64.b64decode(document["result_key"]),
             expires_in_s=float(document["expires_in_s"]),
+            issued_at=issued_at(document["jwt"]),
         )
 
 
@@ -147,11 +150,9 @@ class Session:
 
     def _ends_soon(self, use: FunctionUse) -> bool:
         # Grants are compared with the time at which a bundle is stored: renew well before. The time is the service's,
-        # as the session's own expiry tells it, for the clock of this machine may be wrong. (The signing key lives a
-        # little longer than the session, so we err towards renewing early.)
-        grant = self.grant
-        service_time = grant.bundle_key_expires - grant.expires_in_s + (time.monotonic() - self._granted_at)
-        return use.grant_expires - service_time < grant.expires_in_s / 4
+        # as its latest credential tells it: the clock of this machine may be wrong.
+        service_time = self.grant.issued_at + (time.monotonic() - self._granted_at)
+        return use.grant_expires - service_time < self.grant.expires_in_s / 4
 
     async def channel(self, group: UUID, *, most_per_bundle: int = LARGEST_CAP) -> Channel:
         """The channel of a task group, subscribed to its results."""

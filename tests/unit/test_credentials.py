@@ -13,7 +13,7 @@ from uuid import UUID
 import nkeys
 import pytest
 
-from headrace.bus.credentials import Credentials
+from headrace.bus.credentials import Credentials, issued_at
 from headrace.bus.errors import KeysUnusable
 from headrace.bus.operator import Operator, ServiceKeys
 
@@ -85,6 +85,19 @@ def test_an_edge_credential_expires_and_is_signed_for_the_edge_account(operator:
     assert abs(stated["exp"] - (time.time() + 600)) < 5
     assert stated["nats"]["issuer_account"] == operator.edge.account
     assert stated["sub"] == nkeys.from_seed(bytearray(credentials.seed.encode())).public_key.decode()
+
+
+def test_a_credential_tells_when_it_was_issued(operator: Operator) -> None:
+    credentials = operator.minter.sdk_user(ADA, ENDPOINT, "default", "s1", 600)
+
+    assert issued_at(credentials.jwt) == claims(credentials.jwt)["iat"]
+    assert abs(issued_at(credentials.jwt) - time.time()) < 5
+
+
+@pytest.mark.parametrize("text", ["", "a.b.c", "a.e30.c", "a.bnVsbA.c"])
+def test_what_is_no_credential_is_refused(text: str) -> None:
+    with pytest.raises(KeysUnusable, match="not a NATS JWT"):
+        issued_at(text)
 
 
 def test_the_permissions_of_nothing_are_not_those_of_everything(operator: Operator) -> None:
