@@ -32,6 +32,7 @@ from headrace.action_provider.api import (
 from headrace.action_provider.auth.first_admin import ensure_admin
 from headrace.action_provider.auth.tokens import BuiltInTokens
 from headrace.action_provider.background import BACKGROUND, keep_running
+from headrace.action_provider.clock import check_clock
 from headrace.action_provider.errors import Answer, ServiceUnusable, answer_to
 from headrace.action_provider.http import Operation, reply
 from headrace.action_provider.metrics import Metrics
@@ -166,6 +167,7 @@ def check_server(said: str) -> str:
 async def _prepare(connection: Connection, tables: Tables, settings: ServiceSettings) -> None:
     try:
         await streams.ensure(connection, settings.streams)
+        await check_clock(connection, settings.nats_url)
         await tables.ensure(replicas=settings.streams.replicas)
         # Where the installation's own keys lie, there an administrator is at home.
         at_home = (settings.keys_dir / "operator.json").exists()
