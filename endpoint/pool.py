@@ -34,7 +34,7 @@ from headrace.endpoint.grant import PoolGrant
 from headrace.endpoint.pool_service import HttpPoolService
 from headrace.endpoint.process_engine import ProcessEngine
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("headrace.endpoint.pool")  # also when it is run as __main__
 
 _FIRST_WAIT_S = 0.1
 _LONGEST_WAIT_S = 5.0
@@ -206,7 +206,10 @@ def main() -> None:
     """Run the pool that the settings file describes."""
     settings = PoolSettings.read(Path(sys.argv[1]))
     logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+        level=settings.log_level.upper(),
+        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
+        datefmt="%Y-%m-%d %H:%M:%S",
+        stream=sys.stderr,
     )
     logging.getLogger("httpx").setLevel(logging.WARNING)
     import uvloop
