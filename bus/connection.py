@@ -40,6 +40,7 @@ from headrace.bus.errors import (
 logger = logging.getLogger(__name__)
 
 RETRY_HEADER = "Headrace-Retry"
+MESSAGE_ID_HEADER = "Nats-Msg-Id"
 EXPECTED_SEQUENCE_HEADER = "Nats-Expected-Last-Subject-Sequence"
 
 _RECONNECT_WAIT_S = 0.1

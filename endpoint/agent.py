@@ -13,8 +13,10 @@ stored result runs again.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import time
+import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
@@ -33,7 +35,7 @@ from headrace.bus.bundles import (
     encode_part,
 )
 from headrace.bus.code import FunctionCode
-from headrace.bus.connection import Connection, Message
+from headrace.bus.connection import MESSAGE_ID_HEADER, Connection, Message
 from headrace.bus.control import Control, decode_control
 from headrace.bus.errors import (
     AlreadyStored,
@@ -73,6 +75,7 @@ _MOST_BYTES_IN_HAND = 128 * 1024 * 1024
 _MOST_CONTROLS = 10_000
 _PART_HEAD = 4096
 _RETRY_S = 1.0
+_NOT_NOW = b'-NAK {"delay": 1000000000}'
 _FOREIGN_WAIT_S = 30
 _FOREIGN_TRIES = 120
 
@@ -107,6 +110,7 @@ class Agent:
         self._controls: OrderedDict[UUID, Control] = OrderedDict()
         # Up to this sequence bundles may have been in other hands, and cancellations may have been missed.
         self._unsure_up_to: float = float("inf")
+        self._positions = 0
         self._mean_s: float | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._puller = Puller(
@@ -131,9 +135,12 @@ class Agent:
         """Give running tasks `grace_s` to end, store what is there, and hand the rest back."""
         self._draining = True
         deadline = time.monotonic() + grace_s + 2.0
+        # What still runs must not be given to another pool meanwhile.
+        self._spawn(self._keep_in_progress(), "in progress")
         await self.engine.stop(grace_s=grace_s)
         while time.monotonic() < deadline and any(held.storing or held.unstored for held in self._held.values()):
             await asyncio.wait(self._tasks, timeout=0.1, return_when=asyncio.FIRST_COMPLETED)
+        await self._ack()
         # A bundle that is handed back goes to another pool at once instead of after the time for acks.
         for held in self._held.values():
             with suppress(BusError):
@@ -190,13 +197,14 @@ class Agent:
             stored_ns=delivery.stored_ns,
             taken_at=time.time(),
             open={task.index for task in bundle.tasks},
+            size=len(delivery.data),
         )
         self._held[address.bundle] = held
-        self._bytes_in_hand += len(delivery.data)
+        self._bytes_in_hand += held.size
         unsure = delivery.sequence <= self._unsure_up_to
         codes = self._known_codes(held)
         if unsure or delivery.retry or delivery.deliveries > 1 or codes is None:
-            self._spawn(self._prepare(held, read=unsure or delivery.retry or delivery.deliveries > 1), "prepare")
+            self._spawn(self._prepare(held, read=unsure or delivery.retry or delivery.deliveries > 1), "prepare", held)
         else:
             held.control = self._controls.get(address.bundle, held.control)
             self._let_wait(held, codes)
@@ -253,17 +261,11 @@ class Agent:
         return None
 
     async def _prepare(self, held: Held, *, read: bool) -> None:
-        try:
-            if read:
-                await self._read_past(held)
-            else:
-                held.control = self._controls.get(held.address.bundle, held.control)
-            codes = [await self._code_for(use, held) for use in held.bundle.functions]
-            self._let_wait(held, codes)
-        except Exception:
-            # Without it in our hands nobody tells the server that it is in progress: it comes again.
-            self._held.pop(held.address.bundle, None)
-            raise
+        if read:
+            await self._read_past(held)
+        else:
+            held.control = self._controls.get(held.address.bundle, held.control)
+        self._let_wait(held, [await self._code_for(use, held) for use in held.bundle.functions])
 
     async def _read_past(self, held: Held) -> None:
         """Results and cancellations that were stored before we took the bundle."""
@@ -335,27 +337,44 @@ class Agent:
             if self._marking >= max(1, load.workers - load.busy):
                 self._turns.put(principal, group, call)
                 return None
-            self._marking += 1
-            self._spawn(self._mark(call), "started mark")
+            held = self._held.get(split_task_id(call.key)[0])
+            if held is not None:
+                self._marking += 1
+                self._spawn(self._mark(held, call), "started mark", held)
 
-    async def _mark(self, call: Call) -> None:
+    async def _mark(self, held: Held, call: Call) -> None:
         """Store that a task has started which must not run twice; only then may it reach a worker."""
-        bundle, index = split_task_id(call.key)
-        held = self._held.get(bundle)
+        index = split_task_id(call.key)[1]
         try:
-            if held is not None:
-                await self._connection.store(held.address.started_subject(index), b"", timeout_s=None)
-                self._marked.append(call)
-        except AlreadyStored:
-            lost = TaskLost(
-                "the task had started when its pool was lost, and it must not run twice (rerun_on_loss=False)"
-            )
-            if held is not None:
-                self._end(held, index, lost)
-                self._settle(held)
+            is_first = await self._store_mark(held.address.started_subject(index))
         finally:
             self._marking -= 1
-            self.engine.wake()
+        if self._held.get(held.address.bundle) is held:
+            self._on_mark(held, index, call, is_first)
+        self.engine.wake()
+
+    def _on_mark(self, held: Held, index: int, call: Call, is_first: bool) -> None:
+        if not is_first:
+            lost = "the task had started when its pool was lost, and it must not run twice (rerun_on_loss=False)"
+            self._end(held, index, TaskLost(lost))
+        elif held.control.cancels(index):
+            self._end(held, index, TaskCancelled("the task was cancelled before it started"), "cancelled")
+        else:
+            self._marked.append(call)
+        self._settle(held)
+
+    async def _store_mark(self, subject: str) -> bool:
+        """Whether the mark is ours: a repetition of our own, whose answer was lost, is known by its message id."""
+        headers = {MESSAGE_ID_HEADER: uuid.uuid4().hex}
+        while True:
+            try:
+                await self._connection.store(subject, b"", headers=headers, timeout_s=None)
+                return True
+            except AlreadyStored:
+                return False
+            except BusError as error:
+                logger.warning("The start of a task could not be stored (%s); trying again.", error)
+                await asyncio.sleep(_RETRY_S)
 
     def _on_outcomes(self, outcomes: list[Outcome]) -> None:
         touched: dict[UUID, Held] = {}
@@ -410,7 +429,7 @@ class Agent:
             return
         if held.unstored:
             held.storing = True
-            self._spawn(self._store(held), "store results")
+            self._spawn(self._store(held), "store results", held)
         elif held.complete:
             self._let_go(held)
 
@@ -461,11 +480,26 @@ class Agent:
         )
 
     def _let_go(self, held: Held) -> None:
-        if self._held.pop(held.address.bundle, None) is None:
-            return
-        self._bytes_in_hand -= sum(len(task.arguments) for task in held.bundle.tasks)
-        self._bytes_in_hand = max(0, self._bytes_in_hand) if self._held else 0
-        self._spawn(self._connection.publish(held.ack_subject, b"+ACK"), "ack")
+        if self._forget(held):
+            self._spawn(self._connection.publish(held.ack_subject, b"+ACK"), "ack")
+
+    def _hand_back(self, held: Held) -> None:
+        """Let go of a bundle that cannot be finished here now. It comes again, to us or to another pool."""
+        if self._forget(held):
+            address = held.address
+            keys = {task_id(address.bundle, index) for index in held.open}
+            self._turns.remove(address.principal, address.group, keys)
+            self._marked = [call for call in self._marked if call.key not in keys]
+            self._spawn(self._connection.publish(held.ack_subject, _NOT_NOW), "hand back")
+
+    def _forget(self, held: Held) -> bool:
+        if self._held.get(held.address.bundle) is not held:
+            return False
+        del self._held[held.address.bundle]
+        self._bytes_in_hand -= held.size
+        # There may be room again for which nothing else would wake it.
+        self._puller.wake()
+        return True
 
     # Cancelling
 
@@ -498,7 +532,9 @@ class Agent:
         keys = {task_id(address.bundle, i) for i in held.unfinished() if held.control.cancels(i)}
         if not keys:
             return
-        for call in self._turns.remove(address.principal, address.group, keys):
+        waiting = [call for call in self._marked if call.key in keys]
+        self._marked = [call for call in self._marked if call.key not in keys]
+        for call in [*waiting, *self._turns.remove(address.principal, address.group, keys)]:
             keys.discard(call.key)
             self._end(
                 held, split_task_id(call.key)[1], TaskCancelled("the task was cancelled before it started"), "cancelled"
@@ -514,10 +550,10 @@ class Agent:
 
     async def _keep_in_progress(self) -> None:
         while True:
-            await asyncio.sleep(IN_PROGRESS_S)
             for held in list(self._held.values()):
                 with suppress(BusUnavailable):
                     await self._connection.publish(held.ack_subject, b"+WPI")
+            await asyncio.sleep(IN_PROGRESS_S)
 
     async def _mark_started(self) -> None:
         """Tell of tasks that run for a while, once each, so that their futures can say that they run."""
@@ -551,24 +587,35 @@ class Agent:
 
     async def _learn_position(self) -> None:
         """Ask where the stream of tasks ends now: what comes after that was in nobody's hands before."""
-        while True:
+        self._positions += 1
+        mine = self._positions
+        # An answer to an earlier question would be too low: the connection was lost once more since it was asked.
+        while mine == self._positions:
             try:
                 grant = await asyncio.to_thread(self._service.grant_pool)
-                self._unsure_up_to = grant.tasks_sequence
+                if mine == self._positions:
+                    self._unsure_up_to = grant.tasks_sequence
                 return
             except Exception as error:
                 logger.info("The service does not answer (%s); every bundle's past is read until it does.", error)
                 await asyncio.sleep(_RETRY_S)
 
-    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str, held: Held | None = None) -> None:
+        """Run a side task; `held` is the bundle that cannot be finished here when it dies."""
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
-        task.add_done_callback(self._done)
+        task.add_done_callback(self._done if held is None else functools.partial(self._done, held=held))
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _done(self, task: asyncio.Task[None], held: Held | None = None) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.error("%s failed: the bundle comes again.", task.get_name(), exc_info=error)
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if held is None:
+            logger.error("%s failed.", task.get_name(), exc_info=error)
+            return
+        # Kept in hand, it would be called in progress for ever, and no pool would get it again.
+        logger.error("%s failed: the bundle comes again.", task.get_name(), exc_info=error)
+        self._hand_back(held)
 
 
 def _portion(unstored: dict[int, TaskResult]) -> list[TaskResult]:

@@ -25,6 +25,7 @@ class Held:
     stored_ns: int
     taken_at: float
     open: set[int]
+    size: int
     unstored: dict[int, TaskResult] = field(default_factory=dict)
     next_part: int = 0
     storing: bool = False

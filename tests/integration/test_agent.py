@@ -1,0 +1,196 @@
+"""The agent when something goes wrong that nobody has thought of: no bundle stays in its hands for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from service import RunningService, running_service
+from waiting import eventually_async
+
+from headrace.bus.bundles import Runtime, TaskResult
+from headrace.bus.connection import MESSAGE_ID_HEADER, Connection
+from headrace.bus.errors import AlreadyStored
+from headrace.endpoint import agent as agent_module
+from headrace.endpoint.agent import Agent
+from headrace.endpoint.held import Held
+from headrace.endpoint.pool_service import HttpPoolService
+from headrace.endpoint.process_engine import ProcessEngine
+
+pytestmark = pytest.mark.anyio
+
+TRACE = """
+def trace(path, seconds=0):
+    import time
+    with open(path, "a") as file:
+        file.write("ran\\n")
+    time.sleep(seconds)
+    return 1
+"""
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    with running_service(tmp_path_factory.mktemp("service")) as service:
+        yield service
+
+
+class Pool:
+    """An endpoint whose pool's agent runs in this process."""
+
+    def __init__(self, service: RunningService, directory: Path, name: str) -> None:
+        self.service = service
+        self.endpoint_id, token = service.add_endpoint(name)
+        self.token_path = directory / "endpoint.token"
+        self.token_path.write_text(token)
+
+    @contextlib.asynccontextmanager
+    async def agent(self, *, grace_s: float = 0.5) -> AsyncIterator[Agent]:
+        """One agent of it, with one worker; at the end it drains, as its pool would let it."""
+        asked = HttpPoolService(
+            self.service.url, endpoint=UUID(self.endpoint_id), pool="default", token_path=self.token_path
+        )
+        with contextlib.closing(asked):
+            grant = await asyncio.to_thread(asked.grant_pool)
+            async with Connection(grant.urls, grant.credentials, name="test pool") as connection:
+                agent = Agent(
+                    asked,
+                    connection,
+                    grant,
+                    lambda source, on_outcomes: ProcessEngine(source, on_outcomes, workers=1),
+                    runtime=Runtime(python="3.11.0", headrace="0"),
+                )
+                running = asyncio.create_task(agent.run(), name="agent")
+                try:
+                    await eventually_async(lambda: agent.status["workers"] == 1, 10)
+                    yield agent
+                finally:
+                    running.cancel()
+                    await asyncio.gather(running, return_exceptions=True)
+                    await agent.drain(grace_s)
+
+    def submit(self, function_id: str, *calls: list[Any], **options: Any) -> list[str]:
+        """The ids of tasks, each in a bundle of its own."""
+        http, url = self.service.http(), f"/api/v1/endpoints/{self.endpoint_id}/tasks"
+        answers = [http.post(url, json={"function_id": function_id, "args": args, "options": options}) for args in calls]
+        return [answer.json()["tasks"][0]["task_id"] for answer in answers]
+
+    async def ended(self, task_id: str, within_s: float = 15.0) -> dict[str, Any]:
+        """The task once it has its result."""
+        answer = await asyncio.to_thread(
+            self.service.http().get, f"/api/v1/tasks/{task_id}", params={"wait": f"{within_s}s"}
+        )
+        document: dict[str, Any] = answer.json()
+        assert document["state"] != "pending", document
+        return document
+
+
+@pytest.fixture
+def pool(service: RunningService, tmp_path: Path, request: pytest.FixtureRequest) -> Pool:
+    return Pool(service, tmp_path, request.node.name[:60])
+
+
+async def test_a_bundle_whose_side_task_died_comes_again(
+    pool: Pool, service: RunningService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    function_id = service.add_function()
+    store_part, failures = Agent._store_part, iter([RuntimeError("nobody has thought of this")])
+
+    async def store_part_later(self: Agent, held: Held, results: list[TaskResult]) -> None:
+        for failure in failures:
+            raise failure
+        await store_part(self, held, results)
+
+    monkeypatch.setattr(Agent, "_store_part", store_part_later)
+    async with pool.agent() as agent:
+        (task_id,) = pool.submit(function_id, [7])
+
+        assert (await pool.ended(task_id))["result"] == 7
+        await eventually_async(lambda: agent.status["bundles"] == 0)
+
+
+async def test_a_mark_that_cannot_be_stored_now_is_stored_later(pool: Pool, service: RunningService) -> None:
+    function_id = service.add_function()
+    async with pool.agent():
+        set_room_for_marks(service, 1)
+        try:
+            (task_id,) = pool.submit(function_id, [7], rerun_on_loss=False)
+            # It is refused for as long as there is no room.
+            document = await asyncio.to_thread(service.http().get, f"/api/v1/tasks/{task_id}", params={"wait": "0.5s"})
+            assert document.json()["state"] == "pending"
+        finally:
+            set_room_for_marks(service, 1 << 30)
+
+        assert (await pool.ended(task_id))["result"] == 7
+
+
+async def test_a_mark_whose_answer_was_lost_is_known_again_also_after_a_crash_of_the_store(
+    service: RunningService,
+) -> None:
+    subject, mine, theirs = "progress.e.p.g.b.0", {MESSAGE_ID_HEADER: "mine"}, {MESSAGE_ID_HEADER: "theirs"}
+
+    def store(headers: dict[str, str]) -> Any:
+        async def work(connection: Connection) -> Any:
+            return await connection.store(subject, b"", headers=headers)
+
+        return service.bus(work)
+
+    async def crash() -> None:
+        service.nats.kill()
+        await service.nats.wait()
+        await service.nats.start()
+
+    assert not store(mine).duplicate
+    assert store(mine).duplicate
+    service.loop.run(crash())
+
+    assert store(mine).duplicate
+    with pytest.raises(AlreadyStored):
+        store(theirs)
+
+
+async def test_a_pool_that_held_too_many_bytes_asks_for_more_when_it_has_let_go_of_them(
+    pool: Pool, service: RunningService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_module, "_MOST_BYTES_IN_HAND", 1)
+    function_id = service.add_function()
+    # More than a pool that knows nothing yet asks for at once.
+    task_ids = pool.submit(function_id, *([number] for number in range(40)))
+    began = time.monotonic()
+    async with pool.agent() as agent:
+        results = [(await pool.ended(task_id))["result"] for task_id in task_ids]
+
+        assert results == list(range(40))
+        assert time.monotonic() - began < 15
+        await eventually_async(lambda: agent.status["bundles"] == 0)
+        assert agent._bytes_in_hand == 0
+
+
+async def test_what_still_runs_in_a_pool_that_drains_is_not_given_to_another(
+    pool: Pool, service: RunningService, tmp_path: Path
+) -> None:
+    function_id, effects = service.add_function(TRACE, name="trace"), tmp_path / "effects"
+    async with pool.agent() as second:
+        async with pool.agent(grace_s=6.0):
+            # Only the first one takes tasks.
+            second._draining = True
+            (task_id,) = pool.submit(function_id, [str(effects), 4.5])
+            await eventually_async(lambda: effects.read_text() == "ran\n" if effects.exists() else False)
+            second._draining = False
+
+        assert (await pool.ended(task_id))["result"] == 1
+        assert effects.read_text() == "ran\n"
+
+
+def set_room_for_marks(service: RunningService, size: int) -> None:
+    async def work(connection: Connection) -> None:
+        config = (await connection.api("STREAM.INFO.PROGRESS"))["config"]
+        await connection.api("STREAM.UPDATE.PROGRESS", {**config, "max_bytes": size})
+
+    service.bus(work)
