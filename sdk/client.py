@@ -11,8 +11,9 @@ from types import TracebackType
 from typing import Any, Final, Self
 from uuid import UUID, uuid4
 
-from headrace.bus.bundles import FunctionUse
+from headrace.bus.bundles import FunctionUse, TaskOptions
 from headrace.bus.code import FunctionCode, from_function, from_source
+from headrace.bus.options import changed
 from headrace.sdk import errors
 from headrace.sdk.http import PROTOCOL, Http, check_protocol, headrace_version
 from headrace.sdk.profile import Profile
@@ -169,7 +170,29 @@ class Client:
 
         Raises `ArgumentNotSerialisable` for arguments that JSON cannot carry; `Executor.submit` can carry them.
         """
-        body = {"function_id": _id(function_id, "function_id"), "args": list(args), "kwargs": kwargs}
+        return self.submit(endpoint_id, function_id, args, kwargs)
+
+    def submit(
+        self,
+        endpoint_id: Id,
+        function_id: Id,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        options: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Submit one call with JSON arguments, as `run` does, with options; gives the task's id.
+
+        options: any of `task_timeout_s`, `queue_timeout_s`, `max_retries`, `retry_delay_s` and `rerun_on_loss`; see
+            `Executor.with_options` for their meaning.
+
+        Raises `ArgumentNotSerialisable` for arguments that JSON cannot carry, `TypeError` and `ValueError` for an
+        option that cannot be.
+        """
+        body = {"function_id": _id(function_id, "function_id"), "args": list(args), "kwargs": dict(kwargs or {})}
+        if options:
+            changed(TaskOptions(), options)
+            body["options"] = dict(options)
         _check_json(body)
         answer = self._http.request("POST", f"endpoints/{_id(endpoint_id, 'endpoint_id')}/tasks", body=body)
         return str(answer["tasks"][0]["task_id"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import copy
+import enum
 import functools
 import itertools
 import json
@@ -14,7 +15,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from uuid import UUID
 
-from headrace.bus import values
+import msgspec
+
+from headrace.bus import options, values
 from headrace.bus.bundles import TaskOptions
 from headrace.bus.chunks import run_chunk
 from headrace.bus.errors import ArgumentNotSerialisable
@@ -23,6 +26,18 @@ from headrace.sdk.client import Client
 from headrace.sdk.future import TaskFuture, failed_future
 from headrace.sdk.session import Channel, Session
 from headrace.sdk.sessions import sessions_of, shared_client
+
+
+class Keep(enum.Enum):
+    """Stands for an option that is not given: what was set before stays."""
+
+    KEEP = "as it is"
+
+    def __repr__(self) -> str:
+        return "KEEP"
+
+
+KEEP = Keep.KEEP
 
 
 class Executor(concurrent.futures.Executor):
@@ -36,9 +51,13 @@ class Executor(concurrent.futures.Executor):
     label: a name for people.
     batch_size: the most tasks in one message; bundling needs no tuning.
 
+    How tasks run (time-outs, retries) is said with `with_options`, for all of them or for some.
+
     The constructor does no I/O. An error of a submission (an argument that cannot be sent, an unknown endpoint, a
     refusal) fails the future it belongs to; the executor lives on.
     """
+
+    _task_options = TaskOptions()
 
     def __init__(
         self,
@@ -123,6 +142,41 @@ class Executor(concurrent.futures.Executor):
     def task_count_submitted(self) -> int:
         """How many tasks were handed over for sending."""
         return self._submitted
+
+    def with_options(
+        self,
+        *,
+        task_timeout_s: float | Keep | None = KEEP,
+        queue_timeout_s: float | Keep | None = KEEP,
+        max_retries: int | Keep = KEEP,
+        retry_delay_s: float | Keep = KEEP,
+        rerun_on_loss: bool | Keep = KEEP,
+    ) -> Executor:
+        """This executor with other options for what is submitted through the returned view. Durations are in seconds.
+
+        task_timeout_s: the longest that the function may run; then its worker is killed, with all processes that it
+            started, and the task is `expired`. None: no limit.
+        queue_timeout_s: the longest that a task may wait for its start, from when it was stored; a task that waits
+            longer never starts, and is `expired`. None: no limit.
+        max_retries: how often the function is run again when it raises. retry_delay_s: the pause before that.
+        rerun_on_loss: whether the task runs again when its worker or machine dies; False ends it as `TaskLost`.
+
+        The view *is* this executor but for the options: same group, functions, settings, and `shutdown` of one is the
+        other's. Options that are not given stay what they are here, so views can be made from views. Costs nothing:
+
+            executor.with_options(max_retries=3, retry_delay_s=1).submit(fetch, url, max_retries="the function's own")
+
+        Raises `TypeError` and `ValueError`, naming the option, for a value that cannot be.
+        """
+        given = {
+            "task_timeout_s": task_timeout_s,
+            "queue_timeout_s": queue_timeout_s,
+            "max_retries": max_retries,
+            "retry_delay_s": retry_delay_s,
+            "rerun_on_loss": rerun_on_loss,
+        }
+        changes = {name: value for name, value in given.items() if value is not KEEP}
+        return _View(self, options.changed(self._task_options, changes))
 
     def register_function(self, fn: Callable[..., Any], function_id: str | None = None, **details: Any) -> str:
         """Register a function and give its id; needs no endpoint. The same function again gives the same id.
@@ -269,7 +323,9 @@ class Executor(concurrent.futures.Executor):
 
     def _options(self) -> TaskOptions:
         specification = self._resource_specification
-        return _DEFAULT if not specification else TaskOptions(resource_specification=json.dumps(specification).encode())
+        if not specification:
+            return self._task_options
+        return msgspec.structs.replace(self._task_options, resource_specification=json.dumps(specification).encode())
 
     def _track(self, future: TaskFuture) -> TaskFuture:
         with self._idle:
@@ -311,7 +367,14 @@ class Executor(concurrent.futures.Executor):
             raise RuntimeError("cannot schedule new futures after shutdown")
 
 
-_DEFAULT = TaskOptions()
+class _View(Executor):
+    """An executor that shares all of its state with another one, but for the options."""
+
+    __slots__ = ("_task_options",)
+
+    def __init__(self, executor: Executor, task_options: TaskOptions) -> None:
+        self.__dict__ = executor.__dict__
+        self._task_options = task_options
 
 
 def _leave(session: Session, channel: Channel) -> None:

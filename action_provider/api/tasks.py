@@ -18,13 +18,13 @@ from headrace.bus import submission
 from headrace.bus.bundles import TaskOptions, TaskResult
 from headrace.bus.models import EndpointRecord
 from headrace.bus.names import Address
+from headrace.bus.options import of_document
 from headrace.bus.results import ResultCollector, ResultWatch, result_document
 from headrace.bus.submission import Call, Plan, Submission, TaskView
 from headrace.schemas import Violation
 
 _INVOKE_WAIT_S = 5.0
 _CALL = ("function_id", "args", "kwargs")
-_OPTIONS = ("task_timeout_s", "queue_timeout_s", "max_retries", "retry_delay_s", "rerun_on_loss")
 
 
 async def submit(call: Request) -> Response:
@@ -160,11 +160,10 @@ def _call(document: dict[str, Any]) -> Call:
 
 
 def _options(body: dict[str, Any]) -> TaskOptions:
-    given = {name: body[name] for name in _OPTIONS if body.get(name) is not None}
-    resources = body.get("resource_specification")
-    return TaskOptions(
-        **given, json_result=True, resource_specification=msgspec.json.encode(resources) if resources else b""
-    )
+    chosen, resources = of_document(body.get("options") or {}), body.get("resource_specification")
+    if not resources:
+        return chosen
+    return msgspec.structs.replace(chosen, resource_specification=msgspec.json.encode(resources))
 
 
 def _trace(call: Request) -> dict[str, str]:

@@ -183,7 +183,10 @@ def test_an_unknown_task_is_not_found(http: httpx.Client, task_id: str) -> None:
         ({"tasks": [{"args": []}]}, "/tasks/0"),
         ({"tasks": [{"function_id": str(uuid.uuid4())}], "args": [1]}, "/args"),
         ({"function_id": str(uuid.uuid4()), "wait": -1}, "/wait"),
-        ({"function_id": str(uuid.uuid4()), "max_retries": 1.5}, "/max_retries"),
+        ({"function_id": str(uuid.uuid4()), "options": {"max_retries": 1.5}}, "/options/max_retries"),
+        ({"function_id": str(uuid.uuid4()), "options": {"task_timeout_s": 0}}, "/options/task_timeout_s"),
+        ({"function_id": str(uuid.uuid4()), "options": {"patience_s": 1}}, "/options"),
+        ({"function_id": str(uuid.uuid4()), "task_timeout_s": 1}, ""),
     ],
 )
 def test_a_wrong_submission_is_refused_with_the_place(

@@ -1,0 +1,187 @@
+"""Time-outs, retries and losses: per executor, per call and over HTTP, with real pools and processes."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from headrace_up import is_alive
+from running_pool import RunningPool, running_pool
+from service import RunningService, running_service
+from waiting import eventually
+
+from headrace.sdk import Client, Executor, TaskExpired, TaskLost
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    with running_service(tmp_path_factory.mktemp("service")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def pool(service: RunningService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPool]:
+    with running_pool(service, tmp_path_factory.mktemp("pool")) as running:
+        yield running
+
+
+@pytest.fixture
+def late(service: RunningService, tmp_path: Path) -> Iterator[RunningPool]:
+    """A pool with one worker that has not been started yet."""
+    name = f"late {uuid.uuid4().hex}"
+    with running_pool(service, tmp_path / "late", started=False, workers=1, name=name) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(service: RunningService) -> Iterator[Client]:
+    with Client(service.url, service.token) as made:
+        yield made
+
+
+@pytest.fixture
+def executor(pool: RunningPool, client: Client) -> Iterator[Executor]:
+    with Executor(pool.endpoint_id, client=client) as made:
+        yield made
+
+
+def show(*args: Any, **kwargs: Any) -> Any:
+    return args, kwargs
+
+
+def hang_with_a_grandchild(path: str) -> None:
+    import subprocess
+    import time
+    from pathlib import Path
+
+    child = subprocess.Popen(["sh", "-c", "sleep 300 & wait"])
+    Path(path).write_text(str(child.pid))
+    time.sleep(300)
+
+
+def fail_until(path: str, tries: int) -> int:
+    from pathlib import Path
+
+    with Path(path).open("a") as file:
+        file.write(".")
+    count = len(Path(path).read_text())
+    if count < tries:
+        raise ValueError(f"try {count}")
+    return count
+
+
+def die_once(path: str) -> str:
+    import os
+    import signal
+    from pathlib import Path
+
+    if not Path(path).exists():
+        Path(path).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "survived"
+
+
+def wait_for(path: str, note: str = "") -> str:
+    import time
+    from pathlib import Path
+
+    if note:
+        Path(note).touch()
+    while not Path(path).exists():
+        time.sleep(0.005)
+    return "done"
+
+
+def function_id(executor: Executor, function: Any) -> str:
+    return executor.register_function(function)
+
+
+def test_the_options_are_not_keyword_arguments_of_the_function(executor: Executor) -> None:
+    view = executor.with_options(task_timeout_s=30, max_retries=1)
+
+    assert view.submit(show, 1, task_timeout_s=2, max_retries=3).result(20) == (
+        (1,),
+        {"task_timeout_s": 2, "max_retries": 3},
+    )
+    assert list(view.map(len, ["a", "bc"], chunksize=2)) == [1, 2]
+    assert view.submit_to_registered_function(function_id(executor, len), ([1, 2],)).result(20) == 2
+    assert view.task_count_submitted == executor.task_count_submitted
+
+
+def test_a_time_out_kills_the_function_and_what_it_started(executor: Executor, tmp_path: Path) -> None:
+    note = tmp_path / "pid"
+    future = executor.with_options(task_timeout_s=1.0).submit(hang_with_a_grandchild, str(note))
+
+    with pytest.raises(TaskExpired, match=r"longer than its limit of 1 s \(task_timeout_s\)"):
+        future.result(20)
+
+    child = int(note.read_text())
+    eventually(lambda: not is_alive(child), message="the child of the function is gone")
+    assert future.attempts == 1
+    assert client_state(executor, future.task_id) == "expired"
+    assert executor.submit(os.getpid).result(20)
+
+
+def test_a_function_that_raises_is_tried_again_after_the_delay(executor: Executor, tmp_path: Path) -> None:
+    began = time.monotonic()
+    future = executor.with_options(max_retries=3, retry_delay_s=0.2).submit(fail_until, str(tmp_path / "tries"), 3)
+
+    assert future.result(20) == 3
+    assert future.attempts == 3
+    assert time.monotonic() - began >= 0.4
+
+
+def test_the_last_error_is_raised_when_the_retries_are_used_up(executor: Executor, tmp_path: Path) -> None:
+    future = executor.with_options(max_retries=1).submit(fail_until, str(tmp_path / "tries"), 9)
+
+    with pytest.raises(ValueError, match="try 2"):
+        future.result(20)
+    assert future.attempts == 2
+
+
+def test_a_worker_that_dies_costs_an_attempt_or_the_task(executor: Executor, tmp_path: Path) -> None:
+    again = executor.submit(die_once, str(tmp_path / "again"))
+    once = executor.with_options(rerun_on_loss=False).submit(die_once, str(tmp_path / "once"))
+
+    assert again.result(20) == "survived"
+    assert again.attempts == 2
+    with pytest.raises(TaskLost, match="must not run twice"):
+        once.result(20)
+    assert client_state(executor, once.task_id) == "failed"
+
+
+def test_options_over_http_are_the_same(client: Client, executor: Executor, tmp_path: Path) -> None:
+    hanging, failing = function_id(executor, wait_for), function_id(executor, fail_until)
+    endpoint = executor.endpoint_id
+    assert endpoint is not None
+
+    timed = client.submit(endpoint, hanging, [str(tmp_path / "never")], options={"task_timeout_s": 0.3})
+    tried = client.submit(endpoint, failing, [str(tmp_path / "tries"), 2], options={"max_retries": 1})
+
+    assert client.get_task(timed, wait_s=20)["error"]["code"] == "TaskExpired"
+    assert client.get_task(tried, wait_s=20)["attempts"] == 2
+    with pytest.raises(ValueError, match="max_retries must be from 0"):
+        client.submit(endpoint, failing, options={"max_retries": -1})
+
+
+def test_an_invocation_takes_options(service: RunningService, executor: Executor, tmp_path: Path) -> None:
+    hanging = function_id(executor, wait_for)
+    body = {
+        "endpoint_id": str(executor.endpoint_id),
+        "args": [str(tmp_path / "never")],
+        "options": {"task_timeout_s": 0.2},
+        "wait": "20s",
+    }
+
+    answer = service.http().post(f"/api/v1/functions/{hanging}/invoke", json=body)
+
+    assert answer.json()["state"] == "expired"
+
+
+def client_state(executor: Executor, task_id: Any) -> str:
+    return str(executor.client.get_task(task_id, wait_s=10)["state"])
