@@ -34,6 +34,7 @@ class TaskFuture(concurrent.futures.Future[Any]):
         self.times: TaskTimes | None = None
         self.attempts = 0
         self._on_cancel: Callable[[TaskFuture, bool], None] | None = None
+        self._cancel_told = False
 
     def cancel(self, *, force: bool = False) -> bool:
         """Cancel the task if it is not known to run yet; with `force`, stop it even then.
@@ -48,11 +49,23 @@ class TaskFuture(concurrent.futures.Future[Any]):
             return False
         if not super().cancel():
             return False
-        # As an executor does for its own futures: those who wait in `wait` and `as_completed` are told now.
-        self.set_running_or_notify_cancel()
+        self._tell_cancel()
         if self._on_cancel is not None:
             self._on_cancel(self, force)
         return True
+
+    def begin(self) -> bool:
+        """Note that the task runs; False when the future has ended, perhaps by a `cancel` at this very moment."""
+        with self._condition:
+            return not self.done() and (self.running() or self.set_running_or_notify_cancel())
+
+    def _tell_cancel(self) -> None:
+        # As an executor does for its own futures: those who wait in `wait` and `as_completed` are told now. Once: two
+        # threads may cancel at the same time, and the second telling is an error.
+        with self._condition:
+            told, self._cancel_told = self._cancel_told, True
+            if not told:
+                self.set_running_or_notify_cancel()
 
 
 def failed_future(error: BaseException) -> TaskFuture:

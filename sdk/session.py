@@ -45,6 +45,7 @@ from headrace.sdk.outbox import LARGEST_CAP, Draft, Outbox
 
 logger = logging.getLogger(__name__)
 
+_START_WITHIN_S = 8.0
 _FIRST_LOOK_S = 5.0
 _LONGEST_LOOK_S = 60.0
 _SWEEP_S = 2.5
@@ -116,6 +117,7 @@ class Session:
         self._usable.set()
         self._closed_for_good = asyncio.Event()
         self._channels: dict[UUID, Channel] = {}
+        self._opening = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._functions: dict[UUID, FunctionUse] = {}
         self._functions_lock = threading.Lock()
@@ -156,14 +158,14 @@ class Session:
 
     async def channel(self, group: UUID, *, most_per_bundle: int = LARGEST_CAP) -> Channel:
         """The channel of a task group, subscribed to its results."""
-        channel = self._channels.get(group)
-        if channel is None:
-            channel = self._channels[group] = Channel(self, group, most_per_bundle)
-            await channel.start()
-        else:
-            await channel.started.wait()
-        channel.users += 1
-        return channel
+        async with self._opening:
+            channel = self._channels.get(group)
+            if channel is None:
+                channel = Channel(self, group, most_per_bundle)
+                await channel.start()
+                self._channels[group] = channel
+            channel.users += 1
+            return channel
 
     async def leave(self, channel: Channel) -> None:
         """Give a channel back; the last user's leave ends its subscription once nothing is pending."""
@@ -269,7 +271,6 @@ class Channel:
         self.group = group
         self.users = 0
         self.pending: dict[UUID, _Waiting] = {}
-        self.started = asyncio.Event()
         self._session = session
         self._subscriptions: list[Any] = []
         self._outbox = Outbox(
@@ -280,20 +281,35 @@ class Channel:
         )
 
     async def start(self) -> None:
-        """Subscribe to the group's results, before anything is sent."""
+        """Subscribe to the group's results, before anything is sent. A bus that is away is waited for a while.
+
+        Raises `BusUnavailable`, and then leaves nothing behind.
+        """
         grant, connection = self._session.grant, self._session.connection
         where = (grant.endpoint, grant.principal, self.group)
-        self._subscriptions = [
-            await connection.subscribe(stored_results(*where), self._on_result),
-            await connection.subscribe(f"stored.{started_marks(*where)}", self._on_started),
-        ]
-        await connection.flush()
-        self.started.set()
+        try:
+            await connection.wait_connected(_START_WITHIN_S)
+            self._subscriptions.append(await connection.subscribe(stored_results(*where), self._on_result))
+            marks = f"stored.{started_marks(*where)}"
+            self._subscriptions.append(await connection.subscribe(marks, self._on_started))
+            await self._flush()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _flush(self) -> None:
+        connection = self._session.connection
+        try:
+            await connection.flush()
+        except BusUnavailable:
+            # It broke just now: with the next connection all subscriptions are made again.
+            await connection.wait_connected(_START_WITHIN_S)
+            await connection.flush()
 
     async def stop(self) -> None:
         """Unsubscribe."""
-        for subscription in self._subscriptions:
-            await subscription.cancel()
+        while self._subscriptions:
+            await self._subscriptions.pop().cancel()
 
     def submit(
         self, use: FunctionUse, options: TaskOptions, encoding: int, arguments: bytes, future: TaskFuture
@@ -409,8 +425,8 @@ class Channel:
         *_, bundle, index = message.subject.split(".")
         waiting = self.pending.get(UUID(bundle))
         future = None if waiting is None else waiting.futures.get(int(index))
-        if future is not None and not future.done() and not future.running():
-            future.set_running_or_notify_cancel()
+        if future is not None:
+            future.begin()
 
     def _look(self, bundle: UUID) -> None:
         waiting = self.pending.get(bundle)
@@ -456,7 +472,7 @@ def _resolve(future: TaskFuture, result: TaskResult) -> None:
         return
     future.times = TaskTimes(taken_at=result.taken_at, started_at=result.started_at, ended_at=result.ended_at)
     future.attempts = result.attempts
-    if not future.running() and not future.set_running_or_notify_cancel():
+    if not future.begin():
         return
     try:
         if result.state == "succeeded":
@@ -470,9 +486,7 @@ def _resolve(future: TaskFuture, result: TaskResult) -> None:
 
 def _fail(futures: Iterable[TaskFuture], error: BaseException) -> None:
     for future in list(futures):
-        if future.done():
-            continue
-        if future.running() or future.set_running_or_notify_cancel():
+        if future.begin():
             future.set_exception(error)
 
 

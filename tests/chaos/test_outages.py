@@ -1,0 +1,43 @@
+"""A part is away at the very moment when it is needed for the first time."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from running_pool import running_pool
+from service import running_service
+from waiting import eventually
+
+from headrace.sdk import Client, Executor
+
+
+def test_an_executor_that_begins_while_the_bus_is_away_waits_for_it(tmp_path: Path) -> None:
+    with (
+        running_service(tmp_path) as service,
+        running_pool(service, tmp_path / "pool", workers=1) as pool,
+        Client(service.url, service.token) as client,
+    ):
+        early, late = (Executor(pool.endpoint_id, client=client) for _ in range(2))
+        function_id = early.register_function(pow)
+        assert early.submit(pow, 2, 3).result(20) == 8
+        service.nats.kill()
+        service.loop.run(service.nats.wait())
+        session, _ = next(iter(early._channels.values()))
+        eventually(lambda: not session.connection.connected)
+        results: list[object] = []
+
+        def submit() -> None:
+            results.append(late.submit_to_registered_function(function_id, (2, 4)).result(20))
+
+        waiting = threading.Thread(target=submit)
+
+        waiting.start()
+        eventually(session._opening.locked, message="the executor waits for the bus")
+        service.loop.run(service.nats.start())
+
+        waiting.join(20)
+        assert results == [16]
+        assert early.submit(pow, 2, 5).result(20) == 32
+        early.shutdown()
+        late.shutdown()
