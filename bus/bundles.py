@@ -108,16 +108,14 @@ class ResultPart(msgspec.Struct, array_like=True, frozen=True):
     origin: bytes = b""
 
 
-_encode = msgspec.msgpack.Encoder().encode
+_encode_into = msgspec.msgpack.Encoder().encode_into
 _decode_bundle = msgspec.msgpack.Decoder(Bundle).decode
 _decode_part = msgspec.msgpack.Decoder(ResultPart).decode
 
 
 def encode_bundle(bundle: Bundle, *, subject: str, key: bytes, key_expires: int) -> bytes:
     """The message that asks the pool behind `subject` to run the bundle."""
-    body = _encode(bundle)
-    head = _BUNDLE_MAGIC + key_expires.to_bytes(8, "big")
-    return b"".join((head, mac(key, head, subject, body), body))
+    return _signed(bundle, _BUNDLE_MAGIC + key_expires.to_bytes(8, "big"), subject, key)
 
 
 def bundle_key_expiry(message: bytes) -> int:
@@ -130,7 +128,8 @@ def bundle_key_expiry(message: bytes) -> int:
 def decode_bundle(message: bytes, *, subject: str, key: bytes) -> Bundle:
     """Read a bundle. Raises `SignatureInvalid` before anything inside is looked at, and `DecodeError`."""
     bundle_key_expiry(message)
-    head, signature, body = message[:11], message[11 : 11 + MAC_BYTES], message[11 + MAC_BYTES :]
+    view = memoryview(message)
+    head, signature, body = message[:11], message[11 : 11 + MAC_BYTES], view[11 + MAC_BYTES :]
     check_mac(key, signature, head, subject, body)
     try:
         return _decode_bundle(body)
@@ -140,20 +139,31 @@ def decode_bundle(message: bytes, *, subject: str, key: bytes) -> Bundle:
 
 def encode_part(part: ResultPart, *, subject: str, key: bytes) -> bytes:
     """The message that stores a result part under `subject`."""
-    body = _encode(part)
-    return b"".join((_PART_MAGIC, mac(key, _PART_MAGIC, subject, body), body))
+    return _signed(part, _PART_MAGIC, subject, key)
 
 
 def decode_part(message: bytes, *, subject: str, key: bytes) -> ResultPart:
     """Read a result part. Raises `SignatureInvalid` and `DecodeError`."""
     if message[:3] != _PART_MAGIC or len(message) < 3 + MAC_BYTES:
         raise _unreadable(message, _PART_MAGIC, "a result part")
-    head, signature, body = message[:3], message[3 : 3 + MAC_BYTES], message[3 + MAC_BYTES :]
+    view = memoryview(message)
+    head, signature, body = message[:3], message[3 : 3 + MAC_BYTES], view[3 + MAC_BYTES :]
     check_mac(key, signature, head, subject, body)
     try:
         return _decode_part(body)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise DecodeError(f"a signed result part cannot be read: {error}", raw=message) from error
+
+
+def _signed(content: Bundle | ResultPart, head: bytes, subject: str, key: bytes) -> bytes:
+    # Written behind the place of its head and MAC: a large body is not copied once more to put them in front.
+    start = len(head) + MAC_BYTES
+    message = bytearray()
+    _encode_into(content, message, start)
+    message[: len(head)] = head
+    with memoryview(message) as view:
+        message[len(head) : start] = mac(key, head, subject, view[start:])
+    return bytes(message)
 
 
 def _unreadable(message: bytes, magic: bytes, noun: str) -> DecodeError:

@@ -24,7 +24,7 @@ KEY_BYTES = 32
 MAC_BYTES = 32
 
 
-def _derive(key: bytes, *parts: str | bytes) -> bytes:
+def _derive(key: bytes, *parts: str | bytes | memoryview) -> bytes:
     digest = hashlib.blake2b(key=key, digest_size=KEY_BYTES)
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
@@ -34,12 +34,12 @@ def _derive(key: bytes, *parts: str | bytes) -> bytes:
     return digest.digest()
 
 
-def mac(key: bytes, *parts: str | bytes) -> bytes:
+def mac(key: bytes, *parts: str | bytes | memoryview) -> bytes:
     """The MAC of these parts under a key."""
     return _derive(key, *parts)
 
 
-def check_mac(key: bytes, signature: bytes, *parts: str | bytes) -> None:
+def check_mac(key: bytes, signature: bytes, *parts: str | bytes | memoryview) -> None:
     """Raises `SignatureInvalid` unless `signature` is the MAC of the parts (compared in constant time)."""
     if not hmac.compare_digest(signature, _derive(key, *parts)):
         raise SignatureInvalid("the signature does not fit: the message was not made by the one it claims to come from")

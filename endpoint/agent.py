@@ -64,6 +64,7 @@ from headrace.endpoint.turns import Turns
 
 logger = logging.getLogger(__name__)
 
+ACK_DELAY_S = 0.02
 IN_PROGRESS_S = 1.0
 STARTED_MARK_S = 0.1
 MOST_PART_BYTES = 1024 * 1024
@@ -106,6 +107,7 @@ class Agent:
         self._marked: list[Call] = []
         self._marking = 0
         self._held: dict[UUID, Held] = {}
+        self._acks: list[str] = []
         self._bytes_in_hand = 0
         self._controls: OrderedDict[UUID, Control] = OrderedDict()
         # Up to this sequence bundles may have been in other hands, and cancellations may have been missed.
@@ -481,7 +483,17 @@ class Agent:
 
     def _let_go(self, held: Held) -> None:
         if self._forget(held):
-            self._spawn(self._connection.publish(held.ack_subject, b"+ACK"), "ack")
+            # Not at once: the server would write the removal in front of the next bundle, which then waits for it.
+            self._acks.append(held.ack_subject)
+            if len(self._acks) == 1:
+                asyncio.get_running_loop().call_later(ACK_DELAY_S, lambda: self._spawn(self._ack(), "ack"))
+
+    async def _ack(self) -> None:
+        """Let the server forget the bundles that are done. Lost, it means a look into the store, no more."""
+        acks, self._acks = self._acks, []
+        for subject in acks:
+            with suppress(BusUnavailable):
+                await self._connection.publish(subject, b"+ACK")
 
     def _hand_back(self, held: Held) -> None:
         """Let go of a bundle that cannot be finished here now. It comes again, to us or to another pool."""

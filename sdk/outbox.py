@@ -22,7 +22,7 @@ from headrace.sdk.future import TaskFuture
 
 FIRST_CAP = 4
 LARGEST_CAP = 128
-BUNDLE_BYTES = 256 * 1024
+BUNDLE_BYTES = 512 * 1024
 BUNDLE_WORTH_S = 0.02
 """A bundle holds at most about so much work."""
 
