@@ -65,7 +65,7 @@ from headrace.endpoint.turns import Turns
 logger = logging.getLogger(__name__)
 
 ACK_DELAY_S = 0.02
-IN_PROGRESS_S = 1.0
+IN_PROGRESS_S = 0.4
 STARTED_MARK_S = 0.1
 MOST_PART_BYTES = 1024 * 1024
 
