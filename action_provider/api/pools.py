@@ -24,7 +24,8 @@ from headrace.bus.names import pool_consumer, token
 from headrace.bus.streams import ensure_consumer
 from headrace.schemas import Violation
 
-_ACK_WAIT_S = 3.0
+_ACK_WAIT_S = 1.75
+"""What a pool held when it died runs again after this. Pools say four times in it that they live."""
 _MAX_ACK_PENDING = 4096
 _GRANT_REACH_S = 30 * 86_400.0
 """A bundle may wait for days, so a grant that has expired still fetches code; the pool itself compares the expiry with
@@ -88,6 +89,7 @@ async def open_pool(call: Call) -> Response:
     )
     await keep_session(service.tables, session)
     service.metrics.sessions.labels("pool").inc()
+    tasks = await service.connection.api("STREAM.INFO.TASKS")
     return reply(
         {
             "endpoint_id": endpoint_id,
@@ -101,7 +103,8 @@ async def open_pool(call: Call) -> Response:
             "code_token": CodeToken(endpoint_id=endpoint_id, pool=pool, expires=expires).text(service.keys),
             "allowed_functions": endpoint.allowed_functions,
             # What is stored up to here may have been in other hands: the pool then reads its past before it runs it.
-            "tasks_sequence": (await service.connection.api("STREAM.INFO.TASKS"))["state"]["last_seq"],
+            "tasks_sequence": tasks["state"]["last_seq"],
+            "bus_time": tasks["ts"],
             "max_payload": service.connection.max_payload,
             "expires_in_s": ttl_s,
             "protocol": PROTOCOL,

@@ -73,7 +73,7 @@ def _reckon_client(
     load: Load, name: str, http: httpx.Client, runs: dict[int, list[Run]], reckoning: Reckoning
 ) -> set[int]:
     stored = {
-        task["task_id"]: task | {"once": kind == "OnceExecutor"}
+        task["task_id"]: task | {"once": kind == "once"}
         for kind, group in load.groups[name].items()
         for task in _group(http, group)
     }

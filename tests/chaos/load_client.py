@@ -17,19 +17,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from headrace.bus.bundles import TaskOptions
 from headrace.schemas import HeadraceError
 from headrace.sdk import Client, Executor
 from headrace.sdk.future import TaskFuture
 
 SHORT, LONG, ONCE, ONCE_LONG = "short", "long", "once", "once-long"
-
-
-class OnceExecutor(Executor):
-    """Submits tasks that must not run twice; the SDK has no argument for that."""
-
-    def _options(self) -> TaskOptions:
-        return TaskOptions(rerun_on_loss=False)
 
 
 def leave_a_trace(path: str, number: int, seconds: float) -> list[Any]:
@@ -82,13 +74,11 @@ class LoadClient:
             self.attach()
         return self.await_all()
 
-    def executor(self, kind: type[Executor]) -> Executor:
-        return kind(
-            self.settings["endpoint_id"], client=self.client, task_group_id=self.settings["groups"][kind.__name__]
-        )
+    def executor(self, group: str) -> Executor:
+        return Executor(self.settings["endpoint_id"], client=self.client, task_group_id=self.settings["groups"][group])
 
     def submit_until_stopped(self) -> None:
-        normal, once = self.executor(Executor), self.executor(OnceExecutor)
+        normal, once = self.executor("normal"), self.executor("once").with_options(rerun_on_loss=False)
         while not (self.directory / "stop").exists():
             for _ in range(40):
                 self.submit(normal, SHORT, 0.0)
@@ -109,9 +99,8 @@ class LoadClient:
         self.follow(future)
 
     def attach(self) -> None:
-        for name in ("Executor", "OnceExecutor"):
-            executor = self.executor(Executor)
-            for future in self.patiently(lambda e=executor, n=name: e.reload_tasks(self.settings["groups"][n])):
+        for group in self.settings["groups"]:
+            for future in self.patiently(self.executor(group).reload_tasks):
                 self.follow(future)
         (self.directory / f"{self.name}.attached").touch()
 

@@ -174,7 +174,7 @@ class Load:
 
     def start(self, name: str) -> None:
         """A client that submits."""
-        self.groups[name] = {"Executor": str(uuid.uuid4()), "OnceExecutor": str(uuid.uuid4())}
+        self.groups[name] = {"normal": str(uuid.uuid4()), "once": str(uuid.uuid4())}
         self._start(name, mode="submit")
         eventually(lambda: self.lines(f"{name}.results"), 30, f"the client {name} has results")
 
