@@ -18,7 +18,7 @@ import logging
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 from uuid import UUID
@@ -48,6 +48,7 @@ from headrace.bus.errors import (
     SignatureInvalid,
     TaskCancelled,
     TaskError,
+    TaskExpired,
     TaskLost,
     WireVersionUnknown,
 )
@@ -60,6 +61,7 @@ from headrace.endpoint.code_cache import CodeCache
 from headrace.endpoint.engine import Call, Engine, Outcome, OutcomesCallback, Source
 from headrace.endpoint.grant import PoolGrant, PoolService
 from headrace.endpoint.held import Held, failed
+from headrace.endpoint.patience import Patience, ServerClock
 from headrace.endpoint.turns import Turns
 
 logger = logging.getLogger(__name__)
@@ -77,6 +79,7 @@ _MOST_CONTROLS = 10_000
 _PART_HEAD = 4096
 _RETRY_S = 1.0
 _NOT_NOW = b'-NAK {"delay": 1000000000}'
+_BETWEEN_S = 0.25
 _FOREIGN_WAIT_S = 30
 _FOREIGN_TRIES = 120
 
@@ -104,6 +107,9 @@ class Agent:
         self._allowed = allowed_functions
         self._code = CodeCache(service)
         self._turns = Turns()
+        self._clock = ServerClock()
+        self._clock.learn(grant.bus_time)
+        self._patience = Patience(self._clock)
         self._marked: list[Call] = []
         self._marking = 0
         self._held: dict[UUID, Held] = {}
@@ -131,6 +137,7 @@ class Agent:
             group.create_task(self._puller.run(), name="pull bundles")
             group.create_task(self._keep_in_progress(), name="in progress")
             group.create_task(self._mark_started(), name="started marks")
+            group.create_task(self._patience.run(self._on_patience_end), name="queue time-outs")
             group.create_task(self._learn_position(), name="position")
 
     async def drain(self, grace_s: float) -> None:
@@ -155,6 +162,7 @@ class Agent:
     def adopt(self, grant: PoolGrant) -> None:
         """Go on with a renewed grant; the connection has moved to it already."""
         self._grant = grant
+        self._clock.learn(grant.bus_time)
 
     @property
     def status(self) -> dict[str, int]:
@@ -202,6 +210,7 @@ class Agent:
             size=len(delivery.data),
         )
         self._held[address.bundle] = held
+        self._clock.learn(held.stored_at)
         self._bytes_in_hand += held.size
         unsure = delivery.sequence <= self._unsure_up_to
         codes = self._known_codes(held)
@@ -296,8 +305,11 @@ class Agent:
     def _let_wait(self, held: Held, codes: Iterable[FunctionCode | FunctionUnusable]) -> None:
         table = list(codes)
         address = held.address
+        self._end_late(held, held.late(self._clock.now()))
+        for end in held.ends():
+            self._patience.add(end, address.bundle, self._held)
         for task in held.bundle.tasks:
-            if task.index not in held.open:
+            if task.index not in held.open or task.index in held.unstored:
                 continue
             if held.control.cancels(task.index):
                 self._end(held, task.index, TaskCancelled("the task was cancelled before it started"), "cancelled")
@@ -333,6 +345,8 @@ class Agent:
             if turn is None:
                 return None
             principal, group, call = turn
+            if call.options.queue_timeout_s is not None and self._is_late(call):
+                continue
             if call.options.rerun_on_loss:
                 return call
             load = self.engine.load()
@@ -343,6 +357,15 @@ class Agent:
             if held is not None:
                 self._marking += 1
                 self._spawn(self._mark(held, call), "started mark", held)
+
+    def _is_late(self, call: Call) -> bool:
+        bundle, index = split_task_id(call.key)
+        held, limit_s = self._held.get(bundle), call.options.queue_timeout_s
+        if held is None or limit_s is None or held.stored_at + limit_s > self._clock.now():
+            return False
+        self._end_late(held, {index: limit_s})
+        self._settle(held)
+        return True
 
     async def _mark(self, held: Held, call: Call) -> None:
         """Store that a task has started which must not run twice; only then may it reach a worker."""
@@ -424,6 +447,11 @@ class Agent:
 
     def _end(self, held: Held, index: int, error: TaskError, state: str = "failed") -> None:
         held.add(failed(index, error, taken_at=held.taken_at, state=state))
+
+    def _end_late(self, held: Held, limits_s: Mapping[int, float]) -> None:
+        for index, limit_s in limits_s.items():
+            text = f"the task waited longer than its limit of {limit_s:g} s (queue_timeout_s); it was not started"
+            self._end(held, index, TaskExpired(text), "expired")
 
     def _settle(self, held: Held) -> None:
         """Store what is to be stored, or ack what is complete."""
@@ -582,6 +610,22 @@ class Agent:
                         await self._connection.publish(held.address.started_subject(index))
             told = running & (told | seen)
             seen = running
+
+    def _on_patience_end(self, bundle: UUID) -> None:
+        """End the tasks of a bundle that have waited too long, wherever in this pool they wait."""
+        held = self._held.get(bundle)
+        if held is None:
+            return
+        limits_s = held.late(self._clock.now())
+        keys = {task_id(bundle, index) for index in limits_s}
+        waiting = {call.key for call in self._turns.remove(held.address.principal, held.address.group, keys)}
+        waiting.update(self.engine.take_back(keys - waiting))
+        indices = [split_task_id(key)[1] for key in waiting]
+        self._end_late(held, {index: limits_s[index] for index in indices})
+        self._settle(held)
+        # Some may be between two places: their mark is being stored, or they are on the way to a worker.
+        if keys - waiting - set(self.engine.running()):
+            self._patience.add(self._clock.now() + _BETWEEN_S, bundle, self._held)
 
     def _on_connected(self) -> None:
         # Cancellations may have been missed, and bundles that we held may have been given to others.

@@ -63,7 +63,7 @@ class Source(Protocol):
 
 
 OutcomesCallback = Callable[[list[Outcome]], None]
-"""Takes outcomes, many at a time. Every call that was handed out has exactly one, unless `stop` gave it back."""
+"""Takes outcomes, many at a time. Every call that was handed out has exactly one, unless it was given back."""
 
 
 class Engine(Protocol):
@@ -80,6 +80,9 @@ class Engine(Protocol):
 
         A call that has its outcome, or was never handed out, is not touched.
         """
+
+    def take_back(self, keys: Iterable[UUID]) -> list[UUID]:
+        """Give back those of these calls that were never started; their keys. They belong to the source again."""
 
     async def stop(self, *, grace_s: float) -> list[UUID]:
         """Pull nothing more, let running calls end within the grace, then kill.

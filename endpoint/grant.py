@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -17,7 +18,7 @@ class PoolGrant:
     """A pool's credential and secrets. Durations in seconds.
 
     `tasks_sequence` is where the stream of tasks ended when the grant was made: what is stored up to there may have
-    been in other hands before.
+    been in other hands before. `bus_time` is when it was made: unix seconds, the NATS server's clock.
     """
 
     endpoint: UUID
@@ -28,6 +29,7 @@ class PoolGrant:
     pool_secret: bytes = field(repr=False)
     code_token: str = field(repr=False)
     tasks_sequence: int
+    bus_time: float
     expires_in_s: float
 
     @classmethod
@@ -42,6 +44,7 @@ class PoolGrant:
             pool_secret=base64.b64decode(document["pool_secret"]),
             code_token=document["code_token"],
             tasks_sequence=int(document["tasks_sequence"]),
+            bus_time=datetime.fromisoformat(document["bus_time"]).timestamp(),
             expires_in_s=float(document["expires_in_s"]),
         )
 

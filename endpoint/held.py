@@ -36,6 +36,27 @@ class Held:
         """Whether every task has a stored result."""
         return not self.open
 
+    @property
+    def stored_at(self) -> float:
+        """When it was stored: unix seconds, the server's clock."""
+        return self.stored_ns / 1e9
+
+    def ends(self) -> set[float]:
+        """When the patience of tasks ends: unix seconds, the server's clock."""
+        limits_s = (options.queue_timeout_s for options in self.bundle.options)
+        return {self.stored_at + limit_s for limit_s in limits_s if limit_s is not None}
+
+    def late(self, now: float) -> dict[int, float]:
+        """Unfinished tasks that may not start any more when it is `now` at the server, with their limits in seconds."""
+        if not any(end <= now for end in self.ends()):
+            return {}
+        unfinished, late = set(self.unfinished()), {}
+        for task in self.bundle.tasks:
+            limit_s = self.bundle.options[task.options].queue_timeout_s
+            if limit_s is not None and self.stored_at + limit_s <= now and task.index in unfinished:
+                late[task.index] = limit_s
+        return late
+
     def add(self, result: TaskResult) -> bool:
         """Take a result that is to be stored; whether it is news."""
         if result.index not in self.open or result.index in self.unstored:

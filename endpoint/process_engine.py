@@ -123,6 +123,17 @@ class ProcessEngine:
                 self._kill_if_forced(slot)
         self._tell()
 
+    def take_back(self, keys: Iterable[UUID]) -> list[UUID]:
+        """Give back calls that were never started; not those that are on their way to a worker."""
+        wanted = frozenset(keys)
+        found = [job for job in self._again if job.call.key in wanted and job.attempts == 1]
+        for job in found:
+            self._again.remove(job)
+        if self._held is not None and self._held.call.key in wanted and self._held.attempts == 1:
+            found.append(self._held)
+            self._held = None
+        return [job.call.key for job in found]
+
     async def stop(self, *, grace_s: float) -> list[UUID]:
         """Stop in order; a second call, with a shorter grace, hurries the first one."""
         self._deadline = min(self._deadline, time.monotonic() + grace_s)

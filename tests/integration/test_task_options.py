@@ -185,3 +185,75 @@ def test_an_invocation_takes_options(service: RunningService, executor: Executor
 
 def client_state(executor: Executor, task_id: Any) -> str:
     return str(executor.client.get_task(task_id, wait_s=10)["state"])
+
+
+def test_a_task_that_waits_too_long_for_a_worker_never_starts(
+    client: Client, late: RunningPool, tmp_path: Path
+) -> None:
+    gate, note, busy = tmp_path / "gate", tmp_path / "note", tmp_path / "busy"
+    late.start()
+    with Executor(late.endpoint_id, client=client) as executor:
+        first = executor.submit(wait_for, str(gate), str(busy))
+        eventually(busy.exists, 10)
+        patient = executor.submit(os.getpid)
+        # More than the engine takes: some wait in it, some in turns, some in the queue.
+        impatient = [executor.with_options(queue_timeout_s=0.5).submit(wait_for, "/", str(note)) for _ in range(80)]
+        marked = executor.with_options(queue_timeout_s=0.5, rerun_on_loss=False).submit(wait_for, "/", str(note))
+
+        for future in [*impatient, marked]:
+            with pytest.raises(TaskExpired, match=r"longer than its limit of 0\.5 s \(queue_timeout_s\)"):
+                future.result(10)
+
+        assert not first.done()
+        assert impatient[0].attempts == 0
+        assert client_state(executor, impatient[0].task_id) == "expired"
+        gate.touch()
+        assert first.result(10) == "done"
+        assert patient.result(10)
+        assert not note.exists()
+
+
+def test_a_task_that_starts_in_time_runs_as_long_as_it_likes(executor: Executor, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    future = executor.with_options(queue_timeout_s=0.5).submit(wait_for, str(gate))
+    eventually(future.running, 10)
+    assert future.task_id is not None
+
+    assert executor.client.get_task(future.task_id, wait_s=0.8)["state"] in ("pending", "running")
+
+    gate.touch()
+    assert future.result(10) == "done"
+
+
+def test_what_waited_too_long_for_its_endpoint_never_starts(client: Client, late: RunningPool, tmp_path: Path) -> None:
+    note = tmp_path / "note"
+    with Executor(late.endpoint_id, client=client) as executor:
+        impatient = executor.with_options(queue_timeout_s=0.2).submit(wait_for, "/", str(note))
+        patient = executor.with_options(queue_timeout_s=60).submit(wait_for, "/")
+        began = time.monotonic()
+        eventually(lambda: time.monotonic() - began > 0.3)
+        late.start()
+
+        with pytest.raises(TaskExpired, match="queue_timeout_s"):
+            impatient.result(10)
+        assert patient.result(10) == "done"
+        assert not note.exists()
+
+
+def test_the_queue_time_goes_on_while_the_pool_is_restarted(client: Client, late: RunningPool, tmp_path: Path) -> None:
+    gate, note, busy = tmp_path / "gate", tmp_path / "note", tmp_path / "busy"
+    late.start()
+    with Executor(late.endpoint_id, client=client) as executor:
+        first = executor.submit(wait_for, str(gate), str(busy))
+        eventually(busy.exists, 10)
+        waiting = executor.with_options(queue_timeout_s=1.0).submit(wait_for, "/", str(note))
+        late.kill()
+        began = time.monotonic()
+        eventually(lambda: time.monotonic() - began > 1.0)
+        gate.touch()
+        late.start()
+
+        with pytest.raises(TaskExpired, match="queue_timeout_s"):
+            waiting.result(20)
+        assert first.result(20) == "done"
+        assert not note.exists()
