@@ -24,7 +24,8 @@ from headrace.bus.names import pool_consumer, token
 from headrace.bus.streams import ensure_consumer
 from headrace.schemas import Violation
 
-_ACK_WAIT_S = 3.0
+_ACK_WAIT_S = 1.75
+"""What a pool held when it died runs again after this. Pools say four times in it that they live."""
 _MAX_ACK_PENDING = 4096
 _GRANT_REACH_S = 30 * 86_400.0
 """A bundle may wait for days, so a grant that has expired still fetches code; the pool itself compares the expiry with
