@@ -1,0 +1,88 @@
+"""Two pools of one endpoint share its queue, and one of them is killed."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from chaos.accounts import read_runs
+from chaos.load_client import leave_a_trace
+from running_pool import RunningPool, running_pool
+from service import RunningService, running_service
+from waiting import eventually
+
+from headrace.sdk import Client, Executor
+
+
+@contextlib.contextmanager
+def another(pool: RunningPool, directory: Path) -> Iterator[RunningPool]:
+    """The same endpoint started once more, as on a second machine."""
+    directory.mkdir()
+    settings = json.loads(pool.settings_path.read_text())
+    status_path, settings_path = directory / "status.json", directory / "pool.json"
+    settings |= {"status_path": str(status_path), "pids_path": str(directory / "pids")}
+    settings_path.write_text(json.dumps(settings))
+    second = dataclasses.replace(
+        pool, settings_path=settings_path, log_path=directory / "pool.log", status_path=status_path, _process=None
+    )
+    second.start()
+    try:
+        yield second
+    finally:
+        second.stop()
+
+
+@contextlib.contextmanager
+def two_pools(directory: Path) -> Iterator[tuple[RunningService, RunningPool, RunningPool]]:
+    with (
+        running_service(directory) as service,
+        running_pool(service, directory / "first") as first,
+        another(first, directory / "second") as second,
+    ):
+        yield service, first, second
+
+
+def test_what_a_killed_pool_held_goes_to_the_other_and_nothing_else_runs_twice(tmp_path: Path) -> None:
+    effects = tmp_path / "effects"
+    with (
+        two_pools(tmp_path) as (service, first, second),
+        Client(service.url, service.token) as client,
+        Executor(first.endpoint_id, client=client) as executor,
+    ):
+        once = executor.with_options(rerun_on_loss=False)
+        executor.submit(leave_a_trace, str(effects), -1, 0.0).result(20)
+        futures = {}
+        for number in range(400):
+            chosen = once if number % 20 == 0 else executor
+            futures[number] = chosen.submit(leave_a_trace, str(effects), number, 0.5 if number % 40 < 2 else 0.002)
+        eventually(lambda: len(read_runs(effects)) > 40, 10, "both work")
+        held_by_both = eventually(lambda: [p for p in (first, second) if _bundles(p)] == [first, second], 5)
+        assert held_by_both
+
+        victim = first._process
+        assert victim is not None
+        first.kill()
+        assert victim.returncode == -9
+
+        ends = {number: future.exception(30) for number, future in futures.items()}
+        runs = read_runs(effects)
+        # A pool has two workers; what they had run before was stored within an instant.
+        repeated = [number for number in runs if len(runs[number]) > 1]
+        assert len(repeated) < 200
+        for number, future in futures.items():
+            if ends[number] is None:
+                assert future.result()[0] == number
+                assert future.result()[1] in {run.run for run in runs[number]}
+            else:
+                assert number % 20 == 0
+                assert type(ends[number]).__name__ == "TaskLost"
+            if number % 20 == 0:
+                assert len(runs.get(number, ())) <= 1
+        print(f"{len(repeated)} of 400 ran twice")  # noqa: T201
+
+
+def _bundles(pool: RunningPool) -> int:
+    return int(json.loads(pool.status_path.read_text())["bundles"])
