@@ -26,7 +26,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # A worker process imports the errors and never validates: `jsonschema` would double its start time.
     if name in __all__:
-        from headrace.schemas import validator  # noqa: PLC0415
+        from headrace.schemas import validator
 
         return getattr(validator, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
