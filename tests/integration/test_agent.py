@@ -78,7 +78,8 @@ class Pool:
     def submit(self, function_id: str, *calls: list[Any], **options: Any) -> list[str]:
         """The ids of tasks, each in a bundle of its own."""
         http, url = self.service.http(), f"/api/v1/endpoints/{self.endpoint_id}/tasks"
-        answers = [http.post(url, json={"function_id": function_id, "args": args, "options": options}) for args in calls]
+        body = {"function_id": function_id, "options": options}
+        answers = [http.post(url, json={**body, "args": args}) for args in calls]
         return [answer.json()["tasks"][0]["task_id"] for answer in answers]
 
     async def ended(self, task_id: str, within_s: float = 15.0) -> dict[str, Any]:
