@@ -126,6 +126,12 @@ class Manager:
         if stored is not None and self._directory.token() is not None:
             if token is not None:
                 await self._tell_config(service, token, stored.endpoint_id, config)
+            else:
+                logger.warning(
+                    "Without the owner's token the service is not told of public, shared_with and allowed_functions in"
+                    " config.yaml: what it was told last stays in force. Start once with --token-file, or log in.",
+                    extra={"action": "config_not_told", "endpoint_id": str(stored.endpoint_id)},
+                )
             if stored.url != service.url:
                 self._directory.keep_registration(stored.endpoint_id, None, service.url)
             return stored.endpoint_id
