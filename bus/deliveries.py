@@ -73,8 +73,7 @@ class Delivery(msgspec.Struct, array_like=True, frozen=True):
 
     def next(self, failure: FailedAttempt) -> Delivery:
         """The attempt after this one, which failed."""
-        failed = [*self.failed, failure.shortened()]
-        return msgspec.structs.replace(self, attempt=self.attempt + 1, failed=failed)
+        return msgspec.structs.replace(self, attempt=self.attempt + 1, failed=[*self.failed, failure.shortened()])
 
     def encode(self) -> bytes:
         """As it travels in a bundle's `origin`."""

@@ -18,7 +18,6 @@ import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
-from uuid import UUID
 
 from headrace.bus import names, submission
 from headrace.bus.bundles import ResultPart, TaskOptions, TaskResult, decode_part
@@ -30,7 +29,6 @@ from headrace.bus.errors import (
     BusUnavailable,
     DecodeError,
     DeliveryForbidden,
-    FilterInvalid,
     FunctionUnusable,
     InputFailed,
     PayloadTooLarge,
@@ -40,13 +38,12 @@ from headrace.bus.errors import (
 )
 from headrace.bus.events import DEFAULT_BUS, CloudEvent
 from headrace.bus.failures import decode_failure
-from headrace.bus.filters import FilterIndex
 from headrace.bus.intake import ACK_WAIT_S, Intake
 from headrace.bus.keys import KeyRing
 from headrace.bus.names import ResultAddress
 from headrace.bus.pull import Delivery as Taken
-from headrace.bus.records import Record
 from headrace.bus.rights import Rights
+from headrace.bus.roster import Roster
 from headrace.bus.streams import ensure_consumer
 from headrace.bus.submission import DELIVERIES_GROUP, Call, Submission
 from headrace.bus.subscriptions import CompiledSubscription, SubscriptionRecord, last_sequence
@@ -61,7 +58,6 @@ OUTCOMES = ("matched", "sent", "succeeded", "failed", "postponed", "given_up")
 """What is counted: events that were matched; attempts that were sent, and how they ended; deliveries that wait for room
 in a full queue, and those that became dead letters."""
 
-_RECENT_S = 60.0
 _LOST_BUS_WAIT_S = 0.5
 _CATCH_UP_PAGE = 200
 _MOST_ACKS_PENDING = 4096
@@ -92,11 +88,7 @@ class Dispatcher:
         self._count = count
         self._full_wait_s = full_wait_s
         self._rights = Rights(tables)
-        self._subscriptions: dict[UUID, CompiledSubscription] = {}
-        self._indexes: dict[str, FilterIndex[UUID]] = {bus: FilterIndex() for bus in self._buses}
-        self._newest = dict.fromkeys(self._buses, 0)
-        self._reading = False
-        self._late: asyncio.Queue[SubscriptionRecord] = asyncio.Queue()
+        self._roster = Roster(tables.subscriptions, self._buses, newest=0)
 
     async def run(self) -> None:
         """Deliver until cancelled. A lost bus is waited for."""
@@ -113,18 +105,14 @@ class Dispatcher:
             await asyncio.sleep(_LOST_BUS_WAIT_S)
 
     async def _run(self) -> None:
-        self._subscriptions.clear()
-        self._indexes = {bus: FilterIndex() for bus in self._buses}
         await self._ensure_consumers()
-        self._newest = dict.fromkeys(self._buses, await last_sequence(self._connection))
-        self._reading = True
+        newest = await last_sequence(self._connection)
+        self._roster = Roster(self._tables.subscriptions, self._buses, newest=newest)
         async with contextlib.AsyncExitStack() as stack:
-            await self._rights.start()
-            stack.push_async_callback(self._rights.stop)
             # Before the first event is taken: an event must meet every subscription that was there when it came.
-            watch = await self._tables.subscriptions.watch(self._changed)
-            stack.push_async_callback(watch.stop)
-            self._reading = False
+            for watched in (self._rights, self._roster):
+                await watched.start()
+                stack.push_async_callback(watched.stop)
             async with asyncio.TaskGroup() as group:
                 for bus in self._buses:
                     group.create_task(self._matcher(bus).run(), name=f"matcher of {bus}")
@@ -149,80 +137,10 @@ class Dispatcher:
                 max_ack_pending=_MOST_ACKS_PENDING,
             )
 
-    # --- subscriptions ----------------------------------------------------------------------------------------------
-
-    def _changed(self, key: str, record: Record[SubscriptionRecord] | None) -> None:
-        was_known = self._forget(UUID(key))
-        if record is None:
-            return
-        subscription = record.value
-        index = self._indexes.get(subscription.bus)
-        if index is None:
-            return
-        try:
-            compiled = CompiledSubscription.of(subscription)
-        except FilterInvalid as error:
-            logger.error(
-                "Subscription %s cannot be used by this release, so its events wait for no one: %s",
-                subscription.subscription_id,
-                error,
-                extra={"action": "subscription_unusable", "subscription": str(subscription.subscription_id)},
-            )
-            return
-        self._subscriptions[subscription.subscription_id] = compiled
-        index.put(subscription.subscription_id, compiled.filter)
-        # At the start only the latest subscriptions can be news: a dispatcher that has died since may have taken events
-        # before it heard of them. What it did deliver is not delivered twice.
-        news = not was_known and (not self._reading or time.time() - subscription.created_at < _RECENT_S)
-        if news and subscription.after_sequence < self._newest[subscription.bus]:
-            self._late.put_nowait(subscription)
-
-    def _forget(self, subscription_id: UUID) -> bool:
-        known = self._subscriptions.pop(subscription_id, None)
-        if known is not None:
-            self._indexes[known.record.bus].remove(subscription_id)
-        return known is not None
-
-    async def _find(self, subscription_id: UUID) -> CompiledSubscription | None:
-        known = self._subscriptions.get(subscription_id)
-        if known is not None:
-            return known
-        record = await self._tables.subscriptions.get(subscription_id.hex)
-        return None if record is None else CompiledSubscription.of(record.value)
-
-    async def _catch_up(self) -> None:
-        while True:
-            record = await self._late.get()
-            start, end = record.after_sequence + 1, self._newest[record.bus]
-            while start <= end and record.subscription_id in self._subscriptions:
-                try:
-                    start = await self._offer_page(record, start, end)
-                except BusUnavailable:
-                    await asyncio.sleep(_LOST_BUS_WAIT_S)
-
-    async def _offer_page(self, record: SubscriptionRecord, start: int, end: int) -> int:
-        """Deliver events that came after a subscription was made, but were matched before we heard of it; gives where
-        to go on."""
-        query = {"seq": start, "next_by_subj": names.bus_events(record.bus), "batch": _CATCH_UP_PAGE}
-        messages, _ = await self._connection.read_many("EVENTS", query)
-        for message in messages:
-            if message.sequence <= end:
-                await self._offer(record.subscription_id, message.data, message.sequence)
-        return messages[-1].sequence + 1 if messages else end + 1
-
-    async def _offer(self, subscription_id: UUID, data: bytes, sequence: int) -> None:
-        subscription = self._subscriptions.get(subscription_id)
-        with contextlib.suppress(DecodeError):
-            event = CloudEvent.of_stored(data)
-            if subscription is not None and subscription.filter.matches(event):
-                await self._start(subscription, event, sequence)
-
     # --- events -----------------------------------------------------------------------------------------------------
 
     def _matcher(self, bus: str) -> Intake:
         async def on_event(taken: Taken) -> None:
-            # No waiting until the matching is done: a subscription that we hear of later then knows what it missed.
-            self._newest[bus] = max(self._newest[bus], taken.sequence)
             try:
                 event = CloudEvent.of_stored(taken.data)
             except DecodeError as error:
@@ -235,12 +153,8 @@ class Dispatcher:
                 )
                 return
             self._count("matched")
-            matching = [self._subscriptions[each] for each in self._indexes[bus].matching(event)]
-            starts = [
-                self._start(subscription, event, taken.sequence)
-                for subscription in matching
-                if subscription.record.after_sequence < taken.sequence
-            ]
+            matching = self._roster.matching(bus, event, taken.sequence)
+            starts = [self._start(subscription, event, taken.sequence) for subscription in matching]
             await (starts[0] if len(starts) == 1 else _all(starts))
 
         return Intake(self._connection, "EVENTS", names.matcher_consumer(bus), on_event)
@@ -249,6 +163,28 @@ class Dispatcher:
         record = subscription.record
         delivery = Delivery(record.subscription_id, record.bus, sequence, event.source, event.id)
         await self._send(subscription, delivery, event)
+
+    async def _catch_up(self) -> None:
+        """Deliver events that came after a subscription was made, but were matched before we heard of it."""
+        while True:
+            subscription, missed = await self._roster.late()
+            while missed and self._roster.get(subscription.record.subscription_id):
+                try:
+                    missed = await self._offer(subscription, missed)
+                except BusUnavailable:
+                    await asyncio.sleep(_LOST_BUS_WAIT_S)
+
+    async def _offer(self, subscription: CompiledSubscription, sequences: range) -> range:
+        """Deliver the first of these events; gives the sequences that are left."""
+        subject = names.bus_events(subscription.record.bus)
+        query = {"seq": sequences.start, "next_by_subj": subject, "batch": _CATCH_UP_PAGE}
+        messages, _ = await self._connection.read_many("EVENTS", query)
+        for message in messages:
+            with contextlib.suppress(DecodeError):
+                event = CloudEvent.of_stored(message.data)
+                if message.sequence in sequences and subscription.filter.matches(event):
+                    await self._start(subscription, event, message.sequence)
+        return range(messages[-1].sequence + 1, sequences.stop) if messages else range(0)
 
     # --- one attempt ------------------------------------------------------------------------------------------------
 
@@ -298,18 +234,17 @@ class Dispatcher:
         except DecodeError as error:
             logger.error("A waiting delivery cannot be read and is dropped: %s", error, extra={"action": "dropped"})
             return
-        subscription = await self._find(waiting.delivery.subscription)
+        subscription = await self._roster.find(waiting.delivery.subscription)
         if subscription is not None:
             await self._send(subscription, waiting.delivery, event)
 
     # --- results ----------------------------------------------------------------------------------------------------
 
     async def _on_result(self, taken: Taken) -> None:
-        where = ResultAddress.of_subject(taken.subject)
         try:
-            part = decode_part(
-                taken.data, subject=taken.subject, key=self._keys.result_key(where.endpoint, where.principal)
-            )
+            where = ResultAddress.of_subject(taken.subject)
+            key = self._keys.result_key(where.endpoint, where.principal)
+            part = decode_part(taken.data, subject=taken.subject, key=key)
             delivery = Delivery.decode(part.origin)
         except (SignatureInvalid, DecodeError) as error:
             logger.warning("A result of a delivery is not believed: %s", error, extra={"action": "result_refused"})
@@ -321,7 +256,7 @@ class Dispatcher:
         if result.state == "succeeded":
             logger.debug("Delivered.", extra={"action": "delivered", "subscription": str(delivery.subscription)})
             return
-        subscription = await self._find(delivery.subscription)
+        subscription = await self._roster.find(delivery.subscription)
         if subscription is None or not _belongs(subscription.record, delivery, where):
             return
         await self._on_failure(subscription.record, delivery, result, taken.stored_ns)
@@ -413,7 +348,7 @@ def _failure(record: SubscriptionRecord, delivery: Delivery, result: TaskResult)
         started_at=result.started_at,
         ended_at=result.ended_at,
     )
-    return attempt, code
+    return attempt.shortened(), code
 
 
 async def _all(starts: list[Coroutine[Any, Any, None]]) -> None:
