@@ -16,8 +16,9 @@ CLOUDEVENT = {"Content-Type": "application/cloudevents+json"}
 NOTES = """
 import json, time
 def note(path, *args, fail=0, **kwargs):
-    with open(path, "a") as file:
-        file.write(json.dumps([time.time(), args, kwargs]) + "\\n")
+    line = json.dumps([time.time(), args, kwargs]) + "\\n"
+    with open(path, "ab", buffering=0) as file:
+        file.write(line.encode())  # in one piece: another worker may write at the same time
     with open(path) as file:
         runs = len(file.readlines())
     if runs <= fail:
@@ -35,7 +36,9 @@ class Notes:
     @property
     def runs(self) -> list[Any]:
         """[time, args, kwargs] of each run."""
-        return [json.loads(line) for line in self.path.read_text().splitlines()] if self.path.exists() else []
+        # Only whole lines: the last one may be on its way.
+        text = self.path.read_text() if self.path.exists() else ""
+        return [json.loads(line) for line in text.rpartition("\n")[0].splitlines()]
 
     @property
     def args(self) -> list[Any]:
