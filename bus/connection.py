@@ -16,7 +16,7 @@ import re
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import nats.aio.client
@@ -46,6 +46,7 @@ EXPECTED_SEQUENCE_HEADER = "Nats-Expected-Last-Subject-Sequence"
 _READ_BYTES = 256 * 1024
 _RECONNECT_WAIT_S = 0.1
 _ANSWER_WAIT_S = 5.0
+_RETIRE_S = 2.0
 _FULL = ("maximum bytes", "maximum messages", "insufficient", "no space left", "resource limits exceeded")
 _DENIED = re.compile(r"permissions violation for (?:publish|subscription) to \"([^\"]+)\"", re.IGNORECASE)
 
@@ -113,6 +114,14 @@ class _Link:
     answers: str
 
 
+class _Asked(NamedTuple):
+    """A request that waits for its answer, and the client that sent it."""
+
+    subject: str
+    answer: asyncio.Future[Message]
+    client: NatsClient
+
+
 @dataclass(eq=False, slots=True)
 class Subscription:
     """A subscription that outlives reconnects and renewals; `cancel` ends it."""
@@ -126,7 +135,10 @@ class Subscription:
     @property
     def subject(self) -> str:
         """What is subscribed now; an inbox moves with the credential."""
-        return f"{self._connection.inbox_prefix}.{self._subject}" if self._inbox else self._subject
+        return self._subject_of(self._connection.inbox_prefix)
+
+    def _subject_of(self, inbox_prefix: str) -> str:
+        return f"{inbox_prefix}.{self._subject}" if self._inbox else self._subject
 
     async def cancel(self) -> None:
         """End the subscription."""
@@ -154,7 +166,7 @@ class Connection:
         self._connect_timeout_s = connect_timeout_s
         self._link: _Link | None = None
         self._subscriptions: list[Subscription] = []
-        self._answers: dict[str, tuple[str, asyncio.Future[Message]]] = {}
+        self._answers: dict[str, _Asked] = {}
         self._tokens = itertools.count(1)
         self._generation = 0
         self._unique = uuid.uuid4().hex
@@ -186,17 +198,24 @@ class Connection:
 
     async def renew(self, credentials: Credentials) -> None:
         """Move to a new credential: a second connection is made and subscribed before the first one ends, so that for
-        a moment a message may come twice. Raises as `open` does, and then nothing has changed."""
+        a moment a message may come twice, and what is under way is answered. Raises as `open` does, and then nothing
+        has changed."""
         link = await self._connect(credentials)
+        try:
+            handles = await self._subscribe_all(link.client, credentials)
+        except BaseException:
+            await _close_client(link.client)
+            raise
         old, self._link = self._link, link
         self._credentials = credentials
-        self._interrupt()
+        for subscription, handle in handles.items():
+            subscription._handle = handle
         self._up.set()
-        for subscription in self._subscriptions:
-            await self._subscribe_now(subscription)
-        if old is not None:
-            await _close_client(old.client)
         self._tell(self.on_connected)
+        for subscription in handles.keys() - set(self._subscriptions):
+            await _unsubscribe(subscription)  # cancelled meanwhile
+        if old is not None:
+            await self._retire(old.client)
 
     @property
     def inbox_prefix(self) -> str:
@@ -402,7 +421,7 @@ class Connection:
         async def on_disconnected() -> None:
             if self._is_current(client):
                 self._up.clear()
-                self._interrupt()
+            self._interrupt(client)
 
         async def on_reconnected() -> None:
             if self._is_current(client):
@@ -413,7 +432,7 @@ class Connection:
         async def on_closed() -> None:
             if self._is_current(client) and not self._closing:
                 self._up.clear()
-                self._interrupt()
+                self._interrupt(client)
                 self._tell(self.on_closed)
 
         key_pair = nkeys.from_seed(bytearray(credentials.seed.encode()))
@@ -464,17 +483,17 @@ class Connection:
         denied = _DENIED.search(str(error))
         if denied:
             subject = denied[1].lower()
-            for name, future in list(self._answers.values()):
-                if name.lower() == subject and not future.done():
-                    future.set_exception(PermissionDenied(f"the credential does not allow {name!r}"))
+            for asked in list(self._answers.values()):
+                if asked.subject.lower() == subject and not asked.answer.done():
+                    asked.answer.set_exception(PermissionDenied(f"the credential does not allow {asked.subject!r}"))
             logger.warning("The bus refused a subject.", extra={"action": "bus_denied", "subject": denied[1]})
         elif not isinstance(error, nats.errors.UnexpectedEOF | OSError):
             logger.warning("The bus reported: %s", error, extra={"action": "bus_error", "connection": self._name})
 
     async def _on_answer(self, message: Msg) -> None:
-        entry = self._answers.get(message.subject.rsplit(".", 1)[1])
-        if entry is not None and not entry[1].done():
-            entry[1].set_result(_message(message))
+        asked = self._answers.get(message.subject.rsplit(".", 1)[1])
+        if asked is not None and not asked.answer.done():
+            asked.answer.set_result(_message(message))
 
     async def _ask(
         self, subject: str, payload: bytes, headers: dict[str, str] | None, timeout_s: float | None
@@ -484,7 +503,7 @@ class Connection:
             raise _Interrupted("not connected")
         token = str(next(self._tokens))
         future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        self._answers[token] = (subject, future)
+        self._answers[token] = _Asked(subject, future, link.client)
         # A timer instead of asyncio.timeout: a third of the cost, on the hottest path there is.
         timer = None if timeout_s is None else future.get_loop().call_later(timeout_s, _time_out, future, subject)
         try:
@@ -499,10 +518,22 @@ class Connection:
             raise BusUnavailable(f"nobody listens on {subject!r} at this moment")
         return answer
 
-    def _interrupt(self) -> None:
-        for _, future in list(self._answers.values()):
-            if not future.done():
-                future.set_exception(_Interrupted("the connection broke"))
+    def _interrupt(self, client: NatsClient | None = None) -> None:
+        """End the waiting for answers, of one client or of all."""
+        for asked in list(self._answers.values()):
+            if not asked.answer.done() and (client is None or asked.client is client):
+                asked.answer.set_exception(_Interrupted("the connection broke"))
+
+    async def _retire(self, client: NatsClient) -> None:
+        """End a client of which nothing more is asked, once it has given what is under way to it."""
+        waiting = [asked.answer for asked in self._answers.values() if asked.client is client]
+        if waiting and client.is_connected:
+            await asyncio.wait(waiting, timeout=_RETIRE_S)
+        self._interrupt(client)
+        with contextlib.suppress(TimeoutError, OSError, nats.errors.Error):
+            async with asyncio.timeout(_RETIRE_S):
+                await client.drain()
+        await _close_client(client)
 
     async def _pause(self, deadline: _Deadline) -> None:
         with contextlib.suppress(BusUnavailable):
@@ -515,19 +546,22 @@ class Connection:
         return subscription
 
     async def _subscribe_now(self, subscription: Subscription) -> None:
-        callback = subscription._callback
+        subscription._handle = await _subscribe(self._nats, subscription, self.inbox_prefix)
 
-        async def on_message(message: Msg) -> None:
-            callback(_message(message))
-
-        with translated_errors():
-            subscription._handle = await self._nats.subscribe(subscription.subject, cb=on_message)
+    async def _subscribe_all(self, client: NatsClient, credentials: Credentials) -> dict[Subscription, Any]:
+        """Make all subscriptions, those that come meanwhile as well, at another client; the server knows them then."""
+        handles: dict[Subscription, Any] = {}
+        while missing := [each for each in self._subscriptions if each not in handles]:
+            for subscription in missing:
+                handles[subscription] = await _subscribe(client, subscription, self._own_inbox(credentials))
+            with translated_errors():
+                await client.flush(timeout=max(1, round(_ANSWER_WAIT_S)))
+        return handles
 
     async def _forget(self, subscription: Subscription) -> None:
         if subscription in self._subscriptions:
             self._subscriptions.remove(subscription)
-            with contextlib.suppress(nats.errors.Error):
-                await subscription._handle.unsubscribe()
+            await _unsubscribe(subscription)
 
     def _tell(self, listeners: list[Callable[[], None]]) -> None:
         for listener in list(listeners):
@@ -612,6 +646,21 @@ def _stored_message(message: Message) -> StoredMessage:
         time=headers["Nats-Time-Stamp"],
         headers=headers,
     )
+
+
+async def _subscribe(client: NatsClient, subscription: Subscription, inbox_prefix: str) -> Any:
+    callback = subscription._callback
+
+    async def on_message(message: Msg) -> None:
+        callback(_message(message))
+
+    with translated_errors():
+        return await client.subscribe(subscription._subject_of(inbox_prefix), cb=on_message)
+
+
+async def _unsubscribe(subscription: Subscription) -> None:
+    with contextlib.suppress(nats.errors.Error):
+        await subscription._handle.unsubscribe()
 
 
 async def _close_client(client: NatsClient) -> None:
