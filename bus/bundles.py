@@ -106,6 +106,8 @@ class ResultPart(msgspec.Struct, array_like=True, frozen=True):
     """How many tasks the bundle has."""
     runtime: Runtime
     origin: bytes = b""
+    stored_at: float = 0.0
+    """When the bundle was stored: unix seconds, the server's clock."""
 
 
 _encode_into = msgspec.msgpack.Encoder().encode_into

@@ -16,6 +16,7 @@ import re
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import msgspec
@@ -83,6 +84,11 @@ class StoredMessage:
     sequence: int
     time: str
     headers: Mapping[str, str]
+
+    @property
+    def stored_at(self) -> float:
+        """When it was stored: unix seconds, the server's clock."""
+        return datetime.fromisoformat(self.time).timestamp()
 
 
 class _ApiFault(msgspec.Struct):

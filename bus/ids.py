@@ -51,6 +51,11 @@ def split_task_id(task: UUID) -> tuple[UUID, int]:
     return UUID(int=task.int ^ index), index
 
 
+def submitted_at(task: UUID) -> float:
+    """When the id was made: unix seconds, by the clock of whoever submitted the task."""
+    return (task.int >> 80) / 1000
+
+
 def _compose(endpoint: UUID, unix_ms: int, random: int) -> UUID:
     tag = endpoint.int & 0xFFF
     value = (unix_ms & (1 << 48) - 1) << 80 | 8 << 76 | tag << 64 | 2 << 62

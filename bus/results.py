@@ -110,6 +110,10 @@ class ResultCollector:
         """What the results were made on, as the last part says."""
         self.last_stored_at = 0.0
         """When the last part was stored: unix seconds, the server's clock."""
+        self.stored_at: dict[int, float] = {}
+        """When each result was stored, by the task's index: unix seconds, the server's clock."""
+        self.bundle_stored_at = 0.0
+        """When the bundle was stored, as its results say it; 0 while there are none."""
         self._total = total
         self._next_part = 0
         self._early: dict[int, StoredPart] = {}
@@ -142,8 +146,9 @@ class ResultCollector:
         while (ready := self._early.pop(self._next_part, None)) is not None:
             self._next_part += 1
             if ready.believed:
-                fresh.extend(self._take(ready.part))
-                self.last_stored_at = max(self.last_stored_at, ready.stored_at)
+                stored_at = ready.stored_at
+                fresh.extend(self._take(ready.part, stored_at))
+                self.last_stored_at = max(self.last_stored_at, stored_at)
         return fresh
 
     async def catch_up(self, connection: Connection, *, timeout_s: float = 10.0) -> list[TaskResult]:
@@ -153,13 +158,15 @@ class ResultCollector:
         )
         return [result for part in parts for result in self.add(part)]
 
-    def _take(self, part: ResultPart) -> list[TaskResult]:
+    def _take(self, part: ResultPart, stored_at: float) -> list[TaskResult]:
         self._total = part.total
+        self.bundle_stored_at = part.stored_at
         self.runtime = part.runtime
         fresh = []
         for result in part.results:
             if result.index not in self.results:
                 self.results[result.index] = result
+                self.stored_at[result.index] = stored_at
                 fresh.append(result)
         return fresh
 
@@ -287,7 +294,7 @@ def plain_result(result: TaskResult) -> PlainResult:
 
 
 def result_document(task_id: UUID, result: TaskResult | None) -> dict[str, Any]:
-    """A task as an answer over HTTP: id and state, `result` or `error`, and the times that are known (unix seconds)."""
+    """A task as an answer over HTTP, but for its times: id and state, `result` or `error`, attempts and worker."""
     if result is None:
         return {"task_id": str(task_id), "state": "pending"}
     plain = plain_result(result)
@@ -298,9 +305,9 @@ def result_document(task_id: UUID, result: TaskResult | None) -> dict[str, Any]:
         document["python_object"] = plain.python_object
     else:
         document["result"] = plain.value
-    times = {"taken_at": result.taken_at, "started_at": result.started_at, "ended_at": result.ended_at}
-    document.update({name: time for name, time in times.items() if time})
     document["attempts"] = result.attempts
+    if result.worker:
+        document["worker"] = result.worker
     return document
 
 

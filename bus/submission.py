@@ -13,7 +13,7 @@ import functools
 import platform
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any, Final
 from uuid import UUID
@@ -22,6 +22,7 @@ from headrace.bus import ids
 from headrace.bus.bundles import (
     Bundle,
     FunctionUse,
+    ResultPart,
     Runtime,
     Task,
     TaskOptions,
@@ -29,18 +30,23 @@ from headrace.bus.bundles import (
     bundle_key_expiry,
     decode_bundle,
     encode_bundle,
+    encode_part,
 )
 from headrace.bus.connection import EXPECTED_SEQUENCE_HEADER, Connection, StoredMessage
 from headrace.bus.control import Control, cancel_tasks, decode_control, encode_control
 from headrace.bus.errors import (
     AlreadyStored,
+    BusError,
     DecodeError,
     PayloadTooLarge,
     RecordConflict,
     SignatureInvalid,
+    StreamMissing,
+    TaskError,
 )
+from headrace.bus.failures import encode_failure, of_error
 from headrace.bus.keys import KeyRing, bundle_key, function_grant
-from headrace.bus.names import DEFAULT_POOL, Address, ResultAddress, token
+from headrace.bus.names import DEFAULT_POOL, Address, ResultAddress, pool_consumer, token
 from headrace.bus.results import ResultCollector, ResultWatch, stored_part
 from headrace.bus.values import encode_json_arguments
 
@@ -107,18 +113,30 @@ def task_ids(bundles: Sequence[Submitted]) -> list[UUID]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskView:
-    """One task as it can be seen now. `result` is None while it has none: it is then `pending`."""
+    """One task as it can be seen now. `result` is None while it has none. Times are unix seconds, the server's clock;
+    0 where it did not come so far."""
 
     task_id: UUID
     address: Address
     index: int
     result: TaskResult | None = None
     origin: bytes = b""
+    total: int = 0
+    """How many tasks its bundle has."""
+    sequence: int = 0
+    """Where its bundle is queued; 0 once it has a result."""
+    stored_at: float = 0.0
+    """When its bundle was stored."""
+    marked_at: float = 0.0
+    """When the mark was stored that it has started: shortly after it did. Not looked up for what has a result."""
+    result_stored_at: float = 0.0
 
     @property
     def state(self) -> str:
-        """`pending`, or the final state."""
-        return "pending" if self.result is None else self.result.state
+        """`pending`, `running` once there is a mark that it has started, or the final state."""
+        if self.result is None:
+            return "running" if self.marked_at else "pending"
+        return self.result.state
 
 
 class Plan:
@@ -236,7 +254,15 @@ async def find(connection: Connection, key_ring: KeyRing, principal: str, task_i
     if view is None:
         # Perhaps acked between the two readings: then its results are stored now.
         view = _finished(key_ring, await _last(connection, "RESULTS", results)).get(task_id)
-    return view
+    return view if view is None else await with_mark(connection, view)
+
+
+async def with_mark(connection: Connection, view: TaskView) -> TaskView:
+    """The same task, `running` if it has been told to run. Raises `BusUnavailable`."""
+    if view.result is not None:
+        return view
+    mark = await connection.read_last("PROGRESS", view.address.started_subject(view.index))
+    return view if mark is None else replace(view, marked_at=mark.stored_at)
 
 
 async def find_group(connection: Connection, key_ring: KeyRing, principal: str, group: UUID) -> list[TaskView]:
@@ -248,7 +274,14 @@ async def find_group(connection: Connection, key_ring: KeyRing, principal: str, 
     # Read after the queue: what was acked in between shows here.
     results = await _all(connection, "RESULTS", f"result.*.{token(principal)}.{group.hex}.>")
     finished = _finished(key_ring, results)
-    return [view for _, view in sorted({**queued, **finished}.items())]
+    waiting = {task_id: view for task_id, view in queued.items() if task_id not in finished}
+    if waiting:
+        for mark in await _all(connection, "PROGRESS", f"progress.*.{token(principal)}.{group.hex}.>"):
+            bundle, index = mark.subject.split(".")[-2:]
+            view = waiting.get(ids.task_id(UUID(bundle), int(index)))
+            if view is not None and mark.subject == view.address.started_subject(view.index):
+                waiting[view.task_id] = replace(view, marked_at=mark.stored_at)
+    return [view for _, view in sorted({**waiting, **finished}.items())]
 
 
 async def cancel(
@@ -277,6 +310,60 @@ async def cancel(
         except RecordConflict:
             continue  # Somebody else's came between (or our own, its answer lost): add to that one.
         return
+
+
+async def end_unstarted(
+    connection: Connection, key_ring: KeyRing, view: TaskView, error: TaskError, state: str
+) -> TaskView:
+    """Store an end for a task that has not started, in the place of its pool; the task with the result that counts.
+
+    That is this one, or one that was stored before: the first writer of a part wins, whoever it is. A pool that has
+    the task in hand finds the result when it wants to store its own. Raises `BusUnavailable` and `StreamFull`.
+    """
+    address, key = view.address, key_ring.result_key(view.address.endpoint, view.address.principal)
+    encoding, value = encode_failure(of_error(error))
+    part = ResultPart(
+        results=[TaskResult(view.index, state, encoding, value, attempts=0)],
+        total=view.total,
+        runtime=service_runtime(),
+        origin=view.origin,
+        stored_at=view.stored_at,
+    )
+    collector = ResultCollector(address, key)
+    await collector.catch_up(connection)
+    while view.index not in collector.results:
+        subject = address.result_subject(collector.next_part)
+        with contextlib.suppress(AlreadyStored):
+            await connection.store(subject, encode_part(part, subject=subject, key=key))
+        await collector.catch_up(connection)
+    if len(collector.results) >= view.total:
+        # Nobody needs it any more, and its pool may never come to ack it. Where it is held, the ack finds nothing.
+        with contextlib.suppress(BusError):
+            await connection.api("STREAM.MSG.DELETE.TASKS", {"seq": view.sequence, "no_erase": True})
+    return ended(view, collector)
+
+
+def ended(view: TaskView, collector: ResultCollector) -> TaskView:
+    """The task with its result, if the collector has it."""
+    result = collector.results.get(view.index)
+    if result is None:
+        return view
+    return replace(
+        view,
+        result=result,
+        stored_at=collector.bundle_stored_at or view.stored_at,
+        result_stored_at=collector.stored_at[view.index],
+    )
+
+
+async def is_served(connection: Connection, address: Address) -> bool:
+    """Whether somebody waits for bundles of this pool now. One that is up and full does not."""
+    consumer = pool_consumer(address.endpoint, address.pool)
+    try:
+        info = await connection.api(f"CONSUMER.INFO.TASKS.{consumer}")
+    except StreamMissing:
+        return False
+    return bool(info.get("num_waiting"))
 
 
 async def queued_address(connection: Connection, principal: str, bundle: UUID) -> Address | None:
@@ -352,7 +439,15 @@ def _queued(key_ring: KeyRing, messages: Iterable[StoredMessage]) -> dict[UUID, 
         if bundle is not None:
             for task in bundle.tasks:
                 task_id = ids.task_id(address.bundle, task.index)
-                views[task_id] = TaskView(task_id=task_id, address=address, index=task.index, origin=bundle.origin)
+                views[task_id] = TaskView(
+                    task_id=task_id,
+                    address=address,
+                    index=task.index,
+                    origin=bundle.origin,
+                    total=len(bundle.tasks),
+                    sequence=message.sequence,
+                    stored_at=message.stored_at,
+                )
     return views
 
 
@@ -372,7 +467,8 @@ def _finished(key_ring: KeyRing, messages: Iterable[StoredMessage]) -> dict[UUID
     # In the order in which they were stored: the first result of a task is the one that counts.
     for message in messages:
         where = ResultAddress.of_subject(message.subject)
-        part = stored_part(message, key_ring.result_key(where.endpoint, where.principal)).part
+        stored = stored_part(message, key_ring.result_key(where.endpoint, where.principal))
+        part = stored.part
         address = Address(
             endpoint=where.endpoint,
             pool=DEFAULT_POOL,
@@ -382,7 +478,16 @@ def _finished(key_ring: KeyRing, messages: Iterable[StoredMessage]) -> dict[UUID
         )
         for result in part.results:
             task_id = ids.task_id(where.bundle, result.index)
-            view = TaskView(task_id=task_id, address=address, index=result.index, result=result, origin=part.origin)
+            view = TaskView(
+                task_id=task_id,
+                address=address,
+                index=result.index,
+                result=result,
+                origin=part.origin,
+                total=part.total,
+                stored_at=part.stored_at,
+                result_stored_at=stored.stored_at,
+            )
             views.setdefault(task_id, view)
     return views
 

@@ -11,6 +11,11 @@ from headrace.cli import output
 from headrace.cli.service import JsonOption, service, shown
 from headrace.cli.token_commands import duration_s
 
+_SHOWN = (
+    *("task_id", "state", "endpoint_id", "task_group_id", "submitted_at", "stored_at", "taken_at", "started_at"),
+    *("ended_at", "result_stored_at", "attempts", "worker"),
+)
+
 app = typer.Typer(help="Show and cancel tasks.", no_args_is_help=True)
 
 
@@ -26,18 +31,21 @@ def show(
     if as_json:
         output.say_json(task)
         return
-    for key in ("task_id", "state", "endpoint_id", "task_group_id", "started_at", "ended_at", "attempts", "worker"):
+    for key in _SHOWN:
         if task.get(key) is not None:
-            output.say(f"{key + ':':16}{shown(task[key])}")
+            output.say(f"{key + ':':18}{shown(task[key])}")
     if task.get("error"):
         error = task["error"]
-        output.say(f"{'error:':16}{error['type']}: {error['message']} ({error['code']})")
+        output.say(f"{'error:':18}{error['type']}: {error['message']} ({error['code']})")
         if error.get("traceback"):
             output.say()
             output.say(error["traceback"].rstrip())
     elif task["state"] == "succeeded":
         output.say("result:")
-        output.say_json(task.get("result"))
+        if "python_object" in task:
+            output.say(task["python_object"])
+        else:
+            output.say_json(task["result"])
 
 
 @app.command()
@@ -46,12 +54,16 @@ def cancel(
     force: Annotated[bool, typer.Option("--force", help="Stop it even while it runs.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Ask to cancel a task. One that waits never starts; one that runs is stopped only with --force."""
+    """Cancel a task. One that waits never starts; one that runs is stopped only with --force."""
     with service() as client:
         task = client.cancel(task_id, force=force)
     if as_json:
         output.say_json(task)
-    elif task["state"] in ("pending", "running"):
-        output.say(f"Asked to cancel {task_id}; `headrace task show {task_id}` tells what became of it.")
+    elif task["state"] == "cancelled":
+        output.say(f"Cancelled {task_id}.")
+    elif task["state"] == "running" and not force:
+        output.say(f"Task {task_id} runs, and goes on; `headrace task cancel --force {task_id}` stops it.")
+    elif task["state"] == "running":
+        output.say(f"Asked to stop {task_id}; `headrace task show {task_id}` tells what became of it.")
     else:
         output.say(f"Nothing to cancel: {task_id} is {task['state']}.")

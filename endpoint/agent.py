@@ -474,7 +474,11 @@ class Agent:
     async def _store_part(self, held: Held, results: list[TaskResult]) -> None:
         subject = held.address.result_subject(held.next_part)
         part = ResultPart(
-            results=results, total=len(held.bundle.tasks), runtime=self._runtime, origin=held.bundle.origin
+            results=results,
+            total=len(held.bundle.tasks),
+            runtime=self._runtime,
+            origin=held.bundle.origin,
+            stored_at=held.stored_at,
         )
         message = encode_part(part, subject=subject, key=held.bundle.result_key)
         try:

@@ -234,7 +234,11 @@ class Client:
         return answer
 
     def cancel(self, task_id: Id, force: bool = False) -> Document:
-        """Ask to cancel a task: one that is waiting never starts; one that runs is stopped only with `force`."""
+        """Cancel a task: one that is waiting never starts; one that runs is stopped only with `force`.
+
+        Gives the task as it is then. Its state is `cancelled`, the state in which it had ended before, or `running`:
+        without `force` it goes on, and with it its worker is being stopped (`get_task` with `wait_s` sees the end).
+        """
         path = f"tasks/{_id(task_id, 'task_id')}/cancel"
         answer: Document = self._http.request("POST", path, body={"force": force}, repeatable=True)
         return answer

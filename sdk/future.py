@@ -8,14 +8,24 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from headrace.bus.ids import submitted_at
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskTimes:
-    """When what happened to a task: unix seconds by the endpoint's clock, 0.0 where it did not come so far."""
+    """When what happened to a task, in unix seconds; 0.0 where it did not come so far.
 
+    submitted_at, delivered_at: by the clock of whoever submitted it, and of whoever has this future.
+    stored_at, result_stored_at: by the NATS server's clock. taken_at, started_at, ended_at: by the endpoint's.
+    """
+
+    submitted_at: float
+    stored_at: float
     taken_at: float
     started_at: float
     ended_at: float
+    result_stored_at: float
+    delivered_at: float
 
 
 class TaskFuture(concurrent.futures.Future[Any]):
@@ -31,10 +41,26 @@ class TaskFuture(concurrent.futures.Future[Any]):
         self.function_id: UUID | None = None
         self.endpoint_id: UUID | None = None
         self.task_group_id: UUID | None = None
-        self.times: TaskTimes | None = None
         self.attempts = 0
+        self._moments: tuple[float, float, float, float, float, float] | None = None
         self._on_cancel: Callable[[TaskFuture, bool], None] | None = None
         self._cancel_told = False
+
+    @property
+    def times(self) -> TaskTimes | None:
+        """When what happened to the task; None before its result is here."""
+        if self._moments is None or self.task_id is None:
+            return None
+        stored_at, taken_at, started_at, ended_at, result_stored_at, delivered_at = self._moments
+        return TaskTimes(
+            submitted_at=submitted_at(self.task_id),
+            stored_at=stored_at,
+            taken_at=taken_at,
+            started_at=started_at,
+            ended_at=ended_at,
+            result_stored_at=result_stored_at,
+            delivered_at=delivered_at,
+        )
 
     def cancel(self, *, force: bool = False) -> bool:
         """Cancel the task if it is not known to run yet; with `force`, stop it even then.

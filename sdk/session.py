@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import functools
 import importlib.metadata
+import itertools
 import logging
 import platform
 import socket
@@ -39,7 +41,7 @@ from headrace.bus.results import ResultCollector, live_part
 from headrace.bus.values import decode as decode_value
 from headrace.schemas import HeadraceError
 from headrace.sdk.errors import ServiceUnavailable, ServiceUnreachable
-from headrace.sdk.future import TaskFuture, TaskTimes
+from headrace.sdk.future import TaskFuture
 from headrace.sdk.loop import LoopThread
 from headrace.sdk.outbox import LARGEST_CAP, Draft, Outbox
 
@@ -259,6 +261,8 @@ class _Waiting:
     collector: ResultCollector
     futures: dict[int, TaskFuture]
     next_look: float
+    more: dict[int, list[TaskFuture]] = field(default_factory=dict)
+    """Further futures of the same tasks: somebody in this process has reloaded the group."""
     look_wait_s: float = _FIRST_LOOK_S
     looking: bool = False
     stored: bool = True
@@ -273,10 +277,12 @@ class Channel:
         self.pending: dict[UUID, _Waiting] = {}
         self._session = session
         self._subscriptions: list[Any] = []
+        self._sending: dict[UUID, list[tuple[UUID, bool]]] = {}
+        """Bundles whose ack has not come, with the tasks to cancel after it (and whether by force)."""
         self._outbox = Outbox(
             session.grant.endpoint,
             most_per_bundle=most_per_bundle,
-            send=lambda draft: session.spawn(self._send(draft), "send bundle"),
+            send=self._start_sending,
             wake=lambda: session.thread.call(self._outbox.pump),
         )
 
@@ -329,7 +335,13 @@ class Channel:
             waiting = self.pending.get(bundle)
             if waiting is None:
                 waiting = self.pending[bundle] = self._waiting(bundle, {})
-            waiting.futures[index] = future
+            result = waiting.collector.results.get(index)
+            if result is not None:
+                _deliver(future, waiting.collector, result, time.time())
+            elif index in waiting.futures:
+                waiting.more.setdefault(index, []).append(future)
+            else:
+                waiting.futures[index] = future
         self.look_at_all()
 
     def look_at_all(self) -> None:
@@ -350,7 +362,7 @@ class Channel:
         for draft in self._outbox.drain():
             _fail(draft.pending(), error)
         for waiting in self.pending.values():
-            _fail(waiting.futures.values(), error)
+            _fail([*waiting.futures.values(), *itertools.chain(*waiting.more.values())], error)
         self.pending.clear()
 
     def _address(self, bundle: UUID) -> Address:
@@ -362,6 +374,10 @@ class Channel:
     def _waiting(self, bundle: UUID, futures: dict[int, TaskFuture], total: int | None = None) -> _Waiting:
         collector = ResultCollector(self._address(bundle), self._session.grant.result_key, total=total)
         return _Waiting(collector, futures, time.monotonic() + _FIRST_LOOK_S)
+
+    def _start_sending(self, draft: Draft) -> None:
+        self._sending[draft.id] = []
+        self._session.spawn(self._send(draft), "send bundle")
 
     async def _send(self, draft: Draft) -> None:
         try:
@@ -379,6 +395,8 @@ class Channel:
             _fail(draft.pending(), SubmissionRefused(f"the task could not be sent: {error!r}"))
             raise
         finally:
+            for task, force in self._sending.pop(draft.id, ()):
+                self._session.spawn(self._cancel(task, force), "cancel task")
             self._outbox.sent(draft)
 
     async def _store(self, draft: Draft, tasks: list[Any]) -> None:
@@ -424,9 +442,9 @@ class Channel:
     def _on_started(self, message: Message) -> None:
         *_, bundle, index = message.subject.split(".")
         waiting = self.pending.get(UUID(bundle))
-        future = None if waiting is None else waiting.futures.get(int(index))
-        if future is not None:
-            future.begin()
+        if waiting is not None and (future := waiting.futures.get(int(index))) is not None:
+            for each in (future, *waiting.more.get(int(index), ())):
+                each.begin()
 
     def _look(self, bundle: UUID) -> None:
         waiting = self.pending.get(bundle)
@@ -443,12 +461,15 @@ class Channel:
             waiting.looking = False
 
     def _take(self, bundle: UUID, waiting: _Waiting, results: list[TaskResult]) -> None:
-        worked_s = 0.0
+        worked_s, now, collector = 0.0, time.time(), waiting.collector
         for result in results:
             worked_s += max(0.0, result.ended_at - result.started_at)
             future = waiting.futures.pop(result.index, None)
             if future is not None:
-                _resolve(future, result)
+                _deliver(future, collector, result, now)
+            if waiting.more:
+                for each in waiting.more.pop(result.index, ()):
+                    _deliver(each, collector, result, now)
         if results:
             self._outbox.learn(worked_s / len(results))
         if waiting.collector.complete or not waiting.futures:
@@ -457,20 +478,43 @@ class Channel:
     def _on_cancel(self, future: TaskFuture, force: bool) -> None:
         if self._outbox.withdraw(future) or future.task_id is None:
             return
-        task = future.task_id
-        self._session.thread.call(lambda: self._session.spawn(self._cancel(task, force), "cancel task"))
+        self._session.thread.call(functools.partial(self._cancel_sent, future.task_id, force))
+
+    def _cancel_sent(self, task: UUID, force: bool) -> None:
+        bundle = split_task_id(task)[0]
+        if bundle in self._sending:
+            self._sending[bundle].append((task, force))  # nobody knows of it yet
+        else:
+            self._session.spawn(self._cancel(task, force), "cancel task")
 
     async def _cancel(self, task: UUID, force: bool) -> None:
-        try:
-            await asyncio.get_running_loop().run_in_executor(None, self._session.service.cancel, task, force)
-        except HeadraceError as error:
-            logger.warning("Task %s could not be cancelled: %s", task, error, extra={"action": "cancel_failed"})
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                await loop.run_in_executor(None, self._session.service.cancel, task, force)
+                return
+            except (ServiceUnreachable, ServiceUnavailable):
+                await asyncio.sleep(_RENEW_RETRY_S)
+            except HeadraceError as error:
+                logger.warning("Task %s could not be cancelled: %s", task, error, extra={"action": "cancel_failed"})
+                return
+
+
+def _deliver(future: TaskFuture, collector: ResultCollector, result: TaskResult, now: float) -> None:
+    future._moments = (
+        collector.bundle_stored_at,
+        result.taken_at,
+        result.started_at,
+        result.ended_at,
+        collector.stored_at[result.index],
+        now,
+    )
+    _resolve(future, result)
 
 
 def _resolve(future: TaskFuture, result: TaskResult) -> None:
     if future.done():
         return
-    future.times = TaskTimes(taken_at=result.taken_at, started_at=result.started_at, ended_at=result.ended_at)
     future.attempts = result.attempts
     if not future.begin():
         return

@@ -10,20 +10,29 @@ from uuid import UUID
 import msgspec
 from starlette.responses import Response
 
-from headrace.action_provider.api.access import check_allowed, chosen_endpoint, endpoint_for, function_for
+from headrace.action_provider.api.access import (
+    check_allowed,
+    chosen_endpoint,
+    endpoint_for,
+    function_for,
+    timestamp,
+)
 from headrace.action_provider.errors import InvalidRequest, NotFound
 from headrace.action_provider.http import WAIT, Operation, reply
 from headrace.action_provider.http import Call as Request
 from headrace.bus import submission
 from headrace.bus.bundles import TaskOptions, TaskResult
+from headrace.bus.errors import TaskCancelled
+from headrace.bus.ids import submitted_at, task_id
 from headrace.bus.models import EndpointRecord
-from headrace.bus.names import Address
 from headrace.bus.options import of_document
 from headrace.bus.results import ResultCollector, ResultWatch, result_document
 from headrace.bus.submission import Call, Plan, Submission, TaskView
 from headrace.schemas import Violation
 
 _INVOKE_WAIT_S = 5.0
+_YEAR_9999_S = 253_370_764_800.0
+"""Times that clients and endpoints say may be anything; a date has four digits for its year."""
 _CALL = ("function_id", "args", "kwargs")
 
 
@@ -34,8 +43,7 @@ async def submit(call: Request) -> Response:
     calls = _calls(body)
     group = UUID(body["task_group_id"]) if body.get("task_group_id") else uuid.uuid4()
     plan, results = await _run(call, endpoint, calls, group, call.wait_s(body.get("wait")))
-    task_ids = submission.task_ids(plan.bundles)
-    tasks = [result_document(task_id, result) for task_id, result in zip(task_ids, results, strict=True)]
+    tasks = [_document(view) for view in _views(plan, results)]
     answer = {"task_group_id": group, "endpoint_id": endpoint.endpoint_id, "tasks": tasks}
     return reply(answer, 200 if all(results) else 202)
 
@@ -48,17 +56,16 @@ async def invoke(call: Request) -> Response:
     calls = [_call({**body, "function_id": str(call.path_id("function_id"))})]
     wait_s = call.wait_s(body.get("wait"), default=_INVOKE_WAIT_S)
     plan, results = await _run(call, endpoint, calls, uuid.uuid4(), wait_s)
-    document = _located(plan.bundles[0].task_ids[0], results[0], plan.bundles[0].address)
-    return reply(document, 202 if results[0] is None else 200)
+    return reply(_located(_views(plan, results)[0]), 202 if results[0] is None else 200)
 
 
 async def get_task(call: Request) -> Response:
     """One task of the caller's; with `wait` the answer comes when it ends, or when the time is over."""
     view = await _task(call)
-    result, wait_s = view.result, call.wait_s()
-    if result is None and wait_s > 0:
-        result = await call.unless_stopping(_awaited(call, view, wait_s))
-    return reply(_located(view.task_id, result, view.address))
+    wait_s = call.wait_s()
+    if view.result is None and wait_s > 0:
+        view = await call.unless_stopping(_awaited(call, view, wait_s)) or view
+    return reply(_located(view))
 
 
 async def get_group(call: Request) -> Response:
@@ -67,10 +74,7 @@ async def get_group(call: Request) -> Response:
     views = await submission.find_group(service.connection, service.keys, call.caller.principal, group)
     if not views:
         raise NotFound(f"there is no task group {group} of yours, or all its results have expired")
-    tasks = [
-        {**_located(view.task_id, view.result, view.address), "bundle": view.address.bundle, "index": view.index}
-        for view in views
-    ]
+    tasks = [{**_located(view), "bundle": view.address.bundle, "index": view.index} for view in views]
     return reply({"task_group_id": group, "tasks": tasks})
 
 
@@ -78,10 +82,8 @@ async def cancel(call: Request) -> Response:
     """Ask for a task's cancellation: it does not start any more, and with `force` it is stopped while it runs."""
     view = await _task(call)
     if view.result is None:
-        force = bool((call.body or {}).get("force"))
-        service = call.service
-        await submission.cancel(service.connection, service.keys, view.address, [view.index], force=force)
-    return reply(_located(view.task_id, view.result, view.address), 202 if view.result is None else 200)
+        view = await _cancelled(call, view, force=bool((call.body or {}).get("force")))
+    return reply(_located(view), 202 if view.result is None else 200)
 
 
 class _OneResult(ResultCollector):
@@ -133,14 +135,38 @@ async def _task(call: Request) -> TaskView:
     return view
 
 
-async def _awaited(call: Request, view: TaskView, wait_s: float) -> TaskResult | None:
+async def _cancelled(call: Request, view: TaskView, *, force: bool) -> TaskView:
+    """The task as it is after its cancellation was stored: `cancelled`, unless it has ended, or runs."""
+    service, connection = call.service, call.service.connection
+    await submission.cancel(connection, service.keys, view.address, [view.index], force=force)
+    # From here on no pool starts it. What has no mark counts as not started: should it have been started a moment
+    # ago, it runs to its end (with force it is stopped), and what it gives is not stored.
+    view = await submission.with_mark(connection, view)
+    if view.marked_at and await _is_up(call, view):
+        return view  # its pool decides
+    error = TaskCancelled("the task was cancelled before it started")
+    if view.marked_at:
+        error = TaskCancelled("the task was cancelled after its endpoint was lost")
+    return await submission.end_unstarted(connection, service.keys, view, error, "cancelled")
+
+
+async def _is_up(call: Request, view: TaskView) -> bool:
+    endpoint = view.address.endpoint
+    if await call.service.tables.presence.get(endpoint.hex) is not None:
+        return True
+    # Its manager may be unable to reach the service while its pool goes on.
+    return await submission.is_served(call.service.connection, view.address)
+
+
+async def _awaited(call: Request, view: TaskView, wait_s: float) -> TaskView:
     keys, address = call.service.keys, view.address
     collector = _OneResult(address, keys.result_key(address.endpoint, address.principal))
     collector.wanted = view.index
     async with ResultWatch(call.service.connection, [collector]) as watch:
         await watch.catch_up()
         await watch.until_complete(wait_s)
-    return collector.results.get(view.index)
+    view = submission.ended(view, collector)
+    return view if view.marked_at else await submission.with_mark(call.service.connection, view)
 
 
 def _calls(body: dict[str, Any]) -> list[Call]:
@@ -173,8 +199,33 @@ def _trace(call: Request) -> dict[str, str]:
     }
 
 
-def _located(task_id: UUID, result: TaskResult | None, address: Address) -> dict[str, Any]:
-    return {**result_document(task_id, result), "task_group_id": address.group, "endpoint_id": address.endpoint}
+def _views(plan: Plan, results: Sequence[TaskResult | None]) -> list[TaskView]:
+    places = [(bundle, index) for bundle in plan.bundles for index in range(bundle.total)]
+    return [
+        TaskView(task_id=task_id(bundle.address.bundle, index), address=bundle.address, index=index, result=result)
+        for (bundle, index), result in zip(places, results, strict=True)
+    ]
+
+
+def _document(view: TaskView) -> dict[str, Any]:
+    result = view.result
+    times = {
+        "submitted_at": submitted_at(view.task_id),
+        "stored_at": view.stored_at,
+        "taken_at": result.taken_at if result else 0.0,
+        "started_at": result.started_at if result else view.marked_at,
+        "ended_at": result.ended_at if result else 0.0,
+        "result_stored_at": view.result_stored_at,
+    }
+    return {
+        **result_document(view.task_id, result),
+        "state": view.state,
+        **{name: timestamp(unix_s) for name, unix_s in times.items() if 0 < unix_s < _YEAR_9999_S},
+    }
+
+
+def _located(view: TaskView) -> dict[str, Any]:
+    return {**_document(view), "task_group_id": view.address.group, "endpoint_id": view.address.endpoint}
 
 
 ROUTES = (

@@ -75,7 +75,9 @@ def test_a_function_runs_on_the_endpoint_and_the_task_has_its_id_at_once(executo
     assert isinstance(future.task_id, uuid.UUID)
     assert future.result(20) != os.getpid()
     assert future.times is not None
-    assert 0 < future.times.taken_at <= future.times.started_at <= future.times.ended_at
+    times = future.times
+    assert 0 < times.taken_at <= times.started_at <= times.ended_at <= times.delivered_at
+    assert 0 < times.submitted_at <= times.stored_at <= times.result_stored_at <= times.delivered_at
 
 
 def test_closures_lambdas_and_functions_made_at_run_time_travel(executor: Executor) -> None:
@@ -303,6 +305,24 @@ def test_tasks_are_reloaded_by_group_from_another_client(
     assert len(reloaded) == 11
     assert {by_id[future.task_id].result() for future in done} == {2 * i for i in range(10)}
     assert by_id[waiting.task_id].result() == "done"
+
+
+def test_executors_of_one_client_that_share_a_group_all_get_its_results(
+    client: Client, pool: RunningPool, tmp_path: Path
+) -> None:
+    with Executor(pool.endpoint_id, client=client) as first:
+        done = first.submit(double, 1)
+        assert done.result(20) == 2
+        future = first.submit(slow, 1.0)
+        eventually(future.running, within_s=10)
+        others = [Executor(pool.endpoint_id, client=client) for _ in range(3)]
+        reloaded = [other.reload_tasks(first.task_group_id) for other in others]
+
+        assert future.result(20) == "done"
+        for futures in reloaded:
+            assert {each.result(20) for each in futures} == {2, "done"}
+        for other in others:
+            other.shutdown()
 
 
 def test_after_shutdown_nothing_is_taken_and_what_was_is_finished(client: Client, pool: RunningPool) -> None:

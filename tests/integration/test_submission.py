@@ -229,7 +229,7 @@ def test_what_is_cancelled_while_the_pool_is_away_never_starts(
 
     assert desk.outcomes(bundles) == ["0", "cancelled", "2", "cancelled"]
     assert sorted(path.read_text()) == ["0", "2"]
-    assert service.bus(lambda c: queued_address(c, ADA, bundles[0].address.bundle)) is None
+    eventually(lambda: service.bus(lambda c: queued_address(c, ADA, bundles[0].address.bundle)) is None)
 
 
 def test_concurrent_cancellations_all_count(service: RunningService, sleeping_pool: RunningPool, double: UUID) -> None:
