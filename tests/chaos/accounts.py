@@ -16,6 +16,10 @@ AGE_AT_KILL_S = 8.0
 """How old a run may be at the failure that caused its repetition: longest task (2 s), longest outage (5 s), storing."""
 
 
+LONGEST_SILENCE_S = 20.0
+"""Under load something runs all the time, but for outages and restarts on a busy machine."""
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """One run of a task's function, written down by itself at its start (unix seconds)."""
@@ -36,11 +40,14 @@ class Reckoning:
     repeated_once: int = 0
     lost_once: int = 0
     oldest_s: float = 0.0
+    slowest_s: float = 0.0
+    longest_silence_s: float = 0.0
 
     def __str__(self) -> str:
         return (
             f"{self.tasks} tasks, {self.runs} runs: {self.repeated} repeated, the oldest begun {self.oldest_s:.2f} s "
-            f"before the failure; rerun_on_loss=False: {self.repeated_once} repeated, {self.lost_once} TaskLost"
+            f"before the failure; rerun_on_loss=False: {self.repeated_once} repeated, {self.lost_once} TaskLost; "
+            f"slowest task {self.slowest_s:.1f} s, longest silence {self.longest_silence_s:.1f} s"
         )
 
 
@@ -57,7 +64,14 @@ def reckon(load: Load, failures: Sequence[Failure]) -> Reckoning:
     assert not strangers, f"{len(strangers)} tasks ran that nobody can see: {sorted(strangers)[:5]}"
     reckoning.runs = sum(map(len, runs.values()))
     _check_repetitions(runs, failures, reckoning)
+    reckoning.longest_silence_s = _longest_silence_s(runs)
+    assert reckoning.longest_silence_s < LONGEST_SILENCE_S, "something stood still"
     return reckoning
+
+
+def _longest_silence_s(runs: dict[int, list[Run]]) -> float:
+    moments = sorted(run.at for each in runs.values() for run in each)
+    return max((later - earlier for earlier, later in pairwise(moments)), default=0.0)
 
 
 def read_runs(path: Path) -> dict[int, list[Run]]:
@@ -77,7 +91,8 @@ def _reckon_client(
         for kind, group in load.groups[name].items()
         for task in _group(http, group)
     }
-    seen = _seen(load.lines(f"{name}.results"))
+    lines = load.lines(f"{name}.results")
+    seen, ended = _seen(lines), {line["task"]: line["at"] for line in lines}
     submitted = {line["task"]: line for line in load.lines(f"{name}.submitted")}
     if name in load.killed:
         # What it had not sent when it died was never taken, and nobody was told otherwise.
@@ -90,6 +105,8 @@ def _reckon_client(
     if submitted:
         reckoning.tasks += len(stored)
     numbers = {line["number"] for line in submitted.values()}
+    waits_s = [ended[task] - line["at"] for task, line in submitted.items() if task in ended]
+    reckoning.slowest_s = max([reckoning.slowest_s, *waits_s])
     for task_id, task in stored.items():
         outcome = _outcome(task)
         assert seen.get(task_id, outcome) == outcome, f"{name} saw {seen[task_id]} and {outcome} is stored"

@@ -47,7 +47,7 @@ class Journal:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
     def write(self, **fields: Any) -> None:
-        os.write(self._descriptor, (json.dumps(fields) + "\n").encode())
+        os.write(self._descriptor, (json.dumps({"at": time.time(), **fields}) + "\n").encode())
 
 
 class LoadClient:
