@@ -21,7 +21,7 @@ TaskError                   the outcome of one task that has no value
 ├── TaskFailed              the function raised, and its own type cannot be raised here
 ├── TaskLost                the worker, pool or host died, and the task must not (or may no longer) run again
 ├── TaskCancelled           the task was cancelled
-├── TaskExpired             a time limit passed before the task started
+├── TaskExpired             a time limit passed: the task waited too long for its start, or ran too long
 ├── FunctionUnusable        the code cannot be found, fetched, loaded or is not allowed here
 ├── ArgumentNotSerialisable an argument cannot be sent
 ├── ResultNotSerialisable   the result cannot be sent back in the form that was asked for
