@@ -31,6 +31,7 @@ from headrace.bus.errors import (
     BusUnavailable,
     DecodeError,
     PermissionDenied,
+    ResultNotSerialisable,
     SubmissionRefused,
     TaskError,
 )
@@ -522,10 +523,11 @@ def _resolve(future: TaskFuture, result: TaskResult) -> None:
         if result.state == "succeeded":
             future.set_result(decode_value(result.encoding, result.value))
         else:
-            error = rebuild(decode_failure(result.value))
-            future.set_exception(error)
-    except Exception as error:  # whatever reading a value may raise belongs to this future
-        future.set_exception(error)
+            future.set_exception(rebuild(decode_failure(result.value)))
+    except Exception as error:  # unpickling runs code of users: whatever it raises belongs to this future
+        unreadable = ResultNotSerialisable(f"the task succeeded, but its result cannot be read here: {error}")
+        unreadable.__cause__ = error
+        future.set_exception(unreadable)
 
 
 def _fail(futures: Iterable[TaskFuture], error: BaseException) -> None:

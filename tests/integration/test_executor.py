@@ -160,6 +160,18 @@ def test_a_result_that_cannot_be_sent_is_an_error_of_its_task(executor: Executor
         executor.submit(lambda: (i for i in range(3))).result(20)
 
 
+def test_a_result_that_cannot_be_read_here_is_an_error_of_its_task(executor: Executor) -> None:
+    def what_nobody_can_unpickle() -> Any:
+        class Odd:
+            def __reduce__(self) -> Any:
+                return int, ("no number",)
+
+        return Odd()
+
+    with pytest.raises(ResultNotSerialisable, match="cannot be read here.*no number"):
+        executor.submit(what_nobody_can_unpickle).result(20)
+
+
 def test_an_unknown_function_fails_its_future_and_the_executor_lives_on(executor: Executor) -> None:
     unknown = uuid.uuid4()
 
