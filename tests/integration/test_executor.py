@@ -168,7 +168,7 @@ def test_a_result_that_cannot_be_read_here_is_an_error_of_its_task(executor: Exe
 
         return Odd()
 
-    with pytest.raises(ResultNotSerialisable, match="cannot be read here.*no number"):
+    with pytest.raises(ResultNotSerialisable, match=r"cannot be read here.*no number"):
         executor.submit(what_nobody_can_unpickle).result(20)
 
 
