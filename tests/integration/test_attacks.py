@@ -20,7 +20,7 @@ import httpx
 import pytest
 from running_pool import RunningPool, running_pool
 from service import RunningService, running_service
-from waiting import eventually_async
+from waiting import eventually, eventually_async
 
 from headrace.bus.bundles import Bundle, FunctionUse, Runtime, Task, TaskOptions, encode_bundle
 from headrace.bus.connection import Connection, Message
@@ -133,6 +133,18 @@ def _state_of(stage: Stage) -> dict[str, Any]:
     return found
 
 
+async def _quiet_state_of(stage: Stage) -> dict[str, Any]:
+    """The same, once the pool has acked what it has done."""
+
+    def look() -> dict[str, Any] | None:
+        state = _state_of(stage)
+        return state if state["TASKS"]["messages"] == 0 else None
+
+    quiet = await asyncio.to_thread(eventually, look)
+    assert quiet is not None
+    return quiet
+
+
 def _own_read(stage: Stage) -> str:
     """A read that Mallory's session permits."""
     mine = f"{UUID(stage.shared_endpoint).hex}.{token('urn:headrace:user:mallory')}"
@@ -163,7 +175,7 @@ async def test_nobody_connects_without_a_credential(stage: Stage) -> None:
 
 
 async def test_no_edge_credential_reaches_the_streams_or_makes_consumers(stage: Stage, attacker: Connection) -> None:
-    before = await asyncio.to_thread(_state_of, stage)
+    before = await _quiet_state_of(stage)
     consumer = json.dumps(
         {
             "stream_name": "TASKS",
@@ -205,7 +217,7 @@ async def test_no_edge_credential_writes_where_it_has_no_business(stage: Stage, 
         "$KV.tokens.x",
         "$JS.ACK.TASKS.x.1.1.1.1.1",
     ]
-    before = await asyncio.to_thread(_state_of, stage)
+    before = await _quiet_state_of(stage)
     for subject in foreign:
         assert await _refused(attacker, subject, b"x"), f"{subject} could be written"
     assert await asyncio.to_thread(_state_of, stage) == before
@@ -256,7 +268,7 @@ async def test_a_body_in_a_permitted_read_does_not_widen_it(stage: Stage, mallor
 
 async def test_a_reply_subject_turns_no_permitted_request_into_a_write(stage: Stage, mallory: Connection) -> None:
     """JetStream answers to whatever subject the requester names: here it must lead nowhere."""
-    before = await asyncio.to_thread(_state_of, stage)
+    before = await _quiet_state_of(stage)
     own = _own_read(stage)
     for target in (
         stage.address.task_subject,
@@ -275,7 +287,7 @@ async def test_a_reply_subject_turns_no_permitted_request_into_a_write(stage: St
 
 async def test_a_pools_pull_request_cannot_answer_into_a_stream(stage: Stage) -> None:
     grant = await asyncio.to_thread(_rogue_grant, stage)
-    before = await asyncio.to_thread(_state_of, stage)
+    before = await _quiet_state_of(stage)
     async with Connection(grant.urls, grant.credentials, name="rogue") as connection:
         for target in (stage.address.task_subject, stage.address.result_subject(8), "$JS.API.STREAM.PURGE.RESULTS"):
             await connection.publish(
