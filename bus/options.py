@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from headrace.bus.bundles import TaskOptions
+from headrace.bus.errors import TaskExpired
 
 OPTION_NAMES: Final = ("task_timeout_s", "queue_timeout_s", "max_retries", "retry_delay_s", "rerun_on_loss")
 
@@ -27,6 +28,11 @@ def changed(options: TaskOptions, changes: Mapping[str, Any]) -> TaskOptions:
             raise TypeError(f"{name!r} is not an option of tasks; there are {', '.join(OPTION_NAMES)}")
         check(name, value)
     return msgspec.structs.replace(options, **changes)
+
+
+def waited_too_long(limit_s: float) -> TaskExpired:
+    """The end of a task whose `queue_timeout_s` is over."""
+    return TaskExpired(f"the task waited longer than its limit of {limit_s:g} s (queue_timeout_s); it was not started")
 
 
 def of_document(document: Mapping[str, Any]) -> TaskOptions:

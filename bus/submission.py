@@ -14,6 +14,7 @@ import platform
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from importlib.metadata import version
 from typing import Any, Final
 from uuid import UUID
@@ -127,6 +128,8 @@ class TaskView:
     """Where its bundle is queued; 0 once it has a result."""
     stored_at: float = 0.0
     """When its bundle was stored."""
+    queue_timeout_s: float | None = None
+    """How long it may wait for its start. Not known for what has a result."""
     marked_at: float = 0.0
     """When the mark was stored that it has started: shortly after it did. Not looked up for what has a result."""
     result_stored_at: float = 0.0
@@ -356,14 +359,30 @@ def ended(view: TaskView, collector: ResultCollector) -> TaskView:
     )
 
 
-async def is_served(connection: Connection, address: Address) -> bool:
-    """Whether somebody waits for bundles of this pool now. One that is up and full does not."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolQueue:
+    """What the NATS server knows of a pool's queue."""
+
+    taken_up_to: int = 0
+    """The highest sequence that was given to a pool so far."""
+    waiting: int = 0
+    """How many requests for bundles wait: none when no pool is there, or a full one."""
+    now: float
+    """When this was so: unix seconds, the server's clock."""
+
+
+async def pool_queue(connection: Connection, address: Address) -> PoolQueue:
+    """The queue of a pool; empty when the pool was never there. Raises `BusUnavailable`."""
     consumer = pool_consumer(address.endpoint, address.pool)
     try:
         info = await connection.api(f"CONSUMER.INFO.TASKS.{consumer}")
     except StreamMissing:
-        return False
-    return bool(info.get("num_waiting"))
+        info = await connection.api("STREAM.INFO.TASKS")
+    return PoolQueue(
+        taken_up_to=info.get("delivered", {}).get("stream_seq", 0),
+        waiting=info.get("num_waiting", 0),
+        now=datetime.fromisoformat(info["ts"]).timestamp(),
+    )
 
 
 async def queued_address(connection: Connection, principal: str, bundle: UUID) -> Address | None:
@@ -447,8 +466,13 @@ def _queued(key_ring: KeyRing, messages: Iterable[StoredMessage]) -> dict[UUID, 
                     total=len(bundle.tasks),
                     sequence=message.sequence,
                     stored_at=message.stored_at,
+                    queue_timeout_s=_options_of(bundle, task).queue_timeout_s,
                 )
     return views
+
+
+def _options_of(bundle: Bundle, task: Task) -> TaskOptions:
+    return bundle.options[task.options] if task.options < len(bundle.options) else JSON_RESULT
 
 
 def _opened(key_ring: KeyRing, address: Address, message: StoredMessage) -> Bundle | None:

@@ -48,13 +48,13 @@ from headrace.bus.errors import (
     SignatureInvalid,
     TaskCancelled,
     TaskError,
-    TaskExpired,
     TaskLost,
     WireVersionUnknown,
 )
 from headrace.bus.ids import split_task_id, task_id
 from headrace.bus.keys import bundle_key, check_function_grant
 from headrace.bus.names import Address, pool_controls
+from headrace.bus.options import waited_too_long
 from headrace.bus.pull import Delivery, Puller
 from headrace.bus.results import read_parts
 from headrace.endpoint.code_cache import CodeCache
@@ -450,8 +450,7 @@ class Agent:
 
     def _end_late(self, held: Held, limits_s: Mapping[int, float]) -> None:
         for index, limit_s in limits_s.items():
-            text = f"the task waited longer than its limit of {limit_s:g} s (queue_timeout_s); it was not started"
-            self._end(held, index, TaskExpired(text), "expired")
+            self._end(held, index, waited_too_long(limit_s), "expired")
 
     def _settle(self, held: Held) -> None:
         """Store what is to be stored, or ack what is complete."""

@@ -198,7 +198,7 @@ class Client:
         return str(answer["tasks"][0]["task_id"])
 
     def get_task(self, task_id: Id, wait_s: float | None = None) -> Document:
-        """A task's state and, once it has ended, its result or error. Asking changes nothing, failure raises nothing.
+        """A task's state and, once it has ended, its result or error. A failure of the task raises nothing.
 
         With `wait_s` the answer comes when the task has ended, or after so many seconds.
         """

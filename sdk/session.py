@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import functools
 import importlib.metadata
 import itertools
@@ -23,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import UUID
 
-from headrace.bus.bundles import Bundle, FunctionUse, Runtime, TaskOptions, TaskResult, encode_bundle
+from headrace.bus.bundles import Bundle, FunctionUse, Runtime, Task, TaskOptions, TaskResult, encode_bundle
 from headrace.bus.connection import Connection, Message
 from headrace.bus.credentials import Credentials, issued_at
 from headrace.bus.errors import (
@@ -36,7 +37,7 @@ from headrace.bus.errors import (
     TaskError,
 )
 from headrace.bus.failures import decode_failure, rebuild
-from headrace.bus.ids import split_task_id
+from headrace.bus.ids import split_task_id, task_id
 from headrace.bus.names import Address, ResultAddress, started_marks, stored_results
 from headrace.bus.results import ResultCollector, live_part
 from headrace.bus.values import decode as decode_value
@@ -53,6 +54,7 @@ _FIRST_LOOK_S = 5.0
 _LONGEST_LOOK_S = 60.0
 _SWEEP_S = 2.5
 _RENEW_RETRY_S = 2.0
+_LATE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +98,8 @@ class Service(Protocol):
     def grant_function(self, endpoint_id: Any, function_id: Any) -> FunctionUse: ...
 
     def cancel(self, task_id: Any, force: bool = False) -> Any: ...
+
+    def get_task(self, task_id: Any) -> Any: ...
 
 
 class Session:
@@ -264,6 +268,8 @@ class _Waiting:
     next_look: float
     more: dict[int, list[TaskFuture]] = field(default_factory=dict)
     """Further futures of the same tasks: somebody in this process has reloaded the group."""
+    limits: dict[int, float] = field(default_factory=dict)
+    """When tasks that may not wait for ever have waited too long, by the monotonic clock."""
     look_wait_s: float = _FIRST_LOOK_S
     looking: bool = False
     stored: bool = True
@@ -353,10 +359,26 @@ class Channel:
     def look_at_overdue(self, now: float) -> None:
         """Look into the store for the bundles that have waited long since the last look."""
         for bundle, waiting in list(self.pending.items()):
+            if waiting.limits:
+                self._ask_for_late(bundle, waiting, now)
             if now >= waiting.next_look:
                 waiting.look_wait_s = min(_LONGEST_LOOK_S, waiting.look_wait_s * 2)
                 waiting.next_look = now + waiting.look_wait_s
                 self._look(bundle)
+
+    def _ask_for_late(self, bundle: UUID, waiting: _Waiting, now: float) -> None:
+        """Let the service see to tasks that have waited too long: their pool may be away, and would do it later."""
+        for index, end in list(waiting.limits.items()):
+            future = waiting.futures.get(index)
+            if future is None or future.running():
+                del waiting.limits[index]
+            elif now >= end + _LATE_S:
+                waiting.limits[index] = now + _LONGEST_LOOK_S
+                self._session.spawn(self._ask_for(task_id(bundle, index)), "ask for a late task")
+
+    async def _ask_for(self, task: UUID) -> None:
+        with contextlib.suppress(HeadraceError):
+            await asyncio.get_running_loop().run_in_executor(None, self._session.service.get_task, task)
 
     def give_up(self, error: BaseException) -> None:
         """Fail every future that still waits."""
@@ -388,6 +410,7 @@ class Channel:
                 # Awaited before it is sent: the result may be here before the ack is.
                 self.pending[draft.id] = self._waiting(draft.id, futures, total=len(tasks))
                 await self._store(draft, tasks)
+                self._limit(draft, tasks)
         except HeadraceError as error:
             self.pending.pop(draft.id, None)
             _fail(draft.pending(), _refused(error))
@@ -427,6 +450,14 @@ class Channel:
                 return  # by an earlier try whose answer was lost
             except BusUnavailable:
                 retry = True  # for ever: with a new grant, so that the signature is still good when it is stored
+
+    def _limit(self, draft: Draft, tasks: list[Task]) -> None:
+        limits_s = [options.queue_timeout_s for options in draft.options]
+        waiting = self.pending.get(draft.id)
+        if waiting is not None and any(limits_s):
+            now = time.monotonic()
+            timed = ((task.index, limits_s[task.options]) for task in tasks)
+            waiting.limits = {index: now + limit_s for index, limit_s in timed if limit_s is not None}
 
     def _on_result(self, message: Message) -> None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -25,7 +26,7 @@ from headrace.bus.bundles import TaskOptions, TaskResult
 from headrace.bus.errors import TaskCancelled
 from headrace.bus.ids import submitted_at, task_id
 from headrace.bus.models import EndpointRecord
-from headrace.bus.options import of_document
+from headrace.bus.options import of_document, waited_too_long
 from headrace.bus.results import ResultCollector, ResultWatch, result_document
 from headrace.bus.submission import Call, Plan, Submission, TaskView
 from headrace.schemas import Violation
@@ -132,7 +133,7 @@ async def _task(call: Request) -> TaskView:
         raise NotFound(f"there is no task {task_id}: {error}") from None
     if view is None:
         raise NotFound(f"there is no task {task_id} of yours, or its result has expired")
-    return view
+    return await _unless_late(call, view)
 
 
 async def _cancelled(call: Request, view: TaskView, *, force: bool) -> TaskView:
@@ -155,7 +156,26 @@ async def _is_up(call: Request, view: TaskView) -> bool:
     if await call.service.tables.presence.get(endpoint.hex) is not None:
         return True
     # Its manager may be unable to reach the service while its pool goes on.
-    return await submission.is_served(call.service.connection, view.address)
+    return (await submission.pool_queue(call.service.connection, view.address)).waiting > 0
+
+
+async def _unless_late(call: Request, view: TaskView) -> TaskView:
+    """The task as it is, `expired` if its time to wait is over and no pool can see to that.
+
+    A pool that has it in hand ends it by itself. This is for what no pool has ever been given, and for endpoints that
+    are away.
+    """
+    limit_s = view.queue_timeout_s
+    if view.result is not None or limit_s is None or time.time() < view.stored_at + limit_s:
+        return view
+    service = call.service
+    queue = await submission.pool_queue(service.connection, view.address)
+    if queue.now < view.stored_at + limit_s:
+        return view
+    if view.sequence <= queue.taken_up_to and await _is_up(call, view):
+        return view
+    error = waited_too_long(limit_s)
+    return await submission.end_unstarted(service.connection, service.keys, view, error, "expired")
 
 
 async def _awaited(call: Request, view: TaskView, wait_s: float) -> TaskView:

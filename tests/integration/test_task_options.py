@@ -257,3 +257,33 @@ def test_the_queue_time_goes_on_while_the_pool_is_restarted(client: Client, late
             waiting.result(20)
         assert first.result(20) == "done"
         assert not note.exists()
+
+
+def test_what_waited_too_long_is_expired_though_its_endpoint_never_comes(client: Client, late: RunningPool) -> None:
+    with Executor(late.endpoint_id, client=client) as executor:
+        seen = executor.with_options(queue_timeout_s=0.3).submit(len, "x")
+        asked = client.submit(late.endpoint_id, function_id(executor, len), ["x"], options={"queue_timeout_s": 0.3})
+        assert client.get_task(asked)["state"] == "pending"
+
+        eventually(lambda: client.get_task(asked)["state"] == "expired")
+        with pytest.raises(TaskExpired, match="queue_timeout_s"):
+            seen.result(10)
+
+
+def test_what_waited_too_long_in_front_of_a_full_pool_is_expired(
+    client: Client, late: RunningPool, tmp_path: Path
+) -> None:
+    gate, busy = tmp_path / "gate", tmp_path / "busy"
+    late.start()
+    with Executor(late.endpoint_id, client=client) as executor:
+        first = executor.submit(wait_for, str(gate), str(busy))
+        eventually(busy.exists, 10)
+        patient = [executor.submit(len, "x") for _ in range(200)]
+        impatient = executor.with_options(queue_timeout_s=0.5).submit(len, "x")
+
+        with pytest.raises(TaskExpired, match="queue_timeout_s"):
+            impatient.result(15)
+        assert not patient[0].done()
+        gate.touch()
+        assert first.result(10) == "done"
+        assert [future.result(10) for future in patient] == [1] * 200
