@@ -11,7 +11,7 @@ older reader skips what it does not know and a newer one fills in what is not th
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Annotated, Final
 from uuid import UUID
 
 import msgspec
@@ -42,13 +42,17 @@ class FunctionUse(msgspec.Struct, array_like=True, frozen=True):
     grant_expires: int
 
 
+Seconds = Annotated[float, msgspec.Meta(ge=0)]
+"""A duration; what is not a number is none, and would stop a pool's timers."""
+
+
 class TaskOptions(msgspec.Struct, array_like=True, frozen=True):
     """How tasks are run. Durations are in seconds; None is no limit."""
 
-    task_timeout_s: float | None = None
-    queue_timeout_s: float | None = None
+    task_timeout_s: Seconds | None = None
+    queue_timeout_s: Seconds | None = None
     max_retries: int = 0
-    retry_delay_s: float = 0.0
+    retry_delay_s: Seconds = 0.0
     rerun_on_loss: bool = True
     resource_specification: bytes = b""
     """JSON, or nothing."""

@@ -30,6 +30,10 @@ def average(values):
 
 def refuse(event):
     raise ValueError(f"not {event['id']}")
+
+def linger():
+    import time
+    time.sleep(300)
 '''
 
 
@@ -156,7 +160,7 @@ def test_a_function_is_registered_from_a_file_shown_listed_and_deleted(shell: Sh
 def test_a_file_with_several_functions_needs_a_name_and_one_that_does_not_compile_is_refused(
     shell: Shell, source: Path
 ) -> None:
-    assert "it defines average, refuse" in shell("function", "register", str(source), status=1).err
+    assert "it defines average, refuse, linger" in shell("function", "register", str(source), status=1).err
     source.write_text("def f(:\n")
     assert "line 1" in shell("function", "register", str(source), status=1).err
     assert "cannot be read" in shell("function", "register", "/no/such/file.py", status=1).err
@@ -175,6 +179,22 @@ def test_a_task_is_shown_with_its_value_or_its_traceback(shell: Shell, up: Up, s
     assert shell("task", "show", good, "--json").json()["result"] == 3.0
     assert "is succeeded" in shell("task", "cancel", good).out
     assert "no task" in shell("task", "show", str(uuid.uuid4()), status=1).err
+
+
+def test_a_task_is_seen_to_run_and_cancelled_as_far_as_asked(shell: Shell, up: Up, source: Path) -> None:
+    run = submitting(shell, up, source)
+    running = run("linger", [])
+    eventually(lambda: "running" in shell("task", "show", running).out, 20)
+    waiting = run("linger", [])
+
+    assert f"Cancelled {waiting}." in shell("task", "cancel", waiting).out
+    assert "goes on" in shell("task", "cancel", running).out
+    assert "Asked to stop" in shell("task", "cancel", "--force", running).out
+
+    for task_id in (running, waiting):
+        shown = shell("task", "show", task_id, "--wait", "20s").out
+        assert "state:            cancelled" in shown
+        assert "result_stored_at: 20" in shown
 
 
 def test_what_is_no_id_and_no_duration_is_wrong_usage_or_a_clear_error(shell: Shell) -> None:

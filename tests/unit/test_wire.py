@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from uuid import UUID
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -138,6 +139,17 @@ def test_a_bundle_is_good_under_its_own_subject_and_key_only() -> None:
         decode_bundle(message, subject="task.b", key=b"k" * 32)
     with pytest.raises(SignatureInvalid):
         decode_bundle(message, subject="task.a", key=b"l" * 32)
+
+
+@pytest.mark.parametrize("name", ["task_timeout_s", "queue_timeout_s", "retry_delay_s"])
+@pytest.mark.parametrize("value", [float("nan"), -1.0])
+def test_a_duration_that_is_none_is_refused_by_the_reader(name: str, value: float) -> None:
+    options = msgspec.structs.replace(TaskOptions(), **{name: value})
+    bundle = Bundle(result_key=b"", functions=[], options=[options], tasks=[], runtime=RUNTIME)
+    message = encode_bundle(bundle, subject="task.a", key=b"k" * 32, key_expires=1)
+
+    with pytest.raises(DecodeError, match="cannot be read"):
+        decode_bundle(message, subject="task.a", key=b"k" * 32)
 
 
 def test_a_bundle_of_a_later_wire_version_is_refused_with_its_version() -> None:
