@@ -27,6 +27,7 @@ def serve(
         typer.Option(help="The directory with service.json and master.key; by default HOME/keys."),
     ] = None,
     dispatcher: Annotated[bool, typer.Option(help="Match events and watch deliveries in this process too.")] = True,
+    nats_wait: Annotated[float, typer.Option(min=0.0, help="Seconds to wait for NATS at the start.")] = 10.0,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Run the HTTP service alone, in the foreground, until Ctrl-C."""
@@ -48,5 +49,6 @@ def serve(
             port=port,
             listen_fd=listen_fd,
             dispatcher=dispatcher,
+            start_timeout_s=nats_wait,
         )
     )

@@ -43,6 +43,8 @@ class Loop:
 
     def close(self) -> None:
         """End the loop and its thread."""
+        # The NATS client cancels tasks of its own when it closes, and does not wait for their end.
+        self.run(_finish_tasks())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(_WITHIN_S)
         self.loop.close()
@@ -50,6 +52,14 @@ class Loop:
     def _work(self) -> None:
         asyncio.set_event_loop(self.loop)
         self.loop.run_forever()
+
+
+async def _finish_tasks() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    if others:
+        await asyncio.wait(others, timeout=5)
 
 
 @dataclass

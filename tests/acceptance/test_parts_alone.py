@@ -87,7 +87,7 @@ def write_private(path: Path, text: str) -> None:
 
 def test_a_service_without_nats_says_so(tmp_path: Path) -> None:
     Operator.open(tmp_path / "keys")
-    nowhere = ("--nats-url", "nats://127.0.0.1:1")
+    nowhere = ("--nats-url", "nats://127.0.0.1:1", "--nats-wait", "0.3")
 
     process = subprocess.run(
         headrace("serve", "--home", str(tmp_path), "--port", "0", *nowhere),
@@ -99,7 +99,7 @@ def test_a_service_without_nats_says_so(tmp_path: Path) -> None:
     )
 
     assert process.returncode == 1
-    assert "no NATS server answers at nats://127.0.0.1:1" in process.stderr
+    assert "no NATS server answers at nats://127.0.0.1:1 within 0.3 s" in process.stderr
     assert "Traceback" not in process.stderr
 
 
