@@ -116,16 +116,22 @@ class Puller:
         self._wake.set()
 
     async def _ask(self, inbox: str) -> None:
-        wanted = min(self._batch, self._room())
-        if self._standing > self._batch // 2 or wanted <= self._standing:
+        if self._standing > self._batch // 2:
             return
-        count = wanted - self._standing
+        count = min(self._batch, self._room()) - self._standing
+        if count <= 0:
+            return
         body = msgspec.json.encode({"batch": count, "expires": int(_EXPIRES_S * 1e9)})
-        try:
-            await self._connection.publish(self._subject, body, reply=f"{inbox.removesuffix('.*')}.{self._round}")
-        except BusUnavailable:
-            return  # `_reset` comes with the next connection
+        # Counted before it is sent: counted after it, a request that the connection's end overtook would be taken for
+        # one of the next connection, which nobody would ask then.
         self._standing += count
+        this_round = self._round
+        try:
+            await self._connection.publish(self._subject, body, reply=f"{inbox.removesuffix('.*')}.{this_round}")
+        except BusUnavailable:
+            if this_round == self._round:
+                self._standing -= count
+                asyncio.get_running_loop().call_later(_REFUSED_WAIT_S, self._wake.set)
 
     def _on_message(self, message: Message) -> None:
         self._heard_at = asyncio.get_running_loop().time()
