@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import copy
 import enum
 import functools
@@ -38,6 +39,8 @@ class Keep(enum.Enum):
 
 
 KEEP = Keep.KEEP
+
+_CANCELS_S = 60.0
 
 
 class Executor(concurrent.futures.Executor):
@@ -281,10 +284,12 @@ class Executor(concurrent.futures.Executor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more tasks. `wait`: until every future has its result. `cancel_futures`: cancel what has not started.
 
+        With `wait` the service has also been told of everything that was cancelled: the process may end then.
         Idempotent. Without `wait` results still arrive as long as the process lives.
         """
         with self._lock:
             self._shut_down = True
+            channels = list(self._channels.values())
         if cancel_futures:
             with self._idle:
                 futures = list(self._futures)
@@ -294,6 +299,10 @@ class Executor(concurrent.futures.Executor):
             if wait:
                 self._idle.wait_for(lambda: not self._futures)
             finished = not self._futures
+        for session, channel in channels if wait else ():
+            if channel.cancelling:
+                with contextlib.suppress(TimeoutError, RuntimeError):  # called in a future's callback, it cannot wait
+                    session.thread.run(channel.cancels_known(_CANCELS_S), timeout_s=_CANCELS_S + 1.0)
         if finished:
             self._leave_channels()
 

@@ -286,6 +286,10 @@ class Channel:
         self._subscriptions: list[Any] = []
         self._sending: dict[UUID, list[tuple[UUID, bool]]] = {}
         """Bundles whose ack has not come, with the tasks to cancel after it (and whether by force)."""
+        self.cancelling = 0
+        """How many cancellations the service does not know of yet."""
+        self._counting = threading.Lock()
+        self._cancelled = asyncio.Event()
         self._outbox = Outbox(
             session.grant.endpoint,
             most_per_bundle=most_per_bundle,
@@ -510,7 +514,24 @@ class Channel:
     def _on_cancel(self, future: TaskFuture, force: bool) -> None:
         if self._outbox.withdraw(future) or future.task_id is None:
             return
+        with self._counting:
+            self.cancelling += 1
         self._session.thread.call(functools.partial(self._cancel_sent, future.task_id, force))
+
+    async def cancels_known(self, within_s: float) -> None:
+        """Wait until the service knows of every cancellation, so long at most."""
+        try:
+            async with asyncio.timeout(within_s):
+                while self.cancelling:
+                    self._cancelled.clear()
+                    await self._cancelled.wait()
+        except TimeoutError:
+            logger.warning(
+                "The service could not be told of %d cancellations within %g s; those tasks will run.",
+                self.cancelling,
+                within_s,
+                extra={"action": "cancel_failed"},
+            )
 
     def _cancel_sent(self, task: UUID, force: bool) -> None:
         bundle = split_task_id(task)[0]
@@ -520,6 +541,14 @@ class Channel:
             self._session.spawn(self._cancel(task, force), "cancel task")
 
     async def _cancel(self, task: UUID, force: bool) -> None:
+        try:
+            await self._request_cancel(task, force)
+        finally:
+            with self._counting:
+                self.cancelling -= 1
+            self._cancelled.set()
+
+    async def _request_cancel(self, task: UUID, force: bool) -> None:
         loop = asyncio.get_running_loop()
         while True:
             try:

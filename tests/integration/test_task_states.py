@@ -182,8 +182,8 @@ def test_a_bundle_whose_tasks_are_all_cancelled_leaves_the_queue_without_its_end
     executor.shutdown(cancel_futures=True)
 
     assert all(future.cancelled() for future in futures)
-    eventually(lambda: _queued(service) == 0, message="nothing is left in the queue")
     assert {state(client, future) for future in futures} == {"cancelled"}
+    assert _queued(service) == 0
 
 
 def test_a_future_that_is_cancelled_in_any_moment_agrees_with_the_service(
