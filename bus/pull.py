@@ -92,8 +92,9 @@ class Puller:
             await self._connection.flush()
             self._heard_at = loop.time()
             while True:
-                await self._ask(subscription.subject)
+                # Cleared first: what wakes us while we ask must not be forgotten.
                 self._wake.clear()
+                await self._ask(subscription.subject)
                 try:
                     async with asyncio.timeout(_SILENCE_S):
                         await self._wake.wait()
