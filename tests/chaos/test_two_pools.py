@@ -57,7 +57,7 @@ def test_what_a_killed_pool_held_goes_to_the_other_and_nothing_else_runs_twice(t
         futures = {}
         for number in range(400):
             chosen = once if number % 20 == 0 else executor
-            futures[number] = chosen.submit(leave_a_trace, str(effects), number, 0.5 if number % 40 < 2 else 0.002)
+            futures[number] = chosen.submit(leave_a_trace, str(effects), number, 0.2 if number % 40 < 2 else 0.002)
         eventually(lambda: len(read_runs(effects)) > 40, 10, "both work")
         held_by_both = eventually(lambda: [p for p in (first, second) if _bundles(p)] == [first, second], 5)
         assert held_by_both
