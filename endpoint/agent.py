@@ -241,9 +241,13 @@ class Agent:
         expiry = bundle_key_expiry(delivery.data)
         if delivery.stored_ns > expiry * 1_000_000_000:
             raise SignatureInvalid("it was stored after the key that signed it had expired")
-        return decode_bundle(
+        bundle = decode_bundle(
             delivery.data, subject=delivery.subject, key=bundle_key(grant.pool_secret, address.principal, expiry)
         )
+        functions, options = len(bundle.functions), len(bundle.options)
+        if any(task.function >= functions or task.options >= options for task in bundle.tasks):
+            raise DecodeError("a task of it names a function or options that are not in it", raw=delivery.data[:64])
+        return bundle
 
     def _known_codes(self, held: Held) -> list[FunctionCode] | None:
         """The code of the bundle's functions if all of it is here and may run; None when that needs a closer look."""

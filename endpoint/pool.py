@@ -171,11 +171,13 @@ async def _tell_status(agent: Agent, settings: PoolSettings) -> None:
             (settings.status_path, json.dumps(agent.status)),
             (settings.pids_path, "".join(f"{pid}\n" for pid in agent.engine.pids())),
         ):
-            if told.get(path) != text:
-                fresh = path.with_name(f"{path.name}.new")
-                fresh.write_text(text, encoding="utf-8")
-                fresh.replace(path)
-                told[path] = text
+            # A full disk takes no status; tasks go on.
+            with contextlib.suppress(OSError):
+                if told.get(path) != text:
+                    fresh = path.with_name(f"{path.name}.new")
+                    fresh.write_text(text, encoding="utf-8")
+                    fresh.replace(path)
+                    told[path] = text
         # The endpoint is shown as online once a worker is up, so the first one must not wait for the next look.
         await asyncio.sleep(_STATUS_S if agent.status["workers"] else _FIRST_LOOK_S)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from pathlib import Path
 
@@ -41,3 +43,24 @@ def test_an_executor_that_begins_while_the_bus_is_away_waits_for_it(tmp_path: Pa
         assert early.submit(pow, 2, 5).result(20) == 32
         early.shutdown()
         late.shutdown()
+
+
+def test_a_pool_that_cannot_write_its_status_goes_on(tmp_path: Path) -> None:
+    with (
+        running_service(tmp_path) as service,
+        running_pool(service, tmp_path / "pool", workers=1) as pool,
+        Client(service.url, service.token) as client,
+        Executor(pool.endpoint_id, client=client) as executor,
+    ):
+        executor.submit(os.getpid).result(20)
+        process = pool._process
+        assert process is not None
+        pool.status_path.unlink()
+        pool.status_path.mkdir()
+
+        worker = executor.submit(os.getpid).result(20)
+        os.kill(worker, signal.SIGKILL)  # its successor is in the file of processes, which is written next to the other
+
+        eventually(lambda: (tmp_path / "pool" / "pids").read_text().split() not in ([], [str(worker)]), 10)
+        assert executor.submit(pow, 2, 3).result(20) == 8
+        assert process.poll() is None

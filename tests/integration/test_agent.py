@@ -8,15 +8,18 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from service import RunningService, running_service
 from waiting import eventually_async
 
-from headrace.bus.bundles import Runtime, TaskResult
+from headrace.bus.bundles import Bundle, Runtime, Task, TaskResult, encode_bundle
 from headrace.bus.connection import MESSAGE_ID_HEADER, Connection
 from headrace.bus.errors import AlreadyStored
+from headrace.bus.keys import bundle_key
+from headrace.bus.names import Address
+from headrace.bus.values import JSON
 from headrace.endpoint import agent as agent_module
 from headrace.endpoint.agent import Agent
 from headrace.endpoint.held import Held
@@ -187,6 +190,40 @@ async def test_what_still_runs_in_a_pool_that_drains_is_not_given_to_another(
 
         assert (await pool.ended(task_id))["result"] == 1
         assert effects.read_text() == "ran\n"
+
+
+async def test_a_bundle_that_contradicts_itself_is_dropped_and_the_others_run(
+    pool: Pool, service: RunningService
+) -> None:
+    function_id = service.add_function()
+    async with pool.agent() as agent:
+        address = Address(
+            endpoint=UUID(pool.endpoint_id), pool="default", principal="ada", group=uuid4(), bundle=uuid4()
+        )
+        bundle = Bundle(
+            result_key=b"r" * 32,
+            functions=[],
+            options=[],
+            tasks=[Task(0, 0, 3, JSON, b"")],
+            runtime=Runtime(python="3.11.0", headrace="0"),
+        )
+        expires = int(time.time()) + 60
+        key = bundle_key(agent._grant.pool_secret, address.principal, expires)
+        message = encode_bundle(bundle, subject=address.task_subject, key=key, key_expires=expires)
+
+        async def store(connection: Connection) -> None:
+            await connection.store(address.task_subject, message)
+
+        await asyncio.to_thread(service.bus, store)
+
+        (task_id,) = pool.submit(function_id, [7])
+        assert (await pool.ended(task_id))["result"] == 7
+        await eventually_async(lambda: agent.status["bundles"] == 0)
+
+        async def queued(connection: Connection) -> bool:
+            return await connection.read_last("TASKS", address.task_subject) is not None
+
+        assert not await asyncio.to_thread(service.bus, queued)
 
 
 def set_room_for_marks(service: RunningService, size: int) -> None:
