@@ -12,7 +12,9 @@ from waiting import eventually
 
 @pytest.fixture
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    with running_service(tmp_path_factory.mktemp("service"), relaxed=False, bus_wait_s=0.3, request_timeout_s=3.0) as running:
+    with running_service(
+        tmp_path_factory.mktemp("service"), relaxed=False, bus_wait_s=0.3, request_timeout_s=3.0
+    ) as running:
         yield running
 
 
