@@ -159,8 +159,8 @@ class Session:
 
     def _ends_soon(self, use: FunctionUse) -> bool:
         # Grants are compared with the time at which a bundle is stored: renew well before. The time is the service's,
-        # as its latest credential tells it: the clock of this machine may be wrong.
-        service_time = self.grant.issued_at + (time.monotonic() - self._granted_at)
+        # as its latest credential tells it in whole seconds: the clock of this machine may be wrong.
+        service_time = self.grant.issued_at + 1 + (time.monotonic() - self._granted_at)
         return use.grant_expires - service_time < self.grant.expires_in_s / 4
 
     async def channel(self, group: UUID, *, most_per_bundle: int = LARGEST_CAP) -> Channel:

@@ -114,7 +114,7 @@ headrace.endpoint.pool_service.WIRE_VERSION = int(os.environ["TEST_PROTOCOL"])
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     # Grants of functions that end within the tests: whoever believes a wrong clock uses one that has ended.
-    with running_service(tmp_path_factory.mktemp("service"), grant_ttl_s=3.0, session_ttl_s=4.0) as running:
+    with running_service(tmp_path_factory.mktemp("service"), grant_ttl_s=4.0, session_ttl_s=4.0) as running:
         yield running
 
 
