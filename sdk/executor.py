@@ -316,8 +316,6 @@ class Executor(concurrent.futures.Executor):
     def _submit(self, function_id: UUID, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TaskFuture:
         try:
             encoding, payload = values.encode_arguments(args, kwargs)
-            session, channel = self._channel(self.endpoint_id)
-            use = session.function_use(function_id)
         except HeadraceError as error:
             return failed_future(error)
         except Exception as error:
@@ -325,6 +323,11 @@ class Executor(concurrent.futures.Executor):
             refused = ArgumentNotSerialisable(f"an argument cannot be sent: {error!r}")
             refused.__cause__ = error
             return failed_future(refused)
+        try:
+            session, channel = self._channel(self.endpoint_id)
+            use = session.function_use(function_id)
+        except (HeadraceError, TimeoutError) as error:
+            return failed_future(error)
         future = self._track(TaskFuture())
         channel.submit(use, self._options(), encoding, payload, future)
         self._submitted += 1
