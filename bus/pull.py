@@ -7,6 +7,7 @@ the moment it is stored. Nothing is polled.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -89,7 +90,9 @@ class Puller:
         subscription = await self._connection.subscribe_inbox(f"pull-{self._consumer}.*", self._on_message)
         self._connection.on_connected.append(self._reset)
         try:
-            await self._connection.flush()
+            # Lost already? Then the next connection resets us.
+            with contextlib.suppress(BusUnavailable):
+                await self._connection.flush()
             self._heard_at = loop.time()
             while True:
                 # Cleared first: what wakes us while we ask must not be forgotten.
