@@ -20,7 +20,8 @@ from headrace.bus.errors import BusUnavailable
 logger = logging.getLogger(__name__)
 
 _EXPIRES_S = 30.0
-_SILENCE_S = _EXPIRES_S + 5.0
+_HEARTBEAT_S = 2.0
+_SILENCE_S = 2.5 * _HEARTBEAT_S
 _REFUSED_WAIT_S = 0.5
 
 
@@ -102,7 +103,8 @@ class Puller:
                     async with asyncio.timeout(_SILENCE_S):
                         await self._wake.wait()
                 except TimeoutError:
-                    # The server ends every request within its time; such a silence means that it forgot ours.
+                    # It sends a sign of life for every request that it knows; such a silence means that it lost ours.
+                    # (A server that has just started may drop requests: the account behind them is not there yet.)
                     if loop.time() - self._heard_at >= _SILENCE_S:
                         self._reset()
         finally:
@@ -125,7 +127,8 @@ class Puller:
         count = min(self._batch, self._room()) - self._standing
         if count <= 0:
             return
-        body = msgspec.json.encode({"batch": count, "expires": int(_EXPIRES_S * 1e9)})
+        request = {"batch": count, "expires": int(_EXPIRES_S * 1e9), "idle_heartbeat": int(_HEARTBEAT_S * 1e9)}
+        body = msgspec.json.encode(request)
         # Counted before it is sent: counted after it, a request that the connection's end overtook would be taken for
         # one of the next connection, which nobody would ask then.
         self._standing += count
