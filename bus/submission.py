@@ -268,6 +268,14 @@ async def with_mark(connection: Connection, view: TaskView) -> TaskView:
     return view if mark is None else replace(view, marked_at=mark.stored_at)
 
 
+async def started(connection: Connection, principal: str, group: UUID) -> dict[UUID, float]:
+    """The tasks of a group that have been told to run, and since when (unix seconds). Raises `BusUnavailable`."""
+    marks = await _all(connection, "PROGRESS", f"progress.*.{token(principal)}.{group.hex}.>")
+    tasks = (mark.subject.split(".")[-2:] for mark in marks)
+    ids_of_tasks = (ids.task_id(UUID(bundle), int(index)) for bundle, index in tasks)
+    return {task: mark.stored_at for task, mark in zip(ids_of_tasks, marks, strict=True)}
+
+
 async def find_group(connection: Connection, key_ring: KeyRing, principal: str, group: UUID) -> list[TaskView]:
     """All tasks of a principal's group that are queued or have results, in the order of their ids.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import platform
 import time
 import uuid
 from typing import Any
@@ -31,7 +32,7 @@ async def register(call: Call) -> Response:
         function_id=function_id,
         name=body["name"],
         owner=call.caller.principal,
-        python_version=body["python_version"],
+        python_version=body.get("python_version") or platform.python_version(),
         created_at=time.time(),
         description=body.get("description") or "",
         public=body.get("public", False),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -43,8 +44,9 @@ async def submit(call: Request) -> Response:
     endpoint = await endpoint_for(call.service, call.caller, call.path_id("endpoint_id"))
     calls = _calls(body)
     group = UUID(body["task_group_id"]) if body.get("task_group_id") else uuid.uuid4()
-    plan, results = await _run(call, endpoint, calls, group, call.wait_s(body.get("wait")))
-    tasks = [_document(view) for view in _views(plan, results)]
+    wait_s = call.wait_s(body.get("wait"))
+    plan, results = await _run(call, endpoint, calls, group, wait_s)
+    tasks = [_document(view) for view in await _views(call, plan, results, waited=wait_s > 0)]
     answer = {"task_group_id": group, "endpoint_id": endpoint.endpoint_id, "tasks": tasks}
     return reply(answer, 200 if all(results) else 202)
 
@@ -57,7 +59,8 @@ async def invoke(call: Request) -> Response:
     calls = [_call({**body, "function_id": str(call.path_id("function_id"))})]
     wait_s = call.wait_s(body.get("wait"), default=_INVOKE_WAIT_S)
     plan, results = await _run(call, endpoint, calls, uuid.uuid4(), wait_s)
-    return reply(_located(_views(plan, results)[0]), 202 if results[0] is None else 200)
+    view = (await _views(call, plan, results, waited=wait_s > 0))[0]
+    return reply(_located(view), 202 if results[0] is None else 200)
 
 
 async def get_task(call: Request) -> Response:
@@ -219,12 +222,17 @@ def _trace(call: Request) -> dict[str, str]:
     }
 
 
-def _views(plan: Plan, results: Sequence[TaskResult | None]) -> list[TaskView]:
+async def _views(call: Request, plan: Plan, results: Sequence[TaskResult | None], *, waited: bool) -> list[TaskView]:
     places = [(bundle, index) for bundle in plan.bundles for index in range(bundle.total)]
-    return [
+    views = [
         TaskView(task_id=task_id(bundle.address.bundle, index), address=bundle.address, index=index, result=result)
         for (bundle, index), result in zip(places, results, strict=True)
     ]
+    if not waited or all(results):
+        return views
+    address = views[0].address
+    started = await submission.started(call.service.connection, address.principal, address.group)
+    return [replace(view, marked_at=started.get(view.task_id, 0.0)) for view in views]
 
 
 def _document(view: TaskView) -> dict[str, Any]:

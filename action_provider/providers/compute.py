@@ -38,7 +38,7 @@ from headrace.bus.errors import ArgumentNotSerialisable, PayloadTooLarge
 from headrace.bus.ids import task_id
 from headrace.bus.names import DEFAULT_POOL
 from headrace.bus.results import ResultCollector, ResultWatch
-from headrace.bus.submission import Call, Plan, Submission, cancel, collector
+from headrace.bus.submission import Call, Plan, Submission, cancel, collector, started
 from headrace.schemas import Violation, schema
 
 logger = logging.getLogger(__name__)
@@ -256,7 +256,10 @@ async def _seen(service: Service, action: ActionRow, collectors: Sequence[Result
         return await _give_up(
             service, action, _TOO_LATE, "The deadline passed before all tasks had ended", "Deadline exceeded"
         )
-    progress = progress_of(collectors, _group(record))
+    # There is an unfinished task, hence a bundle; all bundles of an action are in its group.
+    address = collectors[0].address
+    running = await started(service.connection, address.principal, address.group)
+    progress = progress_of(collectors, _group(record), running)
     value = msgspec.structs.replace(record, details=progress.details, display_status=progress.display_status)
     return replace(action, value=value)
 

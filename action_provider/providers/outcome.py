@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
@@ -41,19 +41,23 @@ class _Task:
     index: int
     result: TaskResult | None
     plain: PlainResult | None
+    started: bool = False
 
     @property
     def state(self) -> str:
-        return "pending" if self.result is None else self.result.state
+        if self.result is not None:
+            return self.result.state
+        return "running" if self.started else "pending"
 
 
-def progress_of(collectors: Sequence[ResultCollector], group: str) -> Progress:
+def progress_of(collectors: Sequence[ResultCollector], group: str, started: Container[UUID]) -> Progress:
     """How far the tasks are; the states of the first hundred by name, of all by number."""
-    tasks = _tasks(collectors, read=False)
+    tasks = _tasks(collectors, read=False, started=started)
     states = Counter(task.state for task in tasks)
-    done = len(tasks) - states["pending"]
+    done = sum(task.result is not None for task in tasks)
+    running = f", {states['running']} running" if states["running"] else ""
     return Progress(
-        display_status=f"{done} of {len(tasks)} tasks done",
+        display_status=f"{done} of {len(tasks)} tasks done{running}",
         details={
             "task_group_id": group,
             "states": dict(states),
@@ -100,13 +104,14 @@ def without_values(details: dict[str, Any]) -> dict[str, Any]:
     return {**{name: value for name, value in details.items() if name not in ("result", "results")}, **left_out}
 
 
-def _tasks(collectors: Sequence[ResultCollector], *, read: bool = True) -> list[_Task]:
+def _tasks(collectors: Sequence[ResultCollector], *, read: bool = True, started: Container[UUID] = ()) -> list[_Task]:
     tasks: list[_Task] = []
     for each in collectors:
         for index in range(each.total or 0):
             result = each.results.get(index)
             plain = plain_result(result) if result is not None and read else None
-            tasks.append(_Task(task_id(each.address.bundle, index), len(tasks), result, plain))
+            task = task_id(each.address.bundle, index)
+            tasks.append(_Task(task, len(tasks), result, plain, task in started))
     return tasks
 
 

@@ -70,7 +70,7 @@ def test_only_the_owner_deletes_a_function(service: RunningService) -> None:
     assert service.http().get(f"{FUNCTIONS}/{public}").status_code == 404
 
 
-@pytest.mark.parametrize("function_id", [str(uuid.uuid4()), "not-a-uuid", "%2e%2e", "*", ">"])
+@pytest.mark.parametrize("function_id", [str(uuid.UUID(int=4)), "not-a-uuid", "%2e%2e", "*", ">"])
 def test_an_unknown_function_is_not_found(service: RunningService, function_id: str) -> None:
     assert service.http().get(f"{FUNCTIONS}/{function_id}").status_code == 404
 
@@ -80,3 +80,12 @@ def test_a_function_that_the_store_cannot_take_is_refused_with_the_limit(service
     answer = service.http().post(FUNCTIONS, json=body)
     assert answer.status_code == 413
     assert "8388608 bytes" in answer.json()["detail"]
+
+
+def test_source_needs_no_python_version_and_a_pickle_does(service: RunningService) -> None:
+    http = service.http()
+
+    assert http.post(FUNCTIONS, json={"name": "f", "source": "def f(): pass"}).status_code == 201
+    answer = http.post(FUNCTIONS, json={"name": "f", "pickled": "gASVAA=="})
+    assert answer.status_code == 422
+    assert "python_version" in answer.text
