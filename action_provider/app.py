@@ -11,6 +11,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
@@ -35,6 +36,7 @@ from headrace.action_provider.background import BACKGROUND, keep_running
 from headrace.action_provider.clock import check_clock
 from headrace.action_provider.errors import Answer, ServiceUnusable, answer_to
 from headrace.action_provider.http import Operation, reply
+from headrace.action_provider.leftovers import LeftoversDropped
 from headrace.action_provider.metrics import Metrics
 from headrace.action_provider.openapi import describe
 from headrace.action_provider.pages import page
@@ -80,6 +82,7 @@ def create_app(settings: ServiceSettings, operations: Sequence[Operation] = OPER
     app = Starlette(
         routes=[*routes_of(operations), *providers.routes(), *_description_routes(operations)],
         lifespan=lifespan,
+        middleware=[Middleware(LeftoversDropped)],
         exception_handlers={HTTPException: _on_http_exception, Exception: _on_exception},
     )
     app.router.redirect_slashes = False

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import socket
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
@@ -184,3 +186,20 @@ def _memory_bytes() -> int:
     with open("/proc/self/status", encoding="ascii") as status:
         line = next(line for line in status if line.startswith("VmRSS"))
     return int(line.split()[1]) * 1024
+
+
+@pytest.mark.parametrize(
+    ("path", "content_type", "status"),
+    [("tasks", "application/json", 404), ("functions", "application/json", 413), ("events", "text/plain", 415)],
+)
+def test_a_client_that_writes_to_the_end_before_it_reads_is_answered_too(
+    service: RunningService, path: str, content_type: str, status: int
+) -> None:
+    headers = {"Authorization": f"Bearer {service.token}", "Content-Type": content_type}
+    request = urllib.request.Request(f"{service.url}/api/v1/{path}", data=bytes(20_000_000), headers=headers)  # noqa: S310
+
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request, timeout=30)  # noqa: S310 - our own service on loopback
+
+    assert caught.value.code == status
+    caught.value.close()
