@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -373,18 +372,6 @@ def die_with_parent() -> Callable[[], None] | None:
             os._exit(1)
 
     return arrange
-
-
-def is_free(host: str, port: int) -> bool:
-    """Whether nobody listens there at this moment."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError:
-            return False
-    return True
 
 
 def _connectable(host: str) -> str:

@@ -10,7 +10,6 @@ from uuid import UUID
 from headrace.bus.names import token
 
 USER_URN = "urn:headrace:user:"
-GROUP_URN = "urn:headrace:group:"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
