@@ -2,11 +2,11 @@
 
 Both are msgpack arrays behind a fixed head:
 
-    bundle       b"HB" version(1)  expiry(8, big-endian unix seconds)  MAC(32)  body
-    result part  b"HR" version(1)                                      MAC(32)  body
+    bundle       b"HB" version(1)  expiry(8, big-endian unix seconds)  MAC(40)  body
+    result part  b"HR" version(1)                                      MAC(40)  body
 
-The MAC covers head, subject and body (see `headrace.bus.keys`). Fields are only ever appended, with defaults, so an
-older reader skips what it does not know and a newer one fills in what is not there.
+The MAC covers head, subject and body (see `seal` in `headrace.bus.keys`). Fields are only ever appended, with defaults,
+so an older reader skips what it does not know and a newer one fills in what is not there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from uuid import UUID
 import msgspec
 
 from headrace.bus.errors import DecodeError, WireVersionUnknown
-from headrace.bus.keys import MAC_BYTES, check_mac, mac
+from headrace.bus.keys import SEAL_BYTES, check_seal, seal
 
 WIRE_VERSION: Final = 1
 
@@ -114,7 +114,7 @@ class ResultPart(msgspec.Struct, array_like=True, frozen=True):
     """When the bundle was stored: unix seconds, the server's clock."""
 
 
-_encode_into = msgspec.msgpack.Encoder().encode_into
+_encode = msgspec.msgpack.Encoder().encode
 _decode_bundle = msgspec.msgpack.Decoder(Bundle).decode
 _decode_part = msgspec.msgpack.Decoder(ResultPart).decode
 
@@ -126,7 +126,7 @@ def encode_bundle(bundle: Bundle, *, subject: str, key: bytes, key_expires: int)
 
 def bundle_key_expiry(message: bytes) -> int:
     """The expiry (unix seconds) of the key that signed a bundle. Raises `WireVersionUnknown`, `DecodeError`."""
-    if message[:3] != _BUNDLE_MAGIC or len(message) < 11 + MAC_BYTES:
+    if message[:3] != _BUNDLE_MAGIC or len(message) < 11 + SEAL_BYTES:
         raise _unreadable(message, _BUNDLE_MAGIC, "a bundle")
     return int.from_bytes(message[3:11], "big")
 
@@ -134,9 +134,7 @@ def bundle_key_expiry(message: bytes) -> int:
 def decode_bundle(message: bytes, *, subject: str, key: bytes) -> Bundle:
     """Read a bundle. Raises `SignatureInvalid` before anything inside is looked at, and `DecodeError`."""
     bundle_key_expiry(message)
-    view = memoryview(message)
-    head, signature, body = message[:11], message[11 : 11 + MAC_BYTES], view[11 + MAC_BYTES :]
-    check_mac(key, signature, head, subject, body)
+    body = _checked(message, 11, subject, key)
     try:
         return _decode_bundle(body)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
@@ -150,11 +148,9 @@ def encode_part(part: ResultPart, *, subject: str, key: bytes) -> bytes:
 
 def decode_part(message: bytes, *, subject: str, key: bytes) -> ResultPart:
     """Read a result part. Raises `SignatureInvalid` and `DecodeError`."""
-    if message[:3] != _PART_MAGIC or len(message) < 3 + MAC_BYTES:
+    if message[:3] != _PART_MAGIC or len(message) < 3 + SEAL_BYTES:
         raise _unreadable(message, _PART_MAGIC, "a result part")
-    view = memoryview(message)
-    head, signature, body = message[:3], message[3 : 3 + MAC_BYTES], view[3 + MAC_BYTES :]
-    check_mac(key, signature, head, subject, body)
+    body = _checked(message, 3, subject, key)
     try:
         return _decode_part(body)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
@@ -162,14 +158,16 @@ def decode_part(message: bytes, *, subject: str, key: bytes) -> ResultPart:
 
 
 def _signed(content: Bundle | ResultPart, head: bytes, subject: str, key: bytes) -> bytes:
-    # Written behind the place of its head and MAC: a large body is not copied once more to put them in front.
-    start = len(head) + MAC_BYTES
-    message = bytearray()
-    _encode_into(content, message, start)
-    message[: len(head)] = head
-    with memoryview(message) as view:
-        message[len(head) : start] = mac(key, head, subject, view[start:])
-    return bytes(message)
+    body = _encode(content)
+    return b"".join((head, seal(key, body, head, subject), body))
+
+
+def _checked(message: bytes, head_bytes: int, subject: str, key: bytes) -> bytes:
+    """The body of a signed message. Raises `SignatureInvalid`."""
+    start = head_bytes + SEAL_BYTES
+    body = message[start:]
+    check_seal(key, message[head_bytes:start], body, message[:head_bytes], subject)
+    return body
 
 
 def _unreadable(message: bytes, magic: bytes, noun: str) -> DecodeError:
