@@ -84,6 +84,14 @@ class Bundle(msgspec.Struct, array_like=True, frozen=True):
     """W3C trace context."""
 
 
+class LogEnd(msgspec.Struct, array_like=True, frozen=True):
+    """How much the last run of a task printed (see `headrace.bus.logs`): who has all of it can know."""
+
+    run: int
+    stdout_bytes: int
+    stderr_bytes: int
+
+
 class TaskResult(msgspec.Struct, array_like=True, frozen=True):
     """The outcome of one task. `state` is `succeeded`, `failed`, `cancelled` or `expired`.
 
@@ -100,6 +108,8 @@ class TaskResult(msgspec.Struct, array_like=True, frozen=True):
     ended_at: float = 0.0
     attempts: int = 1
     worker: str = ""
+    log_end: LogEnd | None = None
+    """None when its last run printed nothing, or nobody kept it."""
 
 
 class ResultPart(msgspec.Struct, array_like=True, frozen=True):

@@ -13,6 +13,7 @@ from uuid import UUID
 from headrace.bus.errors import DecodeError
 
 DEFAULT_POOL = "default"
+SHARED_LOG = "all"
 
 _UNSAFE = re.compile(rb"[^A-Za-z0-9_-]")
 _ESCAPE = re.compile(rb"=([0-9A-F]{2})")
@@ -64,6 +65,10 @@ class Address:
     def started_subject(self, index: int) -> str:
         """Where the mark is stored that a task of the bundle has started; it can be stored once."""
         return f"progress.{self.endpoint.hex}.{self._where}.{index}"
+
+    def log_subject(self, index: int | None) -> str:
+        """Where what a task of the bundle prints is stored; None is the place that short pieces of several share."""
+        return f"log.{self.endpoint.hex}.{self._where}.{SHARED_LOG if index is None else index}"
 
     @classmethod
     def of_task_subject(cls, subject: str) -> Address:

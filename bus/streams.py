@@ -27,9 +27,11 @@ class StreamSettings:
 
     result_age_s: float = 14 * DAY_S
     event_age_s: float = 7 * DAY_S
+    log_age_s: float = 14 * DAY_S
     tasks_bytes: int = 16 * GIB
     results_bytes: int = 64 * GIB
     events_bytes: int = 8 * GIB
+    logs_bytes: int = 4 * GIB
     replicas: int = 1
 
 
@@ -40,6 +42,8 @@ class Stream:
     name: str
     subjects: tuple[str, ...]
     options: dict[str, Any] = field(default_factory=dict)
+    at_creation: dict[str, Any] = field(default_factory=dict)
+    """Options that the server takes only when it makes the stream."""
 
     def config(self, replicas: int) -> dict[str, Any]:
         """The server's form of it."""
@@ -122,7 +126,18 @@ def streams(settings: StreamSettings) -> tuple[Stream, ...]:
             ("deadletter.>",),
             {**_FIRST_WRITER_WINS, "max_age": _seconds(90 * DAY_S), "max_bytes": 4 * GIB, "allow_direct": True},
         ),
-        Stream("LOGS", ("log.>",), {"max_age": _seconds(2 * DAY_S), "max_bytes": 2 * GIB, "allow_direct": True}),
+        Stream(
+            "LOGS",
+            ("log.>",),
+            {
+                "max_age": _seconds(settings.log_age_s),
+                "max_bytes": settings.logs_bytes,
+                "allow_direct": True,
+                "republish": {"src": "log.>", "dest": "stored.log.>"},
+            },
+            # What tasks print need not survive a power cut, and must not make results wait for the disk.
+            at_creation={} if settings.replicas > 1 else {"persist_mode": "async"},
+        ),
     )
 
 
@@ -141,7 +156,7 @@ async def ensure_stream(connection: Connection, stream: Stream, *, replicas: int
     try:
         found = (await connection.api(f"STREAM.INFO.{stream.name}"))["config"]
     except StreamMissing:
-        await connection.api(f"STREAM.CREATE.{stream.name}", wanted)
+        await connection.api(f"STREAM.CREATE.{stream.name}", {**wanted, **stream.at_creation})
         logger.info("Created stream %s.", stream.name, extra={"action": "stream_created", "stream": stream.name})
         return
     if any(found.get(key) != value for key, value in wanted.items()):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 from uuid import UUID
 
-from headrace.bus.bundles import TaskOptions
+from headrace.bus.bundles import LogEnd, TaskOptions
 from headrace.bus.code import FunctionCode
 
 FinalState = Literal["succeeded", "failed", "cancelled", "expired"]
@@ -44,6 +44,22 @@ class Outcome:
     ended_at: float = 0.0
     attempts: int = 1
     worker: str = ""
+    log_end: LogEnd | None = None
+    """How much its last run printed, if anything, and if that was kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """Some bytes that a call printed; the fields are those of `headrace.bus.logs.LogChunk`."""
+
+    key: UUID
+    stream: int
+    run: int
+    attempt: int
+    offset: int
+    time: float
+    data: bytes
+    worker: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +80,10 @@ class Source(Protocol):
 
 OutcomesCallback = Callable[[list[Outcome]], None]
 """Takes outcomes, many at a time. Every call that was handed out has exactly one, unless it was given back."""
+
+
+OutputCallback = Callable[[Output], None]
+"""Takes what calls print, in order, and what one printed before its outcome. Must not block."""
 
 
 class Engine(Protocol):

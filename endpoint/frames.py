@@ -4,8 +4,9 @@ A frame is its length (8 bytes, little-endian) and a msgpack array. The engine s
 the first one, empty, once it is ready. Calls carry a number, from 1, that grows by one with each call sent to that
 worker.
 
-Besides, both share a page of memory with two counters, so that the engine knows what a worker was doing even after a
-SIGKILL: the number of the last call that was started, and that of the last one that was finished.
+Besides, both share a page of memory with a few numbers, so that the engine knows what a worker was doing even after a
+SIGKILL: the number of the last call that was started, that of the last one that was finished, and where in the worker's
+stdout and stderr the output of the running call, or the next one, begins.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ HEAD_BYTES: Final = 8
 
 STARTED: Final = 0
 FINISHED: Final = 1
+OUT_BEGIN: Final = 2
+ERR_BEGIN: Final = 3
 COUNTERS_BYTES: Final = 4096
 
 SUCCEEDED: Final = 0
@@ -32,6 +35,10 @@ WorkItem = tuple[int, int, int, bytes, bool]
 
 ReportItem = tuple[int, int, int, bytes, float, float]
 """number, kind of end (above), encoding, value, start (unix seconds), duration (seconds)."""
+
+
+PrintedItem = tuple[int, int, int, int, int]
+"""number of a call that printed, where its output begins and ends in the worker's stdout, and in its stderr."""
 
 
 class Work(msgspec.Struct, array_like=True):
@@ -51,6 +58,8 @@ class Report(msgspec.Struct, array_like=True):
     ended: list[ReportItem]
     returned: list[int]
     stalled: int = 0
+    printed: list[PrintedItem] = []
+    """What those of the calls that ended have printed."""
 
 
 _encoder = msgspec.msgpack.Encoder()

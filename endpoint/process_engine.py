@@ -21,8 +21,10 @@ from uuid import UUID
 
 from headrace.bus.errors import TaskCancelled, TaskError, TaskExpired, TaskLost
 from headrace.bus.failures import encode_failure, of_error
-from headrace.endpoint.engine import FinalState, Load, Outcome, OutcomesCallback, Source
+from headrace.endpoint.engine import FinalState, Load, Outcome, OutcomesCallback, Output, OutputCallback, Source
 from headrace.endpoint.frames import RAISED, SUCCEEDED, Report, ReportItem, Work
+from headrace.endpoint.output import PRINTED_LIMIT
+from headrace.endpoint.output_desk import OutputDesk
 from headrace.endpoint.slots import FunctionTimes, Job, Slot
 from headrace.endpoint.worker_process import WorkerCommand, WorkerProcess
 
@@ -59,8 +61,12 @@ class ProcessEngine:
         directory: Path | None = None,
         environment: Mapping[str, str] | None = None,
         output: int | None = None,
+        on_output: OutputCallback | None = None,
+        most_output_bytes: int = PRINTED_LIMIT,
     ) -> None:
         """`environment`, `directory` and `output` (a descriptor for what calls print) are the workers'; None inherits.
+
+        `on_output` gets what calls print instead of `output`, `most_output_bytes` of each run of a call.
 
         Raises `ValueError` for fewer than one worker.
         """
@@ -74,10 +80,12 @@ class ProcessEngine:
             directory=directory,
             environment=environment,
             output=output,
+            keeps_output=on_output is not None,
         )
         self._most_losses = most_losses
         self._most_start_failures = most_start_failures
         self._slots = [Slot(number) for number in range(workers)]
+        self._desk = OutputDesk(self._slots, on_output or _ignore, most_output_bytes)
         self._functions: dict[UUID, FunctionTimes] = {}
         self._again: collections.deque[Job] = collections.deque()
         self._held: Job | None = None
@@ -94,6 +102,8 @@ class ProcessEngine:
 
     async def start(self) -> None:
         """Start the workers. Returns at once; calls are pulled as soon as one is up."""
+        if self._command.keeps_output:
+            self._desk.start()
         for slot in self._slots:
             self._fill(slot, 0.0)
 
@@ -251,6 +261,7 @@ class ProcessEngine:
         slot.sent = number
         slot.frame_ends.append(number)
         slot.staged, slot.staged_bytes = [], 0
+        self._desk.hurry()
         slot.worker.send(Work(calls, functions, forget))
 
     def _fail_pending(self) -> None:
@@ -266,6 +277,8 @@ class ProcessEngine:
     def _on_report(self, slot: Slot, worker: WorkerProcess, report: Report) -> None:
         if slot.worker is None:
             self._on_ready(slot, worker)
+        if report.printed:
+            self._desk.on_ended(slot, worker, report.printed)
         for item in report.ended:
             job = slot.inflight.pop(item[0], None)
             if job is not None:
@@ -292,6 +305,7 @@ class ProcessEngine:
         job.function.note(duration_s)
         if job.timer is not None:
             self._stop_timer(job)
+        log_end = self._desk.finish(job, slot.name) if job.output is not None else None
         if kind == RAISED and job.raised < job.call.options.max_retries and not job.force:
             self._retry(job)
             return
@@ -305,6 +319,7 @@ class ProcessEngine:
                 ended_at=started_at + duration_s,
                 attempts=job.attempts,
                 worker=slot.name,
+                log_end=log_end,
             )
         )
 
@@ -349,6 +364,7 @@ class ProcessEngine:
 
     def _end(self, job: Job, state: FinalState, error: TaskError, *, slot: Slot | None = None) -> None:
         self._stop_timer(job)
+        log_end = self._desk.finish(job, slot.name if slot else "")
         encoding, value = encode_failure(of_error(error))
         self._outcomes.append(
             Outcome(
@@ -360,6 +376,7 @@ class ProcessEngine:
                 ended_at=time.time(),
                 attempts=job.attempts if slot else job.losses + job.raised,
                 worker=slot.name if slot else "",
+                log_end=log_end,
             )
         )
 
@@ -422,6 +439,7 @@ class ProcessEngine:
     def _on_worker_end(self, slot: Slot, worker: WorkerProcess) -> None:
         how, jobs, verdict = worker.explain_end(), slot.inflight, slot.verdict
         was_ready, running, finished = slot.worker is not None, worker.running, worker.finished
+        self._desk.on_death(slot, worker)
         returned: list[Job] = []
         for number, job in jobs.items():
             self._stop_timer(job)
@@ -459,6 +477,7 @@ class ProcessEngine:
         elif not job.call.options.rerun_on_loss or job.losses + 1 >= self._most_losses:
             self._end(job, "failed", TaskLost(_lost_text(job, how)), slot=slot)
         else:
+            self._desk.finish(job, slot.name)
             job.losses += 1
             job.alone = True
             returned.append(job)
@@ -490,6 +509,7 @@ class ProcessEngine:
             except TimeoutError:
                 if time.monotonic() >= self._deadline:
                     break
+        self._desk.look()
         self._tell()
         # Told of before the workers are killed: what dies now was given back, and is not lost.
         unfinished = self._unfinished()
@@ -505,6 +525,7 @@ class ProcessEngine:
 
     async def _dismiss(self) -> None:
         """End all workers: idle ones in peace, the others at once."""
+        self._desk.stop()
         for slot in self._slots:
             if slot.process is None and slot.task is not None:
                 slot.task.cancel()  # it waits to start one
@@ -526,6 +547,10 @@ class ProcessEngine:
             except TimeoutError:
                 for process in processes:
                     process.kill()
+
+
+def _ignore(_: Output) -> None:
+    """Nobody keeps it."""
 
 
 def _cancelled() -> TaskCancelled:

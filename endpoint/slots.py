@@ -9,6 +9,7 @@ from uuid import UUID
 
 from headrace.bus.errors import TaskError
 from headrace.endpoint.engine import Call, FinalState
+from headrace.endpoint.output import RunOutput
 from headrace.endpoint.worker_process import WorkerProcess
 
 MOST_FRAMES: Final = 2
@@ -41,6 +42,7 @@ class Job:
         "force",
         "function",
         "losses",
+        "output",
         "put_backs",
         "raised",
         "started_at",
@@ -58,6 +60,8 @@ class Job:
         self.worth_s = 0.0
         self.started_at = 0.0
         self.force = False
+        self.output: RunOutput | None = None
+        """What its present run has printed, None while that is nothing."""
         self.timer: asyncio.TimerHandle | None = None
 
     @property

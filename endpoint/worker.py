@@ -1,6 +1,8 @@
 """A worker process: runs one call after the other, and dies with its engine.
 
-    python -m headrace.endpoint.worker SOCKET_FD COUNTERS_FD MOST_RESULT_BYTES
+    python -m headrace.endpoint.worker SOCKET_FD COUNTERS_FD MOST_RESULT_BYTES KEEPS_OUTPUT
+
+KEEPS_OUTPUT is 1 when stdout and stderr are files that the engine reads what calls print from.
 
 It is the leader of a process group of its own. Two threads: the main one runs calls; the *minder* watches the socket
 and kills the whole group when the engine is gone, and hands results on, and waiting calls back, when a call takes long.
@@ -35,6 +37,7 @@ from headrace.endpoint.frames import (
     REFUSED,
     STARTED,
     SUCCEEDED,
+    PrintedItem,
     Report,
     ReportItem,
     Work,
@@ -42,6 +45,7 @@ from headrace.endpoint.frames import (
     frame,
     read_work,
 )
+from headrace.endpoint.printed import Printed, flush_c_lines
 
 _FLUSH_AFTER_S = 0.001
 _FLUSH_BYTES = 256_000
@@ -52,7 +56,9 @@ _STALL_S = 0.05
 class Worker:
     """The main thread's half: reads work, runs calls, reports."""
 
-    def __init__(self, connection: socket.socket, counters: memoryview, most_result_bytes: int) -> None:
+    def __init__(
+        self, connection: socket.socket, counters: memoryview, most_result_bytes: int, printed: Printed | None = None
+    ) -> None:
         self.connection = connection
         self._counters = counters
         self._most_result_bytes = most_result_bytes
@@ -65,6 +71,8 @@ class Worker:
         self._reporting = threading.Lock()
         self._ended: list[ReportItem] = []
         self._ended_bytes = 0
+        self._printed = printed
+        self._outputs: list[PrintedItem] = []
         self._flushed_at = 0.0
         self._leaving = False
         self._minder = Minder(self)
@@ -93,8 +101,15 @@ class Worker:
                     self._read_work()
             if self._leaving:
                 return
+            if self._printed is not None:
+                self._printed.begin()
             self.working = True
             self._minder.wake()
+
+    @property
+    def keeps_output(self) -> bool:
+        """Whether the engine reads what calls print."""
+        return self._printed is not None
 
     @property
     def leaving(self) -> bool:
@@ -105,8 +120,7 @@ class Worker:
         """Report what has ended."""
         with self._reporting:
             if self._ended:
-                ended, self._ended, self._ended_bytes = self._ended, [], 0
-                self._send(Report(ended, []))
+                self._send(self._report())
                 self._flushed_at = time.perf_counter()
 
     def has_stale_results(self) -> bool:
@@ -129,8 +143,12 @@ class Worker:
         finally:
             self._reading.release()
         with self._reporting:
-            ended, self._ended, self._ended_bytes = self._ended, [], 0
-            self._send(Report(ended, returned, stalled))
+            self._send(self._report(returned, stalled))
+
+    def _report(self, returned: list[int] | None = None, stalled: int = 0) -> Report:
+        ended, self._ended, self._ended_bytes = self._ended, [], 0
+        outputs, self._outputs = self._outputs, []
+        return Report(ended, returned or [], stalled, outputs)
 
     def _read_work(self) -> None:
         size = int.from_bytes(self._receive(HEAD_BYTES), "little")
@@ -172,7 +190,10 @@ class Worker:
         now = time.perf_counter()
         if os.getpid() != self._pid:
             os._exit(0)  # a child that the function forked came back here: it must not speak for the worker
+        output = None if self._printed is None else self._printed.end(number)
         with self._reporting:
+            if output is not None:
+                self._outputs.append(output)
             self._ended.append((number, kind, tag, value, started_at, now - began))
             self._ended_bytes += len(value)
         self._counters[FINISHED] = number
@@ -245,6 +266,8 @@ class Minder(threading.Thread):
 
     def run(self) -> None:
         """Until the engine is gone."""
+        if self._worker.keeps_output:
+            flush_c_lines()  # here, so that nobody waits for it
         connection = self._worker.connection
         poll = select.poll()
         poll.register(self._alarm, select.POLLIN)
@@ -315,7 +338,7 @@ def kill_own_group() -> None:
 
 def main(arguments: list[str]) -> None:
     """Run a worker on the descriptors that the engine passed."""
-    socket_fd, counters_fd, most_result_bytes = map(int, arguments)
+    socket_fd, counters_fd, most_result_bytes, keeps_output = map(int, arguments)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the engine, which lets calls end
     for fd in (socket_fd, counters_fd):
         os.set_inheritable(fd, False)
@@ -324,8 +347,9 @@ def main(arguments: list[str]) -> None:
     counters = memoryview(mmap.mmap(counters_fd, COUNTERS_BYTES)).cast("B").cast("Q")
     os.close(counters_fd)
     sys.argv = ["headrace-worker"]
+    printed = Printed(counters) if keeps_output else None
     gc.freeze()
-    Worker(socket.socket(fileno=socket_fd), counters, most_result_bytes).run()
+    Worker(socket.socket(fileno=socket_fd), counters, most_result_bytes, printed).run()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import mmap
 import os
@@ -16,7 +17,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from headrace.endpoint.frames import COUNTERS_BYTES, FINISHED, HEAD_BYTES, STARTED, Report, Work, frame, read_report
+from headrace.endpoint.frames import (
+    COUNTERS_BYTES,
+    ERR_BEGIN,
+    FINISHED,
+    HEAD_BYTES,
+    OUT_BEGIN,
+    STARTED,
+    Report,
+    Work,
+    frame,
+    read_report,
+)
+from headrace.endpoint.output import WorkerOutput
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +45,9 @@ class WorkerCommand:
     directory: Path | None = None
     environment: Mapping[str, str] | None = None
     output: int | None = None
-    """The file descriptor that takes what calls print."""
+    """The file descriptor that takes what calls print, unless it is kept."""
+    keeps_output: bool = False
+    """Whether what calls print is read by the engine."""
 
 
 class WorkerProcess(asyncio.Protocol):
@@ -53,10 +68,12 @@ class WorkerProcess(asyncio.Protocol):
         self._buffer = bytearray()
         self._is_connected = True
         self._is_over = False
-        self._counters = memoryview(bytes(16)).cast("Q")
+        self._counters = memoryview(bytes(32)).cast("Q")
         self.began_at = time.monotonic()
         self.process: subprocess.Popen[bytes] | None = None
         self.ended = asyncio.Event()
+        self.output = WorkerOutput() if command.keeps_output else None
+        """What it prints; whoever takes it when the worker has ended closes it."""
 
     async def start(self) -> None:
         """Start the process. Raises `OSError` when it cannot be started."""
@@ -68,6 +85,8 @@ class WorkerProcess(asyncio.Protocol):
             self.process = self._popen(theirs.fileno(), counters)
         except OSError:
             ours.close()
+            if self.output is not None:
+                self.output.close()
             raise
         finally:
             theirs.close()
@@ -78,14 +97,26 @@ class WorkerProcess(asyncio.Protocol):
 
     def _popen(self, connection: int, counters: int) -> subprocess.Popen[bytes]:
         command = self._command
-        arguments = [str(connection), str(counters), str(command.most_result_bytes)]
+        arguments = [str(connection), str(counters), str(command.most_result_bytes), str(int(command.keeps_output))]
+        with contextlib.ExitStack() as stack:
+            stdout = stderr = command.output
+            if self.output is not None:
+                stdout, stderr = (file.writer() for file in self.output.files)
+                stack.callback(os.close, stdout)
+                stack.callback(os.close, stderr)
+            return self._started(arguments, stdout, stderr, (connection, counters))
+
+    def _started(
+        self, arguments: list[str], stdout: int | None, stderr: int | None, passed: tuple[int, int]
+    ) -> subprocess.Popen[bytes]:
+        command = self._command
         return subprocess.Popen(
             # -P: a file `json.py` where the pool happens to be must not take the place of the standard library's.
             [command.python, "-P", "-m", "headrace.endpoint.worker", *arguments],
             stdin=subprocess.DEVNULL,
-            stdout=command.output,
-            stderr=command.output,
-            pass_fds=(connection, counters),
+            stdout=stdout,
+            stderr=stderr,
+            pass_fds=passed,
             cwd=command.directory,
             env=command.environment,
             start_new_session=True,
@@ -105,6 +136,11 @@ class WorkerProcess(asyncio.Protocol):
     def finished(self) -> int:
         """The number of the last call that it finished."""
         return self._counters[FINISHED]
+
+    @property
+    def output_begins(self) -> tuple[int, int]:
+        """Where in stdout and stderr the output of the running call begins, or of the next one."""
+        return self._counters[OUT_BEGIN], self._counters[ERR_BEGIN]
 
     def send(self, work: Work) -> None:
         """Send it work. What a dead worker does not take is told by its counters."""
