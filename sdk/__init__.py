@@ -10,6 +10,7 @@ from headrace.sdk.errors import (
     NotConfigured,
     NotFound,
     ProtocolMismatch,
+    QueueFull,
     RequestRefused,
     ResultNotSerialisable,
     ServiceUnavailable,
@@ -45,6 +46,7 @@ __all__ = [
     "NotFound",
     "RequestRefused",
     "TaskPending",
+    "QueueFull",
     "ProtocolMismatch",
     # What can go wrong with a task
     "TaskError",

@@ -7,6 +7,7 @@ HeadraceError
 │   ├── ServiceUnavailable      the service answers, but cannot work now (5xx)
 │   ├── ProtocolMismatch        this SDK is newer or older than the service
 │   ├── TaskPending             the task has no result yet
+│   ├── QueueFull               there is no room for another task now
 │   └── RequestRefused          the service refused the request (4xx)
 │       ├── Unauthorized        the token is missing, wrong or expired (401)
 │       ├── Forbidden           the token is good, but not for this (403)
@@ -46,6 +47,7 @@ __all__ = [
     "ServiceUnavailable",
     "ProtocolMismatch",
     "TaskPending",
+    "QueueFull",
     "RequestRefused",
     "Unauthorized",
     "Forbidden",
@@ -106,6 +108,20 @@ class TaskPending(ClientError):
         self.task_id = task_id
         self.state = state
         super().__init__(f"task {task_id} has no result yet: it is {state}")
+
+
+class QueueFull(ClientError):
+    """Raised when there is no room for another task now: here, or in a queue whose limit the service keeps (429).
+
+    The message says whose limit it is. `limit`: how many tasks there may be; None where bytes are counted or it is not
+    known.
+    """
+
+    code = "QueueFull"
+
+    def __init__(self, message: str, *, limit: int | None = None) -> None:
+        self.limit = limit
+        super().__init__(message)
 
 
 class RequestRefused(ClientError):

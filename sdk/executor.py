@@ -10,10 +10,9 @@ import functools
 import itertools
 import json
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 import msgspec
@@ -21,12 +20,15 @@ import msgspec
 from headrace.bus import options, values
 from headrace.bus.bundles import TaskOptions
 from headrace.bus.chunks import run_chunk
-from headrace.bus.errors import ArgumentNotSerialisable
+from headrace.bus.errors import ArgumentNotSerialisable, SubmissionRefused
 from headrace.schemas import HeadraceError
+from headrace.sdk import mapping
 from headrace.sdk.client import Client
 from headrace.sdk.future import TaskFuture, failed_future
+from headrace.sdk.limits import BLOCK, WhenFull, most_unfinished
 from headrace.sdk.session import Channel, Session
 from headrace.sdk.sessions import sessions_of, shared_client
+from headrace.sdk.unfinished import Unfinished
 
 
 class Keep(enum.Enum):
@@ -53,6 +55,15 @@ class Executor(concurrent.futures.Executor):
     resource_specification, user_endpoint_config: JSON-able dicts, taken as they are at each submission.
     label: a name for people.
     batch_size: the most tasks in one message; bundling needs no tuning.
+    max_unfinished: the most tasks of this executor that may be unfinished at one time. None: no limit.
+    when_full: what a submission does that finds no room, here or in a queue with a limit: `"block"` until there is
+        some, or `"raise"` `QueueFull`. full_timeout_s: how long it blocks at most before it raises `QueueFull`.
+        None: as long as it takes.
+
+    What the bus has not stored yet is always bounded (20 000 tasks, 64 MB), so a loop that submits without end holds
+    no more than that and the futures. A submission that blocks ends with Ctrl-C, and with `shutdown`. It blocks the
+    thread that it is made in, also one in which an event loop runs: there choose `when_full="raise"`, or
+    `await asyncio.to_thread(executor.submit, fn)`. In a future's callback it never blocks: the task is taken in.
 
     How tasks run (time-outs, retries) is said with `with_options`, for all of them or for some.
 
@@ -61,6 +72,7 @@ class Executor(concurrent.futures.Executor):
     """
 
     _task_options = TaskOptions()
+    _when_full = BLOCK
 
     def __init__(
         self,
@@ -71,6 +83,10 @@ class Executor(concurrent.futures.Executor):
         user_endpoint_config: dict[str, Any] | None = None,
         label: str = "",
         batch_size: int = 128,
+        *,
+        max_unfinished: int | None = None,
+        when_full: Literal["block", "raise"] = "block",
+        full_timeout_s: float | None = None,
     ) -> None:
         self.endpoint_id = endpoint_id
         self._task_group_id = _uuid(task_group_id, "task_group_id") or uuid.uuid4()
@@ -83,8 +99,8 @@ class Executor(concurrent.futures.Executor):
         self._functions: dict[Any, UUID] = {}
         self._chunks: dict[Any, Callable[..., Any]] = {}
         self._channels: dict[tuple[UUID | None, str], tuple[Session, Channel]] = {}
-        self._futures: set[TaskFuture] = set()
-        self._idle = threading.Condition()
+        self._unfinished = Unfinished(most_unfinished(max_unfinished), self._on_idle)
+        self._when_full = WhenFull.of(when_full, full_timeout_s)
         self._submitted = 0
         self._shut_down = False
 
@@ -154,6 +170,8 @@ class Executor(concurrent.futures.Executor):
         max_retries: int | Keep = KEEP,
         retry_delay_s: float | Keep = KEEP,
         rerun_on_loss: bool | Keep = KEEP,
+        when_full: Literal["block", "raise"] | Keep = KEEP,
+        full_timeout_s: float | Keep | None = KEEP,
     ) -> Executor:
         """This executor with other options for what is submitted through the returned view. Durations are in seconds.
 
@@ -163,6 +181,7 @@ class Executor(concurrent.futures.Executor):
             longer never starts, and is `expired`. None: no limit.
         max_retries: how often the function is run again when it raises. retry_delay_s: the pause before that.
         rerun_on_loss: whether the task runs again when its worker or machine dies; False ends it as `TaskLost`.
+        when_full, full_timeout_s: what a submission does that finds no room; see `Executor`.
 
         The view *is* this executor but for the options: same group, functions, settings, and `shutdown` of one is the
         other's. Options that are not given stay what they are here, so views can be made from views. Costs nothing:
@@ -179,7 +198,14 @@ class Executor(concurrent.futures.Executor):
             "rerun_on_loss": rerun_on_loss,
         }
         changes = {name: value for name, value in given.items() if value is not KEEP}
-        return _View(self, options.changed(self._task_options, changes))
+        full = self._when_full
+        if when_full is not KEEP or full_timeout_s is not KEEP:
+            kept = "raise" if full.raises else "block"
+            full = WhenFull.of(
+                kept if isinstance(when_full, Keep) else when_full,
+                full.timeout_s if isinstance(full_timeout_s, Keep) else full_timeout_s,
+            )
+        return _View(self, options.changed(self._task_options, changes), full)
 
     def register_function(self, fn: Callable[..., Any], function_id: str | None = None, **details: Any) -> str:
         """Register a function and give its id; needs no endpoint. The same function again gives the same id.
@@ -206,7 +232,8 @@ class Executor(concurrent.futures.Executor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskFuture:
         """Run `fn(*args, **kwargs)` on the endpoint. Registers the function at its first use.
 
-        Raises `TypeError` when `fn` cannot be called, `RuntimeError` after `shutdown`.
+        Raises `TypeError` when `fn` cannot be called, `QueueFull` where there is no room (see `when_full`), and
+        `RuntimeError` after `shutdown`.
         """
         if not callable(fn):
             raise TypeError(f"submit() needs a function to call, not {fn!r}")
@@ -228,8 +255,8 @@ class Executor(concurrent.futures.Executor):
         arguments, a second dict after it the keyword arguments; anything else is passed on as it is given, so that
         `submit_to_registered_function(id, [1, 2])` calls `f([1, 2])`.
 
-        Raises `ValueError` for an id that is no UUID, `TypeError` when arguments are given in two ways, `RuntimeError`
-        after `shutdown`.
+        Raises `ValueError` for an id that is no UUID, `TypeError` when arguments are given in two ways, `QueueFull`
+        where there is no room, and `RuntimeError` after `shutdown`.
         """
         self._check_open()
         identifier = _uuid(function_id, "function_id")
@@ -239,22 +266,28 @@ class Executor(concurrent.futures.Executor):
         return self._submit(identifier, positional, named)
 
     def map(
-        self, fn: Callable[..., Any], *iterables: Iterable[Any], timeout: float | None = None, chunksize: int = 1
+        self,
+        fn: Callable[..., Any],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
     ) -> Iterator[Any]:
         """Results of `fn` over the iterables, in their order, as the built-in `map` gives them.
 
         timeout: seconds from this call; then the iterator raises `TimeoutError`. chunksize: how many calls make one
-        task; 1 is right for most, since small tasks share messages anyway.
+        task; 1 is right for most, since small tasks share messages anyway. buffersize: how many tasks are submitted
+        ahead of the result that was taken last, so that the iterables may be endless. None: all, now.
         """
         if chunksize < 1:
             raise ValueError("chunksize must be at least 1")
-        end = None if timeout is None else time.monotonic() + timeout
+        buffersize = mapping.window(buffersize)
         calls = zip(*iterables, strict=False)
         if chunksize == 1:
-            futures = [self.submit(fn, *call) for call in calls]
-            return _results_in_order(futures, end)
-        futures = [self._submit_chunk(fn, chunk) for chunk in _chunks(calls, chunksize)]
-        return itertools.chain.from_iterable(_results_in_order(futures, end))
+            futures = (self.submit(fn, *call) for call in calls)
+            return mapping.results(futures, buffersize=buffersize, timeout=timeout)
+        futures = (self._submit_chunk(fn, chunk) for chunk in mapping.chunks(calls, chunksize))
+        return itertools.chain.from_iterable(mapping.results(futures, buffersize=buffersize, timeout=timeout))
 
     def reload_tasks(self, task_group_id: UUID | str | None = None) -> list[TaskFuture]:
         """Futures for all tasks of a group (by default this executor's own), whoever submitted them.
@@ -267,9 +300,11 @@ class Executor(concurrent.futures.Executor):
         document = self.client.get_task_group(self.task_group_id)
         by_endpoint: dict[UUID, list[tuple[UUID, TaskFuture]]] = {}
         for task in document["tasks"]:
-            future = self._track(TaskFuture())
-            future.task_id = UUID(task["task_id"])
-            by_endpoint.setdefault(UUID(task["endpoint_id"]), []).append((future.task_id, future))
+            future = TaskFuture()
+            self._unfinished.add_anyway(future)
+            task_id = UUID(task["task_id"])
+            future.task_id = task_id
+            by_endpoint.setdefault(UUID(task["endpoint_id"]), []).append((task_id, future))
         futures = [future for tasks in by_endpoint.values() for _, future in tasks]
         for endpoint, tasks in by_endpoint.items():
             try:
@@ -290,20 +325,20 @@ class Executor(concurrent.futures.Executor):
         with self._lock:
             self._shut_down = True
             channels = list(self._channels.values())
+        # Whoever is blocked in `submit` hears of it now.
+        self._unfinished.wake()
+        for _, channel in channels:
+            channel.wake()
         if cancel_futures:
-            with self._idle:
-                futures = list(self._futures)
-            for future in futures:
+            for future in self._unfinished.snapshot():
                 future.cancel()
-        with self._idle:
-            if wait:
-                self._idle.wait_for(lambda: not self._futures)
-            finished = not self._futures
+        if wait:
+            self._unfinished.wait()
         for session, channel in channels if wait else ():
             if channel.cancelling:
                 with contextlib.suppress(TimeoutError, RuntimeError):  # called in a future's callback, it cannot wait
                     session.thread.run(channel.cancels_known(_CANCELS_S), timeout_s=_CANCELS_S + 1.0)
-        if finished:
+        if not self._unfinished:
             self._leave_channels()
 
     def _submit_chunk(self, fn: Callable[..., Any], calls: tuple[tuple[Any, ...], ...]) -> TaskFuture:
@@ -328,8 +363,23 @@ class Executor(concurrent.futures.Executor):
             use = session.function_use(function_id)
         except (HeadraceError, TimeoutError) as error:
             return failed_future(error)
-        future = self._track(TaskFuture())
-        channel.submit(use, self._options(), encoding, payload, future)
+        future = TaskFuture()
+        self._unfinished.add(future, self._when_full, self._check_open)
+        try:
+            channel.submit(
+                use,
+                self._options(),
+                encoding,
+                payload,
+                future,
+                when_full=self._when_full,
+                check=self._check_open,
+            )
+        except SubmissionRefused as error:
+            future.set_exception(error)
+        except BaseException:
+            self._unfinished.ended(future)
+            raise
         self._submitted += 1
         return future
 
@@ -339,18 +389,7 @@ class Executor(concurrent.futures.Executor):
             return self._task_options
         return msgspec.structs.replace(self._task_options, resource_specification=json.dumps(specification).encode())
 
-    def _track(self, future: TaskFuture) -> TaskFuture:
-        with self._idle:
-            self._futures.add(future)
-        future.add_done_callback(self._finished)
-        return future
-
-    def _finished(self, future: Any) -> None:
-        with self._idle:
-            self._futures.discard(future)
-            if self._futures:
-                return
-            self._idle.notify_all()
+    def _on_idle(self) -> None:
         if self._shut_down:
             self._leave_channels()
 
@@ -382,11 +421,12 @@ class Executor(concurrent.futures.Executor):
 class _View(Executor):
     """An executor that shares all of its state with another one, but for the options."""
 
-    __slots__ = ("_task_options",)
+    __slots__ = ("_task_options", "_when_full")
 
-    def __init__(self, executor: Executor, task_options: TaskOptions) -> None:
+    def __init__(self, executor: Executor, task_options: TaskOptions, when_full: WhenFull) -> None:
         self.__dict__ = executor.__dict__
         self._task_options = task_options
+        self._when_full = when_full
 
 
 def _leave(session: Session, channel: Channel) -> None:
@@ -410,26 +450,6 @@ def _arguments(
         if len(given) == 2 and isinstance(given[1], dict) and kwargs is None:
             return given[0], given[1]
     return given, kwargs or {}
-
-
-def _chunks(calls: Iterator[tuple[Any, ...]], size: int) -> Iterator[tuple[tuple[Any, ...], ...]]:
-    while chunk := tuple(itertools.islice(calls, size)):
-        yield chunk
-
-
-def _results_in_order(futures: list[TaskFuture], end: float | None) -> Iterator[Any]:
-    # As in the standard library: what is not consumed is cancelled, and a yielded result is let go of.
-    def results() -> Iterator[Any]:
-        futures.reverse()
-        try:
-            while futures:
-                left = None if end is None else end - time.monotonic()
-                yield futures.pop().result(left)
-        finally:
-            for future in futures:
-                future.cancel()
-
-    return results()
 
 
 def _key(fn: Callable[..., Any]) -> Any:

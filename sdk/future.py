@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import concurrent.futures
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 from uuid import UUID
 
-from headrace.bus.ids import submitted_at
+from headrace.bus.ids import split_task_id, submitted_at, task_id
+from headrace.sdk.light_future import LOCK, LightFuture
+
+_MOMENTS = struct.Struct("6d")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,32 +31,68 @@ class TaskTimes:
     delivered_at: float
 
 
-class TaskFuture(concurrent.futures.Future[Any]):
+class Owner(Protocol):
+    """Who wants to know that a future has ended."""
+
+    def ended(self, future: TaskFuture) -> None: ...
+
+
+class TaskFuture(LightFuture):
     """A `concurrent.futures.Future` that knows its task.
 
     `task_id` is set from the beginning (None only when the submission failed before there was a task). `times` and
     `attempts` are set with the result. Works with `as_completed`, `wait` and `asyncio.wrap_future`.
     """
 
+    __slots__ = (
+        "_bundle",
+        "_cancel_told",
+        "_index",
+        "_moments",
+        "_on_cancel",
+        "_owner",
+        "attempts",
+        "endpoint_id",
+        "function_id",
+        "task_group_id",
+    )
+
     def __init__(self) -> None:
         super().__init__()
-        self.task_id: UUID | None = None
+        self._bundle: UUID | None = None
+        self._index = 0
         self.function_id: UUID | None = None
         self.endpoint_id: UUID | None = None
         self.task_group_id: UUID | None = None
         self.attempts = 0
-        self._moments: tuple[float, float, float, float, float, float] | None = None
+        self._moments: bytes | None = None
         self._on_cancel: Callable[[TaskFuture, bool], None] | None = None
+        self._owner: Owner | None = None
         self._cancel_told = False
+
+    @property
+    def task_id(self) -> UUID | None:
+        """The task's id."""
+        # Put together when it is asked for: bundle and index are there anyway, an id of its own is 100 bytes.
+        return None if self._bundle is None else task_id(self._bundle, self._index)
+
+    @task_id.setter
+    def task_id(self, task: UUID) -> None:
+        self._bundle, self._index = split_task_id(task)
+
+    def locate(self, bundle: UUID, index: int) -> None:
+        """Set the task's id: that of its bundle and its place in there."""
+        self._bundle, self._index = bundle, index
 
     @property
     def times(self) -> TaskTimes | None:
         """When what happened to the task; None before its result is here."""
-        if self._moments is None or self.task_id is None:
+        task = self.task_id
+        if self._moments is None or task is None:
             return None
-        stored_at, taken_at, started_at, ended_at, result_stored_at, delivered_at = self._moments
+        stored_at, taken_at, started_at, ended_at, result_stored_at, delivered_at = _MOMENTS.unpack(self._moments)
         return TaskTimes(
-            submitted_at=submitted_at(self.task_id),
+            submitted_at=submitted_at(task),
             stored_at=stored_at,
             taken_at=taken_at,
             started_at=started_at,
@@ -82,13 +121,24 @@ class TaskFuture(concurrent.futures.Future[Any]):
 
     def begin(self) -> bool:
         """Note that the task runs; False when the future has ended, perhaps by a `cancel` at this very moment."""
-        with self._condition:
+        with LOCK:
             return not self.done() and (self.running() or self.set_running_or_notify_cancel())
+
+    def note_times(self, *moments: float) -> None:
+        """Keep when the bundle was stored, taken, the task started, ended, the result stored and delivered."""
+        self._moments = _MOMENTS.pack(*moments)
+
+    def _invoke_callbacks(self) -> None:
+        # The owner first: who is told next may submit, and finds the room that this task has left.
+        owner, self._owner = self._owner, None
+        if owner is not None:
+            owner.ended(self)
+        super()._invoke_callbacks()
 
     def _tell_cancel(self) -> None:
         # As an executor does for its own futures: those who wait in `wait` and `as_completed` are told now. Once: two
         # threads may cancel at the same time, and the second telling is an error.
-        with self._condition:
+        with LOCK:
             told, self._cancel_told = self._cancel_told, True
             if not told:
                 self.set_running_or_notify_cancel()

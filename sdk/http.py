@@ -21,6 +21,7 @@ from headrace.sdk.errors import (
     Forbidden,
     NotFound,
     ProtocolMismatch,
+    QueueFull,
     RequestRefused,
     ServiceUnavailable,
     ServiceUnreachable,
@@ -153,6 +154,8 @@ def refusal(response: httpx.Response, url: str) -> ClientError:
     code, detail, errors = _error_body(response)
     if code == "ProtocolMismatch":
         return ProtocolMismatch(detail)
+    if code == QueueFull.code:
+        return QueueFull(detail)
     if response.status_code >= 500:
         return ServiceUnavailable(
             f"the service at {url} cannot work now: {detail} ({code}, HTTP {response.status_code})",

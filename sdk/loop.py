@@ -28,7 +28,7 @@ class LoopThread:
 
     def run(self, work: Coroutine[Any, Any, T], *, timeout_s: float | None = None) -> T:
         """Run a coroutine on the loop and wait for it. Raises what it raises, `TimeoutError` when the time is over."""
-        if threading.current_thread() is self._thread:
+        if self.is_current:
             work.close()
             raise RuntimeError("this call waits for the thread it was made in: use it outside of a future's callback")
         future = asyncio.run_coroutine_threadsafe(work, self.loop)
@@ -37,6 +37,11 @@ class LoopThread:
         except TimeoutError:
             future.cancel()
             raise
+
+    @property
+    def is_current(self) -> bool:
+        """Whether this code runs on the loop's thread."""
+        return threading.current_thread() is self._thread
 
     def call(self, callback: Callable[[], object]) -> None:
         """Have the loop call `callback` soon; does not wait."""
@@ -54,6 +59,11 @@ def loop_thread() -> LoopThread:
         if _shared is None:
             _shared = LoopThread()
         return _shared
+
+
+def on_loop_thread() -> bool:
+    """Whether this code runs on this process's loop thread, as callbacks of futures do."""
+    return _shared is not None and _shared.is_current
 
 
 def _forget_after_fork() -> None:

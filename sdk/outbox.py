@@ -6,6 +6,8 @@
 A task knows its bundle, and so its id, from the moment it is added: bundles are cut when tasks come in, not when they
 are sent. How many tasks a bundle may hold starts small and grows only while tasks are seen to be short, so that long
 tasks are spread over all pools of an endpoint.
+
+What is not stored yet is bounded, in tasks and in bytes: a submission that finds no room waits, or is refused.
 """
 
 from __future__ import annotations
@@ -17,8 +19,10 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from headrace.bus.bundles import FunctionUse, Task, TaskOptions
-from headrace.bus.ids import new_bundle_id, split_task_id, task_id
+from headrace.bus.ids import new_bundle_id, split_task_id
+from headrace.sdk.errors import SubmissionRefused
 from headrace.sdk.future import TaskFuture
+from headrace.sdk.limits import BLOCK, MOST_UNSENT_BYTES, MOST_UNSENT_TASKS, Room, WhenFull
 
 FIRST_CAP = 4
 LARGEST_CAP = 128
@@ -26,6 +30,7 @@ BUNDLE_BYTES = 512 * 1024
 BUNDLE_WORTH_S = 0.02
 """A bundle holds at most about so much work."""
 
+_TASK_BYTES = 64
 _MOST_IN_FLIGHT = 48
 _MOST_BYTES_IN_FLIGHT = 24 * 1024 * 1024
 _OPEN_IN_FLIGHT = 2
@@ -42,15 +47,29 @@ class Draft:
     functions: dict[FunctionUse, int] = field(default_factory=dict)
     options: dict[TaskOptions, int] = field(default_factory=dict)
     size: int = 0
+    live: int = 0
+    """How many tasks it has that were not withdrawn."""
 
     def add(self, use: FunctionUse, options: TaskOptions, encoding: int, arguments: bytes, future: TaskFuture) -> None:
         index = len(self.tasks)
-        future.task_id = task_id(self.id, index)
+        future.locate(self.id, index)
         function_index = self.functions.setdefault(use, len(self.functions))
         options_index = self.options.setdefault(options, len(self.options))
         self.tasks.append(Task(index, function_index, options_index, encoding, arguments))
         self.futures.append(future)
-        self.size += len(arguments) + 64
+        self.size += len(arguments) + _TASK_BYTES
+        self.live += 1
+
+    def withdraw(self, index: int) -> int:
+        """Take a task out; gives its size. 0 when it was not there."""
+        task = self.tasks[index]
+        if task is None:
+            return 0
+        self.tasks[index] = self.futures[index] = None
+        size = len(task.arguments) + _TASK_BYTES
+        self.size -= size
+        self.live -= 1
+        return size
 
     def live_tasks(self) -> list[Task]:
         """The tasks that were not cancelled in the meantime."""
@@ -74,7 +93,11 @@ class Outbox:
         send: Callable[[Draft], None],
         wake: Callable[[], None],
         most_per_bundle: int = LARGEST_CAP,
+        most_tasks: int = MOST_UNSENT_TASKS,
+        most_bytes: int = MOST_UNSENT_BYTES,
     ) -> None:
+        self.room = Room(self._full_text, most_tasks=most_tasks, most_bytes=most_bytes)
+        """What is not stored yet, and the bound for it."""
         self._endpoint = endpoint
         self._most = min(LARGEST_CAP, most_per_bundle)
         self._send = send
@@ -87,15 +110,48 @@ class Outbox:
         self._bytes_in_flight = 0
         self._woken = False
         self._cap = min(FIRST_CAP, self._most)
+        self._closed = False
 
     @property
     def cap(self) -> int:
         """How many tasks a bundle may hold at this moment."""
         return self._cap
 
-    def add(self, use: FunctionUse, options: TaskOptions, encoding: int, arguments: bytes, future: TaskFuture) -> None:
-        """Put a task into a bundle; gives its future its id."""
+    def add(
+        self,
+        use: FunctionUse,
+        options: TaskOptions,
+        encoding: int,
+        arguments: bytes,
+        future: TaskFuture,
+        *,
+        when_full: WhenFull = BLOCK,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Put a task into a bundle, once there is room; gives its future its id.
+
+        `check` is called while it waits, and may raise. Raises `QueueFull` as `when_full` says, and
+        `SubmissionRefused` when the client was closed.
+        """
+        size = len(arguments) + _TASK_BYTES
+
+        def look() -> None:
+            self._check_open()
+            check()
+
+        self.room.take(size, when_full, look)
+        try:
+            woken = self._put(use, options, encoding, arguments, future)
+        except BaseException:
+            self.room.give(1, size)
+            raise
+        if not woken:
+            self._wake()
+
+    def _put(self, use: FunctionUse, options: TaskOptions, encoding: int, arguments: bytes, future: TaskFuture) -> bool:
+        """Put a task into a bundle; whether the loop has been woken for it already."""
         with self._lock:
+            self._check_open()
             draft = self._open
             if draft is not None and draft.size + len(arguments) > BUNDLE_BYTES:
                 self._full.append(draft)
@@ -108,8 +164,7 @@ class Outbox:
                 self._full.append(draft)
                 self._open = None
             woken, self._woken = self._woken, True
-        if not woken:
-            self._wake()
+            return woken
 
     def withdraw(self, future: TaskFuture) -> bool:
         """Take back a task that was not sent yet; whether there was one."""
@@ -120,8 +175,10 @@ class Outbox:
             draft = self._unsent.get(bundle)
             if draft is None:
                 return False
-            draft.tasks[index] = draft.futures[index] = None
-            return True
+            size = draft.withdraw(index)
+        if size:
+            self.room.give(1, size)
+        return True
 
     def pump(self) -> None:
         """Send what may go out now. On the loop."""
@@ -133,6 +190,7 @@ class Outbox:
         with self._lock:
             self._in_flight -= 1
             self._bytes_in_flight -= draft.size
+        self.room.give(draft.live, draft.size)
         self.pump()
 
     def learn(self, duration_s: float) -> None:
@@ -140,14 +198,27 @@ class Outbox:
         worth = max(1, min(self._most, int(BUNDLE_WORTH_S / max(duration_s, 1e-6))))
         self._cap = worth if worth < self._cap else min(worth, self._cap * 2)
 
-    def drain(self) -> list[Draft]:
-        """Take everything out that was not sent."""
+    def close(self) -> list[Draft]:
+        """Take everything out that was not sent; from now on nothing more is taken in."""
         with self._lock:
+            self._closed = True
             drafts = list(self._unsent.values())
             self._unsent.clear()
             self._full.clear()
             self._open = None
-            return drafts
+        self.room.give(sum(draft.live for draft in drafts), sum(draft.size for draft in drafts))
+        self.room.wake()
+        return drafts
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise SubmissionRefused("the client was closed before the task was sent")
+
+    def _full_text(self, tasks: int, size: int) -> str:
+        return (
+            f"{tasks} tasks ({size / 1e6:.1f} MB) for endpoint {self._endpoint} wait to be stored: they come faster"
+            " than the bus takes them, or it is away"
+        )
 
     def _next(self) -> Draft | None:
         with self._lock:

@@ -19,7 +19,7 @@ import platform
 import socket
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import UUID
@@ -44,6 +44,7 @@ from headrace.bus.values import decode as decode_value
 from headrace.schemas import HeadraceError
 from headrace.sdk.errors import ServiceUnavailable, ServiceUnreachable
 from headrace.sdk.future import TaskFuture
+from headrace.sdk.limits import BLOCK, WhenFull
 from headrace.sdk.loop import LoopThread
 from headrace.sdk.outbox import LARGEST_CAP, Draft, Outbox
 
@@ -290,6 +291,7 @@ class Channel:
         """How many cancellations the service does not know of yet."""
         self._counting = threading.Lock()
         self._cancelled = asyncio.Event()
+        self._tell_cancel = self._on_cancel  # one object for all futures
         self._outbox = Outbox(
             session.grant.endpoint,
             most_per_bundle=most_per_bundle,
@@ -329,20 +331,36 @@ class Channel:
             await self._subscriptions.pop().cancel()
 
     def submit(
-        self, use: FunctionUse, options: TaskOptions, encoding: int, arguments: bytes, future: TaskFuture
+        self,
+        use: FunctionUse,
+        options: TaskOptions,
+        encoding: int,
+        arguments: bytes,
+        future: TaskFuture,
+        *,
+        when_full: WhenFull = BLOCK,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
-        """Send a task; its future gets its id now and its result later. Any thread."""
+        """Send a task; its future gets its id now and its result later. Any thread.
+
+        Waits for room as `when_full` says, `check` being called meanwhile. Raises `QueueFull`, `SubmissionRefused`
+        when the client was closed, and what `check` raises.
+        """
         grant = self._session.grant
         future.function_id, future.endpoint_id, future.task_group_id = use.id, grant.endpoint, self.group
-        future._on_cancel = self._on_cancel
-        self._outbox.add(use, options, encoding, arguments, future)
+        future._on_cancel = self._tell_cancel
+        self._outbox.add(use, options, encoding, arguments, future, when_full=when_full, check=check)
+
+    def wake(self) -> None:
+        """Have submissions that wait for room look again."""
+        self._outbox.room.wake()
 
     def attach(self, tasks: Iterable[tuple[UUID, TaskFuture]]) -> None:
         """Await results of tasks that were submitted before, perhaps by another process. On the loop."""
         for task, future in tasks:
             bundle, index = split_task_id(task)
             future.task_id, future.endpoint_id, future.task_group_id = task, self._session.grant.endpoint, self.group
-            future._on_cancel = self._on_cancel
+            future._on_cancel = self._tell_cancel
             waiting = self.pending.get(bundle)
             if waiting is None:
                 waiting = self.pending[bundle] = self._waiting(bundle, {})
@@ -386,7 +404,7 @@ class Channel:
 
     def give_up(self, error: BaseException) -> None:
         """Fail every future that still waits."""
-        for draft in self._outbox.drain():
+        for draft in self._outbox.close():
             _fail(draft.pending(), error)
         for waiting in self.pending.values():
             _fail([*waiting.futures.values(), *itertools.chain(*waiting.more.values())], error)
@@ -418,6 +436,10 @@ class Channel:
         except HeadraceError as error:
             self.pending.pop(draft.id, None)
             _fail(draft.pending(), _refused(error))
+        except asyncio.CancelledError:
+            self.pending.pop(draft.id, None)
+            _fail(draft.pending(), SubmissionRefused("the client was closed before the task was known to be stored"))
+            raise
         except BaseException as error:
             self.pending.pop(draft.id, None)
             _fail(draft.pending(), SubmissionRefused(f"the task could not be sent: {error!r}"))
@@ -562,7 +584,7 @@ class Channel:
 
 
 def _deliver(future: TaskFuture, collector: ResultCollector, result: TaskResult, now: float) -> None:
-    future._moments = (
+    future.note_times(
         collector.bundle_stored_at,
         result.taken_at,
         result.started_at,

@@ -4,32 +4,36 @@ from __future__ import annotations
 
 import uuid
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from headrace.bus.bundles import FunctionUse, TaskOptions
 from headrace.bus.ids import split_task_id
+from headrace.sdk.errors import QueueFull, SubmissionRefused
 from headrace.sdk.future import TaskFuture
+from headrace.sdk.limits import WhenFull
 from headrace.sdk.outbox import BUNDLE_BYTES, FIRST_CAP, LARGEST_CAP, Draft, Outbox
 
+MOST_TASKS, MOST_BYTES = 12, 900_000
 USE = FunctionUse(uuid.uuid4(), b"", 0)
 
 
 class Sink:
     """An outbox whose bundles are kept instead of sent."""
 
-    def __init__(self) -> None:
+    def __init__(self, **limits: int) -> None:
         self.sent: list[Draft] = []
         self.wakes = 0
-        self.outbox = Outbox(uuid.uuid4(), send=self.sent.append, wake=self._wake)
+        self.outbox = Outbox(uuid.uuid4(), send=self.sent.append, wake=self._wake, **limits)
 
     def _wake(self) -> None:
         self.wakes += 1
 
     def add(self, size: int = 10) -> TaskFuture:
         future = TaskFuture()
-        self.outbox.add(USE, TaskOptions(), 1, b"x" * size, future)
+        self.outbox.add(USE, TaskOptions(), 1, b"x" * size, future, when_full=WhenFull(raises=True))
         return future
 
 
@@ -99,6 +103,42 @@ def test_a_task_that_was_not_sent_can_be_withdrawn() -> None:
     assert not sink.outbox.withdraw(kept)
 
 
+def test_what_is_not_stored_is_bounded_and_what_was_withdrawn_or_stored_makes_room() -> None:
+    sink = Sink(most_tasks=3)
+    futures = [sink.add() for _ in range(3)]
+    with pytest.raises(QueueFull, match=r"3 tasks .* wait to be stored"):
+        sink.add()
+
+    assert sink.outbox.withdraw(futures[1])
+    sink.add()
+    with pytest.raises(QueueFull):
+        sink.add()
+    sink.outbox.pump()
+    sink.outbox.sent(sink.sent[0])
+
+    assert (sink.outbox.room.tasks, sink.outbox.room.size) == (0, 0)
+    sink.add()
+
+
+def test_withdrawing_twice_makes_room_once() -> None:
+    sink = Sink()
+    future = sink.add()
+    sink.outbox.withdraw(future)
+    sink.outbox.withdraw(future)
+
+    assert (sink.outbox.room.tasks, sink.outbox.room.size) == (0, 0)
+
+
+def test_nothing_goes_into_an_outbox_that_is_closed() -> None:
+    sink = Sink()
+    sink.add()
+
+    assert len(sink.outbox.close()) == 1
+    with pytest.raises(SubmissionRefused, match="closed"):
+        sink.add()
+    assert sink.outbox.room.tasks == 0
+
+
 @given(st.lists(st.integers(0, 3), max_size=200))
 def test_every_task_is_sent_once_under_the_id_its_future_has(script: list[int]) -> None:
     sink = Sink()
@@ -121,18 +161,24 @@ def test_every_task_is_sent_once_under_the_id_its_future_has(script: list[int]) 
 
 
 class BundlingMachine(RuleBasedStateMachine):
-    """Adding, withdrawing, acking and learning in any order: nothing is lost, doubled or sent too early."""
+    """Adding, withdrawing, acking and learning in any order: nothing is lost, doubled, sent too early or too much."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.sink = Sink()
+        self.sink = Sink(most_tasks=MOST_TASKS, most_bytes=MOST_BYTES)
         self.live: set[uuid.UUID] = set()
         self.futures: list[TaskFuture] = []
         self.acked = 0
 
     @rule(size=st.integers(0, 300_000))
     def add(self, size: int) -> None:
-        future = self.sink.add(size)
+        is_free = self.sink.outbox.room.is_free
+        try:
+            future = self.sink.add(size)
+        except QueueFull:
+            assert not is_free
+            return
+        assert is_free
         assert future.task_id is not None
         self.futures.append(future)
         self.live.add(future.task_id)
@@ -165,12 +211,19 @@ class BundlingMachine(RuleBasedStateMachine):
         sent = [f.task_id for draft in self.sink.sent for f in draft.futures if f is not None]
         assert len(set(sent)) == len(sent)
 
+    @invariant()
+    def no_more_is_held_than_there_is_room_for(self) -> None:
+        waiting = sum(draft.live for draft in [*self.sink.outbox._unsent.values(), *self.sink.sent[self.acked :]])
+        assert waiting == self.sink.outbox.room.tasks <= MOST_TASKS
+        assert self.sink.outbox.room.size < MOST_BYTES + 301_000
+
     def teardown(self) -> None:
         self.sink.outbox.pump()
         while self.acked < len(self.sink.sent):
             self.ack()
         sent = {f.task_id for draft in self.sink.sent for f in draft.futures if f is not None}
         assert sent == self.live
+        assert (self.sink.outbox.room.tasks, self.sink.outbox.room.size) == (0, 0)
 
 
 TestBundling = BundlingMachine.TestCase
