@@ -27,6 +27,7 @@ from headrace.action_provider.api import (
     sessions,
     subscriptions,
     system,
+    task_lists,
     tasks,
     users,
 )
@@ -63,6 +64,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *pools.ROUTES,
     *sessions.ROUTES,
     *tasks.ROUTES,
+    *task_lists.ROUTES,
     *events.ROUTES,
     *subscriptions.ROUTES,
     *dead_letters.ROUTES,

@@ -122,6 +122,15 @@ class ResultPart(msgspec.Struct, array_like=True, frozen=True):
     origin: bytes = b""
     stored_at: float = 0.0
     """When the bundle was stored: unix seconds, the server's clock."""
+    functions: list[UUID] = []
+    """The functions that the bundle calls. None where an older release wrote the part."""
+    places: list[int] = []
+    """For each result its function's place in `functions`; none when there is but one."""
+
+    def function_of(self, number: int) -> UUID | None:
+        """Which function gave result number `number` (from 0) of this part; None when the part does not say."""
+        place = self.places[number] if number < len(self.places) else 0
+        return self.functions[place] if 0 <= place < len(self.functions) else None
 
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -133,6 +133,8 @@ class TaskView:
     marked_at: float = 0.0
     """When the mark was stored that it has started: shortly after it did. Not looked up for what has a result."""
     result_stored_at: float = 0.0
+    function: UUID | None = None
+    """Which function it calls; None where its result, stored by an earlier release, does not say."""
 
     @property
     def state(self) -> str:
@@ -251,12 +253,12 @@ async def find(connection: Connection, key_ring: KeyRing, principal: str, task_i
     bundle, _ = ids.split_task_id(task_id)
     results = f"result.*.{token(principal)}.*.{bundle.hex}.*"
     tasks = f"task.*.*.{token(principal)}.*.{bundle.hex}"
-    view = _finished(key_ring, await _last(connection, "RESULTS", results)).get(task_id)
+    view = ended_tasks(key_ring, await _last(connection, "RESULTS", results)).get(task_id)
     if view is None:
-        view = _queued(key_ring, await _last(connection, "TASKS", tasks)).get(task_id)
+        view = queued_tasks(key_ring, await _last(connection, "TASKS", tasks)).get(task_id)
     if view is None:
         # Perhaps acked between the two readings: then its results are stored now.
-        view = _finished(key_ring, await _last(connection, "RESULTS", results)).get(task_id)
+        view = ended_tasks(key_ring, await _last(connection, "RESULTS", results)).get(task_id)
     return view if view is None else await with_mark(connection, view)
 
 
@@ -281,10 +283,10 @@ async def find_group(connection: Connection, key_ring: KeyRing, principal: str, 
 
     Raises `BusUnavailable`.
     """
-    queued = _queued(key_ring, await _all(connection, "TASKS", f"task.*.*.{token(principal)}.{group.hex}.*"))
+    queued = queued_tasks(key_ring, await _all(connection, "TASKS", f"task.*.*.{token(principal)}.{group.hex}.*"))
     # Read after the queue: what was acked in between shows here.
     results = await _all(connection, "RESULTS", f"result.*.{token(principal)}.{group.hex}.>")
-    finished = _finished(key_ring, results)
+    finished = ended_tasks(key_ring, results)
     waiting = {task_id: view for task_id, view in queued.items() if task_id not in finished}
     if waiting:
         for mark in await _all(connection, "PROGRESS", f"progress.*.{token(principal)}.{group.hex}.>"):
@@ -339,6 +341,7 @@ async def end_unstarted(
         runtime=service_runtime(),
         origin=view.origin,
         stored_at=view.stored_at,
+        functions=[view.function] if view.function else [],
     )
     collector = ResultCollector(address, key)
     await collector.catch_up(connection)
@@ -458,7 +461,8 @@ def _control(stored: StoredMessage | None, secret: bytes) -> Control:
         return Control()  # Nobody obeys that one: it is replaced.
 
 
-def _queued(key_ring: KeyRing, messages: Iterable[StoredMessage]) -> dict[UUID, TaskView]:
+def queued_tasks(key_ring: KeyRing, messages: Iterable[StoredMessage]) -> dict[UUID, TaskView]:
+    """The tasks of bundles that were read from TASKS, by id, in their order; what nobody would believe is left out."""
     views: dict[UUID, TaskView] = {}
     for message in messages:
         address = Address.of_task_subject(message.subject)
@@ -475,6 +479,7 @@ def _queued(key_ring: KeyRing, messages: Iterable[StoredMessage]) -> dict[UUID, 
                     sequence=message.sequence,
                     stored_at=message.stored_at,
                     queue_timeout_s=_options_of(bundle, task).queue_timeout_s,
+                    function=bundle.functions[task.function].id if task.function < len(bundle.functions) else None,
                 )
     return views
 
@@ -494,7 +499,8 @@ def _opened(key_ring: KeyRing, address: Address, message: StoredMessage) -> Bund
         return None
 
 
-def _finished(key_ring: KeyRing, messages: Iterable[StoredMessage]) -> dict[UUID, TaskView]:
+def ended_tasks(key_ring: KeyRing, messages: Iterable[StoredMessage]) -> dict[UUID, TaskView]:
+    """The tasks whose results are in parts that were read from RESULTS, by id."""
     views: dict[UUID, TaskView] = {}
     # In the order in which they were stored: the first result of a task is the one that counts.
     for message in messages:
@@ -508,7 +514,7 @@ def _finished(key_ring: KeyRing, messages: Iterable[StoredMessage]) -> dict[UUID
             group=where.group,
             bundle=where.bundle,
         )
-        for result in part.results:
+        for number, result in enumerate(part.results):
             task_id = ids.task_id(where.bundle, result.index)
             view = TaskView(
                 task_id=task_id,
@@ -519,6 +525,7 @@ def _finished(key_ring: KeyRing, messages: Iterable[StoredMessage]) -> dict[UUID
                 total=part.total,
                 stored_at=part.stored_at,
                 result_stored_at=stored.stored_at,
+                function=part.function_of(number),
             )
             views.setdefault(task_id, view)
     return views

@@ -1,8 +1,11 @@
-"""`headrace task`: look at tasks and cancel them."""
+"""`headrace task`: list tasks, look at them and cancel them."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import itertools
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any
 from uuid import UUID
 
 import typer
@@ -12,11 +15,21 @@ from headrace.cli.service import JsonOption, service, shown
 from headrace.cli.token_commands import duration_s
 
 _SHOWN = (
-    *("task_id", "state", "endpoint_id", "task_group_id", "submitted_at", "stored_at", "taken_at", "started_at"),
+    *(
+        "task_id",
+        "state",
+        "function_id",
+        "endpoint_id",
+        "task_group_id",
+        "submitted_at",
+        "stored_at",
+        "taken_at",
+        "started_at",
+    ),
     *("ended_at", "result_stored_at", "attempts", "worker"),
 )
 
-app = typer.Typer(help="Show and cancel tasks.", no_args_is_help=True)
+app = typer.Typer(help="List, show and cancel tasks.", no_args_is_help=True)
 
 
 @app.command()
@@ -48,6 +61,42 @@ def show(
             output.say_json(task["result"])
 
 
+@app.command("list")
+def list_tasks(
+    state: Annotated[list[str] | None, typer.Option(help="Only tasks in this state; may be given again.")] = None,
+    endpoint: Annotated[UUID | None, typer.Option(help="Only those of this endpoint.")] = None,
+    function: Annotated[UUID | None, typer.Option(help="Only calls of this function.")] = None,
+    group: Annotated[UUID | None, typer.Option(help="Only those of this task group.")] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Only what was stored, or has ended, since: 15m, 12h, 7d, or a time.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
+    as_json: JsonOption = False,
+) -> None:
+    """List your tasks: first what has no result, latest first, then what has ended, latest first.
+
+    Looking changes nothing. One document for each with --json, without values: `headrace task show` has them.
+    """
+    with service() as client:
+        found = client.list_tasks(
+            state=state or None,
+            endpoint_id=endpoint,
+            function_id=function,
+            task_group_id=group,
+            since=since,
+            page_size=min(limit, 1000),
+        )
+        tasks = list(itertools.islice(found, limit))
+        names = {} if as_json or not tasks else {each["function_id"]: each["name"] for each in client.list_functions()}
+        more = next(found, None) is not None
+    if as_json:
+        output.say_json(tasks)
+        return
+    output.say_table(["TASK", "STATE", "FUNCTION", "SUBMITTED", "TOOK", "ERROR"], [_row(task, names) for task in tasks])
+    if more:
+        output.note(f"(the first {limit}; --limit gives more)")
+
+
 @app.command()
 def cancel(
     task_id: Annotated[UUID, typer.Argument()],
@@ -67,3 +116,24 @@ def cancel(
         output.say(f"Asked to stop {task_id}; `headrace task show {task_id}` tells what became of it.")
     else:
         output.say(f"Nothing to cancel: {task_id} is {task['state']}.")
+
+
+def _row(task: dict[str, Any], names: Mapping[str, str]) -> list[str]:
+    function = task.get("function_id")
+    error = task.get("error") or {}
+    return [
+        task["task_id"],
+        task["state"],
+        shown(names.get(function or "", function)),
+        shown(task.get("submitted_at")),
+        _took(task),
+        shown(f"{error['type'] or error['code']}: {error['message']}".splitlines()[0][:60] if error else None),
+    ]
+
+
+def _took(task: dict[str, Any]) -> str:
+    """How long its last attempt ran."""
+    if "started_at" not in task or "ended_at" not in task:
+        return "-"
+    started, ended = (datetime.fromisoformat(task[name]) for name in ("started_at", "ended_at"))
+    return f"{max(0.0, (ended - started).total_seconds()):.3f} s"

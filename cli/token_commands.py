@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 
 import typer
 
+from headrace.bus.durations import parse_duration
 from headrace.cli import output
 from headrace.cli.errors import CommandError
 from headrace.cli.service import JsonOption, service, shown
 
 app = typer.Typer(help="Create, list and revoke tokens.", no_args_is_help=True)
-
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 @app.command()
@@ -64,7 +62,10 @@ def revoke(token_id: Annotated[str, typer.Argument(help="As `headrace token list
 
 def duration_s(text: str) -> float:
     """Seconds of `90s`, `15m`, `12h`, `30d`. Raises `CommandError`."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
-    if match is None or float(match[1]) == 0:
+    try:
+        seconds = parse_duration(text)
+    except ValueError:
+        seconds = 0.0
+    if not seconds:
         raise CommandError(f"{text!r} is not a duration: write for example 90s, 15m, 12h or 30d")
-    return float(match[1]) * _SECONDS[match[2]]
+    return seconds

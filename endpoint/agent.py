@@ -476,12 +476,15 @@ class Agent:
 
     async def _store_part(self, held: Held, results: list[TaskResult]) -> None:
         subject = held.address.result_subject(held.next_part)
+        functions, places = held.functions_of(results)
         part = ResultPart(
             results=results,
             total=len(held.bundle.tasks),
             runtime=self._runtime,
             origin=held.bundle.origin,
             stored_at=held.stored_at,
+            functions=functions,
+            places=places,
         )
         message = encode_part(part, subject=subject, key=held.bundle.result_key)
         try:

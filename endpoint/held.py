@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from uuid import UUID
 
 from headrace.bus.bundles import Bundle, TaskResult
 from headrace.bus.control import Control
@@ -70,6 +71,14 @@ class Held:
         self.open.difference_update(indices)
         for index in indices:
             self.unstored.pop(index, None)
+
+    def functions_of(self, results: list[TaskResult]) -> tuple[list[UUID], list[int]]:
+        """The functions of the bundle and, where there are several, the place in them of each of these results'."""
+        functions = [use.id for use in self.bundle.functions]
+        if len(functions) < 2:
+            return functions, []
+        places = {task.index: task.function for task in self.bundle.tasks}
+        return functions, [places[result.index] for result in results]
 
     def unfinished(self) -> list[int]:
         """Tasks without any result, stored or not."""

@@ -6,7 +6,8 @@ import base64
 import json
 import platform
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Final, Self
 from uuid import UUID, uuid4
@@ -232,6 +233,39 @@ class Client:
         """The tasks of a group and their states."""
         answer: Document = self._http.request("GET", f"task-groups/{_id(task_group_id, 'task_group_id')}")
         return answer
+
+    def list_tasks(
+        self,
+        *,
+        state: str | Iterable[str] | None = None,
+        endpoint_id: Id | None = None,
+        function_id: Id | None = None,
+        task_group_id: Id | None = None,
+        since: datetime | str | None = None,
+        page_size: int = 100,
+    ) -> Iterator[Document]:
+        """The tasks of whoever asks, without their values, page after page as they are iterated over.
+
+        First comes what has no result, latest submitted first, then what has ended, latest first. A task that ends
+        meanwhile may come twice. Nothing is sent before the first one is asked for.
+
+        state: one or several of `pending`, `running`, `succeeded`, `failed`, `cancelled`, `expired`.
+        since: a time (UTC where it has no zone), or how long ago as in `15m`; what was stored, or has ended, since.
+        """
+        query = _given(
+            state=None if state is None else state if isinstance(state, str) else ",".join(state),
+            endpoint_id=None if endpoint_id is None else _id(endpoint_id, "endpoint_id"),
+            function_id=None if function_id is None else _id(function_id, "function_id"),
+            task_group_id=None if task_group_id is None else _id(task_group_id, "task_group_id"),
+            since=since.isoformat() if isinstance(since, datetime) else since,
+            limit=page_size,
+        )
+        while True:
+            answer: Document = self._http.request("GET", "tasks", query=query)
+            yield from answer["tasks"]
+            if "marker" not in answer:
+                return
+            query = {**query, "marker": answer["marker"]}
 
     def cancel(self, task_id: Id, force: bool = False) -> Document:
         """Cancel a task: one that is waiting never starts; one that runs is stopped only with `force`.

@@ -17,24 +17,22 @@ from headrace.action_provider.api.access import (
     chosen_endpoint,
     endpoint_for,
     function_for,
-    timestamp,
 )
+from headrace.action_provider.api.task_documents import located_document, task_document
 from headrace.action_provider.errors import InvalidRequest, NotFound
 from headrace.action_provider.http import WAIT, Operation, reply
 from headrace.action_provider.http import Call as Request
 from headrace.bus import submission
 from headrace.bus.bundles import TaskOptions, TaskResult
 from headrace.bus.errors import TaskCancelled
-from headrace.bus.ids import submitted_at, task_id
+from headrace.bus.ids import task_id
 from headrace.bus.models import EndpointRecord
 from headrace.bus.options import of_document, waited_too_long
-from headrace.bus.results import ResultCollector, ResultWatch, result_document
+from headrace.bus.results import ResultCollector, ResultWatch
 from headrace.bus.submission import Call, Plan, Submission, TaskView
 from headrace.schemas import Violation
 
 _INVOKE_WAIT_S = 5.0
-_YEAR_9999_S = 253_370_764_800.0
-"""Times that clients and endpoints say may be anything; a date has four digits for its year."""
 _CALL = ("function_id", "args", "kwargs")
 
 
@@ -46,7 +44,7 @@ async def submit(call: Request) -> Response:
     group = UUID(body["task_group_id"]) if body.get("task_group_id") else uuid.uuid4()
     wait_s = call.wait_s(body.get("wait"))
     plan, results = await _run(call, endpoint, calls, group, wait_s)
-    tasks = [_document(view) for view in await _views(call, plan, results, waited=wait_s > 0)]
+    tasks = [task_document(view) for view in await _views(call, plan, results, waited=wait_s > 0)]
     answer = {"task_group_id": group, "endpoint_id": endpoint.endpoint_id, "tasks": tasks}
     return reply(answer, 200 if all(results) else 202)
 
@@ -60,7 +58,7 @@ async def invoke(call: Request) -> Response:
     wait_s = call.wait_s(body.get("wait"), default=_INVOKE_WAIT_S)
     plan, results = await _run(call, endpoint, calls, uuid.uuid4(), wait_s)
     view = (await _views(call, plan, results, waited=wait_s > 0))[0]
-    return reply(_located(view), 202 if results[0] is None else 200)
+    return reply(located_document(view), 202 if results[0] is None else 200)
 
 
 async def get_task(call: Request) -> Response:
@@ -69,7 +67,7 @@ async def get_task(call: Request) -> Response:
     wait_s = call.wait_s()
     if view.result is None and wait_s > 0:
         view = await call.unless_stopping(_awaited(call, view, wait_s)) or view
-    return reply(_located(view))
+    return reply(located_document(view))
 
 
 async def get_group(call: Request) -> Response:
@@ -78,7 +76,7 @@ async def get_group(call: Request) -> Response:
     views = await submission.find_group(service.connection, service.keys, call.caller.principal, group)
     if not views:
         raise NotFound(f"there is no task group {group} of yours, or all its results have expired")
-    tasks = [{**_located(view), "bundle": view.address.bundle, "index": view.index} for view in views]
+    tasks = [{**located_document(view), "bundle": view.address.bundle, "index": view.index} for view in views]
     return reply({"task_group_id": group, "tasks": tasks})
 
 
@@ -87,7 +85,7 @@ async def cancel(call: Request) -> Response:
     view = await _task(call)
     if view.result is None:
         view = await _cancelled(call, view, force=bool((call.body or {}).get("force")))
-    return reply(_located(view), 202 if view.result is None else 200)
+    return reply(located_document(view), 202 if view.result is None else 200)
 
 
 class _OneResult(ResultCollector):
@@ -225,35 +223,20 @@ def _trace(call: Request) -> dict[str, str]:
 async def _views(call: Request, plan: Plan, results: Sequence[TaskResult | None], *, waited: bool) -> list[TaskView]:
     places = [(bundle, index) for bundle in plan.bundles for index in range(bundle.total)]
     views = [
-        TaskView(task_id=task_id(bundle.address.bundle, index), address=bundle.address, index=index, result=result)
-        for (bundle, index), result in zip(places, results, strict=True)
+        TaskView(
+            task_id=task_id(bundle.address.bundle, index),
+            address=bundle.address,
+            index=index,
+            result=result,
+            function=made.function,
+        )
+        for (bundle, index), made, result in zip(places, plan.submission.calls, results, strict=True)
     ]
     if not waited or all(results):
         return views
     address = views[0].address
     started = await submission.started(call.service.connection, address.principal, address.group)
     return [replace(view, marked_at=started.get(view.task_id, 0.0)) for view in views]
-
-
-def _document(view: TaskView) -> dict[str, Any]:
-    result = view.result
-    times = {
-        "submitted_at": submitted_at(view.task_id),
-        "stored_at": view.stored_at,
-        "taken_at": result.taken_at if result else 0.0,
-        "started_at": result.started_at if result else view.marked_at,
-        "ended_at": result.ended_at if result else 0.0,
-        "result_stored_at": view.result_stored_at,
-    }
-    return {
-        **result_document(view.task_id, result),
-        "state": view.state,
-        **{name: timestamp(unix_s) for name, unix_s in times.items() if 0 < unix_s < _YEAR_9999_S},
-    }
-
-
-def _located(view: TaskView) -> dict[str, Any]:
-    return {**_document(view), "task_group_id": view.address.group, "endpoint_id": view.address.endpoint}
 
 
 ROUTES = (
