@@ -13,6 +13,7 @@ from uuid import UUID
 import yaml
 
 from headrace.endpoint.errors import ConfigInvalid
+from headrace.endpoint.limits import LEAST_MEMORY_BYTES, parse_size, shown_size
 from headrace.schemas import SchemaViolation, schema, validate
 
 TEMPLATE = """\
@@ -34,12 +35,21 @@ workers: auto
 # The Python of the workers, which must have headrace installed; by default the one that runs the endpoint.
 # python: /opt/science/bin/python
 
-# Variables that the workers find in their environment.
+# Variables that the workers find in their environment, besides those of whoever starts the endpoint.
 # environment:
 #   OMP_NUM_THREADS: 1
 
+# The memory of each worker; a task that needs more fails. A number of bytes, or one with MB, GB, MiB or GiB.
+# worker_memory_limit: 2GB
+
 # Replace a worker after so many tasks, for functions that leak memory.
-# worker_max_tasks: 1000
+# max_tasks_per_worker: 1000
+
+# Run each task in an empty directory of its own, which is removed when the task has ended.
+# sandbox: false
+
+# Leave the directories of failed tasks where they are, for you to look into and to remove.
+# keep_failed_sandboxes: false
 
 # debug, info, warning or error
 # log_level: info
@@ -60,7 +70,12 @@ class EndpointConfig:
     python: str | None = None
     """The workers' interpreter; None is the manager's own."""
     environment: Mapping[str, str] = field(default_factory=dict)
-    worker_max_tasks: int | None = None
+    """Added to what the workers inherit."""
+    worker_memory_limit: int | None = None
+    """Bytes."""
+    max_tasks_per_worker: int | None = None
+    sandbox: bool = False
+    keep_failed_sandboxes: bool = False
     log_level: str = "info"
 
     @property
@@ -83,7 +98,7 @@ class EndpointConfig:
         document, lines = _load(text, name)
         problems = _unknown_keys(document, lines)
         if not problems:
-            problems = _violations(document, lines)
+            problems = _violations(document, lines) or _size_problems(document, lines)
         if problems:
             raise ConfigInvalid("\n".join(f"{name}, {problem}" for problem in problems))
         return cls._of_document(document)
@@ -99,6 +114,8 @@ class EndpointConfig:
             fields["shared_with"] = tuple(fields["shared_with"])
         if "environment" in fields:
             fields["environment"] = {key: str(value) for key, value in fields["environment"].items()}
+        if "worker_memory_limit" in fields:
+            fields["worker_memory_limit"] = parse_size(fields["worker_memory_limit"])
         if "python" in fields:
             fields["python"] = os.path.expanduser(fields["python"])
         return cls(**fields)
@@ -167,6 +184,20 @@ def _violations(document: dict[str, Any], lines: dict[str, int]) -> list[str]:
             for violation in error.violations
         ]
     return []
+
+
+def _size_problems(document: dict[str, Any], lines: dict[str, int]) -> list[str]:
+    if "worker_memory_limit" not in document:
+        return []
+    try:
+        size = parse_size(document["worker_memory_limit"])
+    except ValueError as error:
+        problem = str(error)
+    else:
+        if size >= LEAST_MEMORY_BYTES:
+            return []
+        problem = f"{size} bytes are too few: a worker needs {shown_size(LEAST_MEMORY_BYTES)} at least"
+    return [f"line {lines.get('/worker_memory_limit', 1)}: worker_memory_limit: {problem}"]
 
 
 def _escaped(key: str) -> str:

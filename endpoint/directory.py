@@ -7,6 +7,7 @@
     endpoint.lock             held by the manager that runs, with its process id inside
     endpoint.log              what the manager and its pools tell
     pool-NAME.json            what the manager tells a pool (0600)
+    sandboxes/POOL/           working directories of tasks, where config.yaml asks for them
     pool-NAME.pids            the pool's workers; pool-NAME.status.json is what it tells of itself
 """
 
@@ -94,6 +95,10 @@ class EndpointDirectory:
     def pool_file(self, pool: str, kind: str = "json") -> Path:
         """A pool's file of this kind: `json`, `pids` or `status.json`."""
         return self.path / f"pool-{pool}.{kind}"
+
+    def sandboxes(self, pool: str) -> Path:
+        """Where a pool makes the working directories of its tasks."""
+        return self.path / "sandboxes" / pool
 
     def rotate_log(self) -> None:
         """Begin a new log when the old one is long; one old log is kept."""

@@ -7,7 +7,8 @@ EndpointError               something about an endpoint on this machine
 ├── EndpointMissing         no endpoint of that name
 ├── EndpointRunning         the endpoint's manager is running
 ├── RegistrationRefused     the service did not register the endpoint
-└── ServiceAway             no connection to the service, or it cannot work now
+├── ServiceAway             no connection to the service, or it cannot work now
+└── CgroupsUnusable         the pool may not limit its workers by control groups
 """
 
 from __future__ import annotations
@@ -69,3 +70,9 @@ class ServiceAway(EndpointError):
     """Raised when there is no connection to the service, or it cannot work now. Trying again later helps."""
 
     code = "ServiceAway"
+
+
+class CgroupsUnusable(EndpointError):
+    """Raised when a pool may not limit its workers' memory by control groups; the message says why."""
+
+    code = "CgroupsUnusable"

@@ -50,6 +50,8 @@ class Work(msgspec.Struct, array_like=True):
     """Forget all functions that came before: there have been many."""
     leave: bool = False
     """Exit in peace: nothing comes after this."""
+    sandboxes: dict[int, str] = {}
+    """The names of the calls' sandboxes, by the calls' numbers; empty where there are none."""
 
 
 class Report(msgspec.Struct, array_like=True):

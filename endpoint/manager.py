@@ -191,7 +191,12 @@ class Manager:
             "workers": self._settings.workers or config.worker_count,
             "python": config.python,
             "environment": dict(config.environment),
-            "worker_max_tasks": config.worker_max_tasks,
+            "limits": {
+                "memory_bytes": config.worker_memory_limit,
+                "max_tasks": config.max_tasks_per_worker,
+                "sandboxes": str(self._directory.sandboxes(DEFAULT_POOL)) if config.sandbox else None,
+                "keep_failed_sandboxes": config.keep_failed_sandboxes,
+            },
             "allowed_functions": None if allowed is None else [str(function) for function in allowed],
             "log_level": config.log_level,
             "grace_s": self._settings.grace_s,

@@ -19,7 +19,7 @@ import socket
 import stat
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,13 @@ from headrace.bus.bundles import Runtime
 from headrace.bus.connection import Connection
 from headrace.bus.errors import BusError
 from headrace.endpoint.agent import Agent
-from headrace.endpoint.errors import RegistrationRefused, ServiceAway
+from headrace.endpoint.cgroups import MemoryGroups
+from headrace.endpoint.errors import CgroupsUnusable, RegistrationRefused, ServiceAway
 from headrace.endpoint.grant import PoolGrant
+from headrace.endpoint.limits import WorkerLimits, shown_size, worker_environment
 from headrace.endpoint.pool_service import HttpPoolService
 from headrace.endpoint.process_engine import ProcessEngine
+from headrace.endpoint.sandbox import SandboxRoot
 
 logger = logging.getLogger("headrace.endpoint.pool")  # also when it is run as __main__
 
@@ -56,8 +59,9 @@ class PoolSettings:
     status_path: Path
     pids_path: Path
     environment: dict[str, str]
+    """All that workers find; in the file, what is added to what they inherit."""
     allowed_functions: frozenset[UUID] | None = None
-    worker_max_tasks: int | None = None
+    limits: WorkerLimits = field(default_factory=WorkerLimits)
     log_level: str = "info"
     grace_s: float = 5.0
 
@@ -77,7 +81,7 @@ class PoolSettings:
             pids_path=Path(document["pids_path"]),
             environment=dict(document.get("environment") or {}),
             allowed_functions=None if allowed is None else frozenset(map(UUID, allowed)),
-            worker_max_tasks=document.get("worker_max_tasks"),
+            limits=WorkerLimits(**document.get("limits") or {}),
             log_level=document.get("log_level", "info"),
             grace_s=float(document.get("grace_s", 5.0)),
         )
@@ -92,6 +96,9 @@ async def serve(settings: PoolSettings) -> None:
         pool=settings.pool,
         token_path=settings.token_path,
     )
+    memory_groups, sandboxes = _memory_groups(settings.limits), SandboxRoot.of(settings.limits)
+    if sandboxes is not None:
+        sandboxes.prepare()
     with contextlib.closing(service):
         grant, granted_at = await _granted(service), time.monotonic()
         async with Connection(grant.urls, grant.credentials, name=f"headrace-pool {settings.pool}") as connection:
@@ -105,6 +112,8 @@ async def serve(settings: PoolSettings) -> None:
                     workers=settings.workers,
                     python=settings.python,
                     environment=settings.environment,
+                    limits=settings.limits,
+                    memory_groups=memory_groups,
                 ),
                 runtime=Runtime(
                     python=platform.python_version(),
@@ -126,6 +135,32 @@ async def serve(settings: PoolSettings) -> None:
                 for task in tasks:
                     task.cancel()
                 await agent.drain(settings.grace_s)
+                if sandboxes is not None:
+                    sandboxes.clear()
+
+
+def _memory_groups(limits: WorkerLimits) -> MemoryGroups | None:
+    """Where the kernel limits the memory of workers, or None when each of them does it for itself."""
+    if limits.memory_bytes is None:
+        return None
+    size = shown_size(limits.memory_bytes)
+    try:
+        groups = MemoryGroups.of_this_process(limits.memory_bytes)
+    except CgroupsUnusable as error:
+        logger.info(
+            "Workers, and each process that their tasks start, may have %s of private memory (RLIMIT_DATA; no cgroup: "
+            "%s).",
+            size,
+            error,
+            extra={"action": "memory_limited", "by": "rlimit"},
+        )
+        return None
+    logger.info(
+        "Workers may have %s of memory, each together with all that its tasks start (cgroup).",
+        size,
+        extra={"action": "memory_limited", "by": "cgroup"},
+    )
+    return groups
 
 
 async def _granted(service: HttpPoolService) -> PoolGrant:
@@ -207,6 +242,7 @@ def _on_lifeline() -> None:
 def main() -> None:
     """Run the pool that the settings file describes."""
     settings = PoolSettings.read(Path(sys.argv[1]))
+    settings = replace(settings, environment=worker_environment(os.environ, settings.environment))
     logging.basicConfig(
         level=settings.log_level.upper(),
         format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",

@@ -3,6 +3,7 @@
 Short calls are sent in frames worth about five milliseconds, with up to two frames on their way to a worker, so that
 none waits for the engine; calls that take long, or whose duration nobody knows yet, go one at a time to idle workers.
 A worker that dies takes only the call that it ran with it: two counters in shared memory say which one that was.
+A worker that may run only so many calls has a successor that was started before its last one.
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ from uuid import UUID
 
 from headrace.bus.errors import TaskCancelled, TaskError, TaskExpired, TaskLost
 from headrace.bus.failures import encode_failure, of_error
+from headrace.endpoint.cgroups import MemoryGroups
 from headrace.endpoint.engine import FinalState, Load, Outcome, OutcomesCallback, Output, OutputCallback, Source
 from headrace.endpoint.frames import RAISED, SUCCEEDED, Report, ReportItem, Work
+from headrace.endpoint.limits import WorkerLimits
 from headrace.endpoint.output import PRINTED_LIMIT
 from headrace.endpoint.output_desk import OutputDesk
-from headrace.endpoint.slots import FunctionTimes, Job, Slot
+from headrace.endpoint.sandbox import SandboxRoot
+from headrace.endpoint.slots import FunctionTimes, Job, Slot, Succession
 from headrace.endpoint.worker_process import WorkerCommand, WorkerProcess
 
 logger = logging.getLogger(__name__)
@@ -63,10 +67,13 @@ class ProcessEngine:
         output: int | None = None,
         on_output: OutputCallback | None = None,
         most_output_bytes: int = PRINTED_LIMIT,
+        limits: WorkerLimits | None = None,
+        memory_groups: MemoryGroups | None = None,
     ) -> None:
         """`environment`, `directory` and `output` (a descriptor for what calls print) are the workers'; None inherits.
 
         `on_output` gets what calls print instead of `output`, `most_output_bytes` of each run of a call.
+        `memory_groups` is where the memory limit is put in force; without it workers limit themselves.
 
         Raises `ValueError` for fewer than one worker.
         """
@@ -81,7 +88,14 @@ class ProcessEngine:
             environment=environment,
             output=output,
             keeps_output=on_output is not None,
+            limits=limits or WorkerLimits(),
+            memory_groups=memory_groups,
         )
+        self._share = self._command.limits.max_tasks or math.inf
+        self._succession_at = (self._command.limits.max_tasks or 0) // 10
+        self._sandboxes = SandboxRoot.of(self._command.limits)
+        self._removals: set[asyncio.Future[None]] = set()
+        self._leaving: set[WorkerProcess] = set()
         self._most_losses = most_losses
         self._most_start_failures = most_start_failures
         self._slots = [Slot(number) for number in range(workers)]
@@ -166,7 +180,7 @@ class ProcessEngine:
 
     def pids(self) -> list[int]:
         """The processes of the workers that are up; each leads a process group of its own."""
-        return [slot.worker.pid for slot in self._slots if slot.worker is not None]
+        return [slot.worker.pid for slot in self._slots if slot.worker is not None] + [w.pid for w in self._leaving]
 
     # Dealing out calls
 
@@ -217,7 +231,7 @@ class ProcessEngine:
             slot.staged.append(job)
             slot.staged_bytes += size
             backlog_s += job.worth_s
-            if backlog_s > slot.backlog_s + _FRAME_S:
+            if backlog_s > slot.backlog_s + _FRAME_S or len(slot.staged) >= slot.share:
                 heapq.heappop(room)
             else:
                 heapq.heapreplace(room, (backlog_s, number))
@@ -241,6 +255,7 @@ class ProcessEngine:
     def _send(self, slot: Slot) -> None:
         assert slot.worker is not None  # noqa: S101 - only a slot with room was staged for
         calls, functions = [], []
+        sandboxes: dict[int, str] = {}
         number = slot.sent
         # Nothing that was sent before is left to run, so nothing needs the functions sent before.
         forget = len(slot.functions) > _MOST_FUNCTIONS and not slot.inflight
@@ -256,13 +271,18 @@ class ProcessEngine:
                 place = slot.functions[call.function] = number
                 functions.append((place, call.code))
             calls.append((number, place, call.encoding, call.arguments, call.options.json_result))
+            if self._sandboxes is not None:
+                sandboxes[number] = _sandbox_name(job)
             if job.alone:
                 self._start_timer(slot, job)
         slot.sent = number
+        slot.share -= len(calls)
         slot.frame_ends.append(number)
         slot.staged, slot.staged_bytes = [], 0
         self._desk.hurry()
-        slot.worker.send(Work(calls, functions, forget))
+        slot.worker.send(Work(calls, functions, forget, sandboxes=sandboxes))
+        if slot.share <= self._succession_at and slot.succession is None:
+            self._prepare_succession(slot)
 
     def _fail_pending(self) -> None:
         for _ in range(_MOST_FAILED_AT_ONCE):
@@ -275,6 +295,11 @@ class ProcessEngine:
     # What workers report
 
     def _on_report(self, slot: Slot, worker: WorkerProcess, report: Report) -> None:
+        if worker in self._leaving:
+            return  # its minder had something to say that no longer matters
+        if slot.succession is not None and worker is slot.succession.process:
+            slot.succession.is_ready = True
+            return
         if slot.worker is None:
             self._on_ready(slot, worker)
         if report.printed:
@@ -296,6 +321,7 @@ class ProcessEngine:
 
     def _on_ready(self, slot: Slot, worker: WorkerProcess) -> None:
         slot.worker = worker
+        slot.share = self._share
         slot.name = f"{self._host}/{worker.pid}"
         self._broken = ""
 
@@ -325,6 +351,8 @@ class ProcessEngine:
 
     def _settle(self, slot: Slot) -> None:
         """Bring the slot's accounts up to date after calls left it."""
+        if not slot.inflight and slot.share <= 0:
+            self._retire(slot)
         if not slot.inflight:
             slot.backlog_s = 0.0  # no drift from adding and subtracting
             slot.frame_ends.clear()
@@ -338,6 +366,7 @@ class ProcessEngine:
             slot.stalled = 0
 
     def _put_back(self, jobs: list[Job], slot: Slot) -> None:
+        slot.share += len(jobs)
         for job in reversed(jobs):
             slot.backlog_s -= job.worth_s
             self._stop_timer(job)
@@ -425,28 +454,89 @@ class ProcessEngine:
 
     async def _start_worker(self, slot: Slot, after_s: float) -> None:
         await asyncio.sleep(after_s)
-        worker = slot.process = WorkerProcess(
-            self._command,
-            on_report=lambda worker, report: self._on_report(slot, worker, report),
-            on_end=lambda worker: self._on_worker_end(slot, worker),
-        )
+        worker = slot.process = self._new_worker(slot)
         try:
             await worker.start()
         except OSError as error:
             slot.process = None
             self._on_start_failure(slot, f"{self._command.python} cannot be started: {error}")
 
+    def _new_worker(self, slot: Slot) -> WorkerProcess:
+        return WorkerProcess(
+            self._command,
+            on_report=lambda worker, report: self._on_report(slot, worker, report),
+            on_end=lambda worker: self._on_worker_end(slot, worker),
+        )
+
+    def _prepare_succession(self, slot: Slot) -> None:
+        """Start the worker that takes the place of one that has nearly done its share of calls."""
+        slot.succession = Succession()
+        slot.task = asyncio.get_running_loop().create_task(
+            self._start_successor(slot, slot.succession), name=f"start-successor-{slot.number}"
+        )
+
+    async def _start_successor(self, slot: Slot, succession: Succession) -> None:
+        worker = succession.process = self._new_worker(slot)
+        try:
+            await worker.start()
+        except OSError as error:
+            succession.process = None
+            logger.warning("A worker's successor cannot be started: %s; it is tried again in its turn.", error)
+            if slot.process is worker:
+                slot.process = None
+                self._fill(slot, _FIRST_BACK_OFF_S)
+
+    def _retire(self, slot: Slot) -> None:
+        """Let a worker go that has done its share, and put its successor in its place."""
+        worker = slot.worker
+        assert worker is not None  # noqa: S101 - who is not here has no share
+        worker.send(Work([], [], leave=True))
+        self._leaving.add(worker)
+        # Threads that a call left behind may keep it from leaving.
+        asyncio.get_running_loop().call_later(_LEAVE_S, worker.kill)
+        self._succeed(slot)
+
+    def _succeed(self, slot: Slot) -> None:
+        """Fill a place whose worker is gone, with its successor if there is one."""
+        succession, slot.succession = slot.succession, None
+        slot.clear()
+        if self._stopping is not None:
+            if succession is not None and succession.process is not None:
+                self._leaving.add(succession.process)
+                succession.process.kill()
+        elif succession is None or succession.process is None:
+            self._fill(slot, 0.0)
+        else:
+            slot.process = succession.process
+            if succession.is_ready:
+                self._on_ready(slot, succession.process)
+
     def _on_worker_end(self, slot: Slot, worker: WorkerProcess) -> None:
+        if worker in self._leaving:
+            self._leaving.discard(worker)
+            self._desk.on_death(slot, worker)
+        elif slot.succession is not None and worker is slot.succession.process:
+            slot.succession.process = None
+            self._desk.on_death(slot, worker)
+        else:
+            self._on_death(slot, worker)
+
+    def _on_death(self, slot: Slot, worker: WorkerProcess) -> None:
         how, jobs, verdict = worker.explain_end(), slot.inflight, slot.verdict
         was_ready, running, finished = slot.worker is not None, worker.running, worker.finished
         self._desk.on_death(slot, worker)
+        if worker.exceeded_memory and jobs and not running:
+            # The last result was too much for it, or taking in the largest arguments.
+            running = finished if finished in jobs else max(jobs, key=lambda number: len(jobs[number].call.arguments))
         returned: list[Job] = []
+        if running in jobs:
+            self._remove_sandbox(jobs[running])
         for number, job in jobs.items():
             self._stop_timer(job)
             if verdict is not None and job is verdict[0]:
                 self._end(job, verdict[1], verdict[2], slot=slot)
             elif verdict is None and number == running:
-                self._on_lost(slot, job, how, returned)
+                self._on_lost(slot, job, how, returned, is_final=worker.exceeded_memory)
             elif number <= finished and not job.call.options.rerun_on_loss:
                 self._end(job, "failed", TaskLost(_lost_text(job, how)), slot=slot)
             elif job.put_backs >= _MOST_PUT_BACKS:
@@ -460,20 +550,27 @@ class ProcessEngine:
         slot.clear()
         self._put_back(returned, slot)
         slot.backlog_s = 0.0
-        if self._stopping is not None:
-            pass
-        elif is_useless:
+        if self._stopping is None and is_useless and slot.succession is None:
             self._on_start_failure(slot, f"the worker process {how} before it was of use; see the log of the endpoint")
         else:
-            if verdict is None:
+            if verdict is None and self._stopping is None:
                 logger.warning("A worker %s; it is being replaced.", how, extra={"action": "worker_died"})
-            self._fill(slot, 0.0)
+            self._succeed(slot)
         self._deal()
         self._tell()
 
-    def _on_lost(self, slot: Slot, job: Job, how: str, returned: list[Job]) -> None:
+    def _remove_sandbox(self, job: Job) -> None:
+        if self._sandboxes is not None:
+            # It may hold much, and the engine has other workers to serve.
+            removal = asyncio.get_running_loop().run_in_executor(None, self._sandboxes.remove, _sandbox_name(job))
+            self._removals.add(removal)
+            removal.add_done_callback(self._removals.discard)
+
+    def _on_lost(self, slot: Slot, job: Job, how: str, returned: list[Job], *, is_final: bool) -> None:
         if job.force:
             self._end(job, "cancelled", _cancelled(), slot=slot)
+        elif is_final:  # it would come to the same limit again
+            self._end(job, "failed", TaskLost(f"the worker process {how} while the task ran"), slot=slot)
         elif not job.call.options.rerun_on_loss or job.losses + 1 >= self._most_losses:
             self._end(job, "failed", TaskLost(_lost_text(job, how)), slot=slot)
         else:
@@ -530,8 +627,12 @@ class ProcessEngine:
             if slot.process is None and slot.task is not None:
                 slot.task.cancel()  # it waits to start one
         await asyncio.gather(*(slot.task for slot in self._slots if slot.task), return_exceptions=True)
-        processes = [slot.process for slot in self._slots if slot.process is not None]
+        await asyncio.gather(*self._removals, return_exceptions=True)
+        processes = [slot.process for slot in self._slots if slot.process is not None] + list(self._leaving)
         for slot in self._slots:
+            if slot.succession is not None and slot.succession.process is not None:
+                processes.append(slot.succession.process)
+                slot.succession.process.kill()
             if slot.process is not None and (slot.inflight or slot.worker is None):
                 slot.process.kill()
             elif slot.worker is not None:
@@ -551,6 +652,11 @@ class ProcessEngine:
 
 def _ignore(_: Output) -> None:
     """Nobody keeps it."""
+
+
+def _sandbox_name(job: Job) -> str:
+    """The directory of this attempt: what an earlier one left, or is still being removed, is not met again."""
+    return str(job.call.key) if job.attempts == 1 else f"{job.call.key}-{job.attempts}"
 
 
 def _cancelled() -> TaskCancelled:

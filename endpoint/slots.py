@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import math
 from typing import Final
 from uuid import UUID
 
@@ -75,13 +76,15 @@ class Slot:
 
     __slots__ = (
         "backlog_s", "failures", "frame_ends", "functions", "has_worked", "inflight", "is_exclusive", "name", "number",
-        "process", "sent", "staged", "staged_bytes", "stalled", "task", "verdict", "worker",
+        "process", "sent", "share", "staged", "staged_bytes", "stalled", "succession", "task", "verdict", "worker",
     )  # fmt: skip
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.failures = 0
         self.task: asyncio.Task[None] | None = None
+        self.succession: Succession | None = None
+        """The worker that takes the place of the one that is here, once that one has done its share."""
         self.clear()
 
     def clear(self) -> None:
@@ -101,6 +104,8 @@ class Slot:
         self.is_exclusive = False
         self.stalled = 0
         self.has_worked = False
+        self.share = math.inf
+        """How many more calls this worker may be sent."""
         self.verdict: tuple[Job, FinalState, TaskError] | None = None
         """The call for whose sake the worker is being killed, and its outcome."""
 
@@ -112,4 +117,16 @@ class Slot:
             and not self.is_exclusive
             and not self.stalled
             and self.verdict is None
+            and self.share > 0
         )
+
+
+class Succession:
+    """A worker that was started to take the place of another one."""
+
+    __slots__ = ("is_ready", "process")
+
+    def __init__(self) -> None:
+        self.process: WorkerProcess | None = None
+        """None when it could not be started, or died before its time came."""
+        self.is_ready = False

@@ -1,8 +1,9 @@
 """A worker process: runs one call after the other, and dies with its engine.
 
-    python -m headrace.endpoint.worker SOCKET_FD COUNTERS_FD MOST_RESULT_BYTES KEEPS_OUTPUT
+    python -m headrace.endpoint.worker SOCKET_FD COUNTERS_FD MOST_RESULT_BYTES KEEPS_OUTPUT LIMITS
 
-KEEPS_OUTPUT is 1 when stdout and stderr are files that the engine reads what calls print from.
+KEEPS_OUTPUT is 1 when stdout and stderr are files that the engine reads what calls print from; LIMITS are
+`headrace.endpoint.limits.WorkerLimits`.
 
 It is the leader of a process group of its own. Two threads: the main one runs calls; the *minder* watches the socket
 and kills the whole group when the engine is gone, and hands results on, and waiting calls back, when a call takes long.
@@ -45,7 +46,9 @@ from headrace.endpoint.frames import (
     frame,
     read_work,
 )
+from headrace.endpoint.limits import EXIT_OUT_OF_MEMORY, WorkerLimits, limit_memory, with_hint
 from headrace.endpoint.printed import Printed, flush_c_lines
+from headrace.endpoint.sandbox import Sandboxes
 
 _FLUSH_AFTER_S = 0.001
 _FLUSH_BYTES = 256_000
@@ -57,11 +60,21 @@ class Worker:
     """The main thread's half: reads work, runs calls, reports."""
 
     def __init__(
-        self, connection: socket.socket, counters: memoryview, most_result_bytes: int, printed: Printed | None = None
+        self,
+        connection: socket.socket,
+        counters: memoryview,
+        most_result_bytes: int,
+        limits: WorkerLimits,
+        printed: Printed | None = None,
     ) -> None:
         self.connection = connection
         self._counters = counters
         self._most_result_bytes = most_result_bytes
+        self._limits = limits
+        self._sandboxes: Sandboxes | None = None
+        self._sandbox_names: dict[int, str] = {}
+        if limits.sandboxes is not None:
+            self._sandboxes = Sandboxes(limits.sandboxes, keep_failed=limits.keep_failed_sandboxes)
         self._pid = os.getpid()
         self._recursion_limit = sys.getrecursionlimit()
         self._functions: dict[int, Callable[..., Any]] = {}
@@ -137,7 +150,9 @@ class Worker:
             returned = []
             while self._waiting:
                 try:
-                    returned.append(self._waiting.pop()[0])
+                    number = self._waiting.pop()[0]
+                    returned.append(number)
+                    self._sandbox_names.pop(number, None)
                 except IndexError:  # the main thread was quicker
                     break
         finally:
@@ -158,6 +173,8 @@ class Worker:
             self._codes.clear()
         for number, code in work.functions:
             self._codes[number] = code
+        if work.sandboxes:
+            self._sandbox_names.update(work.sandboxes)
         self._leaving = work.leave
         self._waiting.extend(work.calls)
 
@@ -186,7 +203,10 @@ class Worker:
         self.running_since = began = time.perf_counter()
         self.running = number
         started_at = time.time()
-        kind, tag, value = self._outcome(function, encoding, arguments, json_result)
+        if self._sandboxes is None:
+            kind, tag, value = self._outcome(function, encoding, arguments, json_result)
+        else:
+            kind, tag, value = self._sandboxed(self._sandboxes, number, function, encoding, arguments, json_result)
         now = time.perf_counter()
         if os.getpid() != self._pid:
             os._exit(0)  # a child that the function forked came back here: it must not speak for the worker
@@ -199,6 +219,17 @@ class Worker:
         self._counters[FINISHED] = number
         if now - self._flushed_at > _FLUSH_AFTER_S or self._ended_bytes > _FLUSH_BYTES:
             self.flush()
+
+    def _sandboxed(self, sandboxes: Sandboxes, number: int, *call: Any) -> tuple[int, int, bytes]:
+        try:
+            sandboxes.enter(self._sandbox_names.pop(number))
+        except OSError as error:
+            return self._refused(error)
+        outcome = self._outcome(*call)
+        if os.getpid() != self._pid:
+            os._exit(0)  # a child that the function forked: the directory is the worker's
+        sandboxes.leave(failed=outcome[0] != SUCCEEDED)
+        return outcome
 
     def _outcome(self, number: int, encoding: int, arguments: bytes, json_result: bool) -> tuple[int, int, bytes]:
         try:
@@ -225,7 +256,7 @@ class Worker:
     def _encoded(self, value: Any, json_result: bool) -> tuple[int, bytes]:
         try:
             tag, data = (JSON, encode_json(value)) if json_result else encode(value)
-        except ResultNotSerialisable:
+        except (ResultNotSerialisable, MemoryError):
             raise
         except BaseException as error:
             raise _unserialisable(value, error) from error
@@ -236,7 +267,7 @@ class Worker:
     def _refused(self, error: BaseException) -> tuple[int, int, bytes]:
         if isinstance(error, TaskError):
             return REFUSED, *encode_failure(of_error(error))
-        return REFUSED, *encode_failure(capture(error, runner_file=__file__))
+        return REFUSED, *encode_failure(capture(self._hinted(error), runner_file=__file__))
 
     def _load(self, number: int) -> Callable[..., Any]:
         function = self._functions[number] = load(self._codes[number])
@@ -245,7 +276,11 @@ class Worker:
     def _raised(self, number: int, function: Callable[..., Any], error: BaseException) -> tuple[int, int, bytes]:
         with contextlib.suppress(BaseException):  # lines are a courtesy, and a callable may be very odd
             show_lines(self._codes[number], function)
-        return RAISED, *encode_failure(capture(error, runner_file=__file__))
+        return RAISED, *encode_failure(capture(self._hinted(error), runner_file=__file__))
+
+    def _hinted(self, error: BaseException) -> BaseException:
+        limit_bytes = self._limits.memory_bytes
+        return with_hint(error, limit_bytes) if limit_bytes and isinstance(error, MemoryError) else error
 
 
 class Minder(threading.Thread):
@@ -306,6 +341,8 @@ def _read_arguments(encoding: int, arguments: bytes) -> tuple[tuple[Any, ...], d
     try:
         return decode_arguments(encoding, arguments)
     except DecodeError as error:
+        if isinstance(error.__cause__, MemoryError):
+            raise error.__cause__ from None
         raise ArgumentNotSerialisable(f"the arguments cannot be read on the worker: {error}") from error
 
 
@@ -338,7 +375,8 @@ def kill_own_group() -> None:
 
 def main(arguments: list[str]) -> None:
     """Run a worker on the descriptors that the engine passed."""
-    socket_fd, counters_fd, most_result_bytes, keeps_output = map(int, arguments)
+    socket_fd, counters_fd, most_result_bytes, keeps_output = map(int, arguments[:4])
+    limits = WorkerLimits.of_argument(arguments[4])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the engine, which lets calls end
     for fd in (socket_fd, counters_fd):
         os.set_inheritable(fd, False)
@@ -349,7 +387,13 @@ def main(arguments: list[str]) -> None:
     sys.argv = ["headrace-worker"]
     printed = Printed(counters) if keeps_output else None
     gc.freeze()
-    Worker(socket.socket(fileno=socket_fd), counters, most_result_bytes, printed).run()
+    worker = Worker(socket.socket(fileno=socket_fd), counters, most_result_bytes, limits, printed)
+    if limits.memory_bytes is not None:
+        limit_memory(limits.memory_bytes)
+    try:
+        worker.run()
+    except MemoryError:
+        os._exit(EXIT_OUT_OF_MEMORY)
 
 
 if __name__ == "__main__":

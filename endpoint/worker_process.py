@@ -13,10 +13,11 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
+from headrace.endpoint.cgroups import MemoryGroup, MemoryGroups
 from headrace.endpoint.frames import (
     COUNTERS_BYTES,
     ERR_BEGIN,
@@ -29,6 +30,7 @@ from headrace.endpoint.frames import (
     frame,
     read_report,
 )
+from headrace.endpoint.limits import EXIT_OUT_OF_MEMORY, WorkerLimits, shown_size
 from headrace.endpoint.output import WorkerOutput
 
 logger = logging.getLogger(__name__)
@@ -48,6 +50,9 @@ class WorkerCommand:
     """The file descriptor that takes what calls print, unless it is kept."""
     keeps_output: bool = False
     """Whether what calls print is read by the engine."""
+    limits: WorkerLimits = field(default_factory=WorkerLimits)
+    memory_groups: MemoryGroups | None = None
+    """Where the memory limit is put in force; None leaves it to the worker itself."""
 
 
 class WorkerProcess(asyncio.Protocol):
@@ -74,6 +79,9 @@ class WorkerProcess(asyncio.Protocol):
         self.ended = asyncio.Event()
         self.output = WorkerOutput() if command.keeps_output else None
         """What it prints; whoever takes it when the worker has ended closes it."""
+        self._group: MemoryGroup | None = None
+        self.exceeded_memory = False
+        """Whether it ended because it, or what its calls had started, came to its memory limit."""
 
     async def start(self) -> None:
         """Start the process. Raises `OSError` when it cannot be started."""
@@ -97,20 +105,28 @@ class WorkerProcess(asyncio.Protocol):
 
     def _popen(self, connection: int, counters: int) -> subprocess.Popen[bytes]:
         command = self._command
+        groups = command.memory_groups
+        limits = command.limits.as_argument(with_memory=groups is None)
         arguments = [str(connection), str(counters), str(command.most_result_bytes), str(int(command.keeps_output))]
+        self._group = groups.new() if groups else None
         with contextlib.ExitStack() as stack:
             stdout = stderr = command.output
             if self.output is not None:
                 stdout, stderr = (file.writer() for file in self.output.files)
                 stack.callback(os.close, stdout)
                 stack.callback(os.close, stderr)
-            return self._started(arguments, stdout, stderr, (connection, counters))
+            try:
+                return self._started([*arguments, limits], stdout, stderr, (connection, counters))
+            except OSError:
+                if self._group is not None:
+                    self._group.close()
+                raise
 
     def _started(
         self, arguments: list[str], stdout: int | None, stderr: int | None, passed: tuple[int, int]
     ) -> subprocess.Popen[bytes]:
         command = self._command
-        return subprocess.Popen(
+        process = subprocess.Popen(
             # -P: a file `json.py` where the pool happens to be must not take the place of the standard library's.
             [command.python, "-P", "-m", "headrace.endpoint.worker", *arguments],
             stdin=subprocess.DEVNULL,
@@ -121,6 +137,15 @@ class WorkerProcess(asyncio.Protocol):
             env=command.environment,
             start_new_session=True,
         )
+        if self._group is not None:
+            try:
+                # Before it is sent work, so what calls start is in the group as well.
+                self._group.add(process.pid)
+            except OSError:
+                process.kill()
+                process.wait()
+                raise
+        return process
 
     @property
     def pid(self) -> int:
@@ -199,6 +224,7 @@ class WorkerProcess(asyncio.Protocol):
         _kill_group(self.process.pid)
         self._is_over = True
         self.process.wait()
+        self._look_at_memory(self.process.returncode)
         # What it reported before it died may still be on its way; a child that left the group may keep the socket open.
         self._loop.call_later(_DRAIN_S, self._stop_draining)
         self._end_if_done()
@@ -212,12 +238,24 @@ class WorkerProcess(asyncio.Protocol):
             self.ended.set()
             self._on_end(self)
 
+    def _look_at_memory(self, code: int) -> None:
+        self.exceeded_memory = code == EXIT_OUT_OF_MEMORY and self._command.limits.memory_bytes is not None
+        if self._group is not None:
+            self.exceeded_memory = self.exceeded_memory or self._group.was_exceeded
+            self._group.close()
+
     def explain_end(self) -> str:
         """How it ended, for people: `was killed by SIGSEGV (…)`."""
         code = self.process.returncode if self.process else None
+        limit_bytes = self._command.limits.memory_bytes
+        if self.exceeded_memory and limit_bytes is not None:
+            return f"came to its memory limit of {shown_size(limit_bytes)} (worker_memory_limit) and ended"
         if code is None or code >= 0:
             return f"exited with code {code}" if code is not None else "did not start"
-        return f"was killed by {_signal_name(-code)}"
+        cause = ""
+        if limit_bytes is not None and -code in _OUT_OF_MEMORY:
+            cause = f"; its memory limit of {shown_size(limit_bytes)} may be the cause"
+        return f"was killed by {_signal_name(-code)}{cause}"
 
 
 _HINTS = {
@@ -228,6 +266,9 @@ _HINTS = {
     signal.SIGKILL: "often the kernel, out of memory: see its log, and use fewer workers or less memory",
     signal.SIGXCPU: "a limit on processor time",
 }
+
+_OUT_OF_MEMORY = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGTRAP})
+"""How compiled code ends that was refused memory and does not say so."""
 
 
 def _signal_name(number: int) -> str:

@@ -19,6 +19,7 @@ import pytest
 from headrace_up import Up, descendants, headrace_up, is_alive
 from waiting import eventually, eventually_async
 
+from headrace.bus.errors import TaskFailed
 from headrace.endpoint.directory import EndpointDirectory, Endpoints
 from headrace.endpoint.manager import Manager, ManagerSettings
 from headrace.sdk.client import Client
@@ -118,7 +119,7 @@ def run(home: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[
 
 
 @contextlib.contextmanager
-def running(home: Path, name: str, *options: str) -> Iterator[Running]:
+def running(home: Path, name: str, *options: str, **env: str) -> Iterator[Running]:
     """Start an endpoint, made where it is missing, with one worker, and wait until its pool serves."""
     if not (home / "endpoints" / name).exists():
         Endpoints(home).create(name)
@@ -128,7 +129,7 @@ def running(home: Path, name: str, *options: str) -> Iterator[Running]:
             command(home, "start", name, "--workers", "1", *options),
             stdout=file,
             stderr=subprocess.STDOUT,
-            env=environment(),
+            env=environment(**env),
             stdin=subprocess.DEVNULL,
         )
     started = Running(home, name, process, output)
@@ -170,6 +171,53 @@ def test_the_first_start_registers_and_the_endpoint_runs_tasks(up: Up, client: C
         for pid in [endpoint.process.pid, *descendants(endpoint.process.pid)]:
             seen = Path(f"/proc/{pid}/cmdline").read_bytes() + Path(f"/proc/{pid}/environ").read_bytes()
             assert not [secret for secret in secrets if secret.encode() in seen]
+
+
+LOOK_AROUND = """
+import os, resource
+
+def look_around():
+    open("made", "w").close()
+    return os.getcwd(), os.getpid(), dict(os.environ), resource.getrlimit(resource.RLIMIT_DATA)[0]
+
+def fill(size):
+    open("evidence", "w").close()
+    return len(bytearray(size))
+"""
+
+LIMITS = """
+environment: {GREETING: hello}
+worker_memory_limit: 300 MiB
+max_tasks_per_worker: 2
+sandbox: true
+keep_failed_sandboxes: true
+"""
+
+
+def test_what_config_yaml_says_of_workers_is_so(up: Up, client: Client, home: Path, name: str) -> None:
+    look_around = client.register_source_code(LOOK_AROUND, "look_around")
+    fill = client.register_source_code(LOOK_AROUND, "fill")
+    Endpoints(home).create(name, config=LIMITS)
+    with running(home, name, HEADRACE_TOKEN=up.token, HEADRACE_URL=up.url, OF_THE_ADMIN="kept") as endpoint:
+        tasks = [client.run(endpoint_id=endpoint.id, function_id=look_around) for _ in range(4)]
+        results = [client.get_result(task, wait_s=10) for task in tasks]
+        hungry = client.run(500_000_000, endpoint_id=endpoint.id, function_id=fill)
+        with pytest.raises(TaskFailed, match=r"MemoryError: .* 300 MiB \(worker_memory_limit\)"):
+            client.get_result(hungry, wait_s=10)
+
+        root = endpoint.directory.sandboxes("default")
+        assert [cwd for cwd, *_ in results] == [str(root / str(task)) for task in tasks]
+        assert len({pid for _, pid, *_ in results}) == 2
+        assert {limit for *_, limit in results} == {300 << 20}
+        variables = results[0][2]
+        assert (variables["GREETING"], variables["OF_THE_ADMIN"]) == ("hello", "kept")
+        assert variables["HEADRACE_SANDBOX_DIR"] == results[0][0]
+        assert [each for each in variables if each.startswith("HEADRACE_")] == ["HEADRACE_SANDBOX_DIR"]
+        assert [path.name for path in root.iterdir()] == [str(hungry)]
+        assert (root / str(hungry) / "evidence").exists()
+        assert stat.S_IMODE(root.stat().st_mode) == 0o700
+        log = endpoint.directory.log_file.read_text()
+        assert "may have 300 MiB of private memory (RLIMIT_DATA; no cgroup:" in log or "(cgroup)" in log
 
 
 def test_a_stop_is_seen_at_the_service_at_once_and_a_restart_is_the_same_endpoint(

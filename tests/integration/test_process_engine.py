@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import contextlib
 import ctypes
 import dataclasses
 import errno
@@ -14,22 +13,19 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uvloop
+from engine_bench import Bench, running
 from waiting import eventually_async
 
 from headrace.bus.bundles import TaskOptions
-from headrace.bus.code import from_function, from_source
-from headrace.bus.failures import Failure, decode_failure, rebuild
-from headrace.bus.values import JSON, decode, encode_arguments, encode_json_arguments
+from headrace.bus.failures import rebuild
+from headrace.bus.values import JSON, decode
 from headrace.endpoint import process_engine
-from headrace.endpoint.engine import Call, Outcome
-from headrace.endpoint.process_engine import ProcessEngine
 
 pytestmark = pytest.mark.anyio
 
@@ -37,73 +33,6 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture(params=["asyncio", "uvloop"])
 def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     return "asyncio", {"loop_factory": uvloop.new_event_loop} if request.param == "uvloop" else {}
-
-
-class Bench:
-    """An engine, the source that it pulls from, and the outcomes that it gave."""
-
-    def __init__(self, workers: int, **settings: Any) -> None:
-        self.waiting: collections.deque[Call] = collections.deque()
-        self.outcomes: dict[uuid.UUID, Outcome] = {}
-        self.doubled: list[uuid.UUID] = []
-        self.reports: list[int] = []
-        self._functions: dict[Any, tuple[uuid.UUID, Any]] = {}
-        self.engine = ProcessEngine(self, self._take, workers=workers, **settings)
-
-    def next_call(self) -> Call | None:
-        return self.waiting.popleft() if self.waiting else None
-
-    def _take(self, outcomes: list[Outcome]) -> None:
-        self.reports.append(len(outcomes))
-        self.doubled += [o.key for o in outcomes if o.key in self.outcomes]
-        self.outcomes.update((o.key, o) for o in outcomes)
-
-    def submit(self, function: Any, *args: Any, options: TaskOptions | None = None, **kwargs: Any) -> uuid.UUID:
-        key = self.put(function, *args, options=options, **kwargs)
-        self.engine.wake()
-        return key
-
-    def put(self, function: Any, *args: Any, options: TaskOptions | None = None, **kwargs: Any) -> uuid.UUID:
-        if function not in self._functions:
-            code = from_source(function) if isinstance(function, str) else from_function(function)
-            self._functions[function] = uuid.uuid4(), code
-        function_id, code = self._functions[function]
-        options = options or TaskOptions()
-        encode = encode_json_arguments if options.json_result else encode_arguments
-        encoding, arguments = encode(args, kwargs)
-        key = uuid.uuid4()
-        self.waiting.append(
-            Call(key=key, function=function_id, encoding=encoding, arguments=arguments, options=options, code=code)
-        )
-        return key
-
-    async def outcome(self, key: uuid.UUID, within_s: float = 10) -> Outcome:
-        await eventually_async(lambda: key in self.outcomes, within_s, f"the outcome of {key}")
-        return self.outcomes[key]
-
-    async def value(self, key: uuid.UUID) -> Any:
-        outcome = await self.outcome(key)
-        assert outcome.state == "succeeded", decode_failure(outcome.value)
-        return decode(outcome.encoding, outcome.value)
-
-    async def failure(self, key: uuid.UUID, state: str = "failed") -> Failure:
-        outcome = await self.outcome(key)
-        assert outcome.state == state
-        return decode_failure(outcome.value)
-
-    async def all_values(self, keys: list[uuid.UUID]) -> list[Any]:
-        return [await self.value(key) for key in keys]
-
-
-@contextlib.asynccontextmanager
-async def running(workers: int = 2, **settings: Any) -> AsyncIterator[Bench]:
-    bench = Bench(workers, **settings)
-    await bench.engine.start()
-    try:
-        yield bench
-    finally:
-        await bench.engine.stop(grace_s=0)
-        assert bench.doubled == [], "every call has one outcome"
 
 
 @pytest.fixture

@@ -39,7 +39,10 @@ python: /opt/py/bin/python
 environment:
   OMP_NUM_THREADS: 1
   GREETING: hello
-worker_max_tasks: 100
+worker_memory_limit: 2GB
+max_tasks_per_worker: 100
+sandbox: true
+keep_failed_sandboxes: true
 log_level: debug
 """
     )
@@ -52,7 +55,10 @@ log_level: debug
         workers=12,
         python="/opt/py/bin/python",
         environment={"OMP_NUM_THREADS": "1", "GREETING": "hello"},
-        worker_max_tasks=100,
+        worker_memory_limit=2_000_000_000,
+        max_tasks_per_worker=100,
+        sandbox=True,
+        keep_failed_sandboxes=True,
         log_level="debug",
     )
 
@@ -88,6 +94,14 @@ def test_an_empty_allow_list_allows_nothing_and_no_list_allows_all() -> None:
         ("allowed_functions:\n  - nope\n", "line 2: allowed_functions/0: 'nope'"),
         ("environment:\n  A: b\n  C: [1]\n", "line 3: environment/C: [1] is not of type"),
         ("environment:\n  1A: b\n", "line 1: environment: '1A' does not match"),
+        (
+            "public: true\nworker_memory_limit: 2 feet\n",
+            "line 2: worker_memory_limit: '2 feet' is no size; write",
+        ),
+        ("worker_memory_limit: 1KB\n", "line 1: worker_memory_limit: 1000 bytes are too few: a worker needs 64 MB"),
+        ("worker_memory_limit: [1]\n", "line 1: worker_memory_limit: [1] is not of type"),
+        ("worker_memory_limit: 1.5\n", "line 1: worker_memory_limit: 1.5 is not of type"),
+        ("max_tasks_per_worker: 0\n", "line 1: max_tasks_per_worker: 0 is less than the minimum of 1"),
         ("log_level: loud\n", "line 1: log_level: 'loud' is not one of"),
         ("public: true\nworkers: 1\npublic: false\n", "line 3: the key 'public' is there twice, first in line 1"),
         ("public: [true\nworkers: 2", "line 2, column 8: not valid YAML"),

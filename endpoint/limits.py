@@ -1,0 +1,93 @@
+"""What a worker may use, and what its engine tells it of that. Light: workers import it."""
+
+from __future__ import annotations
+
+import re
+import resource
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+import msgspec
+
+EXIT_OUT_OF_MEMORY: Final = 77
+"""How a worker ends that ran out of memory outside of any call: taking one in, or sending its result."""
+
+LEAST_MEMORY_BYTES: Final = 64_000_000
+"""A worker that runs nothing has about 11 MB, and each thread takes 8 MB for its stack."""
+
+OWN_PREFIX: Final = "HEADRACE_"
+
+_UNITS: Final = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
+    "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40,
+}  # fmt: skip
+_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT]?I?B)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerLimits:
+    """The limits of each worker of a pool; None is without."""
+
+    memory_bytes: int | None = None
+    """Of private memory, for the worker and each process that a call starts."""
+    max_tasks: int | None = None
+    """How many calls it runs before another one takes its place."""
+    sandboxes: str | None = None
+    """The directory under which each call gets one of its own."""
+    keep_failed_sandboxes: bool = False
+
+    def as_argument(self, *, with_memory: bool = True) -> str:
+        """The limits that the worker itself puts in force, for its command line."""
+        told = self if with_memory else replace(self, memory_bytes=None)
+        return msgspec.json.encode(told).decode()
+
+    @classmethod
+    def of_argument(cls, text: str) -> WorkerLimits:
+        """Read what `as_argument` wrote."""
+        return msgspec.json.decode(text, type=cls)
+
+
+def parse_size(size: int | str) -> int:
+    """Bytes of a size: a whole number, or one like `2GB` (10^9) or `1.5 GiB` (2^30). Raises `ValueError`."""
+    if isinstance(size, int):
+        return size
+    found = _SIZE.fullmatch(size.strip())
+    if found is None:
+        raise ValueError(f"{size!r} is no size; write bytes, or a number with KB, MB, GB, TB, KiB, MiB, GiB or TiB")
+    return int(float(found[1]) * _UNITS[found[2].upper()])
+
+
+def shown_size(size: int) -> str:
+    """A size for people: `2 GB`, `1.5 GiB`."""
+    for unit, name in ((10**9, "GB"), (1 << 30, "GiB"), (10**6, "MB"), (1 << 20, "MiB")):
+        if size >= unit and size % (unit // 2) == 0:
+            return f"{size / unit:g} {name}"
+    return f"{size} bytes"
+
+
+def limit_memory(limit_bytes: int) -> None:
+    """Refuse this process, and those that it starts, more private memory than this, each of them.
+
+    RLIMIT_DATA and not RLIMIT_AS: address space that is only reserved, mapped files and the arenas of threads are no
+    memory. Eight idle threads reserve half a gigabyte of it.
+    """
+    resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
+
+
+def worker_environment(inherited: Mapping[str, str], added: Mapping[str, str]) -> dict[str, str]:
+    """What workers find in their environment: what their pool found, without what is Headrace's own, and `added`."""
+    kept = {name: value for name, value in inherited.items() if not name.startswith(OWN_PREFIX)}
+    return kept | dict(added)
+
+
+def with_hint(error: MemoryError, limit_bytes: int) -> MemoryError:
+    """The error, saying what limit it met."""
+    hint = (
+        f"the memory limit of this endpoint's workers is {shown_size(limit_bytes)} (worker_memory_limit): "
+        "use less memory, or an endpoint that grants more"
+    )
+    if str(error):
+        error.add_note(hint)
+    else:
+        error.args = (hint,)
+    return error
