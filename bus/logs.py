@@ -98,14 +98,9 @@ class LogReader:
     def __init__(self, index: int) -> None:
         self._index = index
         self._ends: dict[tuple[int, int], int] = {}
-        self.sequence = 0
-        """The last message that was taken."""
 
     def take(self, sequence: int, chunks: Iterable[LogChunk]) -> list[LogPiece]:
         """The pieces that are new in a message."""
-        if sequence <= self.sequence:
-            return []
-        self.sequence = sequence
         found = []
         for number, chunk in enumerate(chunks):
             piece = self._piece(sequence, number, chunk) if chunk.index == self._index else None

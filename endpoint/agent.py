@@ -62,6 +62,7 @@ from headrace.endpoint.engine import Call, Engine, Outcome, OutcomesCallback, So
 from headrace.endpoint.grant import PoolGrant, PoolService
 from headrace.endpoint.held import Held, failed
 from headrace.endpoint.patience import Patience, ServerClock
+from headrace.endpoint.task_logs import TaskLogs
 from headrace.endpoint.turns import Turns
 
 logger = logging.getLogger(__name__)
@@ -87,7 +88,8 @@ _FOREIGN_TRIES = 120
 class Agent:
     """Serves one pool. `run` until cancelled, then `drain`.
 
-    `engine_of(source, on_outcomes)` makes the engine; `allowed_functions` None allows all.
+    `engine_of(source, on_outcomes)` makes the engine; `allowed_functions` None allows all. `logs` is what the engine
+    gives the output of calls to, if it gives it to anybody.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class Agent:
         *,
         runtime: Runtime,
         allowed_functions: frozenset[UUID] | None = None,
+        logs: TaskLogs | None = None,
     ) -> None:
         self._service = service
         self._connection = connection
@@ -113,6 +116,8 @@ class Agent:
         self._marked: list[Call] = []
         self._marking = 0
         self._held: dict[UUID, Held] = {}
+        self._logs = logs or TaskLogs(connection)
+        self._logs.held = self._held
         self._acks: list[str] = []
         self._bytes_in_hand = 0
         self._controls: OrderedDict[UUID, Control] = OrderedDict()
@@ -150,6 +155,7 @@ class Agent:
         while time.monotonic() < deadline and any(held.storing or held.unstored for held in self._held.values()):
             await asyncio.wait(self._tasks, timeout=0.1, return_when=asyncio.FIRST_COMPLETED)
         await self._ack()
+        await self._logs.drain(max(0.0, deadline - time.monotonic()))
         # A bundle that is handed back goes to another pool at once instead of after the time for acks.
         for held in self._held.values():
             with suppress(BusError):
@@ -406,6 +412,8 @@ class Agent:
                 await asyncio.sleep(_RETRY_S)
 
     def _on_outcomes(self, outcomes: list[Outcome]) -> None:
+        # On its way before the results, so that who sees a result finds the whole log.
+        self._logs.flush()
         touched: dict[UUID, Held] = {}
         worked_s = 0.0
         for outcome in outcomes:
@@ -423,6 +431,7 @@ class Agent:
                     ended_at=outcome.ended_at,
                     attempts=outcome.attempts,
                     worker=outcome.worker,
+                    log_end=outcome.log_end,
                 )
             ):
                 touched[bundle] = held

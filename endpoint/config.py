@@ -14,6 +14,7 @@ import yaml
 
 from headrace.endpoint.errors import ConfigInvalid
 from headrace.endpoint.limits import LEAST_MEMORY_BYTES, parse_size, shown_size
+from headrace.endpoint.output import PRINTED_LIMIT
 from headrace.schemas import SchemaViolation, schema, validate
 
 TEMPLATE = """\
@@ -51,6 +52,9 @@ workers: auto
 # Leave the directories of failed tasks where they are, for you to look into and to remove.
 # keep_failed_sandboxes: false
 
+# How much is kept of what one run of a task prints. With 0 it goes to the log of the endpoint instead.
+# task_log_limit_bytes: 1048576
+
 # debug, info, warning or error
 # log_level: info
 """
@@ -76,6 +80,8 @@ class EndpointConfig:
     max_tasks_per_worker: int | None = None
     sandbox: bool = False
     keep_failed_sandboxes: bool = False
+    task_log_limit_bytes: int = PRINTED_LIMIT
+    """How much is kept of what one run of a task prints; 0 keeps nothing."""
     log_level: str = "info"
 
     @property

@@ -198,6 +198,7 @@ class Manager:
                 "keep_failed_sandboxes": config.keep_failed_sandboxes,
             },
             "allowed_functions": None if allowed is None else [str(function) for function in allowed],
+            "task_log_limit_bytes": config.task_log_limit_bytes,
             "log_level": config.log_level,
             "grace_s": self._settings.grace_s,
             "status_path": str(self._directory.pool_file(DEFAULT_POOL, "status.json")),

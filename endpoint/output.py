@@ -8,7 +8,6 @@ front and gives the memory of what it has read back, so a file takes no more tha
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import functools
 import os
@@ -120,6 +119,8 @@ class RunOutput:
 @functools.cache
 def _punch_hole() -> Callable[[int, int, int, int], int]:
     """Linux's `fallocate`, which Python has only half of. Where it fails, memory is given back with the file."""
+    import ctypes
+
     function = ctypes.CDLL(None, use_errno=True).fallocate64
     function.argtypes = (ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64)
     call: Callable[[int, int, int, int], int] = function

@@ -33,9 +33,11 @@ from headrace.endpoint.cgroups import MemoryGroups
 from headrace.endpoint.errors import CgroupsUnusable, RegistrationRefused, ServiceAway
 from headrace.endpoint.grant import PoolGrant
 from headrace.endpoint.limits import WorkerLimits, shown_size, worker_environment
+from headrace.endpoint.output import PRINTED_LIMIT
 from headrace.endpoint.pool_service import HttpPoolService
 from headrace.endpoint.process_engine import ProcessEngine
 from headrace.endpoint.sandbox import SandboxRoot
+from headrace.endpoint.task_logs import TaskLogs
 
 logger = logging.getLogger("headrace.endpoint.pool")  # also when it is run as __main__
 
@@ -62,6 +64,7 @@ class PoolSettings:
     """All that workers find; in the file, what is added to what they inherit."""
     allowed_functions: frozenset[UUID] | None = None
     limits: WorkerLimits = field(default_factory=WorkerLimits)
+    task_log_limit_bytes: int = PRINTED_LIMIT
     log_level: str = "info"
     grace_s: float = 5.0
 
@@ -82,6 +85,7 @@ class PoolSettings:
             environment=dict(document.get("environment") or {}),
             allowed_functions=None if allowed is None else frozenset(map(UUID, allowed)),
             limits=WorkerLimits(**document.get("limits") or {}),
+            task_log_limit_bytes=int(document.get("task_log_limit_bytes", PRINTED_LIMIT)),
             log_level=document.get("log_level", "info"),
             grace_s=float(document.get("grace_s", 5.0)),
         )
@@ -102,6 +106,7 @@ async def serve(settings: PoolSettings) -> None:
     with contextlib.closing(service):
         grant, granted_at = await _granted(service), time.monotonic()
         async with Connection(grant.urls, grant.credentials, name=f"headrace-pool {settings.pool}") as connection:
+            logs = TaskLogs(connection)
             agent = Agent(
                 service,
                 connection,
@@ -114,6 +119,8 @@ async def serve(settings: PoolSettings) -> None:
                     environment=settings.environment,
                     limits=settings.limits,
                     memory_groups=memory_groups,
+                    on_output=logs.add if settings.task_log_limit_bytes else None,
+                    most_output_bytes=settings.task_log_limit_bytes,
                 ),
                 runtime=Runtime(
                     python=platform.python_version(),
@@ -122,6 +129,7 @@ async def serve(settings: PoolSettings) -> None:
                     system=platform.system(),
                 ),
                 allowed_functions=settings.allowed_functions,
+                logs=logs,
             )
             async with asyncio.TaskGroup() as group:
                 tasks = [
