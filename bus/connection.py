@@ -47,6 +47,7 @@ EXPECTED_SEQUENCE_HEADER = "Nats-Expected-Last-Subject-Sequence"
 _READ_BYTES = 256 * 1024
 _RECONNECT_WAIT_S = 0.1
 _ANSWER_WAIT_S = 5.0
+_LONGEST_FLUSH_S = 3600
 _RETIRE_S = 2.0
 _FULL = ("maximum bytes", "maximum messages", "insufficient", "no space left", "resource limits exceeded")
 _DENIED = re.compile(r"permissions violation for (?:publish|subscription) to \"([^\"]+)\"", re.IGNORECASE)
@@ -173,6 +174,7 @@ class Connection:
         self._link: _Link | None = None
         self._subscriptions: list[Subscription] = []
         self._answers: dict[str, _Asked] = {}
+        self._flushes: dict[asyncio.Future[None], NatsClient] = {}
         self._tokens = itertools.count(1)
         self._generation = 0
         self._unique = uuid.uuid4().hex
@@ -201,6 +203,7 @@ class Connection:
         link, self._link = self._link, None
         if link is not None:
             await _close_client(link.client)
+            self._end_flushes(link.client)
 
     async def renew(self, credentials: Credentials) -> None:
         """Move to a new credential: a second connection is made and subscribed before the first one ends, so that for
@@ -268,8 +271,28 @@ class Connection:
 
     async def flush(self, timeout_s: float = _ANSWER_WAIT_S) -> None:
         """Wait until the server has seen everything that was sent. Raises `BusUnavailable`."""
+        # In a task of its own, which outlives the waiting: when a flush is given up and its answer comes after all, the
+        # client stops to read for good.
+        client = self._nats
+        flushing = asyncio.ensure_future(client.flush(timeout=_LONGEST_FLUSH_S))
+        self._flushes[flushing] = client
+        flushing.add_done_callback(self._flushed)
+        await asyncio.wait((flushing,), timeout=timeout_s)
+        if not flushing.done() or flushing.cancelled():
+            raise BusUnavailable(f"the bus at {self._where} does not answer within {timeout_s:g} s")
         with translated_errors():
-            await self._nats.flush(timeout=max(1, round(timeout_s)))
+            flushing.result()
+
+    def _flushed(self, flushing: asyncio.Future[None]) -> None:
+        self._flushes.pop(flushing, None)
+        if not flushing.cancelled():
+            flushing.exception()  # looked at: perhaps nobody waits any more
+
+    def _end_flushes(self, client: NatsClient) -> None:
+        """End flushes that no answer will come to."""
+        for flushing, flushed in list(self._flushes.items()):
+            if flushed is client:
+                flushing.cancel()
 
     async def request(
         self,
@@ -428,6 +451,7 @@ class Connection:
             if self._is_current(client):
                 self._up.clear()
             self._interrupt(client)
+            self._end_flushes(client)
 
         async def on_reconnected() -> None:
             if self._is_current(client):
@@ -540,6 +564,7 @@ class Connection:
             async with asyncio.timeout(_RETIRE_S):
                 await client.drain()
         await _close_client(client)
+        self._end_flushes(client)
 
     async def _pause(self, deadline: _Deadline) -> None:
         with contextlib.suppress(BusUnavailable):

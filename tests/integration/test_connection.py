@@ -130,6 +130,18 @@ async def test_a_time_limit_ends_the_wait_for_a_server_that_is_gone(bus: Bus) ->
         await bus.core.store("event.a.b", b"", timeout_s=0.3)
 
 
+async def test_a_flush_that_is_given_up_does_not_deafen_the_connection(bus: Bus) -> None:
+    for turns in range(1, 6):
+        flushing = asyncio.create_task(bus.core.flush())
+        for _ in range(turns):  # so many steps into it
+            await asyncio.sleep(0)
+        flushing.cancel()
+        await asyncio.wait((flushing,))
+
+    await bus.core.flush()
+    assert (await bus.core.api("STREAM.INFO.TASKS", timeout_s=2.0))["state"]["messages"] == 0
+
+
 async def test_nothing_listening_is_an_error_and_no_hang(tmp_path: Path) -> None:
     credentials = Operator.open(tmp_path / "keys").minter.core_user("test", 60)
     connection = Connection(["nats://127.0.0.1:9"], credentials, name="test", connect_timeout_s=0.5)
