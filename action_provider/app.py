@@ -22,6 +22,7 @@ from headrace.action_provider.api import (
     endpoints,
     events,
     functions,
+    logs,
     pools,
     presence,
     sessions,
@@ -36,6 +37,7 @@ from headrace.action_provider.auth.tokens import BuiltInTokens
 from headrace.action_provider.background import BACKGROUND, keep_running
 from headrace.action_provider.clock import check_clock
 from headrace.action_provider.errors import Answer, ServiceUnusable, answer_to
+from headrace.action_provider.event_stream import Places
 from headrace.action_provider.http import Operation, reply
 from headrace.action_provider.leftovers import LeftoversDropped
 from headrace.action_provider.metrics import Metrics
@@ -65,6 +67,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *sessions.ROUTES,
     *tasks.ROUTES,
     *task_lists.ROUTES,
+    *logs.ROUTES,
     *events.ROUTES,
     *subscriptions.ROUTES,
     *dead_letters.ROUTES,
@@ -115,6 +118,7 @@ async def open_service(settings: ServiceSettings) -> AsyncIterator[Service]:
             tokens=tokens,
             authenticators=(tokens,),
             metrics=Metrics(),
+            followers=Places(settings.most_followers),
         )
         logger.info(
             "The bus at %s is open (NATS %s).",

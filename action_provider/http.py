@@ -68,6 +68,8 @@ class Operation:
     """Which of the settings limits the body."""
     request_type: str = "application/json"
     response_type: str = "application/json"
+    other_types: tuple[str, ...] = ()
+    """In which other forms it answers when the header `Accept` asks for them."""
     speaks_protocol: bool = False
     """The body names the version of the protocol, which is compared before anything else is looked at."""
     may_wait: bool = False

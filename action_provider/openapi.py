@@ -85,7 +85,9 @@ def _operation(operation: Operation) -> dict[str, Any]:
 def _success(operation: Operation) -> dict[str, Any]:
     if operation.status == 204:
         return {"description": "Done; there is nothing to say."}
-    return _content("Success.", operation.response_schema, operation.response_type)
+    document = _content("Success.", operation.response_schema, operation.response_type)
+    document["content"].update({media_type: {} for media_type in operation.other_types})
+    return document
 
 
 def _content(description: str, name: str | None, media_type: str) -> dict[str, Any]:

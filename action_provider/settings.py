@@ -53,6 +53,10 @@ class ServiceSettings:
     longest_wait_s: float = 60.0
     start_timeout_s: float = 10.0
     """How long the service waits for the bus when it starts."""
+    most_followers: int = 500
+    """How many logs may be followed at a time."""
+    keep_alive_s: float = 15.0
+    """How often those who follow a log hear that it goes on."""
     drain_s: float = 2.0
     """How long open requests may take to end when the service stops."""
 

@@ -9,6 +9,7 @@ from typing import TypedDict
 
 from headrace.action_provider.auth.callers import Authenticator
 from headrace.action_provider.auth.tokens import BuiltInTokens
+from headrace.action_provider.event_stream import Places
 from headrace.action_provider.metrics import Metrics
 from headrace.action_provider.settings import ServiceSettings
 from headrace.bus.connection import Connection
@@ -31,6 +32,8 @@ class Service:
     tokens: BuiltInTokens
     authenticators: Sequence[Authenticator]
     metrics: Metrics
+    followers: Places
+    """One for each answer that may be under way without an end in sight."""
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the service begins to stop: whoever waits for something answers with what there is."""
 

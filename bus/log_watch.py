@@ -56,6 +56,11 @@ class LogWatch:
     ) -> None:
         await self._cancel()
 
+    def doubt(self) -> None:
+        """Look into the store the next time: something may have been missed."""
+        self._is_stale = True
+        self.news.set()
+
     async def read(self) -> list[LogPiece]:
         """What is new since the last time; all of it the first time. Raises `BusUnavailable`."""
         self.news.clear()

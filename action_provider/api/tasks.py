@@ -63,7 +63,7 @@ async def invoke(call: Request) -> Response:
 
 async def get_task(call: Request) -> Response:
     """One task of the caller's; with `wait` the answer comes when it ends, or when the time is over."""
-    view = await _task(call)
+    view = await find_task(call)
     wait_s = call.wait_s()
     if view.result is None and wait_s > 0:
         view = await call.unless_stopping(_awaited(call, view, wait_s)) or view
@@ -82,14 +82,14 @@ async def get_group(call: Request) -> Response:
 
 async def cancel(call: Request) -> Response:
     """Ask for a task's cancellation: it does not start any more, and with `force` it is stopped while it runs."""
-    view = await _task(call)
+    view = await find_task(call)
     if view.result is None:
         view = await _cancelled(call, view, force=bool((call.body or {}).get("force")))
     return reply(located_document(view), 202 if view.result is None else 200)
 
 
-class _OneResult(ResultCollector):
-    """Collects a bundle's results until one task has its own."""
+class OneResult(ResultCollector):
+    """Collects a bundle's results until one task, whose index is `wanted`, has its own."""
 
     wanted = 0
 
@@ -126,7 +126,8 @@ async def _run(
     return plan, [None] * len(calls)
 
 
-async def _task(call: Request) -> TaskView:
+async def find_task(call: Request) -> TaskView:
+    """The task that the path names, as it is now. Raises `NotFound` unless it is the caller's."""
     task_id, service = call.path_id("task_id"), call.service
     try:
         view = await submission.find(service.connection, service.keys, call.caller.principal, task_id)
@@ -181,7 +182,7 @@ async def _unless_late(call: Request, view: TaskView) -> TaskView:
 
 async def _awaited(call: Request, view: TaskView, wait_s: float) -> TaskView:
     keys, address = call.service.keys, view.address
-    collector = _OneResult(address, keys.result_key(address.endpoint, address.principal))
+    collector = OneResult(address, keys.result_key(address.endpoint, address.principal))
     collector.wanted = view.index
     async with ResultWatch(call.service.connection, [collector]) as watch:
         await watch.catch_up()

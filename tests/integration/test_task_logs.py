@@ -1,0 +1,320 @@
+"""What tasks print, from a worker to whoever reads: with a real bus, a real service and a real pool."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from running_pool import RunningPool, running_pool
+from service import RunningService, running_service
+from waiting import eventually
+
+SPEAK = """
+def speak(text):
+    import sys
+    print(text)
+    print(text.upper(), file=sys.stderr)
+    return len(text)
+"""
+
+LIVE = """
+def live(path):
+    import os, time
+    print("begun")
+    while not os.path.exists(path):
+        time.sleep(0.01)
+    print("done")
+"""
+
+KILLED = """
+def killed():
+    import time
+    print("last words")
+    time.sleep(60)
+"""
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    with running_service(tmp_path_factory.mktemp("service"), most_followers=2, keep_alive_s=0.2) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def pool(service: RunningService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPool]:
+    with running_pool(service, tmp_path_factory.mktemp("pool")) as pool:
+        yield pool
+
+
+class Desk:
+    """Submits tasks and reads their logs over HTTP."""
+
+    def __init__(self, service: RunningService, pool: RunningPool) -> None:
+        self.service = service
+        self.http = service.http()
+        self._endpoint = f"/api/v1/endpoints/{pool.endpoint_id}/tasks"
+
+    def submit(self, source: str, *args: Any, **options: Any) -> str:
+        name = source.split("def ")[1].split("(", maxsplit=1)[0]
+        body = {"function_id": self.service.add_function(source, name), "args": args, "options": options}
+        answer = self.http.post(self._endpoint, json=body)
+        assert answer.is_success, answer.text
+        return str(answer.json()["tasks"][0]["task_id"])
+
+    def submit_many(self, source: str, *calls: list[Any]) -> list[str]:
+        name = source.split("def ")[1].split("(", maxsplit=1)[0]
+        function_id = self.service.add_function(source, name)
+        body = {"tasks": [{"function_id": function_id, "args": args} for args in calls]}
+        answer = self.http.post(self._endpoint, json=body)
+        assert answer.is_success, answer.text
+        return [task["task_id"] for task in answer.json()["tasks"]]
+
+    def ended(self, task_id: str) -> dict[str, Any]:
+        document: dict[str, Any] = self.http.get(f"/api/v1/tasks/{task_id}", params={"wait": "20s"}).json()
+        assert document["state"] not in ("pending", "running")
+        return document
+
+    def logs(self, task_id: str, **query: Any) -> dict[str, Any]:
+        answer = self.http.get(f"/api/v1/tasks/{task_id}/logs", params=query)
+        assert answer.is_success, answer.text
+        document: dict[str, Any] = answer.json()
+        return document
+
+    def text(self, task_id: str, **query: Any) -> str:
+        answer = self.http.get(f"/api/v1/tasks/{task_id}/logs", params=query, headers={"Accept": "text/plain"})
+        assert answer.is_success, answer.text
+        return answer.text
+
+    @contextlib.contextmanager
+    def following(self, task_id: str, *, after: str = "", **query: Any) -> Iterator[Follower]:
+        headers = {"Authorization": f"Bearer {self.service.token}", **({"Last-Event-ID": after} if after else {})}
+        with (
+            httpx.Client(base_url=self.service.url, headers=headers, timeout=20, trust_env=False) as http,
+            http.stream("GET", f"/api/v1/tasks/{task_id}/logs", params={"follow": "true", **query}) as response,
+        ):
+            yield Follower(response)
+
+
+class Follower:
+    """Reads events."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self.status = response.status_code
+        self.media_type = response.headers["content-type"]
+        self.last_id = ""
+        self.comments = 0
+        self._lines = response.iter_lines()
+
+    def next(self) -> tuple[str, dict[str, Any]]:
+        """The next event: its name and its data."""
+        name, data = "", {}
+        for line in self._lines:
+            key, _, value = line.partition(": ")
+            if key == "id":
+                self.last_id = value
+            elif key == "event":
+                name = value
+            elif key == "data":
+                data = json.loads(value)
+            elif line.startswith(":"):
+                self.comments += 1
+            elif not line and name:
+                return name, data
+        return "closed", {}
+
+    def rest(self) -> list[tuple[str, dict[str, Any]]]:
+        """All that comes until the answer ends."""
+        found = []
+        while (each := self.next())[0] != "closed":
+            found.append(each)
+        return found
+
+
+@pytest.fixture
+def desk(service: RunningService, pool: RunningPool) -> Desk:
+    return Desk(service, pool)
+
+
+def test_what_a_task_printed_is_there_when_its_result_is(desk: Desk) -> None:
+    task_id = desk.submit(SPEAK, "hello")
+    desk.ended(task_id)
+
+    logs = desk.logs(task_id)
+
+    assert logs["state"] == "succeeded"
+    assert [(chunk["stream"], chunk["text"], chunk["attempt"]) for chunk in logs["chunks"]] == [
+        ("stdout", "hello\n", 1),
+        ("stderr", "HELLO\n", 1),
+    ]
+    assert all(chunk["worker"] and chunk["time"] for chunk in logs["chunks"])
+    assert desk.text(task_id) == "hello\nHELLO\n"
+    assert desk.text(task_id, stream="stderr") == "HELLO\n"
+
+
+def test_the_tasks_of_one_bundle_are_told_apart(desk: Desk) -> None:
+    task_ids = desk.submit_many(SPEAK, *([f"number {n}"] for n in range(100)), ["x" * 20_000])
+    for task_id in task_ids:
+        desk.ended(task_id)
+
+    assert [desk.text(task_id, stream="stdout") for task_id in task_ids[:-1]] == [f"number {n}\n" for n in range(100)]
+    assert desk.text(task_ids[-1], stream="stdout") == "x" * 20_000 + "\n"
+
+
+def test_a_follower_sees_a_line_before_the_task_ends(desk: Desk, tmp_path: Path) -> None:
+    task_id = desk.submit(LIVE, str(tmp_path / "go"))
+
+    with desk.following(task_id) as follower:
+        assert follower.media_type.startswith("text/event-stream")
+        name, chunk = follower.next()
+        assert (name, chunk["stream"], chunk["text"]) == ("log", "stdout", "begun\n")
+        assert desk.logs(task_id)["state"] in ("pending", "running")
+        (tmp_path / "go").touch()
+        assert [(name, data.get("text")) for name, data in follower.rest()] == [("log", "done\n"), ("end", None)]
+
+
+def test_a_follower_who_comes_back_goes_on_where_it_was(desk: Desk, tmp_path: Path) -> None:
+    task_id = desk.submit(LIVE, str(tmp_path / "go"))
+    with desk.following(task_id) as follower:
+        follower.next()
+        seen = follower.last_id
+    (tmp_path / "go").touch()
+    desk.ended(task_id)
+
+    with desk.following(task_id, after=seen) as follower:
+        assert [data.get("text") for _, data in follower.rest()] == ["done\n", None]
+
+
+def test_a_task_that_is_stopped_keeps_what_it_printed(desk: Desk) -> None:
+    late = desk.submit(KILLED, task_timeout_s=0.5)
+    cancelled = desk.submit(KILLED)
+    eventually(lambda: desk.text(cancelled), 10)
+    desk.http.post(f"/api/v1/tasks/{cancelled}/cancel", json={"force": True})
+
+    assert desk.ended(late)["state"] == "expired"
+    assert desk.ended(cancelled)["state"] == "cancelled"
+    assert desk.text(late) == "last words\n"
+    assert desk.text(cancelled) == "last words\n"
+
+
+def test_what_is_cut_says_how_much(desk: Desk) -> None:
+    source = """
+def flood(count):
+    for number in range(count):
+        print(f"{number:09}")
+    print("the end")
+"""
+    task_id = desk.submit(source, 500_000)
+    desk.ended(task_id)
+
+    chunks = desk.logs(task_id)["chunks"]
+    text = "".join(chunk["text"] for chunk in chunks)
+    cut = sum(chunk.get("cut_bytes", 0) for chunk in chunks)
+    assert text.startswith("000000000\n")
+    assert text.endswith("000499999\nthe end\n")
+    assert len(text) <= 1024 * 1024
+    assert len(text) + cut == 5_000_008
+    assert f"[headrace: {cut} bytes cut]" in desk.text(task_id)
+    assert desk.text(task_id, tail=2) == "000499999\nthe end\n"
+
+
+def test_bytes_that_are_no_text_and_characters_cut_in_two_are_shown(desk: Desk) -> None:
+    source = """
+def odd():
+    import os, time
+    whole = "é€".encode()
+    for byte in whole:
+        os.write(1, bytes([byte]))
+        time.sleep(0.15)
+    os.write(1, b"\\xff\\xc3")
+"""
+    task_id = desk.submit(source)
+    desk.ended(task_id)
+
+    assert desk.text(task_id) == "é€\ufffd\ufffd"
+
+
+def test_a_task_that_prints_nothing_has_an_empty_log(desk: Desk) -> None:
+    task_id = desk.submit("def quiet():\n    return 1\n")
+    desk.ended(task_id)
+
+    assert desk.logs(task_id)["chunks"] == []
+    with desk.following(task_id) as follower:
+        assert follower.rest() == [("end", {"state": "succeeded"})]
+
+
+def test_nobody_else_reads_a_log(desk: Desk, service: RunningService) -> None:
+    task_id = desk.submit(SPEAK, "mine")
+    desk.ended(task_id)
+    mallory = service.http(service.add_user(f"mallory-{uuid.uuid4().hex[:8]}"))
+
+    for query in ({}, {"follow": "true"}):
+        answer = mallory.get(f"/api/v1/tasks/{task_id}/logs", params=query)
+        assert (answer.status_code, answer.json()["code"]) == (404, "NotFound")
+
+
+@pytest.mark.parametrize("query", [{"stream": "stdin"}, {"tail": "-1"}, {"tail": "ten"}, {"follow": "yes"}])
+def test_a_question_that_means_nothing_is_refused(desk: Desk, query: dict[str, str]) -> None:
+    answer = desk.http.get(f"/api/v1/tasks/{uuid.uuid4()}/logs", params=query)
+
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["pointer"] == f"?{next(iter(query))}"
+
+
+def test_followers_are_bounded_and_those_who_vanish_are_noticed(desk: Desk, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    task_id = desk.submit(LIVE, str(go))
+
+    def is_refused() -> bool:
+        with desk.following(task_id) as third:
+            return third.status == 503
+
+    with desk.following(task_id) as first, desk.following(task_id) as second:
+        assert (first.next()[0], second.next()[0]) == ("log", "log")
+        assert is_refused()
+    eventually(lambda: not is_refused(), 10)
+    go.touch()
+    desk.ended(task_id)
+
+
+def test_who_follows_a_quiet_task_hears_that_it_goes_on(desk: Desk, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    task_id = desk.submit(LIVE, str(go))
+
+    with desk.following(task_id) as follower:
+        timer = threading.Timer(1.0, go.touch)
+        timer.start()
+        assert follower.rest()[-1] == ("end", {"state": "succeeded"})
+        assert follower.comments > 0
+        timer.join()
+
+
+def test_a_result_does_not_wait_for_a_log_that_cannot_be_stored(desk: Desk, service: RunningService) -> None:
+    async def close(core: Any) -> None:
+        config = (await core.api("STREAM.INFO.LOGS"))["config"]
+        await core.api("STREAM.UPDATE.LOGS", {**config, "max_msg_size": 10})
+
+    async def reopen(core: Any) -> None:
+        config = (await core.api("STREAM.INFO.LOGS"))["config"]
+        await core.api("STREAM.UPDATE.LOGS", {**config, "max_msg_size": -1})
+
+    service.bus(close)
+    try:
+        task_id = desk.submit(SPEAK, "lost")
+        assert desk.ended(task_id)["result"] == 4
+        began = time.monotonic()
+        chunks = desk.logs(task_id)["chunks"]
+        assert time.monotonic() - began < 10
+    finally:
+        service.bus(reopen)
+    assert [(chunk["stream"], chunk["text"], chunk["cut_bytes"]) for chunk in chunks] == [
+        ("stdout", "", 5),
+        ("stderr", "", 5),
+    ]
