@@ -13,6 +13,7 @@ BusError                    something about the bus itself
 ├── RecordConflict          a record was changed, or created, by somebody else
 ├── RecordMissing           no record under that key
 ├── ServerUnusable          the NATS server cannot be started or used (missing, too old, port taken)
+├── BackupFailed            a stream cannot be copied, or put back from its copy
 ├── KeysUnusable            keys that are missing, damaged, or open to other users
 ├── FilterInvalid           an event filter or input template that cannot be compiled
 ├── InputFailed             an input template that cannot be rendered for one event
@@ -118,6 +119,12 @@ class ServerUnusable(BusError):
     """Raised when the NATS server cannot be started or used: missing, too old, its port taken."""
 
     code = "ServerUnusable"
+
+
+class BackupFailed(BusError):
+    """Raised when a stream cannot be copied, or put back from its copy."""
+
+    code = "BackupFailed"
 
 
 class KeysUnusable(BusError):

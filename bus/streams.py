@@ -187,6 +187,18 @@ async def ensure_consumer(
         "filter_subjects": list(filter_subjects),
         **(options or {}),
     }
+    try:
+        await _create_consumer(connection, stream, consumer, config)
+    except BusError as error:
+        if "deliver policy" not in str(error):
+            raise
+        # It came back with a backup, and begins where it was then: that cannot be changed, and means the same.
+        found = (await connection.api(f"CONSUMER.INFO.{stream}.{consumer}"))["config"]
+        kept = {name: found[name] for name in ("deliver_policy", "opt_start_seq") if name in found}
+        await _create_consumer(connection, stream, consumer, {**config, **kept})
+
+
+async def _create_consumer(connection: Connection, stream: str, consumer: str, config: dict[str, Any]) -> None:
     await connection.api(
         f"CONSUMER.CREATE.{stream}.{consumer}", {"stream_name": stream, "config": config, "action": ""}
     )

@@ -4,6 +4,7 @@ CommandError            something that a person at the command line can mend
 ├── HomeUnusable        the home directory cannot be made, read or written
 ├── AlreadyRunning      another `headrace up` has this home
 ├── PortTaken           something else listens on the port
+├── ArchiveUnusable     a backup that is damaged, not whole, or none at all
 └── PartFailed          a part of `headrace up` ended or did not answer at its first start
 """
 
@@ -38,6 +39,12 @@ class PortTaken(CommandError):
     """Raised when something else listens on the port."""
 
     code = "PortTaken"
+
+
+class ArchiveUnusable(CommandError):
+    """Raised when a file is no backup, or one that is damaged, not whole, or of a later release."""
+
+    code = "ArchiveUnusable"
 
 
 class PartFailed(CommandError):

@@ -21,6 +21,7 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from headrace.bus.operator import read_private, write_private
 from headrace.cli.errors import AlreadyRunning, HomeUnusable
@@ -75,6 +76,14 @@ class Home:
     def announce(self, url: str) -> None:
         """Say, inside the lock, where the service answers; for whoever finds the home taken."""
         self._tell(self._handle, {"pid": os.getpid(), "url": url})
+
+    def running_nats_url(self) -> str:
+        """Where the NATS server of the `headrace up` that holds this home answers. Raises `HomeUnusable`."""
+        url, port = _read_json(self._lock_file).get("url"), self.remembered_ports().get("nats")
+        host = urlsplit(url).hostname if isinstance(url, str) else None
+        if host is None or port is None:
+            raise HomeUnusable(f"the `headrace up` of {self.path} has only just begun; try again when it is ready")
+        return f"nats://[{host}]:{port}" if ":" in host else f"nats://{host}:{port}"
 
     def remembered_ports(self) -> dict[str, int]:
         """The ports of the last start, by part."""

@@ -20,6 +20,7 @@ from headrace.cli import (
     token_commands,
     user_commands,
 )
+from headrace.cli.backup_commands import backup, restore
 from headrace.cli.login_command import login
 from headrace.cli.serve import serve
 from headrace.cli.up import up
@@ -44,6 +45,8 @@ app.add_typer(dead_letter_commands.app, name="dead-letter")
 app.add_typer(user_commands.app, name="user")
 app.add_typer(token_commands.app, name="token")
 app.command()(serve)
+app.command()(backup)
+app.command()(restore)
 
 
 @app.command()
