@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import httpx
 from chaos.system_under_fire import Failure, Load
+
+from headrace.bus.ids import split_task_id
 
 AGE_AT_KILL_S = 8.0
 """How old a run may be at the failure that caused its repetition: longest task (2 s), longest outage (5 s), storing."""
@@ -34,6 +37,7 @@ class Run:
 class Reckoning:
     """What came of all tasks of a load."""
 
+    acknowledged: int = 0
     tasks: int = 0
     runs: int = 0
     repeated: int = 0
@@ -45,7 +49,7 @@ class Reckoning:
 
     def __str__(self) -> str:
         return (
-            f"{self.tasks} tasks, {self.runs} runs: {self.repeated} repeated, the oldest begun {self.oldest_s:.2f} s "
+            f"{self.tasks} tasks in {self.acknowledged} bundles that were acknowledged, {self.runs} runs: {self.repeated} repeated, the oldest begun {self.oldest_s:.2f} s "
             f"before the failure; rerun_on_loss=False: {self.repeated_once} repeated, {self.lost_once} TaskLost; "
             f"slowest task {self.slowest_s:.1f} s, longest silence {self.longest_silence_s:.1f} s"
         )
@@ -94,6 +98,10 @@ def _reckon_client(
     lines = load.lines(f"{name}.results")
     seen, ended = _seen(lines), {line["task"]: line["at"] for line in lines}
     submitted = {line["task"]: line for line in load.lines(f"{name}.submitted")}
+    acknowledged = {UUID(line["bundle"]) for line in load.lines(f"{name}.acknowledged")}
+    lost = acknowledged - {split_task_id(UUID(task))[0] for task in stored}
+    assert not lost, f"{name}: {len(lost)} bundles were acknowledged and are gone: {[str(each) for each in lost][:5]}"
+    reckoning.acknowledged += len(acknowledged)
     if name in load.killed:
         # What it had not sent when it died was never taken, and nobody was told otherwise.
         submitted = {task: line for task, line in submitted.items() if task in stored}

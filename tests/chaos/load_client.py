@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from headrace.bus.connection import Connection
 from headrace.schemas import HeadraceError
 from headrace.sdk import Client, Executor
 from headrace.sdk.future import TaskFuture
@@ -50,6 +51,18 @@ class Journal:
         os.write(self._descriptor, (json.dumps({"at": time.time(), **fields}) + "\n").encode())
 
 
+def record_acknowledgements(journal: Journal) -> None:
+    """Write down each bundle that the store has acknowledged, at the moment when the client learns of it."""
+    store = Connection.store
+
+    async def recorded(self: Connection, subject: str, *args: Any, **more: Any) -> Any:
+        stored = await store(self, subject, *args, **more)
+        journal.write(bundle=subject.rpartition(".")[2])
+        return stored
+
+    Connection.store = recorded  # type: ignore[method-assign]  # there is no other place to see it from outside
+
+
 class LoadClient:
     """One client and what it has under way."""
 
@@ -58,6 +71,7 @@ class LoadClient:
         self.directory = Path(settings["directory"])
         self.name = settings["name"]
         self.submitted = Journal(self.directory / f"{self.name}.submitted")
+        record_acknowledgements(Journal(self.directory / f"{self.name}.acknowledged"))
         self.results = Journal(self.directory / f"{self.name}.results")
         self.random = random.Random(settings["seed"])  # noqa: S311 - a load, not a secret
         self.client = Client(settings["url"], settings["token"])

@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from headrace_up import Up, command_line, headrace_up, is_alive
+from powerloss.disk import PowerDisk
+from powerloss.layers import Cut
 from waiting import eventually
 
 NATS, SERVICE, MANAGER = "nats-server", "headrace.cli.main serve", "headrace.cli.main endpoint start"
@@ -44,14 +46,24 @@ class Failure:
 
 
 class SystemUnderFire:
-    """`headrace up` in a directory, on ports that stay when it is started again."""
+    """`headrace up` in a directory, or on a disk whose power can be cut, on ports that stay when it is started again."""
 
-    def __init__(self, directory: Path, *, seed: int, workers: int = 4) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        seed: int,
+        workers: int = 4,
+        disk: PowerDisk | None = None,
+        options: tuple[str, ...] = (),
+    ) -> None:
         self.directory = directory
+        self.disk = disk
         self.random = random.Random(seed)  # noqa: S311 - a repeatable misfortune
         self.workers = workers
         self.failures: list[Failure] = []
         self._ports = [str(port) for port in _free_ports(2)]
+        self._options = options
         self._stack = contextlib.ExitStack()
         self._seen: dict[int, str] = {}
         self.up: Up
@@ -65,7 +77,8 @@ class SystemUnderFire:
 
     def _start(self) -> None:
         options = ("--port", self._ports[0], "--nats-port", self._ports[1], "--workers", str(self.workers))
-        self.up = self._stack.enter_context(headrace_up(self.directory / "home", *options, within_s=60))
+        home = (self.disk.path if self.disk is not None else self.directory) / "home"
+        self.up = self._stack.enter_context(headrace_up(home, *options, *self._options, within_s=60))
         eventually(lambda: len(self.pids(WORKER)) == self.workers, _BACK_WITHIN_S, "all workers are there")
         self.look()
 
@@ -135,6 +148,25 @@ class SystemUnderFire:
         self._start()
         assert not set(old) & set(self.up.pids())
         self._note("up", began)
+
+    def cut_power(self) -> None:
+        """The disk fails before some change to it, everything dies, and is started on what is left."""
+        assert self.disk is not None, "the power of this system cannot be cut"
+        self.look()
+        old = [self.up.process.pid, *self.up.pids()]
+        self.disk.stop_after(self.random.randint(1, 100))
+        # Something changes all the time under load, and without it a sign of presence does.
+        eventually(lambda: self.disk is not None and self.disk.counts["stopped"], 20, "the disk fails")
+        began = time.time()
+        for pid in old:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        # Whoever waits for the disk dies only now.
+        self.disk.cut(self.random.choice(list(Cut)), self.random.getrandbits(32))
+        self.up.process.wait()
+        eventually(lambda: not any(map(is_alive, old)), 5, "everything went with it")
+        self._start()
+        self._note("power", began)
 
     def _kill(self, what: str, words: str, *, count: int = 1) -> None:
         self.look()
