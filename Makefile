@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test wheel-test lint types check bench chaos format clean
+.PHONY: demo test wheel-test lint types check bench chaos powerloss format clean
 
 $(VENV)/.ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Headrace needs Python 3.11 or newer; set PYTHON=/path/to/python3.11")'
@@ -25,6 +25,11 @@ wheel-test: $(VENV)/.ready
 # Kills every part at random moments under load. CHAOS_SECONDS (180) is how long, CHAOS_SEED repeats an order of failures.
 chaos: $(VENV)/.ready
 	$(BIN)/python -m pytest tests/chaos -m soak -s -p no:randomly
+
+# Cuts the power of a disk that drops what was not synced; needs root and /dev/fuse. POWERLOSS_CUTS (40) is how often,
+# POWERLOSS_SEED repeats an order of failures.
+powerloss: $(VENV)/.ready
+	$(BIN)/python -m pytest tests/powerloss -m soak -s -p no:randomly
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

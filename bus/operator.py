@@ -233,7 +233,7 @@ class Operator:
 
 
 def write_private(path: Path, content: str | bytes) -> None:
-    """Put a file in place at once and whole, readable by its owner only."""
+    """Put a file in place at once and whole, readable by its owner only, and there after a power cut."""
     data = content.encode() if isinstance(content, str) else content
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mkstemp makes it 0600
     try:
@@ -245,6 +245,18 @@ def write_private(path: Path, content: str | bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+    _sync_directory(path.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    """Make the names in a directory durable: a synced file is of no use under the name that it had before."""
+    if os.name == "nt":
+        return  # it opens no directories, and its file systems keep names in order
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def read_private(path: Path) -> bytes:

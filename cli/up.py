@@ -48,7 +48,10 @@ def up(
     ] = None,
     durability: Annotated[
         Durability,
-        typer.Option(help="'always' survives a power cut. 'relaxed' is faster and may lose the last two minutes then."),
+        typer.Option(
+            help="'always' survives a power cut. 'relaxed' is faster and may lose the last two minutes then,"
+            " acknowledged or not."
+        ),
     ] = Durability.ALWAYS,
     nats_server: Annotated[
         Path | None, typer.Option(help="Another NATS server than the one that comes along.", show_default=False)

@@ -160,7 +160,7 @@ class Endpoints:
         try:
             directory.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             text = TEMPLATE.format(name=json.dumps(name)) if config is None else config
-            directory.config_file.write_text(text, encoding="utf-8")
+            write_private(directory.config_file, text)
         except OSError as error:
             raise EndpointError(f"{directory.path} cannot be made: {error.strerror}") from error
         return directory

@@ -49,7 +49,8 @@ class Reckoning:
 
     def __str__(self) -> str:
         return (
-            f"{self.tasks} tasks in {self.acknowledged} bundles that were acknowledged, {self.runs} runs: {self.repeated} repeated, the oldest begun {self.oldest_s:.2f} s "
+            f"{self.tasks} tasks, {self.acknowledged} acknowledged bundles, {self.runs} runs: "
+            f"{self.repeated} repeated, the oldest begun {self.oldest_s:.2f} s "
             f"before the failure; rerun_on_loss=False: {self.repeated_once} repeated, {self.lost_once} TaskLost; "
             f"slowest task {self.slowest_s:.1f} s, longest silence {self.longest_silence_s:.1f} s"
         )

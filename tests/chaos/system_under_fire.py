@@ -46,7 +46,7 @@ class Failure:
 
 
 class SystemUnderFire:
-    """`headrace up` in a directory, or on a disk whose power can be cut, on ports that stay when it is started again."""
+    """`headrace up` in a directory, or on a disk whose power can be cut; its ports stay when it is started again."""
 
     def __init__(
         self,
@@ -55,7 +55,6 @@ class SystemUnderFire:
         seed: int,
         workers: int = 4,
         disk: PowerDisk | None = None,
-        options: tuple[str, ...] = (),
     ) -> None:
         self.directory = directory
         self.disk = disk
@@ -63,7 +62,6 @@ class SystemUnderFire:
         self.workers = workers
         self.failures: list[Failure] = []
         self._ports = [str(port) for port in _free_ports(2)]
-        self._options = options
         self._stack = contextlib.ExitStack()
         self._seen: dict[int, str] = {}
         self.up: Up
@@ -78,7 +76,7 @@ class SystemUnderFire:
     def _start(self) -> None:
         options = ("--port", self._ports[0], "--nats-port", self._ports[1], "--workers", str(self.workers))
         home = (self.disk.path if self.disk is not None else self.directory) / "home"
-        self.up = self._stack.enter_context(headrace_up(home, *options, *self._options, within_s=60))
+        self.up = self._stack.enter_context(headrace_up(home, *options, within_s=60))
         eventually(lambda: len(self.pids(WORKER)) == self.workers, _BACK_WITHIN_S, "all workers are there")
         self.look()
 
@@ -199,6 +197,7 @@ class Load:
     directory: Path
     long_share: float
     pause_s: float = 0.03
+    most_open: int = 1500
     deadline_s: float = 60.0
     clients: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     groups: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -265,7 +264,7 @@ class Load:
             "first_number": (len(self.clients) + 1) * 1_000_000,
             "pause_s": self.pause_s,
             "long_share": self.long_share,
-            "most_open": 1500,
+            "most_open": self.most_open,
             "deadline_s": self.deadline_s,
             **more,
         }

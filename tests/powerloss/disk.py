@@ -1,8 +1,8 @@
 """A disk in a directory, for tests that cut the power.
 
-    with power_disk(tmp_path / "disk") as disk:
-        …start something that stores in disk.path
-        kill it; disk.cut(); start it again
+with power_disk(tmp_path / "disk") as disk:
+    …start something that stores in disk.path
+    kill it; disk.cut(); start it again
 """
 
 from __future__ import annotations

@@ -64,6 +64,8 @@ class Disk:
 
     def forget_all(self) -> None:
         """The kernel that knew us is gone."""
+        for node in self._nodes.values():
+            node.known = 0
         self._nodes = {1: self.layers.root}
         self._listings.clear()
 
@@ -77,10 +79,13 @@ class Disk:
             raise OSError(errno.ESTALE, "")
         return handler(self, node or self.layers.root, body)
 
-    def forget(self, number: int) -> None:
-        """The kernel has no use for a file any more. One that still has a name will be told again by that."""
-        if isinstance(self._nodes.get(number), File):
-            del self._nodes[number]
+    def forget(self, number: int, answers: int) -> None:
+        """The kernel let go of a node that so many of our answers named. One with a name will be named again."""
+        node = self._nodes.get(number)
+        if node is not None and node is not self.layers.root:
+            node.known -= answers
+            if node.known <= 0:
+                del self._nodes[number]
 
     # Names
 
@@ -256,6 +261,7 @@ class Disk:
 
     def _entry(self, node: Node) -> bytes:
         self._nodes[node.number] = node
+        node.known += 1
         return _ENTRY.pack(node.number, 0, _FOR_LONG_S, _FOR_LONG_S, 0, 0) + _attributes(node)
 
 
@@ -371,12 +377,19 @@ class Mount:
                 raise
             self._answer(self._view[:size])
 
+    def _forget(self, opcode: int, number: int, body: memoryview) -> None:
+        """Requests that want no answer."""
+        if opcode == _FORGET:
+            self._disk.forget(number, *struct.unpack_from("<Q", body))
+        elif opcode == _FORGET_MANY:
+            (count, _) = struct.unpack_from("<II", body)
+            for each in range(count):
+                self._disk.forget(*struct.unpack_from("<QQ", body, 8 + 16 * each))
+
     def _answer(self, request: memoryview) -> None:
         _, opcode, unique, number, uid, gid, _, _ = _REQUEST.unpack_from(request)
-        if opcode == _FORGET:
-            self._disk.forget(number)
-            return
-        if opcode in (_FORGET_MANY, _INTERRUPT):
+        if opcode in (_FORGET, _FORGET_MANY, _INTERRUPT):
+            self._forget(opcode, number, request[_REQUEST.size :])
             return
         if opcode in _CHANGES and self._changes_left is not None:
             self._changes_left -= 1

@@ -50,6 +50,8 @@ class Node:
         self.gid = gid
         self.changed_ns = time.time_ns()
         self.links = 1
+        self.known = 0
+        """How many answers to the kernel have named it; for whoever gives them."""
 
     @property
     def size(self) -> int:

@@ -125,9 +125,7 @@ class Storekeeper:
         inbox = await self._connection.subscribe_inbox("pull", taken.put_nowait)
         request = json.dumps({"batch": 1, "expires": 60_000_000_000}).encode()
         while True:
-            await self._connection.publish(
-                f"$JS.API.CONSUMER.MSG.NEXT.TASKS.{_CONSUMER}", request, reply=inbox.subject
-            )
+            await self._connection.publish(f"$JS.API.CONSUMER.MSG.NEXT.TASKS.{_CONSUMER}", request, reply=inbox.subject)
             message = await taken.get()
             if message.status:
                 continue

@@ -112,7 +112,7 @@ async def test_relaxed_durability_loses_what_it_acknowledged(tmp_path: Path) -> 
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("cut", Cut)
 async def test_everything_acknowledged_survives_many_power_cuts(tmp_path: Path, cut: Cut) -> None:
-    cuts, seed = int(os.environ.get("POWERLOSS_CUTS", "100")), _seed()
+    cuts, seed = int(os.environ.get("POWERLOSS_CUTS", "40")), _seed()
     with power_disk(tmp_path / "disk", Model.JOURNAL) as disk:
         machine, looked, back = Machine(tmp_path, disk, seed), 0, 0
         for number in range(cuts):

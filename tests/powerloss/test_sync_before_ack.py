@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import shutil
 import signal
@@ -27,6 +28,23 @@ _RESUMED = re.compile(r"^(?P<thread>\d+) +<\.\.\. (?P<call>\w+) resumed>(?P<rest
 _SYNCS = ("fsync", "fdatasync")
 
 
+@contextlib.contextmanager
+def straced(pid: int, trace: Path) -> Iterator[None]:
+    """Write down what a process writes and syncs."""
+    calls = "trace=write,writev,pwrite64,pwritev,sendto,sendmsg,fsync,fdatasync"
+    with subprocess.Popen(
+        ["strace", "-f", "-y", "-s", "400", "-e", calls, "-e", "signal=none", "-o", trace, "-p", str(pid)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    ) as strace:
+        assert strace.stderr is not None
+        if b"attached" not in strace.stderr.readline():
+            pytest.skip("strace may not attach to a process here")
+        yield
+        strace.send_signal(signal.SIGINT)
+        strace.communicate(timeout=10)
+
+
 async def acknowledgements(directory: Path, *, relaxed: bool) -> list[bool]:
     """Store messages one by one; for each acknowledgement, whether everything written was synced when it was sent."""
     if shutil.which("strace") is None:
@@ -38,22 +56,12 @@ async def acknowledgements(directory: Path, *, relaxed: bool) -> list[bool]:
         Connection([server.url], operator.minter.core_user("test", 600), name="test") as core,
     ):
         await ensure(core, StreamSettings())
-        calls = "trace=write,writev,pwrite64,pwritev,sendto,sendmsg,fsync,fdatasync"
-        with subprocess.Popen(
-            ["strace", "-f", "-y", "-s", "400", "-e", calls, "-e", "signal=none", "-o", trace, "-p", str(server.pid)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-        ) as strace:
-            assert strace.stderr is not None
-            if b"attached" not in strace.stderr.readline():
-                pytest.skip("strace may not attach to a process here")
+        with straced(server.pid, trace):
             async with asyncio.timeout(10):
                 while not (trace.exists() and trace.stat().st_size):
                     await core.flush()  # an answer is a call that it sees
             for number in range(MESSAGES):
                 await core.store(f"task.e.p.a.g.{number}", b"a bundle")
-            strace.send_signal(signal.SIGINT)
-            strace.communicate(timeout=10)
     return list(_synced_at_acknowledgements(trace.read_text(errors="replace").splitlines()))
 
 
