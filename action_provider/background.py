@@ -11,6 +11,8 @@ from headrace.action_provider.auth.withdrawal import Revoker
 from headrace.action_provider.settings import ServiceSettings
 from headrace.action_provider.state import Service
 from headrace.bus.dispatcher import Dispatcher
+from headrace.bus.errors import BusUnavailable
+from headrace.bus.objects import ObjectStore
 
 logger = logging.getLogger(__name__)
 
@@ -42,9 +44,30 @@ async def revoke(service: Service) -> None:
     await Revoker(service.settings.nats_url, service.revocation, service.tables).run()
 
 
+async def sweep(service: Service) -> None:
+    """Remove what nothing needs from the object store, again and again until cancelled."""
+    settings = service.settings
+    store = ObjectStore(service.connection, service.tables, grace_s=settings.object_grace_s)
+    while True:
+        await asyncio.sleep(settings.object_sweep_s)
+        try:
+            swept = await store.sweep()
+        except BusUnavailable as error:
+            logger.info("The object store is swept later: %s", error, extra={"action": "objects_not_swept"})
+            continue
+        if swept.objects or swept.uploads:
+            logger.info(
+                "Removed %d objects that nothing needs, and %d uploads that nobody finished.",
+                swept.objects,
+                swept.uploads,
+                extra={"action": "objects_swept"},
+            )
+
+
 BACKGROUND: tuple[Job, ...] = (
     Job(name="dispatcher", run=dispatch, wanted=lambda settings: settings.dispatcher),
     Job(name="revoker", run=revoke, wanted=lambda settings: True),
+    Job(name="sweeper", run=sweep, wanted=lambda settings: True),
 )
 
 

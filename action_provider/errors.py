@@ -32,6 +32,8 @@ from headrace.bus.errors import (
     BusError,
     BusUnavailable,
     FilterInvalid,
+    ObjectDamaged,
+    ObjectMissing,
     PayloadTooLarge,
     RecordConflict,
     RecordMissing,
@@ -178,7 +180,7 @@ class Answer:
         return {"code": self.code, "detail": self.detail, "errors": errors}
 
 
-def answer_to(error: Exception, *, route: str) -> Answer:  # noqa: PLR0911  # one case per kind of error
+def answer_to(error: Exception, *, route: str) -> Answer:  # noqa: PLR0911, PLR0912  # one case per kind of error
     """What to answer when a handler raised `error`. What is not meant for the caller is logged and goes no further."""
     match error:
         case ServiceError():
@@ -203,8 +205,10 @@ def answer_to(error: Exception, *, route: str) -> Answer:  # noqa: PLR0911  # on
         case PayloadTooLarge():
             limit = f"{error.limit} bytes" if error.limit else "the bus's limit"
             return Answer(413, error.code, f"this makes a message of {error.size} bytes; at most {limit} can be stored")
-        case ArgumentNotSerialisable():
+        case ArgumentNotSerialisable() | ObjectDamaged():
             return Answer(422, error.code, str(error))
+        case ObjectMissing():
+            return Answer(404, error.code, str(error))
         case SubmissionRefused():
             return Answer(409, error.code, str(error))
         case RecordMissing():

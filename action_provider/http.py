@@ -74,6 +74,8 @@ class Operation:
     """The body names the version of the protocol, which is compared before anything else is looked at."""
     may_wait: bool = False
     """Whether `?wait=` may prolong the call."""
+    streams: bool = False
+    """Whether it may take as long as its body needs; the handler sees to silence."""
     any_query: bool = False
     """Whether unknown query parameters are passed over instead of refused."""
 

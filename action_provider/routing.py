@@ -79,7 +79,7 @@ async def answer(operation: Operation, request: Request, service: Service) -> Re
         await _authorise(call)
     await _read_body(call)
     wait_s = settings.longest_wait_s if operation.may_wait else 0.0
-    async with asyncio.timeout(settings.request_timeout_s + wait_s):
+    async with asyncio.timeout(None if operation.streams else settings.request_timeout_s + wait_s):
         return await operation.handler(call)
 
 

@@ -41,6 +41,12 @@ class ServiceSettings:
 
     body_bytes: int = 10 * MB
     function_bytes: int = 10 * MB
+    object_bytes: int = 16 << 30
+    """The largest argument or result that is taken into the object store."""
+    object_grace_s: float = 900.0
+    """How long an object that nothing needs is kept."""
+    object_sweep_s: float = 60.0
+    """How often it is looked for such objects."""
     address_bytes: int = 8192
     most_tasks: int = 10_000
     """Tasks in one request."""

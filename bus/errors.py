@@ -26,6 +26,8 @@ TaskError                   the outcome of one task that has no value
 ├── FunctionUnusable        the code cannot be found, fetched, loaded or is not allowed here
 ├── ArgumentNotSerialisable an argument cannot be sent
 ├── ResultNotSerialisable   the result cannot be sent back in the form that was asked for
+├── ObjectMissing           a large argument or result is not, or no longer, in the object store
+├── ObjectDamaged           a large argument or result is not what was stored: its SHA-256 or size differs
 └── SubmissionRefused       the bus or the endpoint did not take the task
 """
 
@@ -218,6 +220,18 @@ class ResultNotSerialisable(TaskError):
     """The function returned a value that cannot be sent back in the form that was asked for."""
 
     code = "ResultNotSerialisable"
+
+
+class ObjectMissing(TaskError):
+    """A large argument or result, or a part of it, is not (or no longer) in the object store."""
+
+    code = "ObjectMissing"
+
+
+class ObjectDamaged(TaskError):
+    """A large argument or result is not what was stored: its SHA-256 or its size differs."""
+
+    code = "ObjectDamaged"
 
 
 class SubmissionRefused(TaskError):

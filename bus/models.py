@@ -138,3 +138,27 @@ class RevocationRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     user_key: str
     expires_at: float
+
+
+class ObjectRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A payload that is too large for a message: what its owner's object of this SHA-256 consists of.
+
+    Its chunks lie in the stream OBJECTS under `object.<upload>.<n>`, all of `chunk_bytes` bytes but the last one.
+    """
+
+    size: int
+    upload: str
+    chunks: int
+    chunk_bytes: int
+    created_at: float
+    used_at: float
+    """When it was uploaded or referred to last, roughly: it is not written at each use."""
+
+
+class ObjectUseRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """That a bundle needs an object: as an argument, or as a result of one of its tasks."""
+
+    endpoint_id: UUID
+    pool: str
+    group: UUID
+    since: float

@@ -189,6 +189,19 @@ def dead_letters_of(owner: str, subscription: UUID | None = None) -> str:
     return f"deadletter.{token(owner)}.{subscription.hex if subscription else '*'}.*"
 
 
+def object_chunk(upload: str, number: int) -> str:
+    """Where chunk `number` (from 0) of an upload of a large payload is stored; `upload` is the hex of a UUID."""
+    return f"object.{upload}.{number}"
+
+
+def object_chunks(upload: str) -> str:
+    """All chunks of an upload."""
+    return f"object.{upload}.*"
+
+
+ALL_FIRST_OBJECT_CHUNKS = "object.*.0"
+
+
 def group_results(group: UUID) -> str:
     """The stored results of a group, whoever's they are."""
     return f"result.*.*.{group.hex}.>"

@@ -32,6 +32,7 @@ class StreamSettings:
     results_bytes: int = 64 * GIB
     events_bytes: int = 8 * GIB
     logs_bytes: int = 4 * GIB
+    objects_bytes: int = 64 * GIB
     replicas: int = 1
 
 
@@ -125,6 +126,11 @@ def streams(settings: StreamSettings) -> tuple[Stream, ...]:
             "DEADLETTERS",
             ("deadletter.>",),
             {**_FIRST_WRITER_WINS, "max_age": _seconds(90 * DAY_S), "max_bytes": 4 * GIB, "allow_direct": True},
+        ),
+        Stream(
+            "OBJECTS",
+            ("object.>",),
+            {**_FIRST_WRITER_WINS, "max_bytes": settings.objects_bytes, "allow_direct": True},
         ),
         Stream(
             "LOGS",

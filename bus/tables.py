@@ -11,6 +11,8 @@ from headrace.bus.models import (
     EndpointRecord,
     FunctionCodeRecord,
     FunctionRecord,
+    ObjectRecord,
+    ObjectUseRecord,
     PresenceRecord,
     RevocationRecord,
     SessionRecord,
@@ -26,7 +28,8 @@ PRESENCE_TTL_S = 15.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tables:
     """One `Records` per kind of record. Functions, their code, endpoints, presence and subscriptions are keyed by the
-    hex of a UUID, users by the token of their name, tokens and sessions by their id, revocations by the public key."""
+    hex of a UUID, users by the token of their name, tokens and sessions by their id, revocations by the public key,
+    objects and their uses as `headrace.bus.objects` says."""
 
     functions: Records[FunctionRecord]
     function_code: Records[FunctionCodeRecord]
@@ -39,6 +42,8 @@ class Tables:
     revocations: Records[RevocationRecord]
     subscriptions: Records[SubscriptionRecord]
     actions: Actions
+    objects: Records[ObjectRecord]
+    object_uses: Records[ObjectUseRecord]
 
     @classmethod
     def on(cls, connection: Connection) -> Tables:
@@ -55,6 +60,8 @@ class Tables:
             revocations=Records(connection, "revocations", RevocationRecord),
             subscriptions=Records(connection, "subscriptions", SubscriptionRecord),
             actions=Actions(connection),
+            objects=Records(connection, "objects", ObjectRecord),
+            object_uses=Records(connection, "object_uses", ObjectUseRecord),
         )
 
     async def ensure(self, *, replicas: int = 1) -> None:
@@ -70,3 +77,5 @@ class Tables:
         await self.revocations.ensure(replicas=replicas)
         await self.subscriptions.ensure(replicas=replicas)
         await self.actions.ensure(replicas=replicas)
+        await self.objects.ensure(replicas=replicas)
+        await self.object_uses.ensure(replicas=replicas)

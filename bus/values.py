@@ -5,6 +5,7 @@
     2    pickle       whatever plain pickle restores on any machine: builtin types, types of installed packages
     3    cloudpickle  the rest: what `__main__`, notebooks and the user's own modules define goes along by value
     4    json         values from and for callers without Python; see `encode_json`
+    5    object       what stands for a value too large for a message; see `headrace.bus.payloads`
 
 A value goes as msgpack only when it comes back unchanged in value *and* type: the check compares exact types, so a
 tuple, a `bool`-like, an `IntEnum` or a `numpy.float64` goes on to pickle. Tuples and sets are not worth an extension
@@ -17,33 +18,41 @@ pickler asks, for each class and function it meets, whether that is installed co
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import pickle
 import sys
 import sysconfig
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date, datetime, time
 from enum import Enum
 from math import isfinite
 from pathlib import PurePath
 from types import BuiltinFunctionType, FunctionType, ModuleType
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from uuid import UUID
 
 import cloudpickle
 import msgspec
 
-from headrace.bus.errors import ArgumentNotSerialisable, DecodeError, ResultNotSerialisable
+from headrace.bus.errors import ArgumentNotSerialisable, DecodeError, PayloadTooLarge, ResultNotSerialisable
 from headrace.schemas.errors import HeadraceError
 
 MSGPACK: Final = 1
 PICKLE: Final = 2
 CLOUDPICKLE: Final = 3
 JSON: Final = 4
+OBJECT: Final = 5
 
-ENCODING_NAMES: Final = {MSGPACK: "msgpack", PICKLE: "pickle", CLOUDPICKLE: "cloudpickle", JSON: "json"}
+ENCODING_NAMES: Final = {
+    MSGPACK: "msgpack",
+    PICKLE: "pickle",
+    CLOUDPICKLE: "cloudpickle",
+    JSON: "json",
+    OBJECT: "object",
+}
 
 _PROTOCOL = 5
 _MOST_CONTAINERS = 10_000
@@ -88,8 +97,15 @@ def decode(tag: int, data: bytes) -> Any:
         if tag == JSON:
             return _from_json(data)
     except Exception as error:
-        raise DecodeError(_unreadable(tag, error), raw=data) from error
+        raise unreadable(tag, error, data) from error
+    if tag == OBJECT:
+        raise DecodeError("the value lies in the object store, which cannot be read from here", raw=data)
     raise DecodeError(f"a value with the unknown encoding tag {tag}: a newer release of Headrace wrote it", raw=data)
+
+
+def unreadable(tag: int, error: Exception, data: bytes = b"") -> DecodeError:
+    """What to raise when decoding a value raised `error`."""
+    return DecodeError(_unreadable(tag, error), raw=data)
 
 
 def _unreadable(tag: int, error: Exception) -> str:
@@ -126,6 +142,32 @@ def _encode_python(value: Any) -> tuple[int, bytes]:
     except Exception:  # the pickler refuses in many ways, and user code may raise anything
         return CLOUDPICKLE, pickle_by_value(value)
     return PICKLE, buffer.getvalue()
+
+
+class Sink(Protocol):
+    """Takes a pickle piece by piece; `clear` forgets what was written."""
+
+    def write(self, data: Any, /) -> int: ...
+
+    def clear(self) -> None: ...
+
+
+def pickle_into(value: Any, sink: Sink) -> int:
+    """Write the value's pickle to `sink`, so that it is never in memory as a whole; gives its tag.
+
+    Raises what cloudpickle raised (any exception) when nothing can carry it, and what the sink raises: `OSError` and
+    `PayloadTooLarge`.
+    """
+    try:
+        _InstalledCodePickler(sink, _PROTOCOL).dump(value)
+    except (OSError, PayloadTooLarge):
+        raise
+    except Exception:
+        sink.clear()
+        with _own_modules_by_value():
+            cloudpickle.dump(value, sink, _PROTOCOL)
+        return CLOUDPICKLE
+    return PICKLE
 
 
 # Code that goes by value
@@ -209,6 +251,17 @@ def pickle_by_value(value: Any) -> bytes:
             for module in modules:
                 cloudpickle.unregister_pickle_by_value(module)
     return bytes(cloudpickle.dumps(value, _PROTOCOL))
+
+
+@contextlib.contextmanager
+def _own_modules_by_value() -> Iterator[None]:
+    with _by_value_lock:
+        modules = _register_own_modules()
+        try:
+            yield
+        finally:
+            for module in modules:
+                cloudpickle.unregister_pickle_by_value(module)
 
 
 def _register_own_modules() -> list[ModuleType]:

@@ -248,6 +248,8 @@ def _samples() -> Iterator[Exception]:
     yield bus_errors.StreamFull("")
     yield bus_errors.ArgumentNotSerialisable("")
     yield bus_errors.SubmissionRefused("")
+    yield bus_errors.ObjectMissing("")
+    yield bus_errors.ObjectDamaged("")
 
 
 def _below(base: type[T]) -> Iterator[type[T]]:

@@ -144,10 +144,10 @@ async def fetch_code(call: Call) -> Response:
 
 
 def _check_grant(call: Call, endpoint_id: UUID, pool: str, function_id: UUID) -> None:
-    principal = _needed(call, "principal")
+    principal = needed(call, "principal")
     try:
-        grant = base64.b64decode(_needed(call, "grant"), validate=True)
-        expires = int(_needed(call, "grant_expires"))
+        grant = base64.b64decode(needed(call, "grant"), validate=True)
+        expires = int(needed(call, "grant_expires"))
     except (binascii.Error, ValueError):
         raise InvalidRequest("grant must be base64 and grant_expires a number of seconds") from None
     secret = call.service.keys.pool_secret(endpoint_id, pool)
@@ -159,7 +159,8 @@ def _check_grant(call: Call, endpoint_id: UUID, pool: str, function_id: UUID) ->
         raise Forbidden(f"the grant to run function {function_id} here has expired long ago; submit the task again")
 
 
-def _needed(call: Call, name: str) -> str:
+def needed(call: Call, name: str) -> str:
+    """A query parameter that must be there. Raises `InvalidRequest`."""
     value = call.query(name)
     if not value:
         problem = "is needed"
