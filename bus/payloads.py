@@ -17,7 +17,6 @@ import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from sys import getsizeof
 from types import TracebackType
 from typing import IO, Any, Final, Self
 
@@ -25,17 +24,14 @@ import msgspec
 
 from headrace.bus import values
 from headrace.bus.errors import DecodeError, ObjectMissing, PayloadTooLarge
-from headrace.bus.values import CLOUDPICKLE, OBJECT, PICKLE
+from headrace.bus.values import CLOUDPICKLE, INLINE_BYTES, OBJECT, PICKLE
 
-INLINE_BYTES: Final = 2 * 1024 * 1024
-"""What is encoded in more bytes than this goes through the object store."""
 PART_BYTES: Final = 256 * 1024
 """An argument of such a call that is larger than this becomes an object of its own."""
 MOST_BYTES: Final = 1 << 40
 
 _PIECE = 4 * 1024 * 1024
 _NEVER_LARGE = frozenset({type(None), bool, int, float, complex})
-_BUILTIN = frozenset({str, bytes, bytearray, list, dict, tuple, set, frozenset})
 
 
 class Part(msgspec.Struct, array_like=True, frozen=True):
@@ -120,10 +116,10 @@ class Source:
 
 
 class Spill:
-    """Takes what is written; beyond `keep` bytes it goes to the file that `open_file` gives, and its digest is taken.
+    """Takes what is written; beyond `keep` bytes all of it goes to the file that `open_file` gives.
 
-    Raises `PayloadTooLarge` when more than `most` bytes are written. Used as a context it closes its file if an error
-    leaves it; see `headrace.bus.values.Sink`.
+    Raises `PayloadTooLarge` when more than `most` bytes are written. As a context it closes its file when an error
+    leaves it. It is a `headrace.bus.values.Sink`.
     """
 
     def __init__(self, open_file: Callable[[], IO[bytes]], *, keep: int, most: int = MOST_BYTES) -> None:
@@ -174,11 +170,6 @@ class Spill:
             self.file.truncate()
 
     @property
-    def data(self) -> bytes:
-        """What was written, where that is so little that it has no file."""
-        return bytes(self._memory)
-
-    @property
     def sha256(self) -> bytes:
         """The digest of what is in the file. Flushes it."""
         if self.file is not None:
@@ -191,17 +182,6 @@ class Spill:
             with view[start : start + _PIECE] as piece:
                 self._digest.update(piece)
                 self.file.write(piece)
-
-
-def looks_large(value: Any, limit: int = INLINE_BYTES) -> bool:
-    """Whether a value is large for sure, without encoding it: a text, bytes or an array of so many bytes."""
-    kind = type(value)
-    if kind in _NEVER_LARGE:
-        return False
-    if kind in _BUILTIN:
-        return getsizeof(value) > limit
-    size = getattr(value, "nbytes", 0)
-    return type(size) is int and size > limit
 
 
 def split_arguments(
@@ -316,26 +296,16 @@ def _bytes_of(part: Part, path: Path) -> bytes:
         raise ObjectMissing(f"{describe(part)} is not here (any more)") from None
 
 
-def encode_result(
-    value: Any,
-    open_file: Callable[[], IO[bytes]],
-    *,
-    most: int = MOST_BYTES,
-    inline: int = INLINE_BYTES,
-) -> tuple[int, bytes]:
-    """The value of a result as (tag, bytes): what is large is in the file, which the one part of it names.
+def spill_result(value: Any, open_file: Callable[[], IO[bytes]], *, most: int = MOST_BYTES) -> tuple[int, bytes]:
+    """The value of a result as (tag, bytes), which name the file that holds it.
 
-    For values that cannot be msgpack anyway, or are large for sure. Raises `PayloadTooLarge`, `OSError` and what
-    cloudpickle raised.
+    Raises `PayloadTooLarge`, `OSError` and what cloudpickle raised.
     """
-    with Spill(open_file, keep=inline, most=most) as spill:
-        tag = values.pickle_into(value, spill)
-        if spill.file is None:
-            return tag, spill.data
-        return OBJECT, _as_large(tag, spill)
+    with Spill(open_file, keep=-1, most=most) as spill:
+        return OBJECT, _as_large(values.pickle_into(value, spill), spill)
 
 
-def store_result(
+def spill_encoded(
     tag: int, data: bytes, open_file: Callable[[], IO[bytes]], *, most: int = MOST_BYTES
 ) -> tuple[int, bytes]:
     """The same for a value that is encoded already. Raises `PayloadTooLarge` and `OSError`."""

@@ -18,18 +18,18 @@ pickler asks, for each class and function it meets, whether that is installed co
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import io
 import pickle
 import sys
 import sysconfig
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import date, datetime, time
 from enum import Enum
 from math import isfinite
 from pathlib import PurePath
+from sys import getsizeof
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, Final, Protocol
 from uuid import UUID
@@ -54,6 +54,9 @@ ENCODING_NAMES: Final = {
     OBJECT: "object",
 }
 
+INLINE_BYTES: Final = 2 * 1024 * 1024
+"""What is encoded in more bytes than this goes through the object store."""
+
 _PROTOCOL = 5
 _MOST_CONTAINERS = 10_000
 _MOST_JSON_DEPTH = 200
@@ -73,18 +76,21 @@ _NO_ARGUMENTS = _to_msgpack(((), {}))
 # One value
 
 
-def encode(value: Any) -> tuple[int, bytes]:
+def encode(value: Any, *, most: int | None = None) -> tuple[int, bytes]:
     """The value as (tag, bytes), in the first of msgpack, pickle and cloudpickle that gives it back unchanged.
 
-    Raises what cloudpickle raised (any exception) when nothing can carry it.
+    Raises what cloudpickle raised (any exception) when nothing can carry it, and `PayloadTooLarge` when these would be
+    more than `most` bytes, as soon as that shows: a large array has not been copied then.
     """
     kind = type(value)
     if kind in _SCALARS or ((kind is list or kind is dict) and _is_plain(value)):
+        if most is not None and (kind is bytes or kind is str) and len(value) > most:
+            raise _too_large(most)
         try:
             return MSGPACK, _to_msgpack(value)
         except (OverflowError, UnicodeEncodeError, RecursionError):
             pass  # an integer beyond 64 bits, a lone surrogate, deep nesting: pickle knows how
-    return _encode_python(value)
+    return _encode_python(value, most)
 
 
 def decode(tag: int, data: bytes) -> Any:
@@ -135,13 +141,31 @@ def _is_plain(root: Any) -> bool:
     return True
 
 
-def _encode_python(value: Any) -> tuple[int, bytes]:
-    buffer = io.BytesIO()
-    try:
-        _InstalledCodePickler(buffer, _PROTOCOL).dump(value)
-    except Exception:  # the pickler refuses in many ways, and user code may raise anything
-        return CLOUDPICKLE, pickle_by_value(value)
-    return PICKLE, buffer.getvalue()
+def _encode_python(value: Any, most: int | None = None) -> tuple[int, bytes]:
+    buffer = _Buffer() if most is None else _BoundedBuffer(most)
+    return pickle_into(value, buffer), buffer.getvalue()
+
+
+class _Buffer(io.BytesIO):
+    def clear(self) -> None:
+        self.seek(0)
+        self.truncate()
+
+
+class _BoundedBuffer(_Buffer):
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most = most
+
+    def write(self, data: Any, /) -> int:
+        # A pickler hands over what is large piece by piece, and everything small at once, at its end.
+        if self.tell() + memoryview(data).nbytes > self._most:
+            raise _too_large(self._most)
+        return super().write(data)
+
+
+def _too_large(most: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"a value of more than {most} bytes", size=most + 1, limit=most)
 
 
 class Sink(Protocol):
@@ -155,17 +179,15 @@ class Sink(Protocol):
 def pickle_into(value: Any, sink: Sink) -> int:
     """Write the value's pickle to `sink`, so that it is never in memory as a whole; gives its tag.
 
-    Raises what cloudpickle raised (any exception) when nothing can carry it, and what the sink raises: `OSError` and
-    `PayloadTooLarge`.
+    Raises what cloudpickle raised (any exception) when nothing can carry it, and `PayloadTooLarge` when the sink does.
     """
     try:
         _InstalledCodePickler(sink, _PROTOCOL).dump(value)
-    except (OSError, PayloadTooLarge):
+    except PayloadTooLarge:
         raise
-    except Exception:
+    except Exception:  # the pickler refuses in many ways, and user code may raise anything
         sink.clear()
-        with _own_modules_by_value():
-            cloudpickle.dump(value, sink, _PROTOCOL)
+        _dump_by_value(value, sink)
         return CLOUDPICKLE
     return PICKLE
 
@@ -240,28 +262,27 @@ def pickle_by_value(value: Any) -> bytes:
     When something in those modules cannot be pickled (an open connection in a global, say), they go by reference, which
     serves where the worker has them too. Raises what cloudpickle raised.
     """
+    buffer = _Buffer()
+    _dump_by_value(value, buffer)
+    return buffer.getvalue()
+
+
+def _dump_by_value(value: Any, sink: Sink) -> None:
     with _by_value_lock:
         modules = _register_own_modules()
         try:
-            return bytes(cloudpickle.dumps(value, _PROTOCOL))
+            cloudpickle.dump(value, sink, _PROTOCOL)
+            return
+        except PayloadTooLarge:
+            raise
         except Exception:
             if not modules:
                 raise
         finally:
             for module in modules:
                 cloudpickle.unregister_pickle_by_value(module)
-    return bytes(cloudpickle.dumps(value, _PROTOCOL))
-
-
-@contextlib.contextmanager
-def _own_modules_by_value() -> Iterator[None]:
-    with _by_value_lock:
-        modules = _register_own_modules()
-        try:
-            yield
-        finally:
-            for module in modules:
-                cloudpickle.unregister_pickle_by_value(module)
+    sink.clear()
+    cloudpickle.dump(value, sink, _PROTOCOL)
 
 
 def _register_own_modules() -> list[ModuleType]:
@@ -280,17 +301,26 @@ def _register_own_modules() -> list[ModuleType]:
 # Arguments
 
 
-def encode_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, bytes]:
-    """The arguments of a call as one value. Raises `ArgumentNotSerialisable`, which names the argument."""
+def encode_arguments(args: tuple[Any, ...], kwargs: dict[str, Any], *, most: int | None = None) -> tuple[int, bytes]:
+    """The arguments of a call as one value. Raises `ArgumentNotSerialisable`, which names the argument, and
+    `PayloadTooLarge` when it would be more than `most` bytes, as soon as that shows."""
     if not args and not kwargs:
         return MSGPACK, _NO_ARGUMENTS
     if _are_plain(args) and (not kwargs or _are_plain(kwargs.values())):
+        if most is not None and sum(map(getsizeof, args)) + sum(map(getsizeof, kwargs.values())) > most:
+            raise _too_large(most)
         try:
-            return MSGPACK, _to_msgpack((args, kwargs))
+            data = _to_msgpack((args, kwargs))
         except (OverflowError, UnicodeEncodeError, RecursionError):
             pass
+        else:
+            if most is not None and len(data) > most:
+                raise _too_large(most)
+            return MSGPACK, data
     try:
-        return _encode_python((args, kwargs))
+        return _encode_python((args, kwargs), most)
+    except PayloadTooLarge:
+        raise
     except Exception as error:
         raise _argument_refused(args, kwargs, error, _encode_python) from error
 

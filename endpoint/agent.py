@@ -43,6 +43,7 @@ from headrace.bus.errors import (
     BusUnavailable,
     DecodeError,
     FunctionUnusable,
+    ObjectMissing,
     PayloadTooLarge,
     ResultNotSerialisable,
     SignatureInvalid,
@@ -57,10 +58,12 @@ from headrace.bus.names import Address, pool_controls
 from headrace.bus.options import waited_too_long
 from headrace.bus.pull import Delivery, Puller
 from headrace.bus.results import read_parts
+from headrace.bus.values import OBJECT
 from headrace.endpoint.code_cache import CodeCache
 from headrace.endpoint.engine import Call, Engine, Outcome, OutcomesCallback, Source
 from headrace.endpoint.grant import PoolGrant, PoolService
 from headrace.endpoint.held import Held, failed
+from headrace.endpoint.objects import ObjectDesk
 from headrace.endpoint.patience import Patience, ServerClock
 from headrace.endpoint.task_logs import TaskLogs
 from headrace.endpoint.turns import Turns
@@ -89,7 +92,8 @@ class Agent:
     """Serves one pool. `run` until cancelled, then `drain`.
 
     `engine_of(source, on_outcomes)` makes the engine; `allowed_functions` None allows all. `logs` is what the engine
-    gives the output of calls to, if it gives it to anybody.
+    gives the output of calls to, if it gives it to anybody. `objects` makes the desk for large payloads, from
+    what gives the code token; None refuses them.
     """
 
     def __init__(
@@ -102,6 +106,7 @@ class Agent:
         runtime: Runtime,
         allowed_functions: frozenset[UUID] | None = None,
         logs: TaskLogs | None = None,
+        objects: Callable[[Callable[[], str]], ObjectDesk] | None = None,
     ) -> None:
         self._service = service
         self._connection = connection
@@ -109,6 +114,10 @@ class Agent:
         self._runtime = runtime
         self._allowed = allowed_functions
         self._code = CodeCache(service)
+        self._objects = None if objects is None else objects(lambda: self._grant.code_token)
+        self._fetching = 0
+        self._keeping = 0
+        self._fetched: set[UUID] = set()
         self._turns = Turns()
         self._clock = ServerClock()
         self._clock.learn(grant.bus_time)
@@ -152,7 +161,9 @@ class Agent:
         # What still runs must not be given to another pool meanwhile.
         self._spawn(self._keep_in_progress(), "in progress")
         await self.engine.stop(grace_s=grace_s)
-        while time.monotonic() < deadline and any(held.storing or held.unstored for held in self._held.values()):
+        while time.monotonic() < deadline and (
+            self._keeping or any(held.storing or held.unstored for held in self._held.values())
+        ):
             await asyncio.wait(self._tasks, timeout=0.1, return_when=asyncio.FIRST_COMPLETED)
         await self._ack()
         await self._logs.drain(max(0.0, deadline - time.monotonic()))
@@ -357,13 +368,19 @@ class Agent:
             principal, group, call = turn
             if call.options.queue_timeout_s is not None and self._is_late(call):
                 continue
-            if call.options.rerun_on_loss:
+            is_here = call.encoding != OBJECT or call.key in self._fetched
+            if is_here and call.options.rerun_on_loss:
                 return call
             load = self.engine.load()
-            if self._marking >= max(1, load.workers - load.busy):
+            if self._marking + self._fetching >= max(1, load.workers - load.busy + (not is_here)):
                 self._turns.put(principal, group, call)
                 return None
             held = self._held.get(split_task_id(call.key)[0])
+            if not is_here:
+                if held is not None:
+                    self._fetching += 1
+                    self._spawn(self._fetch(held, call), "fetch arguments", held)
+                continue
             if held is not None:
                 self._marking += 1
                 self._spawn(self._mark(held, call), "started mark", held)
@@ -376,6 +393,45 @@ class Agent:
         self._end_late(held, {index: limit_s})
         self._settle(held)
         return True
+
+    async def _fetch(self, held: Held, call: Call) -> None:
+        """Bring large arguments here; only then may the call reach a worker."""
+        index = split_task_id(call.key)[1]
+        try:
+            if self._objects is None:
+                raise ObjectMissing("this pool takes no large arguments")
+            await self._objects.fetch(call, held.address)
+        except TaskError as error:
+            self._end(held, index, error)
+        finally:
+            self._fetching -= 1
+        if self._held.get(held.address.bundle) is not held or index not in held.unfinished():
+            self._release(call.key)
+        elif held.control.cancels(index):
+            self._release(call.key)
+            self._end(held, index, TaskCancelled("the task was cancelled before it started"), "cancelled")
+        else:
+            self._fetched.add(call.key)
+            self._turns.put(held.address.principal, held.address.group, call)
+        self._settle(held)
+        self.engine.wake()
+
+    def _release(self, key: UUID) -> None:
+        """Let the large arguments of a call go."""
+        self._fetched.discard(key)
+        if self._objects is not None:
+            self._objects.release(key)
+
+    async def _keep_result(self, held: Held, result: TaskResult) -> None:
+        """Bring a large value into the object store; only then is it a result."""
+        self._keeping += 1
+        try:
+            if self._objects is not None:
+                result = await self._objects.kept(result, held.address)
+        finally:
+            self._keeping -= 1
+        if held.add(result):
+            self._settle(held)
 
     async def _mark(self, held: Held, call: Call) -> None:
         """Store that a task has started which must not run twice; only then may it reach a worker."""
@@ -420,20 +476,25 @@ class Agent:
             bundle, index = split_task_id(outcome.key)
             held = self._held.get(bundle)
             worked_s += max(0.0, outcome.ended_at - outcome.started_at)
-            if held is not None and held.add(
-                TaskResult(
-                    index,
-                    outcome.state,
-                    outcome.encoding,
-                    outcome.value,
-                    taken_at=held.taken_at,
-                    started_at=outcome.started_at,
-                    ended_at=outcome.ended_at,
-                    attempts=outcome.attempts,
-                    worker=outcome.worker,
-                    log_end=outcome.log_end,
-                )
-            ):
+            if outcome.key in self._fetched:
+                self._release(outcome.key)
+            if held is None:
+                continue
+            result = TaskResult(
+                index,
+                outcome.state,
+                outcome.encoding,
+                outcome.value,
+                taken_at=held.taken_at,
+                started_at=outcome.started_at,
+                ended_at=outcome.ended_at,
+                attempts=outcome.attempts,
+                worker=outcome.worker,
+                log_end=outcome.log_end,
+            )
+            if outcome.encoding == OBJECT:
+                self._spawn(self._keep_result(held, result), "store a large result", held)
+            elif held.add(result):
                 touched[bundle] = held
         for held in touched.values():
             self._settle(held)
@@ -555,6 +616,9 @@ class Agent:
         if self._held.get(held.address.bundle) is not held:
             return False
         del self._held[held.address.bundle]
+        if self._fetched:
+            for task in held.bundle.tasks:
+                self._release(task_id(held.address.bundle, task.index))
         self._bytes_in_hand -= held.size
         # There may be room again for which nothing else would wake it.
         self._puller.wake()

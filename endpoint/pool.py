@@ -33,10 +33,13 @@ from headrace.endpoint.cgroups import MemoryGroups
 from headrace.endpoint.errors import CgroupsUnusable, RegistrationRefused, ServiceAway
 from headrace.endpoint.grant import PoolGrant
 from headrace.endpoint.limits import WorkerLimits, shown_size, worker_environment
+from headrace.endpoint.object_service import HttpObjectService
+from headrace.endpoint.objects import ObjectDesk
 from headrace.endpoint.output import PRINTED_LIMIT
 from headrace.endpoint.pool_service import HttpPoolService
 from headrace.endpoint.process_engine import ProcessEngine
 from headrace.endpoint.sandbox import SandboxRoot
+from headrace.endpoint.spool import Spool
 from headrace.endpoint.task_logs import TaskLogs
 
 logger = logging.getLogger("headrace.endpoint.pool")  # also when it is run as __main__
@@ -67,6 +70,11 @@ class PoolSettings:
     task_log_limit_bytes: int = PRINTED_LIMIT
     log_level: str = "info"
     grace_s: float = 5.0
+
+    @property
+    def spool_path(self) -> Path:
+        """The directory for large payloads."""
+        return self.status_path.absolute().with_name(f"pool-{self.pool}.spool")
 
     @classmethod
     def read(cls, path: Path) -> PoolSettings:
@@ -103,7 +111,10 @@ async def serve(settings: PoolSettings) -> None:
     memory_groups, sandboxes = _memory_groups(settings.limits), SandboxRoot.of(settings.limits)
     if sandboxes is not None:
         sandboxes.prepare()
-    with contextlib.closing(service):
+    objects = HttpObjectService(settings.service_url, endpoint=settings.endpoint_id, pool=settings.pool)
+    spool = Spool(settings.spool_path)
+    spool.clear()
+    with contextlib.closing(service), contextlib.closing(objects):
         grant, granted_at = await _granted(service), time.monotonic()
         async with Connection(grant.urls, grant.credentials, name=f"headrace-pool {settings.pool}") as connection:
             logs = TaskLogs(connection)
@@ -121,6 +132,7 @@ async def serve(settings: PoolSettings) -> None:
                     memory_groups=memory_groups,
                     on_output=logs.add if settings.task_log_limit_bytes else None,
                     most_output_bytes=settings.task_log_limit_bytes,
+                    spool=spool.directory,
                 ),
                 runtime=Runtime(
                     python=platform.python_version(),
@@ -130,6 +142,7 @@ async def serve(settings: PoolSettings) -> None:
                 ),
                 allowed_functions=settings.allowed_functions,
                 logs=logs,
+                objects=lambda token: ObjectDesk(objects, spool, token=token),
             )
             async with asyncio.TaskGroup() as group:
                 tasks = [

@@ -59,7 +59,7 @@ class ProcessEngine:
         *,
         workers: int,
         python: str = sys.executable,
-        most_result_bytes: int = 1 << 30,
+        most_result_bytes: int = 16 << 30,
         most_losses: int = 3,
         most_start_failures: int = 5,
         directory: Path | None = None,
@@ -69,8 +69,10 @@ class ProcessEngine:
         most_output_bytes: int = PRINTED_LIMIT,
         limits: WorkerLimits | None = None,
         memory_groups: MemoryGroups | None = None,
+        spool: Path | None = None,
     ) -> None:
         """`environment`, `directory` and `output` (a descriptor for what calls print) are the workers'; None inherits.
+        `spool` is where large payloads lie; None sends everything to the workers and back.
 
         `on_output` gets what calls print instead of `output`, `most_output_bytes` of each run of a call.
         `memory_groups` is where the memory limit is put in force; without it workers limit themselves.
@@ -90,6 +92,7 @@ class ProcessEngine:
             keeps_output=on_output is not None,
             limits=limits or WorkerLimits(),
             memory_groups=memory_groups,
+            spool=spool,
         )
         self._share = self._command.limits.max_tasks or math.inf
         self._succession_at = (self._command.limits.max_tasks or 0) // 10

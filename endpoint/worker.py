@@ -1,6 +1,6 @@
 """A worker process: runs one call after the other, and dies with its engine.
 
-    python -m headrace.endpoint.worker SOCKET_FD COUNTERS_FD MOST_RESULT_BYTES KEEPS_OUTPUT LIMITS
+    python -m headrace.endpoint.worker SOCKET_FD COUNTERS_FD MOST_RESULT_BYTES KEEPS_OUTPUT LIMITS [SPOOL]
 
 KEEPS_OUTPUT is 1 when stdout and stderr are files that the engine reads what calls print from; LIMITS are
 `headrace.endpoint.limits.WorkerLimits`.
@@ -23,13 +23,20 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import CoroutineType
 from typing import Any
 
 from headrace.bus.code import FunctionCode, load, show_lines
-from headrace.bus.errors import ArgumentNotSerialisable, DecodeError, ResultNotSerialisable, TaskError
+from headrace.bus.errors import (
+    ArgumentNotSerialisable,
+    DecodeError,
+    PayloadTooLarge,
+    ResultNotSerialisable,
+    TaskError,
+)
 from headrace.bus.failures import capture, encode_failure, of_error
-from headrace.bus.values import JSON, decode_arguments, encode, encode_json
+from headrace.bus.values import INLINE_BYTES, JSON, OBJECT, decode_arguments, encode, encode_json
 from headrace.endpoint.frames import (
     COUNTERS_BYTES,
     FINISHED,
@@ -66,8 +73,10 @@ class Worker:
         most_result_bytes: int,
         limits: WorkerLimits,
         printed: Printed | None = None,
+        spool: Path | None = None,
     ) -> None:
         self.connection = connection
+        self._spool = spool
         self._counters = counters
         self._most_result_bytes = most_result_bytes
         self._limits = limits
@@ -236,7 +245,7 @@ class Worker:
             function = self._functions.get(number)
             if function is None:
                 function = self._load(number)
-            args, kwargs = _read_arguments(encoding, arguments)
+            args, kwargs = _read_arguments(encoding, arguments, self._spool)
         except BaseException as error:
             return self._refused(error)
         try:
@@ -255,14 +264,28 @@ class Worker:
 
     def _encoded(self, value: Any, json_result: bool) -> tuple[int, bytes]:
         try:
-            tag, data = (JSON, encode_json(value)) if json_result else encode(value)
+            tag, data = self._inline(value, json_result)
+            if len(data) > INLINE_BYTES and self._spool is not None:
+                tag, data = _spilled(tag, data, self._spool, self._most_result_bytes)
         except (ResultNotSerialisable, MemoryError):
             raise
+        except PayloadTooLarge as error:
+            raise _too_large(error.size, self._most_result_bytes) from error
         except BaseException as error:
             raise _unserialisable(value, error) from error
         if len(data) > self._most_result_bytes:
             raise _too_large(len(data), self._most_result_bytes)
         return tag, data
+
+    def _inline(self, value: Any, json_result: bool) -> tuple[int, bytes]:
+        if json_result:
+            return JSON, encode_json(value)
+        if self._spool is None:
+            return encode(value)
+        try:
+            return encode(value, most=INLINE_BYTES)
+        except PayloadTooLarge:
+            return _spilled(None, value, self._spool, self._most_result_bytes)
 
     def _refused(self, error: BaseException) -> tuple[int, int, bytes]:
         if isinstance(error, TaskError):
@@ -337,13 +360,36 @@ class Minder(threading.Thread):
             worker.flush()
 
 
-def _read_arguments(encoding: int, arguments: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _read_arguments(encoding: int, arguments: bytes, spool: Path | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
     try:
+        if encoding == OBJECT and spool is not None:
+            return _joined(arguments, spool)
         return decode_arguments(encoding, arguments)
     except DecodeError as error:
         if isinstance(error.__cause__, MemoryError):
             raise error.__cause__ from None
         raise ArgumentNotSerialisable(f"the arguments cannot be read on the worker: {error}") from error
+
+
+def _joined(arguments: bytes, spool: Path) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    # Loaded by those who need it: most workers never meet a large payload.
+    from headrace.bus.payloads import join_arguments
+    from headrace.endpoint.spool import object_path
+
+    return join_arguments(arguments, lambda part: object_path(spool, part))
+
+
+def _spilled(tag: int | None, value: Any, spool: Path, most_bytes: int) -> tuple[int, bytes]:
+    """A large value (or, with a tag, what it is encoded as) put into a file, from which the agent takes it."""
+    from headrace.bus.payloads import spill_encoded, spill_result
+    from headrace.endpoint.spool import open_result
+
+    def open_file() -> Any:
+        return open_result(spool)
+
+    if tag is None:
+        return spill_result(value, open_file, most=most_bytes)
+    return spill_encoded(tag, value, open_file, most=most_bytes)
 
 
 def _run_coroutine(coroutine: CoroutineType[Any, Any, Any]) -> Any:
@@ -363,8 +409,8 @@ def _unserialisable(value: Any, error: BaseException) -> ResultNotSerialisable:
 
 def _too_large(size: int, limit: int) -> ResultNotSerialisable:
     return ResultNotSerialisable(
-        f"the result has {size} bytes and the limit of this endpoint is {limit}: return less, or write a file and "
-        "return its path"
+        f"the result has at least {size} bytes and the limit of this endpoint is {limit}: return less, or write a file"
+        " and return its path"
     )
 
 
@@ -377,6 +423,7 @@ def main(arguments: list[str]) -> None:
     """Run a worker on the descriptors that the engine passed."""
     socket_fd, counters_fd, most_result_bytes, keeps_output = map(int, arguments[:4])
     limits = WorkerLimits.of_argument(arguments[4])
+    spool = Path(arguments[5]) if len(arguments) > 5 else None
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the engine, which lets calls end
     for fd in (socket_fd, counters_fd):
         os.set_inheritable(fd, False)
@@ -387,7 +434,7 @@ def main(arguments: list[str]) -> None:
     sys.argv = ["headrace-worker"]
     printed = Printed(counters) if keeps_output else None
     gc.freeze()
-    worker = Worker(socket.socket(fileno=socket_fd), counters, most_result_bytes, limits, printed)
+    worker = Worker(socket.socket(fileno=socket_fd), counters, most_result_bytes, limits, printed, spool)
     if limits.memory_bytes is not None:
         limit_memory(limits.memory_bytes)
     try:

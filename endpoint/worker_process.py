@@ -53,6 +53,8 @@ class WorkerCommand:
     limits: WorkerLimits = field(default_factory=WorkerLimits)
     memory_groups: MemoryGroups | None = None
     """Where the memory limit is put in force; None leaves it to the worker itself."""
+    spool: Path | None = None
+    """The directory for large payloads (`headrace.endpoint.spool`); None sends everything over the socket."""
 
 
 class WorkerProcess(asyncio.Protocol):
@@ -108,6 +110,7 @@ class WorkerProcess(asyncio.Protocol):
         groups = command.memory_groups
         limits = command.limits.as_argument(with_memory=groups is None)
         arguments = [str(connection), str(counters), str(command.most_result_bytes), str(int(command.keeps_output))]
+        arguments += [limits] if command.spool is None else [limits, str(command.spool)]
         self._group = groups.new() if groups else None
         with contextlib.ExitStack() as stack:
             stdout = stderr = command.output
@@ -116,7 +119,7 @@ class WorkerProcess(asyncio.Protocol):
                 stack.callback(os.close, stdout)
                 stack.callback(os.close, stderr)
             try:
-                return self._started([*arguments, limits], stdout, stderr, (connection, counters))
+                return self._started(arguments, stdout, stderr, (connection, counters))
             except OSError:
                 if self._group is not None:
                     self._group.close()

@@ -9,6 +9,8 @@ from headrace.sdk.errors import (
     HeadraceError,
     NotConfigured,
     NotFound,
+    ObjectDamaged,
+    ObjectMissing,
     ProtocolMismatch,
     QueueFull,
     RequestRefused,
@@ -57,5 +59,7 @@ __all__ = [
     "FunctionUnusable",
     "ArgumentNotSerialisable",
     "ResultNotSerialisable",
+    "ObjectMissing",
+    "ObjectDamaged",
     "SubmissionRefused",
 ]

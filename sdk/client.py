@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import platform
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Final, Self
@@ -14,7 +16,9 @@ from uuid import UUID, uuid4
 
 from headrace.bus.bundles import FunctionUse, TaskOptions
 from headrace.bus.code import FunctionCode, from_function, from_source
+from headrace.bus.names import Address
 from headrace.bus.options import changed
+from headrace.bus.payloads import Source
 from headrace.sdk import errors
 from headrace.sdk.http import PROTOCOL, Http, check_protocol, headrace_version
 from headrace.sdk.profile import Profile
@@ -24,6 +28,7 @@ Document = dict[str, Any]
 """A JSON document as the service gave it."""
 
 _LONGEST_POLL_S: Final = 20.0
+_PIECE: Final = 1024 * 1024
 _OUTCOMES: Final[Mapping[str, type[errors.TaskError]]] = {
     kind.code: kind
     for kind in (
@@ -33,6 +38,8 @@ _OUTCOMES: Final[Mapping[str, type[errors.TaskError]]] = {
         errors.FunctionUnusable,
         errors.ArgumentNotSerialisable,
         errors.ResultNotSerialisable,
+        errors.ObjectMissing,
+        errors.ObjectDamaged,
         errors.SubmissionRefused,
     )
 }
@@ -221,6 +228,8 @@ class Client:
         answer = self.get_task(task_id, wait_s)
         state = answer["state"]
         if state == "succeeded":
+            if "result_reference" in answer:
+                return self._large_result(answer["result_reference"])
             if "result" not in answer:
                 # An Executor asked for it in Python's own form, which the service does not unpickle.
                 raise errors.ResultNotSerialisable(f"JSON cannot carry this: {answer.get('python_object')}")
@@ -228,6 +237,20 @@ class Client:
         if state in ("pending", "running"):
             raise errors.TaskPending(str(task_id), state)
         raise _task_error(answer)
+
+    def _large_result(self, reference: Document) -> Any:
+        with tempfile.TemporaryFile(prefix="headrace-") as file:
+            digest = hashlib.sha256()
+
+            def write(piece: bytes) -> None:
+                digest.update(piece)
+                file.write(piece)
+
+            self._http.receive_stream(reference["href"], write)
+            if digest.hexdigest() != reference["sha256"]:
+                raise errors.ObjectDamaged(f"the result came with the SHA-256 {digest.hexdigest()}")
+            file.seek(0)
+            return json.load(file)
 
     def get_task_group(self, task_group_id: Id) -> Document:
         """The tasks of a group and their states."""
@@ -382,6 +405,27 @@ class Client:
         path = f"endpoints/{_id(endpoint_id, 'endpoint_id')}/function-grants"
         answer = self._http.request("POST", path, body=_given(function_id=str(function), pool=pool), repeatable=True)
         return FunctionUse(function, base64.b64decode(answer["grant"]), int(answer["grant_expires"]))
+
+    def use_objects(self, address: Address, objects: Collection[str]) -> list[str]:
+        """Say that a bundle needs these objects (by SHA-256); those that have to be uploaded before it is sent."""
+        body = {
+            "pool": address.pool,
+            "task_group_id": str(address.group),
+            "bundle_id": str(address.bundle),
+            "objects": list(objects),
+        }
+        answer = self._http.request("POST", f"endpoints/{address.endpoint}/object-uses", body=body, repeatable=True)
+        missing: list[str] = answer["missing"]
+        return missing
+
+    def upload_object(self, source: Source) -> None:
+        """Store a large argument."""
+        reader = source.reader()
+        self._http.send_stream(f"objects/{source.sha256}", iter(lambda: reader.read(_PIECE), b""), size=source.size)
+
+    def download_object(self, sha256: str, write: Callable[[bytes], object], start: int = 0) -> None:
+        """Give a large result of one's own to `write`, piece by piece, from byte `start` on."""
+        self._http.receive_stream(f"objects/{sha256}", write, start=start)
 
     def _register(self, code: FunctionCode, description: str, metadata: Mapping[str, Any] | None, public: bool) -> str:
         body = _given(

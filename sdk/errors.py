@@ -20,6 +20,8 @@ HeadraceError
     ├── FunctionUnusable        the code cannot be found, fetched, loaded or is not allowed there
     ├── ArgumentNotSerialisable an argument cannot be sent
     ├── ResultNotSerialisable   the result cannot be sent back in the form that was asked for
+    ├── ObjectMissing           a large argument or result is not, or no longer, in the object store
+    ├── ObjectDamaged           a large argument or result is not what was stored: its SHA-256 or size differs
     └── SubmissionRefused       the bus or the endpoint did not take the task
 """
 
@@ -28,6 +30,8 @@ from __future__ import annotations
 from headrace.bus.errors import (
     ArgumentNotSerialisable,
     FunctionUnusable,
+    ObjectDamaged,
+    ObjectMissing,
     ResultNotSerialisable,
     SubmissionRefused,
     TaskCancelled,
@@ -61,6 +65,8 @@ __all__ = [
     "FunctionUnusable",
     "ArgumentNotSerialisable",
     "ResultNotSerialisable",
+    "ObjectMissing",
+    "ObjectDamaged",
     "SubmissionRefused",
 ]
 

@@ -17,7 +17,7 @@ from uuid import UUID
 
 import msgspec
 
-from headrace.bus import options, values
+from headrace.bus import options
 from headrace.bus.bundles import TaskOptions
 from headrace.bus.chunks import run_chunk
 from headrace.bus.errors import ArgumentNotSerialisable, SubmissionRefused
@@ -26,6 +26,7 @@ from headrace.sdk import mapping
 from headrace.sdk.client import Client
 from headrace.sdk.future import TaskFuture, failed_future
 from headrace.sdk.limits import BLOCK, WhenFull, most_unfinished
+from headrace.sdk.payloads import encode_call
 from headrace.sdk.session import Channel, Session
 from headrace.sdk.sessions import sessions_of, shared_client
 from headrace.sdk.unfinished import Unfinished
@@ -350,7 +351,7 @@ class Executor(concurrent.futures.Executor):
 
     def _submit(self, function_id: UUID, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TaskFuture:
         try:
-            encoding, payload = values.encode_arguments(args, kwargs)
+            encoding, payload, sources = encode_call(args, kwargs)
         except HeadraceError as error:
             return failed_future(error)
         except Exception as error:
@@ -372,6 +373,7 @@ class Executor(concurrent.futures.Executor):
                 encoding,
                 payload,
                 future,
+                sources,
                 when_full=self._when_full,
                 check=self._check_open,
             )

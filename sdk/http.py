@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -35,6 +36,8 @@ PROTOCOL: Final = WIRE_VERSION
 """The version of the protocol between SDK and service that this release speaks."""
 
 _REFUSALS: Final = {401: Unauthorized, 403: Forbidden, 404: NotFound}
+_SILENCE_S: Final = 60.0
+"""How long a transfer may stand still."""
 _RETRIED_STATUSES: Final = frozenset({502, 503, 504})
 
 
@@ -121,6 +124,36 @@ class Http:
                 if pause_s is None:
                     raise
             time.sleep(pause_s)
+
+    def send_stream(self, path: str, pieces: Iterable[bytes], *, size: int) -> None:
+        """PUT a body of `size` bytes, piece by piece, once. Raises `ClientError`."""
+        request = self._open().build_request(
+            "PUT",
+            f"/api/v1/{path}",
+            content=pieces,
+            headers={"Content-Length": str(size), "Content-Type": "application/octet-stream"},
+            timeout=_SILENCE_S,
+        )
+        self._answer(request)
+
+    def receive_stream(self, path: str, write: Callable[[bytes], object], *, start: int = 0) -> None:
+        """GET a body from byte `start` on, piece by piece, once. Raises `ClientError` and what `write` raises."""
+        request = self._open().build_request(
+            "GET",
+            path if path.startswith("/") else f"/api/v1/{path}",
+            headers={"Range": f"bytes={start}-"} if start else None,
+            timeout=_SILENCE_S,
+        )
+        try:
+            response = self._open().send(request, stream=True)
+            with contextlib.closing(response):
+                if not response.is_success:
+                    response.read()
+                    raise refusal(response, self.url)
+                for piece in response.iter_bytes():
+                    write(piece)
+        except httpx.TransportError as error:
+            raise _unreachable(error, request, self.url) from error
 
     def _answer(self, request: httpx.Request) -> Any:
         try:

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
 from headrace.bus.bundles import FunctionUse, Task, TaskOptions
 from headrace.bus.ids import new_bundle_id, split_task_id
+from headrace.bus.payloads import Source
 from headrace.sdk.errors import SubmissionRefused
 from headrace.sdk.future import TaskFuture
 from headrace.sdk.limits import BLOCK, MOST_UNSENT_BYTES, MOST_UNSENT_TASKS, Room, WhenFull
@@ -49,8 +50,18 @@ class Draft:
     size: int = 0
     live: int = 0
     """How many tasks it has that were not withdrawn."""
+    sources: list[Source] = field(default_factory=list)
+    """What has to be in the object store before it is sent."""
 
-    def add(self, use: FunctionUse, options: TaskOptions, encoding: int, arguments: bytes, future: TaskFuture) -> None:
+    def add(
+        self,
+        use: FunctionUse,
+        options: TaskOptions,
+        encoding: int,
+        arguments: bytes,
+        future: TaskFuture,
+        sources: Sequence[Source] = (),
+    ) -> None:
         index = len(self.tasks)
         future.locate(self.id, index)
         function_index = self.functions.setdefault(use, len(self.functions))
@@ -59,6 +70,8 @@ class Draft:
         self.futures.append(future)
         self.size += len(arguments) + _TASK_BYTES
         self.live += 1
+        if sources:
+            self.sources.extend(sources)
 
     def withdraw(self, index: int) -> int:
         """Take a task out; gives its size. 0 when it was not there."""
@@ -124,6 +137,7 @@ class Outbox:
         encoding: int,
         arguments: bytes,
         future: TaskFuture,
+        sources: Sequence[Source] = (),
         *,
         when_full: WhenFull = BLOCK,
         check: Callable[[], None] = lambda: None,
@@ -141,14 +155,22 @@ class Outbox:
 
         self.room.take(size, when_full, look)
         try:
-            woken = self._put(use, options, encoding, arguments, future)
+            woken = self._put(use, options, encoding, arguments, future, sources)
         except BaseException:
             self.room.give(1, size)
             raise
         if not woken:
             self._wake()
 
-    def _put(self, use: FunctionUse, options: TaskOptions, encoding: int, arguments: bytes, future: TaskFuture) -> bool:
+    def _put(
+        self,
+        use: FunctionUse,
+        options: TaskOptions,
+        encoding: int,
+        arguments: bytes,
+        future: TaskFuture,
+        sources: Sequence[Source],
+    ) -> bool:
         """Put a task into a bundle; whether the loop has been woken for it already."""
         with self._lock:
             self._check_open()
@@ -159,7 +181,7 @@ class Outbox:
             if draft is None:
                 draft = self._open = Draft(new_bundle_id(self._endpoint))
                 self._unsent[draft.id] = draft
-            draft.add(use, options, encoding, arguments, future)
+            draft.add(use, options, encoding, arguments, future, sources)
             if len(draft.tasks) >= self._cap or draft.size >= BUNDLE_BYTES:
                 self._full.append(draft)
                 self._open = None

@@ -19,7 +19,7 @@ import platform
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import UUID
@@ -39,14 +39,17 @@ from headrace.bus.errors import (
 from headrace.bus.failures import decode_failure, rebuild
 from headrace.bus.ids import split_task_id, task_id
 from headrace.bus.names import Address, ResultAddress, started_marks, stored_results
+from headrace.bus.payloads import Source
 from headrace.bus.results import ResultCollector, live_part
+from headrace.bus.values import OBJECT
 from headrace.bus.values import decode as decode_value
 from headrace.schemas import HeadraceError
 from headrace.sdk.errors import ServiceUnavailable, ServiceUnreachable
 from headrace.sdk.future import TaskFuture
 from headrace.sdk.limits import BLOCK, WhenFull
 from headrace.sdk.loop import LoopThread
-from headrace.sdk.outbox import LARGEST_CAP, Draft, Outbox
+from headrace.sdk.outbox import FIRST_CAP, LARGEST_CAP, Draft, Outbox
+from headrace.sdk.payloads import ObjectService, Sources, Transfers
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +94,7 @@ class Grant:
         )
 
 
-class Service(Protocol):
+class Service(ObjectService, Protocol):
     """What a session asks of the service (see `headrace.sdk.Client`). Each call may take its time; any thread."""
 
     def open_session(self, endpoint_id: Any, user_endpoint_config: dict[str, Any] | None) -> dict[str, Any]: ...
@@ -129,6 +132,8 @@ class Session:
         self._tasks: set[asyncio.Task[None]] = set()
         self._functions: dict[UUID, FunctionUse] = {}
         self._functions_lock = threading.Lock()
+        self.sources = Sources()
+        self.transfers = Transfers(service)
 
     @classmethod
     def open(
@@ -298,6 +303,13 @@ class Channel:
             send=self._start_sending,
             wake=lambda: session.thread.call(self._outbox.pump),
         )
+        # Of their own, so that nothing small waits for an upload; few to a bundle, so that they spread over pools.
+        self._large = Outbox(
+            session.grant.endpoint,
+            most_per_bundle=min(FIRST_CAP, most_per_bundle),
+            send=self._start_sending,
+            wake=lambda: session.thread.call(self._large.pump),
+        )
 
     async def start(self) -> None:
         """Subscribe to the group's results, before anything is sent. A bus that is away is waited for a while.
@@ -337,11 +349,12 @@ class Channel:
         encoding: int,
         arguments: bytes,
         future: TaskFuture,
+        sources: Sequence[Source] = (),
         *,
         when_full: WhenFull = BLOCK,
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        """Send a task; its future gets its id now and its result later. Any thread.
+        """Send a task, once `sources` are uploaded; its future gets its id now and its result later. Any thread.
 
         Waits for room as `when_full` says, `check` being called meanwhile. Raises `QueueFull`, `SubmissionRefused`
         when the client was closed, and what `check` raises.
@@ -349,11 +362,21 @@ class Channel:
         grant = self._session.grant
         future.function_id, future.endpoint_id, future.task_group_id = use.id, grant.endpoint, self.group
         future._on_cancel = self._tell_cancel
-        self._outbox.add(use, options, encoding, arguments, future, when_full=when_full, check=check)
+        if not sources:
+            self._outbox.add(use, options, encoding, arguments, future, when_full=when_full, check=check)
+            return
+        held = self._session.sources.hold(sources, when_full, check)
+        try:
+            self._large.add(use, options, encoding, arguments, future, held, when_full=when_full, check=check)
+        except BaseException:
+            self._session.sources.let_go(held)
+            raise
 
     def wake(self) -> None:
         """Have submissions that wait for room look again."""
         self._outbox.room.wake()
+        self._large.room.wake()
+        self._session.sources.room.wake()
 
     def attach(self, tasks: Iterable[tuple[UUID, TaskFuture]]) -> None:
         """Await results of tasks that were submitted before, perhaps by another process. On the loop."""
@@ -366,7 +389,7 @@ class Channel:
                 waiting = self.pending[bundle] = self._waiting(bundle, {})
             result = waiting.collector.results.get(index)
             if result is not None:
-                _deliver(future, waiting.collector, result, time.time())
+                self._deliver(future, waiting.collector, result, time.time())
             elif index in waiting.futures:
                 waiting.more.setdefault(index, []).append(future)
             else:
@@ -404,8 +427,9 @@ class Channel:
 
     def give_up(self, error: BaseException) -> None:
         """Fail every future that still waits."""
-        for draft in self._outbox.close():
+        for draft in (*self._outbox.close(), *self._large.close()):
             _fail(draft.pending(), error)
+            self._session.sources.let_go(draft.sources)
         for waiting in self.pending.values():
             _fail([*waiting.futures.values(), *itertools.chain(*waiting.more.values())], error)
         self.pending.clear()
@@ -431,6 +455,8 @@ class Channel:
                 futures = {i: f for i, f in enumerate(draft.futures) if f is not None and not f.done()}
                 # Awaited before it is sent: the result may be here before the ack is.
                 self.pending[draft.id] = self._waiting(draft.id, futures, total=len(tasks))
+                if draft.sources:
+                    await self._session.transfers.bring(self._address(draft.id), draft.sources)
                 await self._store(draft, tasks)
                 self._limit(draft, tasks)
         except HeadraceError as error:
@@ -447,7 +473,8 @@ class Channel:
         finally:
             for task, force in self._sending.pop(draft.id, ()):
                 self._session.spawn(self._cancel(task, force), "cancel task")
-            self._outbox.sent(draft)
+            self._session.sources.let_go(draft.sources)
+            (self._large if draft.sources else self._outbox).sent(draft)
 
     async def _store(self, draft: Draft, tasks: list[Any]) -> None:
         session = self._session
@@ -524,17 +551,45 @@ class Channel:
             worked_s += max(0.0, result.ended_at - result.started_at)
             future = waiting.futures.pop(result.index, None)
             if future is not None:
-                _deliver(future, collector, result, now)
+                self._deliver(future, collector, result, now)
             if waiting.more:
                 for each in waiting.more.pop(result.index, ()):
-                    _deliver(each, collector, result, now)
+                    self._deliver(each, collector, result, now)
         if results:
             self._outbox.learn(worked_s / len(results))
         if waiting.collector.complete or not waiting.futures:
             self.pending.pop(bundle, None)
 
+    def _deliver(self, future: TaskFuture, collector: ResultCollector, result: TaskResult, now: float) -> None:
+        future.note_times(
+            collector.bundle_stored_at,
+            result.taken_at,
+            result.started_at,
+            result.ended_at,
+            collector.stored_at[result.index],
+            now,
+        )
+        if result.encoding == OBJECT:
+            self._session.spawn(self._fetch(future, result), "fetch a large result")
+        else:
+            _resolve(future, result)
+
+    async def _fetch(self, future: TaskFuture, result: TaskResult) -> None:
+        future.attempts = result.attempts
+        if not future.begin():
+            return
+        try:
+            future.set_result(await self._session.transfers.value(result.value))
+        except HeadraceError as error:
+            future.set_exception(error)
+        except asyncio.CancelledError:
+            future.set_exception(SubmissionRefused("the client was closed before the result came"))
+            raise
+        except Exception as error:
+            future.set_exception(_unreadable(error))
+
     def _on_cancel(self, future: TaskFuture, force: bool) -> None:
-        if self._outbox.withdraw(future) or future.task_id is None:
+        if self._outbox.withdraw(future) or self._large.withdraw(future) or future.task_id is None:
             return
         with self._counting:
             self.cancelling += 1
@@ -583,18 +638,6 @@ class Channel:
                 return
 
 
-def _deliver(future: TaskFuture, collector: ResultCollector, result: TaskResult, now: float) -> None:
-    future.note_times(
-        collector.bundle_stored_at,
-        result.taken_at,
-        result.started_at,
-        result.ended_at,
-        collector.stored_at[result.index],
-        now,
-    )
-    _resolve(future, result)
-
-
 def _resolve(future: TaskFuture, result: TaskResult) -> None:
     if future.done():
         return
@@ -607,9 +650,13 @@ def _resolve(future: TaskFuture, result: TaskResult) -> None:
         else:
             future.set_exception(rebuild(decode_failure(result.value)))
     except Exception as error:  # unpickling runs code of users: whatever it raises belongs to this future
-        unreadable = ResultNotSerialisable(f"the task succeeded, but its result cannot be read here: {error}")
-        unreadable.__cause__ = error
-        future.set_exception(unreadable)
+        future.set_exception(_unreadable(error))
+
+
+def _unreadable(error: Exception) -> ResultNotSerialisable:
+    unreadable = ResultNotSerialisable(f"the task succeeded, but its result cannot be read here: {error}")
+    unreadable.__cause__ = error
+    return unreadable
 
 
 def _fail(futures: Iterable[TaskFuture], error: BaseException) -> None:
