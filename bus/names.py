@@ -199,7 +199,7 @@ def object_chunks(upload: str) -> str:
     return f"object.{upload}.*"
 
 
-ALL_FIRST_OBJECT_CHUNKS = "object.*.0"
+ALL_OBJECT_CHUNKS = "object.>"
 
 
 def group_results(group: UUID) -> str:

@@ -251,10 +251,10 @@ class ObjectStore:
         return kind == "r" and await self._connection.read_last("RESULTS", address.result_subject(0)) is not None
 
     async def _sweep_uploads(self) -> int:
-        firsts = await self._subjects(names.ALL_FIRST_OBJECT_CHUNKS)
+        chunks = await self._subjects(names.ALL_OBJECT_CHUNKS)
         # Read after the chunks: what was finished in between is not taken for abandoned.
         known = {record.value.upload for record in await self._objects.list()}
-        abandoned = [upload for upload in (subject.split(".")[1] for subject in firsts) if upload not in known]
+        abandoned = {subject.split(".")[1] for subject in chunks} - known
         purged = 0
         for upload in abandoned:
             last, _ = await self._connection.read_many("OBJECTS", {"last_by_subj": names.object_chunks(upload)})
@@ -311,7 +311,8 @@ class _Upload:
             while self._under_way:
                 await self._under_way.popleft()
         finally:
-            await _drop(self._under_way)
+            # Not cancelled: the server may be about to store what was sent, and what is removed must not come after it.
+            await asyncio.gather(*self._under_way, return_exceptions=True)
 
     async def _store(self, chunk: bytes) -> None:
         # In a thread: the others of this service are not to wait for a millisecond with each chunk.

@@ -22,7 +22,8 @@ from headrace.bus.connection import Connection, Message, StoredMessage, Subscrip
 from headrace.bus.errors import DecodeError, ResultNotSerialisable, SignatureInvalid
 from headrace.bus.failures import decode_failure
 from headrace.bus.names import Address, ResultAddress, stored_results
-from headrace.bus.values import ENCODING_NAMES, JSON, MSGPACK, encode_json
+from headrace.bus.payloads import Part, whole
+from headrace.bus.values import ENCODING_NAMES, JSON, MSGPACK, OBJECT, encode_json
 from headrace.bus.values import decode as decode_value
 
 logger = logging.getLogger(__name__)
@@ -274,6 +275,8 @@ class PlainResult:
     """`code`, `type`, `message` and `traceback`."""
     python_object: str = ""
     """Why `value` is missing though the task succeeded, and how to get it."""
+    reference: Part | None = None
+    """Where `value` is, when it is JSON in the object store."""
 
 
 def plain_result(result: TaskResult) -> PlainResult:
@@ -289,8 +292,25 @@ def plain_result(result: TaskResult) -> PlainResult:
             return PlainResult(state=result.state, value=value)
         except (DecodeError, ResultNotSerialisable) as error:
             return PlainResult(state=result.state, python_object=_how_to_get(str(error)))
+    if result.encoding == OBJECT:
+        return _plain_reference(result)
     form = ENCODING_NAMES.get(result.encoding, f"encoding {result.encoding}")
     return PlainResult(state=result.state, python_object=_how_to_get(f"the value is a Python object ({form})"))
+
+
+def _plain_reference(result: TaskResult) -> PlainResult:
+    try:
+        part = whole(result.value)
+    except DecodeError as error:
+        return PlainResult(state=result.state, python_object=_how_to_get(str(error)))
+    if part is not None and part.encoding == JSON:
+        return PlainResult(state=result.state, reference=part)
+    return PlainResult(state=result.state, python_object=_how_to_get("the value is a large Python object"))
+
+
+def reference_document(task_id: UUID, part: Part) -> dict[str, Any]:
+    """Where a large value is, for those who speak HTTP."""
+    return {"href": f"/api/v1/tasks/{task_id}/result", "size": part.size, "sha256": part.digest}
 
 
 def result_document(task_id: UUID, result: TaskResult | None) -> dict[str, Any]:
@@ -303,6 +323,8 @@ def result_document(task_id: UUID, result: TaskResult | None) -> dict[str, Any]:
         document["error"] = plain.error
     elif plain.python_object:
         document["python_object"] = plain.python_object
+    elif plain.reference is not None:
+        document["result_reference"] = reference_document(task_id, plain.reference)
     else:
         document["result"] = plain.value
     document["attempts"] = result.attempts

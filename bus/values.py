@@ -54,7 +54,7 @@ ENCODING_NAMES: Final = {
     OBJECT: "object",
 }
 
-INLINE_BYTES: Final = 2 * 1024 * 1024
+INLINE_BYTES: Final = 4 * 1024 * 1024
 """What is encoded in more bytes than this goes through the object store."""
 
 _PROTOCOL = 5

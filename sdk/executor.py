@@ -363,6 +363,8 @@ class Executor(concurrent.futures.Executor):
             session, channel = self._channel(self.endpoint_id)
             use = session.function_use(function_id)
         except (HeadraceError, TimeoutError) as error:
+            for source in sources:
+                source.close()
             return failed_future(error)
         future = TaskFuture()
         self._unfinished.add(future, self._when_full, self._check_open)

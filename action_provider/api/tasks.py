@@ -18,8 +18,9 @@ from headrace.action_provider.api.access import (
     endpoint_for,
     function_for,
 )
+from headrace.action_provider.api.objects import answer_with
 from headrace.action_provider.api.task_documents import located_document, task_document
-from headrace.action_provider.errors import InvalidRequest, NotFound
+from headrace.action_provider.errors import Conflict, InvalidRequest, NotFound
 from headrace.action_provider.http import WAIT, Operation, reply
 from headrace.action_provider.http import Call as Request
 from headrace.bus import submission
@@ -28,7 +29,7 @@ from headrace.bus.errors import TaskCancelled
 from headrace.bus.ids import task_id
 from headrace.bus.models import EndpointRecord
 from headrace.bus.options import of_document, waited_too_long
-from headrace.bus.results import ResultCollector, ResultWatch
+from headrace.bus.results import ResultCollector, ResultWatch, plain_result
 from headrace.bus.submission import Call, Plan, Submission, TaskView
 from headrace.schemas import Violation
 
@@ -68,6 +69,21 @@ async def get_task(call: Request) -> Response:
     if view.result is None and wait_s > 0:
         view = await call.unless_stopping(_awaited(call, view, wait_s)) or view
     return reply(located_document(view))
+
+
+async def get_result(call: Request) -> Response:
+    """The value of a task alone, as JSON, however large it is: where `result_reference` points to."""
+    view = await _task(call)
+    if view.result is None:
+        raise Conflict(f"task {view.task_id} has no result yet: it is {view.state}")
+    plain = plain_result(view.result)
+    if plain.reference is not None:
+        return await answer_with(call, call.caller.principal, plain.reference.digest, "application/json")
+    if plain.error is not None:
+        raise Conflict(f"task {view.task_id} has no value: it is {view.state}, {plain.error['code']}")
+    if plain.python_object:
+        raise Conflict(plain.python_object)
+    return reply(plain.value)
 
 
 async def get_group(call: Request) -> Response:
@@ -271,6 +287,12 @@ ROUTES = (
         response_schema="task",
         query=(WAIT,),
         may_wait=True,
+    ),
+    Operation(
+        method="GET",
+        path="/api/v1/tasks/{task_id}/result",
+        handler=get_result,
+        summary="Read the value of a task alone",
     ),
     Operation(
         method="GET",

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from headrace.bus.bundles import TaskResult
 from headrace.bus.ids import task_id
-from headrace.bus.results import PlainResult, ResultCollector, plain_result
+from headrace.bus.results import PlainResult, ResultCollector, plain_result, reference_document
 
 _MOST_TASKS_SHOWN = 100
 _MOST_ERRORS_SHOWN = 100
@@ -117,13 +117,19 @@ def _tasks(collectors: Sequence[ResultCollector], *, read: bool = True, started:
 
 def _values(tasks: Sequence[_Task]) -> dict[str, Any]:
     """`result` in the order of the tasks, and `results` with their ids; null where there is no value."""
-    outputs = [task.plain.value if task.plain is not None else None for task in tasks]
+    outputs = [_output(task) for task in tasks]
     return {
         "result": outputs,
         "results": [
             {"output": output, "task_id": str(task.task_id)} for task, output in zip(tasks, outputs, strict=True)
         ],
     }
+
+
+def _output(task: _Task) -> Any:
+    if task.plain is None or task.plain.reference is None:
+        return None if task.plain is None else task.plain.value
+    return {"result_reference": reference_document(task.task_id, task.plain.reference)}
 
 
 def _failed(tasks: Sequence[_Task], *, code: str, description: str) -> dict[str, Any]:

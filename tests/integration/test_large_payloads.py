@@ -1,0 +1,233 @@
+"""Arguments and results that are too large for a message, from the Executor to a worker and back."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from running_pool import RunningPool, running_pool
+from service import RunningService, running_service
+from waiting import eventually
+
+from headrace.bus.objects import ObjectStore
+from headrace.bus.payloads import Source
+from headrace.bus.tables import Tables
+from headrace.bus.values import INLINE_BYTES
+from headrace.sdk import Client, Executor, ObjectMissing, ServiceUnreachable, SubmissionRefused
+
+MB = 1_000_000
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    with running_service(tmp_path_factory.mktemp("service"), object_bytes=65 * MB) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def pool(service: RunningService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPool]:
+    with running_pool(service, tmp_path_factory.mktemp("pool")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(service: RunningService) -> Iterator[Client]:
+    with Client(service.url, service.token) as made:
+        yield made
+
+
+@pytest.fixture
+def executor(pool: RunningPool, client: Client) -> Iterator[Executor]:
+    with Executor(pool.endpoint_id, client=client) as made:
+        yield made
+
+
+def objects(service: RunningService) -> list[str]:
+    """The SHA-256s of what is stored."""
+
+    async def names(connection: Any) -> list[str]:
+        return [record.key.split(".")[1] for record in await Tables.on(connection).objects.list()]
+
+    return list(service.bus(names))
+
+
+def sweep(service: RunningService) -> None:
+    async def work(connection: Any) -> None:
+        await ObjectStore(connection, Tables.on(connection), grace_s=0.0).sweep()
+
+    service.bus(work)
+
+
+def uploads(service: RunningService) -> float:
+    """How many chunks were ever stored."""
+
+    async def last(connection: Any) -> int:
+        return int((await connection.api("STREAM.INFO.OBJECTS"))["state"]["last_seq"])
+
+    return int(service.bus(last))
+
+
+def test_fifty_megabytes_go_there_and_back(executor: Executor) -> None:
+    content = os.urandom(50 * MB)
+
+    assert executor.submit(lambda x: x[::-1], content).result(50) == content[::-1]
+
+
+def test_arrays_texts_and_nested_data_go_there_and_back(executor: Executor) -> None:
+    array = np.arange(1_000_000).reshape(1000, 1000)[:, ::2]
+    nested = {"a": [array, {"b": "é" * (2 * INLINE_BYTES)}], "c": (1, 2)}
+
+    back, named, same = executor.submit(lambda x, *, y: (x, y, x["a"][0] is y), nested, y=array).result(50)
+
+    assert np.array_equal(back["a"][0], array)
+    assert back["a"][1] == nested["a"][1]
+    assert back["c"] == (1, 2)
+    assert np.array_equal(named, array)
+    assert not same
+
+
+def test_many_small_values_that_are_large_together_go_as_well(executor: Executor) -> None:
+    values = [os.urandom(100_000) for _ in range(60)]
+
+    assert executor.submit(lambda *xs: list(xs), *values).result(50) == values
+    assert executor.submit(sum, list(range(1_000_000))).result(50) == sum(range(1_000_000))
+
+
+def test_tasks_that_share_an_argument_upload_it_once_and_fetch_it_once(
+    executor: Executor, service: RunningService, pool: RunningPool
+) -> None:
+    shared, before = os.urandom(8 * MB), uploads(service)
+
+    futures = [executor.submit(lambda x, i: (len(x), i), shared, i) for i in range(12)]
+
+    assert [future.result(50) for future in futures] == [(8 * MB, i) for i in range(12)]
+    assert uploads(service) - before == 8
+    assert all(future.task_id is not None for future in futures)
+
+
+def test_one_argument_given_twice_is_one_object_for_the_function(executor: Executor) -> None:
+    data = bytearray(5 * MB)
+
+    assert executor.submit(lambda x, y: x is y, data, data).result(50)
+
+
+def test_what_nothing_needs_any_more_goes_and_results_stay(executor: Executor, service: RunningService) -> None:
+    sweep(service)
+    before = set(objects(service))
+    future = executor.submit(lambda x: x + b"!", os.urandom(5 * MB))
+    future.result(50)
+
+    def argument_is_gone() -> bool:
+        sweep(service)
+        return len(set(objects(service)) - before) == 1
+
+    eventually(argument_is_gone, 10, "the argument is removed, and the result is not")
+    [again] = executor.reload_tasks()
+    assert len(again.result(50)) == 5 * MB + 1
+
+
+def test_a_large_result_of_another_process_is_read_by_its_group(executor: Executor, client: Client) -> None:
+    future = executor.submit(lambda: bytes(5 * MB))
+    future.result(50)
+
+    with Executor(executor.endpoint_id, client=client, task_group_id=executor.task_group_id) as other:
+        [reloaded] = other.reload_tasks()
+        assert reloaded.result(50) == bytes(5 * MB)
+
+
+def test_an_object_that_has_lost_a_part_is_a_clear_error(
+    executor: Executor, service: RunningService, pool: RunningPool
+) -> None:
+    future = executor.submit(lambda: bytes(7 * MB))
+    future.result(50)
+
+    async def lose_chunks(connection: Any) -> None:
+        await connection.api("STREAM.PURGE.OBJECTS", {"filter": "object.*.6"})
+
+    service.bus(lose_chunks)
+
+    [again] = executor.reload_tasks()
+    with pytest.raises(ObjectMissing, match="object"):
+        again.result(50)
+
+
+def test_what_is_larger_than_the_limit_is_refused_with_it(executor: Executor) -> None:
+    with pytest.raises(SubmissionRefused, match=str(65 * MB)):
+        executor.submit(len, bytes(65 * MB)).result(50)
+    with pytest.raises(Exception, match=str(65 * MB)):
+        executor.submit(lambda: bytes(65 * MB)).result(50)
+
+
+def test_a_large_json_result_is_shown_as_a_reference_and_streamed(
+    client: Client, service: RunningService, pool: RunningPool
+) -> None:
+    function_id = service.add_function("def f(n):\n    return ['x' * 1000] * n\n")
+
+    task_id = client.run(5000, endpoint_id=pool.endpoint_id, function_id=function_id)
+
+    document = client.get_task(task_id, wait_s=20)
+    assert "result" not in document
+    reference = document["result_reference"]
+    assert reference["size"] > 5 * MB
+    answer = service.http().get(reference["href"])
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json() == ["x" * 1000] * 5000
+    assert client.get_result(task_id) == ["x" * 1000] * 5000
+    small = client.run(1, endpoint_id=pool.endpoint_id, function_id=function_id)
+    assert client.get_result(small, wait_s=20) == ["x" * 1000]
+    assert service.http().get(f"/api/v1/tasks/{small}/result").json() == ["x" * 1000]
+
+
+def test_somebody_elses_large_result_cannot_be_read(client: Client, service: RunningService, pool: RunningPool) -> None:
+    function_id = service.add_function("def f(n):\n    return ['y' * 1000] * n\n")
+    task_id = client.run(5000, endpoint_id=pool.endpoint_id, function_id=function_id)
+    reference = client.get_task(task_id, wait_s=20)["result_reference"]
+
+    stranger = service.http(service.add_user("stranger"))
+
+    assert stranger.get(reference["href"]).status_code == 404
+    assert stranger.get(f"/api/v1/objects/{reference['sha256']}").status_code == 404
+
+
+def test_an_upload_that_breaks_is_sent_again(executor: Executor, client: Client, service: RunningService) -> None:
+    content, broken = os.urandom(6 * MB), threading.Event()
+    upload = client.upload_object
+
+    def breaks_once(source: Source) -> None:
+        if not broken.is_set():
+            broken.set()
+            cut_off(service, f"/api/v1/objects/{source.sha256}", content[: 3 * MB], len(content))
+            raise ServiceUnreachable("the connection broke")
+        upload(source)
+
+    client.upload_object = breaks_once  # type: ignore[method-assign]
+    try:
+        assert executor.submit(lambda x: x, content).result(50) == content
+    finally:
+        del client.upload_object
+    assert broken.is_set()
+
+
+def cut_off(service: RunningService, path: str, beginning: bytes, size: int) -> None:
+    """Begin an upload, and break the connection in the middle."""
+    url = httpx.URL(service.url)
+    with socket.create_connection((url.host, url.port or 80)) as connection:
+        head = f"PUT {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {service.token}\r\nContent-Length: {size}"
+        connection.sendall(f"{head}\r\n\r\n".encode() + beginning)
+
+
+def test_nothing_is_left_in_the_spool_of_results(pool: RunningPool, executor: Executor) -> None:
+    executor.submit(lambda: bytes(5 * MB)).result(50)
+
+    spool = pool.status_path.with_name("pool-default.spool")
+    assert list((spool / "results").iterdir()) == []
+    assert spool.stat().st_mode & 0o777 == 0o700
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in (spool / "objects").iterdir())
+    assert isinstance(spool, Path)
