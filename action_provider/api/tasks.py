@@ -73,7 +73,7 @@ async def get_task(call: Request) -> Response:
 
 async def get_result(call: Request) -> Response:
     """The value of a task alone, as JSON, however large it is: where `result_reference` points to."""
-    view = await _task(call)
+    view = await find_task(call)
     if view.result is None:
         raise Conflict(f"task {view.task_id} has no result yet: it is {view.state}")
     plain = plain_result(view.result)
