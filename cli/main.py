@@ -21,6 +21,7 @@ from headrace.cli import (
     user_commands,
 )
 from headrace.cli.backup_commands import backup, restore
+from headrace.cli.dispatch import dispatch
 from headrace.cli.login_command import login
 from headrace.cli.serve import serve
 from headrace.cli.up import up
@@ -45,6 +46,7 @@ app.add_typer(dead_letter_commands.app, name="dead-letter")
 app.add_typer(user_commands.app, name="user")
 app.add_typer(token_commands.app, name="token")
 app.command()(serve)
+app.command()(dispatch)
 app.command()(backup)
 app.command()(restore)
 

@@ -1,0 +1,48 @@
+"""`headrace dispatch`: the dispatcher alone, for services that only answer HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from headrace.cli.options import DEFAULT_HOME, NATS_PORT, HomeOption, expanded
+
+
+def dispatch(
+    home: HomeOption = DEFAULT_HOME,
+    nats_url: Annotated[str, typer.Option(help="Where the dispatcher finds NATS.")] = f"nats://127.0.0.1:{NATS_PORT}",
+    keys: Annotated[
+        Path | None,
+        typer.Option(help="The directory with service.json and master.key; by default HOME/keys."),
+    ] = None,
+    nats_wait: Annotated[float, typer.Option(min=0.0, help="Seconds to wait for NATS at the start.")] = 10.0,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+) -> None:
+    """Match events and watch deliveries, without HTTP, until Ctrl-C. Any number of them may run."""
+    from headrace.action_provider.dispatching import dispatch_async
+    from headrace.action_provider.settings import ServiceSettings
+    from headrace.cli.home import Home
+    from headrace.cli.output import configure_logging
+    from headrace.cli.signals import Signals
+
+    configure_logging(log_level)
+    place = Home(expanded(home))
+    place.prepare()
+    settings = ServiceSettings(
+        home=place.path,
+        keys_dir=expanded(keys) if keys else place.keys,
+        nats_url=nats_url,
+        start_timeout_s=nats_wait,
+    )
+
+    async def run() -> int:
+        signals = Signals()
+        async with signals.caught():
+            await signals.unless_stopped(dispatch_async(settings))
+        return 130 if signals.number == signals.number.SIGINT else 0
+
+    sys.exit(asyncio.run(run()))
