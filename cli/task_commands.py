@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import enum
 import itertools
+import json
+import sys
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
 import typer
@@ -13,6 +17,9 @@ import typer
 from headrace.cli import output
 from headrace.cli.service import JsonOption, service, shown
 from headrace.cli.token_commands import duration_s
+
+if TYPE_CHECKING:
+    from headrace.sdk.logs import StreamName
 
 _SHOWN = (
     *(
@@ -29,7 +36,14 @@ _SHOWN = (
     *("ended_at", "result_stored_at", "attempts", "worker"),
 )
 
-app = typer.Typer(help="List, show and cancel tasks.", no_args_is_help=True)
+app = typer.Typer(help="List, show and cancel tasks, and see what they print.", no_args_is_help=True)
+
+
+class Stream(enum.StrEnum):
+    """What a task prints to."""
+
+    STDOUT = "stdout"
+    STDERR = "stderr"
 
 
 @app.command()
@@ -95,6 +109,34 @@ def list_tasks(
     output.say_table(["TASK", "STATE", "FUNCTION", "SUBMITTED", "TOOK", "ERROR"], [_row(task, names) for task in tasks])
     if more:
         output.note(f"(the first {limit}; --limit gives more)")
+
+
+@app.command()
+def logs(
+    task_id: Annotated[UUID, typer.Argument()],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the task has ended.")] = False,
+    stream: Annotated[Stream | None, typer.Option(help="Only this one.")] = None,
+    tail: Annotated[int | None, typer.Option(min=0, help="Only so many lines of what there is now, the last.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print what a task has printed: its stdout to stdout, its stderr to stderr. With --json, a line for each piece."""
+    only: StreamName | None = None if stream is None else "stderr" if stream is Stream.STDERR else "stdout"
+    with service() as client:
+        if follow:
+            chunks = client.task_logs(task_id, follow=True, stream=only, tail=tail)
+        else:
+            chunks = iter(client.log_chunks(task_id, stream=only, tail=tail))
+        attempt = 1
+        for chunk in chunks:
+            if as_json:
+                output.say(json.dumps(dataclasses.asdict(chunk)))
+                continue
+            if chunk.cut_bytes:
+                output.note(f"[headrace: {chunk.cut_bytes} bytes of {chunk.stream} cut]")
+            if chunk.attempt > attempt:
+                output.note(f"[headrace: attempt {chunk.attempt}, on {chunk.worker}]")
+                attempt = chunk.attempt
+            print(chunk.text, end="", flush=True, file=sys.stderr if chunk.stream == "stderr" else sys.stdout)
 
 
 @app.command()

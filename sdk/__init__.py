@@ -28,12 +28,14 @@ from headrace.sdk.errors import (
 )
 from headrace.sdk.executor import Executor
 from headrace.sdk.future import TaskFuture, TaskTimes
+from headrace.sdk.logs import LogChunk
 
 __all__ = [
     # Submitting
     "Executor",
     "TaskFuture",
     "TaskTimes",
+    "LogChunk",
     # Asking the service
     "Client",
     # What can go wrong, all of it

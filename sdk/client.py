@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Literal, Self, overload
 from uuid import UUID, uuid4
 
 from headrace.bus.bundles import FunctionUse, TaskOptions
@@ -21,6 +21,7 @@ from headrace.bus.options import changed
 from headrace.bus.payloads import Source
 from headrace.sdk import errors
 from headrace.sdk.http import PROTOCOL, Http, check_protocol, headrace_version
+from headrace.sdk.logs import LogChunk, StreamName, TaskLogs, as_text
 from headrace.sdk.profile import Profile
 
 Id = UUID | str
@@ -289,6 +290,34 @@ class Client:
             if "marker" not in answer:
                 return
             query = {**query, "marker": answer["marker"]}
+
+    @overload
+    def task_logs(
+        self, task_id: Id, *, follow: Literal[False] = False, stream: StreamName | None = None, tail: int | None = None
+    ) -> str: ...
+
+    @overload
+    def task_logs(
+        self, task_id: Id, *, follow: Literal[True], stream: StreamName | None = None, tail: int | None = None
+    ) -> Iterator[LogChunk]: ...
+
+    def task_logs(
+        self, task_id: Id, *, follow: bool = False, stream: StreamName | None = None, tail: int | None = None
+    ) -> str | Iterator[LogChunk]:
+        """What a task has printed so far, as one text, with markers where something is missing.
+
+        follow: an iterator instead, over `LogChunk`s as they are printed, until the task has ended; it blocks while
+            there is nothing new.
+        stream: only `stdout` or `stderr`. tail: only so many lines of what there is now, the last ones.
+        """
+        task, logs = UUID(_id(task_id, "task_id")), TaskLogs(self._http)
+        if follow:
+            return logs.follow(task, stream=stream, tail=tail)
+        return as_text(logs.read(task, stream=stream, tail=tail))
+
+    def log_chunks(self, task_id: Id, *, stream: StreamName | None = None, tail: int | None = None) -> list[LogChunk]:
+        """What a task has printed so far, piece by piece: when, in which attempt, on which worker."""
+        return TaskLogs(self._http).read(UUID(_id(task_id, "task_id")), stream=stream, tail=tail)
 
     def cancel(self, task_id: Id, force: bool = False) -> Document:
         """Cancel a task: one that is waiting never starts; one that runs is stopped only with `force`.

@@ -303,6 +303,7 @@ class Executor(concurrent.futures.Executor):
         for task in document["tasks"]:
             future = TaskFuture()
             self._unfinished.add_anyway(future)
+            future._logs = self._client
             task_id = UUID(task["task_id"])
             future.task_id = task_id
             by_endpoint.setdefault(UUID(task["endpoint_id"]), []).append((task_id, future))
@@ -367,6 +368,7 @@ class Executor(concurrent.futures.Executor):
                 source.close()
             return failed_future(error)
         future = TaskFuture()
+        future._logs = self._client
         self._unfinished.add(future, self._when_full, self._check_open)
         try:
             channel.submit(

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol, overload
 from uuid import UUID
 
 from headrace.bus.ids import split_task_id, submitted_at, task_id
+from headrace.sdk.errors import NotFound
 from headrace.sdk.light_future import LOCK, LightFuture
+from headrace.sdk.logs import LogChunk, StreamName
 
+_SENT_LOOK_S = 0.2
 _MOMENTS = struct.Struct("6d")
 
 
@@ -37,6 +41,18 @@ class Owner(Protocol):
     def ended(self, future: TaskFuture) -> None: ...
 
 
+class LogSource(Protocol):
+    """Who has what tasks print: a client."""
+
+    @overload
+    def task_logs(self, task_id: UUID, *, follow: Literal[False] = False, stream: StreamName | None = None) -> str: ...
+
+    @overload
+    def task_logs(
+        self, task_id: UUID, *, follow: Literal[True], stream: StreamName | None = None
+    ) -> Iterator[LogChunk]: ...
+
+
 class TaskFuture(LightFuture):
     """A `concurrent.futures.Future` that knows its task.
 
@@ -48,6 +64,7 @@ class TaskFuture(LightFuture):
         "_bundle",
         "_cancel_told",
         "_index",
+        "_logs",
         "_moments",
         "_on_cancel",
         "_owner",
@@ -68,6 +85,7 @@ class TaskFuture(LightFuture):
         self._moments: bytes | None = None
         self._on_cancel: Callable[[TaskFuture, bool], None] | None = None
         self._owner: Owner | None = None
+        self._logs: LogSource | None = None
         self._cancel_told = False
 
     @property
@@ -118,6 +136,40 @@ class TaskFuture(LightFuture):
         if self._on_cancel is not None:
             self._on_cancel(self, force)
         return True
+
+    @overload
+    def logs(self, *, follow: Literal[False] = False, stream: StreamName | None = None) -> str: ...
+
+    @overload
+    def logs(self, *, follow: Literal[True], stream: StreamName | None = None) -> Iterator[LogChunk]: ...
+
+    def logs(self, *, follow: bool = False, stream: StreamName | None = None) -> str | Iterator[LogChunk]:
+        """What the task has printed so far (all of it once the result is here), as `Client.task_logs` gives it.
+
+        follow: an iterator instead, over `LogChunk`s as they are printed, until the task has ended; it blocks while
+            there is nothing new.
+        stream: only `stdout` or `stderr`. A task that has not been sent yet has printed nothing. Raises `ClientError`.
+        """
+        if follow:
+            return self._follow(stream)
+        task = self.task_id
+        if self._logs is None or task is None:
+            return ""
+        try:
+            return self._logs.task_logs(task, stream=stream)
+        except NotFound:
+            return ""
+
+    def _follow(self, stream: StreamName | None) -> Iterator[LogChunk]:
+        while self._logs is not None and (task := self.task_id) is not None:
+            try:
+                yield from self._logs.task_logs(task, follow=True, stream=stream)
+                return
+            except NotFound:
+                if self.done():
+                    return
+            # It is on its way, or waits in this process.
+            concurrent.futures.wait([self], timeout=_SENT_LOOK_S)
 
     def begin(self) -> bool:
         """Note that the task runs; False when the future has ended, perhaps by a `cancel` at this very moment."""

@@ -155,6 +155,41 @@ class Http:
         except httpx.TransportError as error:
             raise _unreachable(error, request, self.url) from error
 
+    @contextlib.contextmanager
+    def lines(
+        self, path: str, *, query: Mapping[str, str | int | bool | None], last_id: str, silence_s: float
+    ) -> Iterator[Iterator[str]]:
+        """The lines of an answer of events that goes on; `last_id` is that of the last event that is known.
+
+        The connection counts as broken when nothing comes for `silence_s`. Raises `ClientError`, also while the lines
+        are read.
+        """
+        client = self._open()
+        request = client.build_request(
+            "GET",
+            f"/api/v1/{path}",
+            params={name: value for name, value in query.items() if value is not None},
+            headers={"Accept": "text/event-stream", **({"Last-Event-ID": last_id} if last_id else {})},
+            timeout=httpx.Timeout(self._timeout_s, read=silence_s),
+        )
+        try:
+            response = client.send(request, stream=True)
+        except httpx.TransportError as error:
+            raise _unreachable(error, request, self.url) from error
+        try:
+            if not response.is_success:
+                response.read()
+                raise refusal(response, self.url)
+            yield self._lines(response)
+        finally:
+            response.close()
+
+    def _lines(self, response: httpx.Response) -> Iterator[str]:
+        try:
+            yield from response.iter_lines()
+        except httpx.TransportError as error:
+            raise _unreachable(error, response.request, self.url) from error
+
     def _answer(self, request: httpx.Request) -> Any:
         try:
             response = self._open().send(request)

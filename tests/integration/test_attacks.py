@@ -25,7 +25,10 @@ from waiting import eventually, eventually_async
 from headrace.bus.bundles import Bundle, FunctionUse, Runtime, Task, TaskOptions, encode_bundle
 from headrace.bus.connection import Connection, Message
 from headrace.bus.errors import BusError, BusUnavailable, PermissionDenied
+from headrace.bus.keys import KeyRing
+from headrace.bus.logs import LogChunk, encode_log
 from headrace.bus.names import Address, pool_consumer, stored_results, token
+from headrace.bus.operator import ServiceKeys
 from headrace.endpoint.grant import PoolGrant
 from headrace.sdk import Client, Executor, Forbidden, NotFound
 from headrace.sdk.session import Grant
@@ -49,11 +52,17 @@ class Stage:
     function_id: str
     address: Address
 
+    @property
+    def keys(self) -> KeyRing:
+        """The service's."""
+        return ServiceKeys.load(self.service.keys_dir).key_ring()
+
     def mallorys_grant(self) -> Grant:
         return Grant.of_document(self.mallory.open_session(self.shared_endpoint))
 
 
 def answer() -> int:
+    print("thinking")  # noqa: T201
     return 42
 
 
@@ -211,6 +220,8 @@ async def test_no_edge_credential_writes_where_it_has_no_business(stage: Stage, 
         address.control_subject,
         address.started_subject(0),
         f"log.{address.endpoint.hex}.x.y.z",
+        address.log_subject(0),
+        address.log_subject(None),
         f"stored.{address.result_subject(1)}",
         "event.default.x",
         f"delivery.{uuid.uuid4().hex}.x",
@@ -229,6 +240,9 @@ async def test_no_edge_credential_hears_what_is_others(stage: Stage, attacker: C
     for subject in (
         stored_results(address.endpoint, address.principal, address.group),
         f"stored.result.{address.endpoint.hex}.>",
+        f"stored.{address.log_subject(0)}",
+        f"stored.{address.log_subject(None)}",
+        "stored.log.>",
         "stored.>",
         "control.>",
         "task.>",
@@ -373,3 +387,26 @@ async def test_the_bus_refuses_a_credential_signed_by_somebody_else(stage: Stage
     forged = Operator.open(tmp_path / "keys").minter.pool_user(stage.address.endpoint, "default", "x", 60)
     with pytest.raises(BusError):
         await Connection([stage.service.nats.url], forged, name="forged", connect_timeout_s=2).open()
+
+
+async def test_a_session_writes_no_logs_and_reads_none_past_the_service(stage: Stage, mallory: Connection) -> None:
+    mine = f"log.{UUID(stage.shared_endpoint).hex}.{token('urn:headrace:user:mallory')}.a.b.0"
+    assert await _refused(mallory, mine, b"x")
+    for subject in (mine, stage.address.log_subject(0), stage.address.log_subject(None)):
+        assert await _refused(mallory, f"$JS.API.DIRECT.GET.LOGS.{subject}")
+
+
+async def test_a_forged_log_is_not_believed(stage: Stage) -> None:
+    """Whoever finds a way to put a message there has no key to sign it with."""
+    address, end = stage.address, stage.ada.task_logs(stage.address.bundle)
+    subject = address.log_subject(0)
+    chunk = LogChunk(0, 0, 1, 1, 0, 1.0, b"lies", "nowhere/1")
+    forged = encode_log([chunk], subject=subject, key=b"m" * 32)
+    elsewhere = encode_log(
+        [chunk], subject=address.log_subject(1), key=stage.keys.result_key(address.endpoint, address.principal)
+    )
+    for message in (forged, elsewhere, b"HL\x01", b"noise"):
+        await asyncio.to_thread(stage.service.bus, lambda core, message=message: core.store(subject, message))
+
+    assert end == "thinking\n"
+    assert await asyncio.to_thread(stage.ada.task_logs, address.bundle) == end

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 import uuid
@@ -16,6 +20,8 @@ import pytest
 from running_pool import RunningPool, running_pool
 from service import RunningService, running_service
 from waiting import eventually
+
+from headrace.sdk import Client, Executor, LogChunk, NotFound
 
 SPEAK = """
 def speak(text):
@@ -136,6 +142,34 @@ class Follower:
         while (each := self.next())[0] != "closed":
             found.append(each)
         return found
+
+
+def speak(text: str) -> int:
+    print(text)  # noqa: T201
+    print(text.upper(), file=sys.stderr)  # noqa: T201
+    return len(text)
+
+
+def live(path: str) -> None:
+    import os
+    import time
+
+    print("begun")  # noqa: T201
+    while not os.path.exists(path):
+        time.sleep(0.01)
+    print("done")  # noqa: T201
+
+
+@pytest.fixture
+def client(service: RunningService) -> Iterator[Client]:
+    with Client(service.url, service.token) as client:
+        yield client
+
+
+@pytest.fixture
+def executor(pool: RunningPool, client: Client) -> Iterator[Executor]:
+    with Executor(pool.endpoint_id, client=client) as executor:
+        yield executor
 
 
 @pytest.fixture
@@ -318,3 +352,101 @@ def test_a_result_does_not_wait_for_a_log_that_cannot_be_stored(desk: Desk, serv
         ("stdout", "", 5),
         ("stderr", "", 5),
     ]
+
+
+def test_a_future_has_what_its_task_printed(executor: Executor) -> None:
+    future = executor.submit(speak, "hello")
+    future.result(20)
+
+    assert future.logs() == "hello\nHELLO\n"
+    assert future.logs(stream="stderr") == "HELLO\n"
+    assert "".join(chunk.text for chunk in future.logs(follow=True)) == "hello\nHELLO\n"
+
+
+def test_a_future_follows_its_task(executor: Executor, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    future = executor.submit(live, str(go))
+
+    logs = future.logs(follow=True)
+    first = next(logs)
+    assert (first.stream, first.text, first.attempt, first.cut_bytes) == ("stdout", "begun\n", 1, 0)
+    assert first.worker
+    assert abs(first.time - time.time()) < 60
+    assert future.logs() == "begun\n"
+    assert not future.done()
+    go.touch()
+    assert [chunk.text for chunk in logs] == ["done\n"]
+    future.result(20)
+
+
+def test_a_reloaded_future_has_its_log_too(executor: Executor, pool: RunningPool, client: Client) -> None:
+    executor.submit(speak, "again").result(20)
+
+    with Executor(pool.endpoint_id, client=client, task_group_id=executor.task_group_id) as other:
+        (future,) = other.reload_tasks()
+        future.result(20)
+        assert future.logs() == "again\nAGAIN\n"
+
+
+def test_a_task_that_nobody_knows_is_an_error_and_one_that_was_never_sent_printed_nothing(client: Client) -> None:
+    with pytest.raises(NotFound):
+        client.task_logs(uuid.uuid4())
+    with pytest.raises(NotFound):
+        list(client.task_logs(uuid.uuid4(), follow=True))
+    with Executor(client=client) as executor:
+        future = executor.submit(speak, threading.Lock())
+    assert future.logs() == ""
+    assert list(future.logs(follow=True)) == []
+
+
+def test_a_chunk_shows_what_is_missing() -> None:
+    assert str(LogChunk(stream="stdout", text="end\n", cut_bytes=7)) == "\n[headrace: 7 bytes cut]\nend\n"
+
+
+def test_the_command_line_follows_a_task(desk: Desk, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    task_id = desk.submit(
+        """
+def both(path):
+    import os, sys, time
+    print("begun")
+    print("a warning", file=sys.stderr)
+    while not os.path.exists(path):
+        time.sleep(0.01)
+    print("done", end="")
+""",
+        str(go),
+    )
+    environment = {**os.environ, "HEADRACE_URL": desk.service.url, "HEADRACE_TOKEN": desk.service.token}
+    with subprocess.Popen(
+        [sys.executable, "-m", "headrace.cli.main", "task", "logs", "-f", task_id],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as shell:
+        assert shell.stdout is not None
+        assert shell.stdout.readline() == "begun\n"
+        go.touch()
+        out, err = shell.communicate(timeout=20)
+    assert (shell.returncode, out, err) == (0, "done", "a warning\n")
+
+
+def test_the_command_line_that_follows_ends_with_ctrl_c(desk: Desk, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    task_id = desk.submit(LIVE, str(go))
+    environment = {**os.environ, "HEADRACE_URL": desk.service.url, "HEADRACE_TOKEN": desk.service.token}
+    with subprocess.Popen(
+        [sys.executable, "-m", "headrace.cli.main", "task", "logs", "-f", task_id],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as shell:
+        assert shell.stdout is not None
+        assert shell.stdout.readline() == "begun\n"
+        shell.send_signal(signal.SIGINT)
+        assert shell.communicate(timeout=20) == ("", "")
+    assert shell.returncode == 130
+    go.touch()
+    desk.ended(task_id)
