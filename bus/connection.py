@@ -31,6 +31,7 @@ from headrace.bus.errors import (
     AlreadyStored,
     BusError,
     BusUnavailable,
+    ConsumerOverlaps,
     PayloadTooLarge,
     PermissionDenied,
     RecordConflict,
@@ -50,6 +51,7 @@ _ANSWER_WAIT_S = 5.0
 _LONGEST_FLUSH_S = 3600
 _RETIRE_S = 2.0
 _FULL = ("maximum bytes", "maximum messages", "insufficient", "no space left", "resource limits exceeded")
+_OVERLAPS = 10100
 _DENIED = re.compile(r"permissions violation for (?:publish|subscription) to \"([^\"]+)\"", re.IGNORECASE)
 
 
@@ -645,7 +647,7 @@ def _stored(answer: Message, subject: str) -> Stored:
     return Stored(decoded.seq, decoded.duplicate)
 
 
-def _fault(fault: _ApiFault, subject: str) -> BusError:
+def _fault(fault: _ApiFault, subject: str) -> BusError:  # noqa: PLR0911  # one for each kind of refusal
     text = fault.description.lower()
     if "per subject" in text:
         return AlreadyStored(f"{subject!r} holds a message already")
@@ -653,6 +655,8 @@ def _fault(fault: _ApiFault, subject: str) -> BusError:
         return RecordConflict(f"{subject!r} was changed by somebody else")
     if any(sign in text for sign in _FULL):
         return StreamFull(f"nothing more can be stored under {subject!r} now: {fault.description}")
+    if fault.err_code == _OVERLAPS:
+        return ConsumerOverlaps(f"{subject!r}: {fault.description}")
     if fault.code == 404:
         return StreamMissing(f"{subject!r}: {fault.description}")
     if fault.code == 503:

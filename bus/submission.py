@@ -42,12 +42,12 @@ from headrace.bus.errors import (
     PayloadTooLarge,
     RecordConflict,
     SignatureInvalid,
-    StreamMissing,
     TaskError,
 )
 from headrace.bus.failures import encode_failure, of_error
 from headrace.bus.keys import KeyRing, bundle_key, function_grant
-from headrace.bus.names import DEFAULT_POOL, Address, ResultAddress, pool_consumer, token
+from headrace.bus.lanes import Lanes
+from headrace.bus.names import DEFAULT_POOL, Address, ResultAddress, token
 from headrace.bus.results import ResultCollector, ResultWatch, stored_part
 from headrace.bus.values import encode_json_arguments
 
@@ -156,11 +156,12 @@ class Plan:
             for number, tasks in enumerate(self._cuts)
         ]
 
-    async def store(self, connection: Connection, key_ring: KeyRing) -> None:
+    async def store(self, connection: Connection, key_ring: KeyRing, lanes: Lanes) -> None:
         """Store the bundles; returns when all of them are stored, now or before.
 
         Raises `StreamFull`, `PayloadTooLarge` and `BusUnavailable`.
         """
+        await lanes.use(self.submission.endpoint, self.submission.pool, self.submission.principal)
         for bundle, tasks in zip(self.bundles, self._cuts, strict=True):
             message = self._message(key_ring, bundle.address, tasks)
             # An id stands for one content, so what is queued under it is this bundle: from an earlier life, or from
@@ -197,13 +198,13 @@ def service_runtime() -> Runtime:
     return Runtime(python=platform.python_version(), headrace=version("headrace"), system=platform.system())
 
 
-async def submit(connection: Connection, key_ring: KeyRing, submission: Submission) -> list[Submitted]:
+async def submit(connection: Connection, key_ring: KeyRing, lanes: Lanes, submission: Submission) -> list[Submitted]:
     """Store the calls as bundles; returns when all of them are stored.
 
     Raises `PayloadTooLarge` when one call alone is larger than the bus takes, `StreamFull` and `BusUnavailable`.
     """
     plan = Plan(submission, max_payload=connection.max_payload)
-    await plan.store(connection, key_ring)
+    await plan.store(connection, key_ring, lanes)
     return plan.bundles
 
 
@@ -222,12 +223,12 @@ async def collect(
 
 
 async def submit_and_collect(
-    connection: Connection, key_ring: KeyRing, plan: Plan, *, wait_s: float
+    connection: Connection, key_ring: KeyRing, lanes: Lanes, plan: Plan, *, wait_s: float
 ) -> list[TaskResult | None]:
     """Store a plan and wait for its results at most `wait_s`: nothing is read while the results come in time."""
     collectors = [collector(key_ring, bundle) for bundle in plan.bundles]
     async with ResultWatch(connection, collectors, confirmed=False) as watch:
-        await plan.store(connection, key_ring)
+        await plan.store(connection, key_ring, lanes)
         if plan.submission.retry:
             await watch.catch_up()
         await watch.until_complete(wait_s)
@@ -371,29 +372,24 @@ def ended(view: TaskView, collector: ResultCollector) -> TaskView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PoolQueue:
-    """What the NATS server knows of a pool's queue."""
+class LaneQueue:
+    """What the NATS server knows of the lane that an address is in."""
 
     taken_up_to: int = 0
     """The highest sequence that was given to a pool so far."""
-    waiting: int = 0
+    requests: int = 0
     """How many requests for bundles wait: none when no pool is there, or a full one."""
     now: float
     """When this was so: unix seconds, the server's clock."""
 
 
-async def pool_queue(connection: Connection, address: Address) -> PoolQueue:
-    """The queue of a pool; empty when the pool was never there. Raises `BusUnavailable`."""
-    consumer = pool_consumer(address.endpoint, address.pool)
-    try:
-        info = await connection.api(f"CONSUMER.INFO.TASKS.{consumer}")
-    except StreamMissing:
-        info = await connection.api("STREAM.INFO.TASKS")
-    return PoolQueue(
-        taken_up_to=info.get("delivered", {}).get("stream_seq", 0),
-        waiting=info.get("num_waiting", 0),
-        now=datetime.fromisoformat(info["ts"]).timestamp(),
-    )
+async def lane_queue(connection: Connection, lanes: Lanes, address: Address) -> LaneQueue:
+    """The lane that an address is in; empty when there is none. Raises `BusUnavailable`."""
+    state = await lanes.state(address.endpoint, address.pool, address.principal)
+    if state is not None:
+        return LaneQueue(taken_up_to=state.taken_up_to, requests=state.requests, now=state.now)
+    info = await connection.api("STREAM.INFO.TASKS")
+    return LaneQueue(now=datetime.fromisoformat(info["ts"]).timestamp())
 
 
 async def queued_address(connection: Connection, principal: str, bundle: UUID) -> Address | None:

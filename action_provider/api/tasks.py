@@ -133,12 +133,12 @@ async def _run(
     )
     service.metrics.tasks.labels("rest").inc(len(calls))
     if wait_s > 0:
-        work = submission.submit_and_collect(service.connection, service.keys, plan, wait_s=wait_s)
+        work = submission.submit_and_collect(service.connection, service.keys, service.lanes, plan, wait_s=wait_s)
         results = await call.unless_stopping(work)
         if results is not None:
             return plan, results
     # Without a wait; or the service stops, perhaps before everything was stored: storing again has no second effect.
-    await plan.store(service.connection, service.keys)
+    await plan.store(service.connection, service.keys, service.lanes)
     return plan, [None] * len(calls)
 
 
@@ -174,7 +174,8 @@ async def _is_up(call: Request, view: TaskView) -> bool:
     if await call.service.tables.presence.get(endpoint.hex) is not None:
         return True
     # Its manager may be unable to reach the service while its pool goes on.
-    return (await submission.pool_queue(call.service.connection, view.address)).waiting > 0
+    queue = await submission.lane_queue(call.service.connection, call.service.lanes, view.address)
+    return queue.requests > 0
 
 
 async def _unless_late(call: Request, view: TaskView) -> TaskView:
@@ -187,7 +188,7 @@ async def _unless_late(call: Request, view: TaskView) -> TaskView:
     if view.result is not None or limit_s is None or time.time() < view.stored_at + limit_s:
         return view
     service = call.service
-    queue = await submission.pool_queue(service.connection, view.address)
+    queue = await submission.lane_queue(service.connection, service.lanes, view.address)
     if queue.now < view.stored_at + limit_s:
         return view
     if view.sequence <= queue.taken_up_to and await _is_up(call, view):
