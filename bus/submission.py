@@ -23,7 +23,6 @@ from headrace.bus import ids
 from headrace.bus.bundles import (
     Bundle,
     FunctionUse,
-    ResultPart,
     Runtime,
     Task,
     TaskOptions,
@@ -31,20 +30,16 @@ from headrace.bus.bundles import (
     bundle_key_expiry,
     decode_bundle,
     encode_bundle,
-    encode_part,
 )
 from headrace.bus.connection import EXPECTED_SEQUENCE_HEADER, Connection, StoredMessage
 from headrace.bus.control import Control, cancel_tasks, decode_control, encode_control
 from headrace.bus.errors import (
     AlreadyStored,
-    BusError,
     DecodeError,
     PayloadTooLarge,
     RecordConflict,
     SignatureInvalid,
-    TaskError,
 )
-from headrace.bus.failures import encode_failure, of_error
 from headrace.bus.keys import KeyRing, bundle_key, function_grant
 from headrace.bus.lanes import Lanes
 from headrace.bus.names import DEFAULT_POOL, Address, ResultAddress, token
@@ -263,6 +258,12 @@ async def find(connection: Connection, key_ring: KeyRing, principal: str, task_i
     return view if view is None else await with_mark(connection, view)
 
 
+async def finished_in(connection: Connection, key_ring: KeyRing, principal: str, bundle: UUID) -> dict[UUID, TaskView]:
+    """The tasks of a bundle that have results, by their ids. Raises `BusUnavailable`."""
+    messages = await _last(connection, "RESULTS", f"result.*.{token(principal)}.*.{bundle.hex}.*")
+    return ended_tasks(key_ring, messages)
+
+
 async def with_mark(connection: Connection, view: TaskView) -> TaskView:
     """The same task, `running` if it has been told to run. Raises `BusUnavailable`."""
     if view.result is not None:
@@ -314,61 +315,18 @@ async def cancel(
     subject = address.control_subject
     secret = key_ring.pool_secret(address.endpoint, address.pool)
     wanted = cancel_tasks(indices, force=force)
+    stored: StoredMessage | None = None  # as a rule there is none
     while True:
-        stored = await connection.read_last("CONTROL", subject)
         control = wanted.merged(_control(stored, secret))
         expected = {EXPECTED_SEQUENCE_HEADER: str(stored.sequence if stored else 0)}
         payload = encode_control(control, subject=subject, pool_secret=secret)
         try:
             await connection.store(subject, payload, headers=expected)
         except RecordConflict:
-            continue  # Somebody else's came between (or our own, its answer lost): add to that one.
+            # There is one, or somebody else's came between (or our own, its answer lost): add to that one.
+            stored = await connection.read_last("CONTROL", subject)
+            continue
         return
-
-
-async def end_unstarted(
-    connection: Connection, key_ring: KeyRing, view: TaskView, error: TaskError, state: str
-) -> TaskView:
-    """Store an end for a task that has not started, in the place of its pool; the task with the result that counts.
-
-    That is this one, or one that was stored before: the first writer of a part wins, whoever it is. A pool that has
-    the task in hand finds the result when it wants to store its own. Raises `BusUnavailable` and `StreamFull`.
-    """
-    address, key = view.address, key_ring.result_key(view.address.endpoint, view.address.principal)
-    encoding, value = encode_failure(of_error(error))
-    part = ResultPart(
-        results=[TaskResult(view.index, state, encoding, value, attempts=0)],
-        total=view.total,
-        runtime=service_runtime(),
-        origin=view.origin,
-        stored_at=view.stored_at,
-        functions=[view.function] if view.function else [],
-    )
-    collector = ResultCollector(address, key)
-    await collector.catch_up(connection)
-    while view.index not in collector.results:
-        subject = address.result_subject(collector.next_part)
-        with contextlib.suppress(AlreadyStored):
-            await connection.store(subject, encode_part(part, subject=subject, key=key))
-        await collector.catch_up(connection)
-    if len(collector.results) >= view.total:
-        # Nobody needs it any more, and its pool may never come to ack it. Where it is held, the ack finds nothing.
-        with contextlib.suppress(BusError):
-            await connection.api("STREAM.MSG.DELETE.TASKS", {"seq": view.sequence, "no_erase": True})
-    return ended(view, collector)
-
-
-def ended(view: TaskView, collector: ResultCollector) -> TaskView:
-    """The task with its result, if the collector has it."""
-    result = collector.results.get(view.index)
-    if result is None:
-        return view
-    return replace(
-        view,
-        result=result,
-        stored_at=collector.bundle_stored_at or view.stored_at,
-        result_stored_at=collector.stored_at[view.index],
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
