@@ -25,6 +25,7 @@ from headrace.bus.tables import Tables
 logger = logging.getLogger(__name__)
 
 _AGAIN_S = 0.5
+_SKIPPED = b"update skipped"
 
 
 async def keep_session(tables: Tables, session: SessionRecord) -> None:
@@ -80,7 +81,11 @@ class Revoker:
             await self._news.wait()
             self._news.clear()
             try:
-                await system.request(self._revocation.subject, self._revocation.statement(self._revoked))
+                answer = await system.request(self._revocation.subject, self._revocation.statement(self._revoked))
+                if _SKIPPED in answer.data and self._revoked:
+                    # A server that has just started knows the account only once somebody of it has connected.
+                    await asyncio.sleep(_AGAIN_S)
+                    self._news.set()
             except BusUnavailable as error:
                 logger.warning(
                     "The NATS server could not be told who is revoked (%s); trying again.",
