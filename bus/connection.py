@@ -1,4 +1,4 @@
-"""One connection to NATS: the only module that holds a client, and the border where its errors become ours.
+"""One connection to NATS that is kept up: over links (`headrace.bus.link`), of which it makes one after the other.
 
 `Connection` survives everything but `close`: it reconnects for ever, it subscribes anew, and `renew` moves it to a new
 credential without a gap. Requests that were under way when the connection broke fail with `BusUnavailable`, except in
@@ -8,36 +8,31 @@ credential without a gap. Requests that were under way when the connection broke
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import itertools
 import logging
 import re
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
 import msgspec
-import nats.aio.client
-import nats.errors
-import nkeys
-from nats.aio.client import Client as NatsClient
-from nats.aio.msg import Msg
 
 from headrace.bus.credentials import Credentials
 from headrace.bus.errors import (
     AlreadyStored,
     BusError,
     BusUnavailable,
-    ConsumerOverlaps,
     PayloadTooLarge,
     PermissionDenied,
     RecordConflict,
     StreamFull,
     StreamMissing,
 )
+from headrace.bus.link import Link
+from headrace.bus.message import Message as Message  # noqa: PLC0414 - whoever uses a connection has it from here
 
 logger = logging.getLogger(__name__)
 
@@ -45,29 +40,13 @@ RETRY_HEADER = "Headrace-Retry"
 MESSAGE_ID_HEADER = "Nats-Msg-Id"
 EXPECTED_SEQUENCE_HEADER = "Nats-Expected-Last-Subject-Sequence"
 
-_READ_BYTES = 256 * 1024
 _RECONNECT_WAIT_S = 0.1
+_REFUSED_WAIT_S = 1.0
+_ATTEMPT_S = 2.0
 _ANSWER_WAIT_S = 5.0
-_LONGEST_FLUSH_S = 3600
 _RETIRE_S = 2.0
 _FULL = ("maximum bytes", "maximum messages", "insufficient", "no space left", "resource limits exceeded")
-_OVERLAPS = 10100
-_DENIED = re.compile(r"permissions violation for (?:publish|subscription) to \"([^\"]+)\"", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """A message as it came. `headers` has at least "Status" when the server answers instead of a peer."""
-
-    subject: str
-    data: bytes
-    reply: str = ""
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def status(self) -> int:
-        """The server's status code, or 0 when this is an ordinary message."""
-        return int(self.headers.get("Status", "0") or 0)
+_DENIED = re.compile(r"Permissions Violation for (?:Publish|Subscription) to \"([^\"]+)\"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,20 +94,12 @@ class _Interrupted(Exception):
     """The connection broke while a request was under way: nobody knows whether it arrived."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Link:
-    """A client that is connected, and the subject below which its answers come."""
-
-    client: NatsClient
-    answers: str
-
-
 class _Asked(NamedTuple):
-    """A request that waits for its answer, and the client that sent it."""
+    """A request that waits for its answer, and the link that it went over."""
 
     subject: str
     answer: asyncio.Future[Message]
-    client: NatsClient
+    link: Link
 
 
 @dataclass(eq=False, slots=True)
@@ -139,7 +110,7 @@ class Subscription:
     _subject: str
     _inbox: bool
     _callback: Callback
-    _handle: Any = None
+    _number: int
 
     @property
     def subject(self) -> str:
@@ -151,7 +122,7 @@ class Subscription:
 
     async def cancel(self) -> None:
         """End the subscription."""
-        await self._connection._forget(self)
+        self._connection._forget(self)
 
 
 class Connection:
@@ -173,12 +144,14 @@ class Connection:
         self._credentials = credentials
         self._name = name
         self._connect_timeout_s = connect_timeout_s
-        self._link: _Link | None = None
+        self._link: Link | None = None
+        self._answer_subjects: dict[Link, str] = {}
         self._subscriptions: list[Subscription] = []
+        self._numbers = itertools.count(1)
         self._answers: dict[str, _Asked] = {}
-        self._flushes: dict[asyncio.Future[None], NatsClient] = {}
         self._tokens = itertools.count(1)
         self._generation = 0
+        self._reconnecting: asyncio.Task[None] | None = None
         self._unique = uuid.uuid4().hex
         self._up = asyncio.Event()
         self._closing = False
@@ -195,38 +168,33 @@ class Connection:
     async def open(self) -> None:
         """Connect. Raises `BusUnavailable` when nothing answers within the time limit, `PermissionDenied` when the
         credential is not accepted."""
-        self._link = await self._connect(self._credentials)
-        self._up.set()
+        self._use(await self._connect(self._credentials))
 
     async def close(self) -> None:
-        """Flush what was published and disconnect. Idempotent."""
+        """Send what was published and disconnect. Idempotent."""
         self._closing = True
         self._interrupt()
+        reconnecting, self._reconnecting = self._reconnecting, None
+        if reconnecting is not None:
+            reconnecting.cancel()
+            await asyncio.wait({reconnecting})
         link, self._link = self._link, None
         if link is not None:
-            await _close_client(link.client)
-            self._end_flushes(link.client)
+            await link.close()
 
     async def renew(self, credentials: Credentials) -> None:
-        """Move to a new credential: a second connection is made and subscribed before the first one ends, so that for
-        a moment a message may come twice, and what is under way is answered. Raises as `open` does, and then nothing
+        """Move to a new credential: a second link is made and subscribed before the first one ends, so that for a
+        moment a message may come twice, and what is under way is answered. Raises as `open` does, and then nothing
         has changed."""
-        link = await self._connect(credentials)
-        try:
-            handles = await self._subscribe_all(link.client, credentials)
-        except BaseException:
-            await _close_client(link.client)
-            raise
-        old, self._link = self._link, link
-        self._credentials = credentials
-        for subscription, handle in handles.items():
-            subscription._handle = handle
-        self._up.set()
+        link = await self._connect_and_subscribe(credentials)
+        old, self._credentials = self._link, credentials
+        if self._reconnecting is not None:
+            self._reconnecting.cancel()
+            self._reconnecting = None
+        self._use(link)
         self._tell(self.on_connected)
-        for subscription in handles.keys() - set(self._subscriptions):
-            await _unsubscribe(subscription)  # cancelled meanwhile
         if old is not None:
-            await self._retire(old.client)
+            await self._retire(old)
 
     @property
     def inbox_prefix(self) -> str:
@@ -236,17 +204,17 @@ class Connection:
     @property
     def connected(self) -> bool:
         """Whether the connection is up at this moment."""
-        return self._link is not None and bool(self._link.client.is_connected)
+        return self._link is not None and self._link.is_up
 
     @property
     def max_payload(self) -> int:
         """The largest message, in bytes, that the server takes."""
-        return int(self._nats.max_payload)
+        return self._linked.info.max_payload
 
     @property
     def server_version(self) -> str:
         """The server's version, as it says."""
-        return str(self._nats.connected_server_version)
+        return self._linked.info.version
 
     async def wait_connected(self, timeout_s: float | None) -> None:
         """Wait until the connection is up. Raises `BusUnavailable` when the time is over."""
@@ -260,41 +228,23 @@ class Connection:
         self, subject: str, payload: bytes = b"", *, reply: str = "", headers: dict[str, str] | None = None
     ) -> None:
         """Publish without waiting for anything. Raises `BusUnavailable` and `PayloadTooLarge`."""
-        with translated_errors():
-            await self._nats.publish(subject, payload, reply=reply, headers=headers)
+        await self._linked.publish(subject, payload, reply, headers)
 
     async def subscribe(self, subject: str, callback: Callback) -> Subscription:
         """Call `callback` (quick, not blocking) for each message on `subject`, across reconnects."""
-        return await self._subscribe(Subscription(self, subject, False, callback))
+        return self._subscribe(Subscription(self, subject, False, callback, next(self._numbers)))
 
     async def subscribe_inbox(self, suffix: str, callback: Callback) -> Subscription:
         """As `subscribe`, on a subject of this connection's own inbox, which moves with the credential."""
-        return await self._subscribe(Subscription(self, suffix, True, callback))
+        return self._subscribe(Subscription(self, suffix, True, callback, next(self._numbers)))
 
     async def flush(self, timeout_s: float = _ANSWER_WAIT_S) -> None:
         """Wait until the server has seen everything that was sent. Raises `BusUnavailable`."""
-        # In a task of its own, which outlives the waiting: when a flush is given up and its answer comes after all, the
-        # client stops to read for good.
-        client = self._nats
-        flushing = asyncio.ensure_future(client.flush(timeout=_LONGEST_FLUSH_S))
-        self._flushes[flushing] = client
-        flushing.add_done_callback(self._flushed)
-        await asyncio.wait((flushing,), timeout=timeout_s)
-        if not flushing.done() or flushing.cancelled():
-            raise BusUnavailable(f"the bus at {self._where} does not answer within {timeout_s:g} s")
-        with translated_errors():
-            flushing.result()
-
-    def _flushed(self, flushing: asyncio.Future[None]) -> None:
-        self._flushes.pop(flushing, None)
-        if not flushing.cancelled():
-            flushing.exception()  # looked at: perhaps nobody waits any more
-
-    def _end_flushes(self, client: NatsClient) -> None:
-        """End flushes that no answer will come to."""
-        for flushing, flushed in list(self._flushes.items()):
-            if flushed is client:
-                flushing.cancel()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._linked.flush()
+        except TimeoutError:
+            raise BusUnavailable(f"the bus has not answered for {timeout_s:g} s") from None
 
     async def request(
         self,
@@ -418,11 +368,7 @@ class Connection:
         return document
 
     @property
-    def _nats(self) -> NatsClient:
-        return self._linked.client
-
-    @property
-    def _linked(self) -> _Link:
+    def _linked(self) -> Link:
         if self._link is None:
             raise BusUnavailable(f"the connection to {self._where} is closed")
         return self._link
@@ -434,113 +380,110 @@ class Connection:
     def _own_inbox(self, credentials: Credentials) -> str:
         return f"{credentials.inbox_prefix}.{self._unique}"
 
-    async def _connect(self, credentials: Credentials) -> _Link:
-        # The client reads in pieces of this size, 32 KB by its own choice: that costs large messages a third more time.
-        nats.aio.client.DEFAULT_BUFFER_SIZE = _READ_BYTES
-        client = NatsClient()
-        self._generation += 1
-        mux = f"{self._own_inbox(credentials)}.a{self._generation}"
-        errors: list[Exception] = []
-        refused: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        async def on_error(error: Exception) -> None:
-            errors.append(error)
-            if "authorization" in str(error).lower() and not refused.done():
-                refused.set_result(None)
-            self._on_error(error)
-
-        async def on_disconnected() -> None:
-            if self._is_current(client):
-                self._up.clear()
-            self._interrupt(client)
-            self._end_flushes(client)
-
-        async def on_reconnected() -> None:
-            if self._is_current(client):
-                logger.info("Connected to the bus again.", extra={"action": "bus_connected", "connection": self._name})
-                self._up.set()
-                self._tell(self.on_connected)
-
-        async def on_closed() -> None:
-            if self._is_current(client) and not self._closing:
-                self._up.clear()
-                self._interrupt(client)
-                self._tell(self.on_closed)
-
-        key_pair = nkeys.from_seed(bytearray(credentials.seed.encode()))
-        connecting = asyncio.ensure_future(
-            client.connect(
-                servers=self._urls,
-                name=self._name,
-                user_jwt_cb=lambda: bytearray(credentials.jwt.encode()),
-                signature_cb=lambda nonce: base64.b64encode(key_pair.sign(nonce.encode())),
-                inbox_prefix=credentials.inbox_prefix,
-                max_reconnect_attempts=-1,
-                reconnect_time_wait=_RECONNECT_WAIT_S,  # type: ignore[arg-type]  # it takes fractions of seconds
-                error_cb=on_error,
-                disconnected_cb=on_disconnected,
-                reconnected_cb=on_reconnected,
-                closed_cb=on_closed,
-            )
-        )
+    async def _connect(self, credentials: Credentials) -> Link:
+        """A new link, within the time limit. A server that does not answer is knocked at again and again."""
+        error: BusError | None = None
         try:
-            # Left alone, the client would knock for ever: at a dead server, and with a credential that is refused.
-            await asyncio.wait(
-                {connecting, refused}, timeout=self._connect_timeout_s, return_when=asyncio.FIRST_COMPLETED
-            )
-            if not connecting.done():
-                raise self._not_connected(errors)
-            await connecting
-            await client.subscribe(f"{mux}.*", cb=self._on_answer)
-        except (OSError, nats.errors.Error) as error:
-            await _close_client(client)
-            raise self._not_connected([*errors, error]) from error
+            async with asyncio.timeout(self._connect_timeout_s):
+                for url in itertools.cycle(self._urls):
+                    try:
+                        return await self._open_link(url, credentials)
+                    except BusUnavailable as unavailable:
+                        error = unavailable
+                        await asyncio.sleep(_RECONNECT_WAIT_S)
+        except TimeoutError:
+            pass
+        except PermissionDenied:
+            raise PermissionDenied(f"the bus at {self._where} does not accept this credential") from None
+        detail = f": {error}" if error is not None else ""
+        raise BusUnavailable(f"no NATS server answers at {self._where} within {self._connect_timeout_s:g} s{detail}")
+
+    async def _connect_and_subscribe(self, credentials: Credentials) -> Link:
+        link = await self._connect(credentials)
+        try:
+            await self._subscribe_all(link, credentials)
         except BaseException:
-            connecting.cancel()
-            await asyncio.wait({connecting})
-            await _close_client(client)
+            await link.close()
             raise
-        return _Link(client, mux)
+        return link
 
-    def _not_connected(self, errors: list[Exception]) -> BusError:
-        if any("authorization" in str(error).lower() for error in errors):
-            return PermissionDenied(f"the bus at {self._where} does not accept this credential")
-        detail = f": {errors[-1]}" if errors and str(errors[-1]) else ""
-        return BusUnavailable(f"no NATS server answers at {self._where} within {self._connect_timeout_s:g} s{detail}")
+    async def _open_link(self, url: str, credentials: Credentials) -> Link:
+        try:
+            async with asyncio.timeout(_ATTEMPT_S):
+                link = await Link.open(
+                    url, credentials, name=self._name, on_error=self._on_error, on_lost=self._on_lost
+                )
+        except TimeoutError:
+            raise BusUnavailable(f"no answer from {url} within {_ATTEMPT_S:g} s") from None
+        self._generation += 1
+        self._answer_subjects[link] = f"{self._own_inbox(credentials)}.a{self._generation}"
+        link.subscribe(0, f"{self._answer_subjects[link]}.*", self._on_answer)
+        return link
 
-    def _is_current(self, client: NatsClient) -> bool:
-        return self._link is not None and self._link.client is client
+    def _use(self, link: Link) -> None:
+        self._link = link
+        self._up.set()
+        if not link.is_up:  # lost again already
+            self._on_lost(link)
 
-    def _on_error(self, error: Exception) -> None:
-        denied = _DENIED.search(str(error))
+    def _on_lost(self, link: Link) -> None:
+        self._interrupt(link)
+        self._answer_subjects.pop(link, None)
+        if self._link is not link or self._closing:
+            return
+        self._up.clear()
+        if link.refused:
+            self._tell(self.on_closed)
+        if self._reconnecting is None:
+            self._reconnecting = asyncio.get_running_loop().create_task(self._reconnect(link), name="reconnect")
+
+    async def _reconnect(self, lost: Link) -> None:
+        """Connect again, for ever. A credential that is not accepted may be renewed meanwhile: then this is ended."""
+        wait_s = _REFUSED_WAIT_S if lost.refused else 0.0
+        while True:
+            await asyncio.sleep(wait_s)
+            try:
+                link = await self._connect_and_subscribe(self._credentials)
+                break
+            except PermissionDenied:
+                wait_s = _REFUSED_WAIT_S
+                self._tell(self.on_closed)
+            except BusError as error:
+                wait_s = _RECONNECT_WAIT_S
+                logger.debug("Not connected to the bus yet: %s.", error)
+        self._reconnecting = None
+        logger.info("Connected to the bus again.", extra={"action": "bus_connected", "connection": self._name})
+        self._use(link)
+        self._tell(self.on_connected)
+
+    def _on_error(self, link: Link, text: str) -> None:
+        denied = _DENIED.search(text)
         if denied:
-            subject = denied[1].lower()
             for asked in list(self._answers.values()):
-                if asked.subject.lower() == subject and not asked.answer.done():
+                if asked.subject == denied[1] and asked.link is link and not asked.answer.done():
                     asked.answer.set_exception(PermissionDenied(f"the credential does not allow {asked.subject!r}"))
             logger.warning("The bus refused a subject.", extra={"action": "bus_denied", "subject": denied[1]})
-        elif not isinstance(error, nats.errors.UnexpectedEOF | OSError):
-            logger.warning("The bus reported: %s", error, extra={"action": "bus_error", "connection": self._name})
+        else:
+            logger.warning("The bus reported: %s", text, extra={"action": "bus_error", "connection": self._name})
 
-    async def _on_answer(self, message: Msg) -> None:
+    def _on_answer(self, message: Message) -> None:
         asked = self._answers.get(message.subject.rsplit(".", 1)[1])
         if asked is not None and not asked.answer.done():
-            asked.answer.set_result(_message(message))
+            asked.answer.set_result(message)
 
     async def _ask(
         self, subject: str, payload: bytes, headers: dict[str, str] | None, timeout_s: float | None
     ) -> Message:
         link = self._linked
-        if not link.client.is_connected:
+        if not link.is_up:
             raise _Interrupted("not connected")
         token = str(next(self._tokens))
         future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        self._answers[token] = _Asked(subject, future, link.client)
+        self._answers[token] = _Asked(subject, future, link)
         # A timer instead of asyncio.timeout: a third of the cost, on the hottest path there is.
         timer = None if timeout_s is None else future.get_loop().call_later(timeout_s, _time_out, future, subject)
         try:
-            with translated_errors():
-                await link.client.publish(subject, payload, reply=f"{link.answers}.{token}", headers=headers)
+            await link.publish(subject, payload, f"{self._answer_subjects[link]}.{token}", headers)
             answer = await future
         finally:
             if timer is not None:
@@ -550,51 +493,59 @@ class Connection:
             raise BusUnavailable(f"nobody listens on {subject!r} at this moment")
         return answer
 
-    def _interrupt(self, client: NatsClient | None = None) -> None:
-        """End the waiting for answers, of one client or of all."""
+    def _interrupt(self, link: Link | None = None) -> None:
+        """End the waiting for answers, of one link or of all."""
         for asked in list(self._answers.values()):
-            if not asked.answer.done() and (client is None or asked.client is client):
+            if not asked.answer.done() and (link is None or asked.link is link):
                 asked.answer.set_exception(_Interrupted("the connection broke"))
 
-    async def _retire(self, client: NatsClient) -> None:
-        """End a client of which nothing more is asked, once it has given what is under way to it."""
-        waiting = [asked.answer for asked in self._answers.values() if asked.client is client]
-        if waiting and client.is_connected:
+    async def _retire(self, link: Link) -> None:
+        """End a link of which nothing more is asked, once it has given what is under way to it."""
+        waiting = [asked.answer for asked in self._answers.values() if asked.link is link]
+        if waiting and link.is_up:
             await asyncio.wait(waiting, timeout=_RETIRE_S)
-        self._interrupt(client)
-        with contextlib.suppress(TimeoutError, OSError, nats.errors.Error):
+        self._interrupt(link)
+        with contextlib.suppress(TimeoutError, BusUnavailable):
             async with asyncio.timeout(_RETIRE_S):
-                await client.drain()
-        await _close_client(client)
-        self._end_flushes(client)
+                await link.drain()
+        await link.close()
 
     async def _pause(self, deadline: _Deadline) -> None:
         with contextlib.suppress(BusUnavailable):
             await self.wait_connected(deadline.cut(_ANSWER_WAIT_S))
         await asyncio.sleep(0.05)
 
-    async def _subscribe(self, subscription: Subscription) -> Subscription:
+    def _subscribe(self, subscription: Subscription) -> Subscription:
+        link = self._linked
         self._subscriptions.append(subscription)
-        await self._subscribe_now(subscription)
+        if link.is_up:  # else the next link begins with it
+            link.subscribe(subscription._number, subscription.subject, subscription._callback)
         return subscription
 
-    async def _subscribe_now(self, subscription: Subscription) -> None:
-        subscription._handle = await _subscribe(self._nats, subscription, self.inbox_prefix)
+    async def _subscribe_all(self, link: Link, credentials: Credentials) -> None:
+        """Make all subscriptions, those that come meanwhile as well, over another link; the server knows them then.
 
-    async def _subscribe_all(self, client: NatsClient, credentials: Credentials) -> dict[Subscription, Any]:
-        """Make all subscriptions, those that come meanwhile as well, at another client; the server knows them then."""
-        handles: dict[Subscription, Any] = {}
-        while missing := [each for each in self._subscriptions if each not in handles]:
-            for subscription in missing:
-                handles[subscription] = await _subscribe(client, subscription, self._own_inbox(credentials))
-            with translated_errors():
-                await client.flush(timeout=max(1, round(_ANSWER_WAIT_S)))
-        return handles
+        Raises `BusUnavailable`.
+        """
+        done: set[Subscription] = set()
+        inbox = self._own_inbox(credentials)
+        while missing := [each for each in self._subscriptions if each not in done]:
+            for each in missing:
+                link.subscribe(each._number, each._subject_of(inbox), each._callback)
+                done.add(each)
+            try:
+                async with asyncio.timeout(_ANSWER_WAIT_S):
+                    await link.flush()
+            except TimeoutError:
+                raise BusUnavailable("the bus does not answer") from None
+        for each in done - set(self._subscriptions):
+            link.unsubscribe(each._number)  # cancelled meanwhile
 
-    async def _forget(self, subscription: Subscription) -> None:
+    def _forget(self, subscription: Subscription) -> None:
         if subscription in self._subscriptions:
             self._subscriptions.remove(subscription)
-            await _unsubscribe(subscription)
+            if self._link is not None:
+                self._link.unsubscribe(subscription._number)
 
     def _tell(self, listeners: list[Callable[[], None]]) -> None:
         for listener in list(listeners):
@@ -616,28 +567,9 @@ class _Deadline:
         return min(most_s, max(0.01, self._end - asyncio.get_running_loop().time()))
 
 
-@contextlib.contextmanager
-def translated_errors() -> Iterator[None]:
-    """Turn the NATS client's errors into ours."""
-    try:
-        yield
-    except nats.errors.MaxPayloadError as error:
-        raise PayloadTooLarge("the message is larger than the bus takes", size=0, limit=0) from error
-    except nats.errors.AuthorizationError as error:
-        raise PermissionDenied("the bus does not accept this credential") from error
-    except (nats.errors.BadSubjectError, nats.errors.BadHeaderError) as error:
-        raise BusError(f"not a subject or header that the bus can carry: {error}") from error
-    except (nats.errors.Error, OSError) as error:
-        raise BusUnavailable(f"the bus is not available: {error or type(error).__name__}") from error
-
-
 def _time_out(future: asyncio.Future[Message], subject: str) -> None:
     if not future.done():
         future.set_exception(BusUnavailable(f"no answer on {subject!r} within the time limit"))
-
-
-def _message(message: Msg) -> Message:
-    return Message(message.subject, message.data, message.reply, message.headers or {})
 
 
 def _stored(answer: Message, subject: str) -> Stored:
@@ -647,7 +579,7 @@ def _stored(answer: Message, subject: str) -> Stored:
     return Stored(decoded.seq, decoded.duplicate)
 
 
-def _fault(fault: _ApiFault, subject: str) -> BusError:  # noqa: PLR0911  # one for each kind of refusal
+def _fault(fault: _ApiFault, subject: str) -> BusError:
     text = fault.description.lower()
     if "per subject" in text:
         return AlreadyStored(f"{subject!r} holds a message already")
@@ -655,8 +587,6 @@ def _fault(fault: _ApiFault, subject: str) -> BusError:  # noqa: PLR0911  # one 
         return RecordConflict(f"{subject!r} was changed by somebody else")
     if any(sign in text for sign in _FULL):
         return StreamFull(f"nothing more can be stored under {subject!r} now: {fault.description}")
-    if fault.err_code == _OVERLAPS:
-        return ConsumerOverlaps(f"{subject!r}: {fault.description}")
     if fault.code == 404:
         return StreamMissing(f"{subject!r}: {fault.description}")
     if fault.code == 503:
@@ -681,25 +611,3 @@ def _stored_message(message: Message) -> StoredMessage:
         time=headers["Nats-Time-Stamp"],
         headers=headers,
     )
-
-
-async def _subscribe(client: NatsClient, subscription: Subscription, inbox_prefix: str) -> Any:
-    callback = subscription._callback
-
-    async def on_message(message: Msg) -> None:
-        callback(_message(message))
-
-    with translated_errors():
-        return await client.subscribe(subscription._subject_of(inbox_prefix), cb=on_message)
-
-
-async def _unsubscribe(subscription: Subscription) -> None:
-    with contextlib.suppress(nats.errors.Error):
-        await subscription._handle.unsubscribe()
-
-
-async def _close_client(client: NatsClient) -> None:
-    closing: Awaitable[None] = client.close()
-    with contextlib.suppress(TimeoutError, OSError, nats.errors.Error):
-        async with asyncio.timeout(2.0):
-            await closing

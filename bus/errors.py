@@ -2,11 +2,10 @@
 
 BusError                    something about the bus itself
 ├── BusUnavailable          no connection, or no answer within the time limit
+│   └── ProtocolBroken      what answers is no NATS server
 ├── PermissionDenied        the credential does not allow the subject
 ├── AlreadyStored           the subject already holds a message (the first writer won)
 ├── StreamFull              a stream or its disk is full; nothing was stored
-├── QueueFull               a principal, or everybody together, has as much queued at an endpoint as its owner allows
-├── ConsumerOverlaps        another consumer takes some of the same messages of a work queue
 ├── StreamMissing           the server has no such stream
 ├── PayloadTooLarge         the message is larger than the server takes
 ├── DecodeError             bytes that are not what they should be
@@ -50,6 +49,12 @@ class BusUnavailable(BusError):
     code = "BusUnavailable"
 
 
+class ProtocolBroken(BusUnavailable):
+    """Raised when what answers does not speak NATS's protocol."""
+
+    code = "ProtocolBroken"
+
+
 class PermissionDenied(BusError):
     """Raised when the credential in use does not allow the subject."""
 
@@ -66,26 +71,6 @@ class StreamFull(BusError):
     """Raised when a stream, or the disk beneath it, is full. Nothing was stored; try again later."""
 
     code = "StreamFull"
-
-
-class QueueFull(BusError):
-    """Raised when a queue of an endpoint holds as many bundles (`used`) as its owner allows (`limit`).
-
-    Nothing was stored; try again when some of them have ended.
-    """
-
-    code = "QueueFull"
-
-    def __init__(self, message: str, *, limit: int, used: int) -> None:
-        self.limit = limit
-        self.used = used
-        super().__init__(message)
-
-
-class ConsumerOverlaps(BusError):
-    """Raised when another consumer takes some of the same messages of a work queue already."""
-
-    code = "ConsumerOverlaps"
 
 
 class StreamMissing(BusError):

@@ -11,7 +11,6 @@ from uuid import UUID
 from headrace.bus.bundles import FunctionUse
 from headrace.bus.code import FunctionCode
 from headrace.bus.credentials import Credentials
-from headrace.bus.lane_news import LaneName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +25,7 @@ class PoolGrant:
     pool: str
     urls: tuple[str, ...]
     credentials: Credentials
-    lanes: tuple[LaneName, ...] = field(repr=False)
+    consumer: str
     pool_secret: bytes = field(repr=False)
     code_token: str = field(repr=False)
     tasks_sequence: int
@@ -41,7 +40,7 @@ class PoolGrant:
             pool=document["pool"],
             urls=tuple(document["nats_urls"]),
             credentials=Credentials(jwt=document["jwt"], seed=document["seed"], inbox_prefix=document["inbox_prefix"]),
-            lanes=tuple(LaneName(lane["consumer"], lane["principal"]) for lane in document["lanes"]),
+            consumer=document["consumer"],
             pool_secret=base64.b64decode(document["pool_secret"]),
             code_token=document["code_token"],
             tasks_sequence=int(document["tasks_sequence"]),

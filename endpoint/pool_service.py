@@ -51,7 +51,6 @@ class HttpPoolService:
                     "headrace_version": version("headrace"),
                     "host": socket.gethostname(),
                     "protocol": WIRE_VERSION,
-                    "lanes": True,
                 },
             )
         )

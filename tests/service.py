@@ -43,7 +43,7 @@ class Loop:
 
     def close(self) -> None:
         """End the loop and its thread."""
-        # The NATS client cancels tasks of its own when it closes, and does not wait for their end.
+        # What was spawned and is not awaited must not be destroyed while it is pending.
         self.run(_finish_tasks())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(_WITHIN_S)

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import nats.errors
 import pytest
 from waiting import eventually_async
 
-from headrace.bus.connection import Connection, Message, translated_errors
+from headrace.bus.connection import Connection, Message
 from headrace.bus.credentials import Credentials
 from headrace.bus.errors import (
     AlreadyStored,
-    BusError,
     BusUnavailable,
     PayloadTooLarge,
     PermissionDenied,
@@ -26,7 +23,7 @@ from headrace.bus.errors import (
     StreamFull,
     StreamMissing,
 )
-from headrace.bus.names import Address, stored_results
+from headrace.bus.names import Address, pool_consumer, stored_results
 from headrace.bus.operator import Operator
 from headrace.bus.pull import Delivery, Puller
 from headrace.bus.records import Record, Records
@@ -96,7 +93,7 @@ async def test_a_bundle_that_is_queued_is_refused_the_second_time_also_after_a_k
 
 async def test_storing_waits_for_a_server_that_comes_back_and_says_that_it_was_repeated(bus: Bus) -> None:
     endpoint = uuid.uuid4()
-    consumer = "lane-1"
+    consumer = pool_consumer(endpoint, "default")
     await ensure_consumer(
         bus.core,
         "TASKS",
@@ -292,24 +289,3 @@ async def test_a_record_with_a_time_to_live_goes_away_and_the_watch_tells(bus: B
     await eventually_async(lambda: gone == ["short"], within_s=10)
     assert await things.get("short") is None
     await watch.stop()
-
-
-def test_every_error_of_the_nats_client_becomes_one_of_ours() -> None:
-    kinds = [
-        kind for kind in vars(nats.errors).values() if isinstance(kind, type) and issubclass(kind, nats.errors.Error)
-    ]
-    assert kinds
-    for kind in kinds:
-        # Some take what the error is about, which does not matter here.
-        error = next(e for e in (_made(kind, count) for count in range(5)) if e is not None)
-        with pytest.raises(BusError), translated_errors():
-            raise error
-    with pytest.raises(BusUnavailable), translated_errors(), contextlib.suppress(KeyError):
-        raise ConnectionResetError
-
-
-def _made(kind: type[nats.errors.Error], arguments: int) -> nats.errors.Error | None:
-    try:
-        return kind(*["x"] * arguments)
-    except TypeError:
-        return None
