@@ -31,6 +31,10 @@ chaos: $(VENV)/.ready
 powerloss: $(VENV)/.ready
 	$(BIN)/python -m pytest tests/powerloss -m soak -s -p no:randomly
 
+# Two gigabytes there and back, with the peak of memory of every process. LARGE_BYTES is how much.
+large: $(VENV)/.ready
+	$(BIN)/python -m pytest tests/large -m soak -s -p no:randomly
+
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
