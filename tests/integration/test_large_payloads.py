@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,19 @@ from running_pool import RunningPool, running_pool
 from service import RunningService, running_service
 from waiting import eventually
 
-from headrace.bus.objects import ObjectStore
+from headrace.bus.names import object_chunk
+from headrace.bus.objects import CHUNK_BYTES, ObjectStore
 from headrace.bus.payloads import Source
 from headrace.bus.tables import Tables
 from headrace.bus.values import INLINE_BYTES
-from headrace.sdk import Client, Executor, ObjectMissing, ServiceUnreachable, SubmissionRefused
+from headrace.sdk import (
+    Client,
+    Executor,
+    ObjectDamaged,
+    ObjectMissing,
+    ServiceUnreachable,
+    SubmissionRefused,
+)
 
 MB = 1_000_000
 
@@ -142,20 +151,65 @@ def test_a_large_result_of_another_process_is_read_by_its_group(executor: Execut
         assert reloaded.result(50) == bytes(5 * MB)
 
 
-def test_an_object_that_has_lost_a_part_is_a_clear_error(
-    executor: Executor, service: RunningService, pool: RunningPool
+def harm(service: RunningService, sha256: str, *, instead: bytes | None) -> None:
+    """Take a chunk out of an object, and put another content in its place."""
+
+    async def work(connection: Any) -> None:
+        [record] = [r.value for r in await Tables.on(connection).objects.list() if r.key.endswith(sha256)]
+        subject = object_chunk(record.upload, record.chunks - 2)
+        await connection.api("STREAM.PURGE.OBJECTS", {"filter": subject})
+        if instead is not None:
+            await connection.store(subject, instead)
+
+    service.bus(work)
+
+
+@pytest.mark.parametrize(
+    ("instead", "error"), [(None, ObjectMissing), (bytes(CHUNK_BYTES), ObjectDamaged), (b"", ObjectDamaged)]
+)
+def test_a_result_that_is_not_whole_any_more_is_a_clear_error(
+    executor: Executor, service: RunningService, instead: bytes | None, error: type[Exception]
 ) -> None:
-    future = executor.submit(lambda: bytes(7 * MB))
-    future.result(50)
+    before = set(objects(service))
+    executor.submit(os.urandom, 7 * MB).result(50)
+    [result] = set(objects(service)) - before
 
-    async def lose_chunks(connection: Any) -> None:
-        await connection.api("STREAM.PURGE.OBJECTS", {"filter": "object.*.6"})
-
-    service.bus(lose_chunks)
+    harm(service, result, instead=instead)
 
     [again] = executor.reload_tasks()
-    with pytest.raises(ObjectMissing, match="object"):
+    with pytest.raises(error, match="object"):
         again.result(50)
+
+
+@pytest.mark.parametrize(("instead", "error"), [(None, ObjectMissing), (bytes(CHUNK_BYTES), ObjectDamaged)])
+def test_an_argument_that_is_not_whole_any_more_is_a_clear_error(
+    client: Client, service: RunningService, tmp_path: Path, instead: bytes | None, error: type[Exception]
+) -> None:
+    with (
+        running_pool(service, tmp_path / "pool", started=False, name=error.__name__) as pool,
+        Executor(pool.endpoint_id, client=client) as executor,
+    ):
+        before = set(objects(service))
+        future = executor.submit(len, os.urandom(5 * MB))
+        eventually(lambda: queued(service, pool.endpoint_id) == 1, 20, "the task is stored")
+        [argument] = set(objects(service)) - before
+        harm(service, argument, instead=instead)
+
+        pool.start()
+
+        with pytest.raises(error, match="object"):
+            future.result(50)
+
+
+def queued(service: RunningService, endpoint_id: str) -> int:
+    """How many bundles wait for an endpoint."""
+
+    async def count(connection: Any) -> int:
+        pattern = f"task.{uuid.UUID(endpoint_id).hex}.>"
+        info = await connection.api("STREAM.INFO.TASKS", {"subjects_filter": pattern})
+        return len(info["state"].get("subjects") or ())
+
+    return int(service.bus(count))
 
 
 def test_what_is_larger_than_the_limit_is_refused_with_it(executor: Executor) -> None:
