@@ -102,6 +102,18 @@ class Room:
             if self._waiting and self.is_free:
                 self._changed.notify_all()
 
+    def wait_empty(self, within_s: float) -> bool:
+        """Wait until nothing is held any more, so long at most; whether that is so."""
+        end = time.monotonic() + within_s
+        with self._changed:
+            self._waiting += 1
+            try:
+                while self.tasks > 0 and (left_s := end - time.monotonic()) > 0:
+                    self._changed.wait(min(_LOOK_S, left_s))
+                return self.tasks <= 0
+            finally:
+                self._waiting -= 1
+
     def wake(self) -> None:
         """Have everybody who waits look again."""
         with self._changed:

@@ -197,6 +197,11 @@ class Session:
             channel.give_up(SubmissionRefused("the client was closed before the result came"))
         await self.connection.close()
 
+    def finish(self, end: float) -> None:
+        """Wait until everything is stored; see `Channel.finish`."""
+        for channel in list(self._channels.values()):
+            channel.finish(end)
+
     def spawn(self, work: Any, name: str) -> None:
         """Run a coroutine as a task that this session owns."""
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work, name=name)
@@ -377,6 +382,20 @@ class Channel:
         self._outbox.room.wake()
         self._large.room.wake()
         self._session.sources.room.wake()
+
+    def finish(self, end: float) -> None:
+        """Wait until everything is stored and the service knows of every cancellation, at most until `end` (by the
+        monotonic clock). Any thread but the loop's."""
+        for outbox in (self._large, self._outbox):
+            if not outbox.room.wait_empty(max(0.0, end - time.monotonic())):
+                logger.error(
+                    "%d tasks of group %s could not be stored before the end of this process, and are lost.",
+                    outbox.room.tasks,
+                    self.group,
+                    extra={"action": "tasks_lost"},
+                )
+        if self.cancellations.untold:
+            self.cancellations.wait(max(0.0, end - time.monotonic()))
 
     def attach(self, tasks: Iterable[tuple[UUID, TaskFuture]]) -> None:
         """Await results of tasks that were submitted before, perhaps by another process. On the loop."""

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
+import importlib
 import json
 import os
 import threading
+import time
 import weakref
 from typing import Any
 from uuid import UUID
@@ -15,6 +19,8 @@ from headrace.sdk.client import Client
 from headrace.sdk.loop import loop_thread
 from headrace.sdk.profile import Profile
 from headrace.sdk.session import Grant, Session
+
+_AT_EXIT_S = 10.0
 
 
 class Sessions:
@@ -39,6 +45,11 @@ class Sessions:
                     self._sessions[grant.endpoint, config] = session
             return session
 
+    def finish(self, end: float) -> None:
+        """Wait until what was submitted is stored; see `Channel.finish`."""
+        for session in list(self._sessions.values()):
+            session.finish(end)
+
     def close(self) -> None:
         """Disconnect all of them; futures that still wait fail."""
         with self._lock:
@@ -58,6 +69,7 @@ def sessions_of(client: Client) -> Sessions:
     with _lock:
         sessions = _by_client.get(client)
         if sessions is None:
+            _finish_at_exit()
             sessions = _by_client[client] = Sessions(client)
             client.on_close.append(sessions.close)
         return sessions
@@ -74,6 +86,26 @@ def shared_client() -> Client:
         if client is None or client.closed:
             client = _shared_clients[profile] = Client(profile.url, profile.token)
         return client
+
+
+@functools.cache
+def _finish_at_exit() -> None:
+    """Have the interpreter's end wait until what was submitted is stored: a program may submit and end.
+
+    Twice: while the thread pools that uploads and renewals need are there, and after the program's own threads ended.
+    """
+    # Those who register later are called earlier: after the import, thread pools are still there when we are called.
+    importlib.import_module("concurrent.futures.thread")
+    register = getattr(threading, "_register_atexit", None)
+    if register is not None:
+        register(_finish)
+    atexit.register(_finish)
+
+
+def _finish() -> None:
+    end = time.monotonic() + _AT_EXIT_S
+    for sessions in list(_by_client.values()):
+        sessions.finish(end)
 
 
 def _forget_after_fork() -> None:
