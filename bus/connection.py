@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from headrace.bus.clock import elapsed_s
 from headrace.bus.credentials import Credentials
 from headrace.bus.errors import (
     AlreadyStored,
@@ -293,10 +294,13 @@ class Connection:
                 answer = await self._ask(subject, payload, headers, deadline.cut(_ANSWER_WAIT_S))
                 return _stored(answer, subject)
             except (_Interrupted, BusUnavailable) as error:
-                if deadline.passed:
-                    raise BusUnavailable(f"{subject!r} could not be stored within {timeout_s:g} s: {error}") from None
-            # A client that is down already would fail at once: wait for it instead of spinning.
-            await self._pause(deadline)
+                problem = str(error)
+            if not deadline.passed:
+                # A client that is down already would fail at once: wait for it instead of spinning.
+                await self._pause(deadline)
+            # Looked at after the pause: whoever slept in it may be connected again, and must not store what is too old.
+            if deadline.passed:
+                raise BusUnavailable(f"{subject!r} could not be stored within {timeout_s:g} s: {problem}")
             headers = {**(headers or {}), RETRY_HEADER: "1"}
 
     async def read_last(self, stream: str, subject: str, *, timeout_s: float = 10.0) -> StoredMessage | None:
@@ -554,17 +558,17 @@ class Connection:
 
 class _Deadline:
     def __init__(self, timeout_s: float | None) -> None:
-        self._end = None if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
+        self._end = None if timeout_s is None else elapsed_s() + timeout_s
 
     @property
     def passed(self) -> bool:
-        return self._end is not None and asyncio.get_running_loop().time() >= self._end
+        return self._end is not None and elapsed_s() >= self._end
 
     def cut(self, most_s: float) -> float:
         """The time that is left, at most `most_s`, never quite nothing."""
         if self._end is None:
             return most_s
-        return min(most_s, max(0.01, self._end - asyncio.get_running_loop().time()))
+        return min(most_s, max(0.01, self._end - elapsed_s()))
 
 
 def _time_out(future: asyncio.Future[Message], subject: str) -> None:

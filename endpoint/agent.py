@@ -47,6 +47,7 @@ from headrace.bus.errors import (
     PayloadTooLarge,
     ResultNotSerialisable,
     SignatureInvalid,
+    SubmissionRefused,
     TaskCancelled,
     TaskError,
     TaskLost,
@@ -86,6 +87,10 @@ _NOT_NOW = b'-NAK {"delay": 1000000000}'
 _BETWEEN_S = 0.25
 _FOREIGN_WAIT_S = 30
 _FOREIGN_TRIES = 120
+_EXPIRED = (
+    "the task was stored so long after it was signed that the key had expired (its client was suspended, or the bus "
+    "did not answer): submit it again"
+)
 
 
 class Agent:
@@ -229,6 +234,9 @@ class Agent:
         self._held[address.bundle] = held
         self._clock.learn(held.stored_at)
         self._bytes_in_hand += held.size
+        if delivery.stored_ns > bundle_key_expiry(delivery.data) * 1_000_000_000:
+            self._refuse_expired(held)
+            return
         unsure = delivery.sequence <= self._unsure_up_to
         codes = self._known_codes(held)
         if unsure or delivery.retry or delivery.deliveries > 1 or codes is None:
@@ -236,6 +244,12 @@ class Agent:
         else:
             held.control = self._controls.get(address.bundle, held.control)
             self._let_wait(held, codes)
+
+    def _refuse_expired(self, held: Held) -> None:
+        """End the tasks of a bundle that is genuine, but was stored after the key that signed it had expired."""
+        for index in list(held.open):
+            self._end(held, index, SubmissionRefused(_EXPIRED))
+        self._settle(held)
 
     def _leave_to_others(self, delivery: Delivery, error: WireVersionUnknown) -> None:
         """While releases change, a bundle of another one waits for a pool that reads it; but not for ever, because
@@ -256,8 +270,6 @@ class Agent:
         if address.endpoint != grant.endpoint or address.pool != grant.pool:
             raise DecodeError(f"a bundle for {address.endpoint}/{address.pool}", raw=delivery.data[:64])
         expiry = bundle_key_expiry(delivery.data)
-        if delivery.stored_ns > expiry * 1_000_000_000:
-            raise SignatureInvalid("it was stored after the key that signed it had expired")
         bundle = decode_bundle(
             delivery.data, subject=delivery.subject, key=bundle_key(grant.pool_secret, address.principal, expiry)
         )

@@ -18,7 +18,6 @@ import signal
 import socket
 import stat
 import sys
-import time
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +25,7 @@ from typing import Any
 from uuid import UUID
 
 from headrace.bus.bundles import Runtime
+from headrace.bus.clock import elapsed_s
 from headrace.bus.connection import Connection
 from headrace.bus.errors import BusError
 from headrace.endpoint.agent import Agent
@@ -115,7 +115,7 @@ async def serve(settings: PoolSettings) -> None:
     spool = Spool(settings.spool_path)
     spool.clear()
     with contextlib.closing(service), contextlib.closing(objects):
-        grant, granted_at = await _granted(service), time.monotonic()
+        grant, granted_at = await _granted(service), elapsed_s()
         async with Connection(grant.urls, grant.credentials, name=f"headrace-pool {settings.pool}") as connection:
             logs = TaskLogs(connection)
             agent = Agent(
@@ -203,20 +203,20 @@ async def _renew(
     connection.on_closed.append(closed.set)
     while True:
         due = granted_at + grant.expires_in_s / 2
-        while time.monotonic() < due and not closed.is_set():
+        while elapsed_s() < due and not closed.is_set():
             with contextlib.suppress(TimeoutError):
                 # Looked at often: a suspended machine's timers stand still with it.
-                async with asyncio.timeout(min(30.0, max(0.05, due - time.monotonic()))):
+                async with asyncio.timeout(min(30.0, max(0.05, due - elapsed_s()))):
                     await closed.wait()
         closed.clear()
         try:
             grant = await _granted(service)
-            granted_at = time.monotonic()
+            granted_at = elapsed_s()
             await connection.renew(grant.credentials)
             agent.adopt(grant)
         except (BusError, RegistrationRefused) as error:
             logger.warning("The pool's credential could not be renewed: %s; trying again.", error)
-            granted_at = time.monotonic() - grant.expires_in_s / 2 + _LONGEST_WAIT_S
+            granted_at = elapsed_s() - grant.expires_in_s / 2 + _LONGEST_WAIT_S
 
 
 async def _tell_status(agent: Agent, settings: PoolSettings) -> None:

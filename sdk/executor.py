@@ -24,6 +24,7 @@ from headrace.bus.errors import ArgumentNotSerialisable, SubmissionRefused
 from headrace.schemas import HeadraceError
 from headrace.sdk import mapping
 from headrace.sdk.client import Client
+from headrace.sdk.forks import tell_after_fork
 from headrace.sdk.future import TaskFuture, failed_future
 from headrace.sdk.limits import BLOCK, WhenFull, most_unfinished
 from headrace.sdk.payloads import encode_call
@@ -66,6 +67,9 @@ class Executor(concurrent.futures.Executor):
     thread that it is made in, also one in which an event loop runs: there choose `when_full="raise"`, or
     `await asyncio.to_thread(executor.submit, fn)`. In a future's callback it never blocks: the task is taken in.
 
+    A child after `fork` may go on with this executor, by connections of its own; futures that the parent had by
+    then end in the parent only.
+
     How tasks run (time-outs, retries) is said with `with_options`, for all of them or for some.
 
     The constructor does no I/O. An error of a submission (an argument that cannot be sent, an unknown endpoint, a
@@ -100,10 +104,12 @@ class Executor(concurrent.futures.Executor):
         self._functions: dict[Any, UUID] = {}
         self._chunks: dict[Any, Callable[..., Any]] = {}
         self._channels: dict[tuple[UUID | None, str], tuple[Session, Channel]] = {}
-        self._unfinished = Unfinished(most_unfinished(max_unfinished), self._on_idle)
+        self._most_unfinished = most_unfinished(max_unfinished)
+        self._unfinished = Unfinished(self._most_unfinished, self._on_idle)
         self._when_full = WhenFull.of(when_full, full_timeout_s)
         self._submitted = 0
         self._shut_down = False
+        tell_after_fork(self)
 
     def __repr__(self) -> str:
         name = f" {self.label!r}" if self.label else ""
@@ -342,6 +348,12 @@ class Executor(concurrent.futures.Executor):
                     session.thread.run(channel.cancels_known(_CANCELS_S), timeout_s=_CANCELS_S + 1.0)
         if not self._unfinished:
             self._leave_channels()
+
+    def after_fork(self) -> None:
+        """In a forked child: make connections of its own when they are needed. Functions stay registered."""
+        self._lock = threading.RLock()
+        self._channels = {}
+        self._unfinished = Unfinished(self._most_unfinished, self._on_idle)
 
     def _submit_chunk(self, fn: Callable[..., Any], calls: tuple[tuple[Any, ...], ...]) -> TaskFuture:
         self._check_open()

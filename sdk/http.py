@@ -28,6 +28,7 @@ from headrace.sdk.errors import (
     ServiceUnreachable,
     Unauthorized,
 )
+from headrace.sdk.forks import tell_after_fork
 from headrace.sdk.profile import Profile
 
 logger = logging.getLogger(__name__)
@@ -74,6 +75,11 @@ class Http:
         self._client: httpx.Client | None = None
         self._process_id = 0
         self._closed = False
+        tell_after_fork(self)
+
+    def after_fork(self) -> None:
+        """In a forked child: another thread of the parent may have held the lock."""
+        self._lock = threading.Lock()
 
     @property
     def url(self) -> str:

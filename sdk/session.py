@@ -25,6 +25,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from headrace.bus.bundles import Bundle, FunctionUse, Runtime, Task, TaskOptions, TaskResult, encode_bundle
+from headrace.bus.clock import elapsed_s
 from headrace.bus.connection import Connection, Message
 from headrace.bus.credentials import Credentials, issued_at
 from headrace.bus.errors import (
@@ -59,6 +60,8 @@ _LONGEST_LOOK_S = 60.0
 _SWEEP_S = 2.5
 _RENEW_RETRY_S = 2.0
 _LATE_S = 1.0
+_KEY_MARGIN_S = 10.0
+_LEAST_STORE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,10 +126,10 @@ class Session:
             host=socket.gethostname(),
             system=platform.system(),
         )
-        self._granted_at = time.monotonic()
+        self._granted_at = elapsed_s()
         self._usable = asyncio.Event()
         self._usable.set()
-        self._closed_for_good = asyncio.Event()
+        self._renew_now = asyncio.Event()
         self._channels: dict[UUID, Channel] = {}
         self._opening = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -145,13 +148,18 @@ class Session:
         return session
 
     def function_use(self, function_id: UUID) -> FunctionUse:
-        """The service's word that this function may run here. Any thread but the loop's. Raises `ClientError`."""
+        """The service's word that this function may run here, perhaps one that ends soon: see `lasting`.
+
+        Any thread but the loop's. Raises `ClientError`.
+        """
         with self._functions_lock:
             use = self._functions.get(function_id)
-        if use is None or self._ends_soon(use):
-            use = self.service.grant_function(self.grant.endpoint, function_id)
-            with self._functions_lock:
-                self._functions[function_id] = use
+        return self._asked_use(function_id) if use is None else use
+
+    def _asked_use(self, function_id: UUID) -> FunctionUse:
+        use = self.service.grant_function(self.grant.endpoint, function_id)
+        with self._functions_lock:
+            self._functions[function_id] = use
         return use
 
     async def lasting(self, uses: Iterable[FunctionUse]) -> list[FunctionUse]:
@@ -160,14 +168,20 @@ class Session:
         loop, lasting = asyncio.get_running_loop(), list(uses)
         for place, use in enumerate(lasting):
             if self._ends_soon(use):
-                lasting[place] = await loop.run_in_executor(None, self.function_use, use.id)
+                with self._functions_lock:
+                    known = self._functions.get(use.id, use)
+                again = self._ends_soon(known)
+                lasting[place] = await loop.run_in_executor(None, self._asked_use, use.id) if again else known
         return lasting
 
     def _ends_soon(self, use: FunctionUse) -> bool:
         # Grants are compared with the time at which a bundle is stored: renew well before. The time is the service's,
         # as its latest credential tells it in whole seconds: the clock of this machine may be wrong.
-        service_time = self.grant.issued_at + 1 + (time.monotonic() - self._granted_at)
-        return use.grant_expires - service_time < self.grant.expires_in_s / 4
+        return use.grant_expires - self._service_time < self.grant.expires_in_s / 4
+
+    @property
+    def _service_time(self) -> float:
+        return self.grant.issued_at + 1 + (elapsed_s() - self._granted_at)
 
     async def channel(self, group: UUID, *, most_per_bundle: int = LARGEST_CAP) -> Channel:
         """The channel of a task group, subscribed to its results."""
@@ -183,6 +197,10 @@ class Session:
     async def leave(self, channel: Channel) -> None:
         """Give a channel back; the last user's leave ends its subscription once nothing is pending."""
         channel.users -= 1
+        await self.drop_if_idle(channel)
+
+    async def drop_if_idle(self, channel: Channel) -> None:
+        """End a channel's subscription if nobody uses it and nothing is pending."""
         if channel.users <= 0 and not channel.pending:
             self._channels.pop(channel.group, None)
             await channel.stop()
@@ -210,21 +228,31 @@ class Session:
 
     async def wait_usable(self) -> None:
         """Wait until bundles may be signed: the grant has not run out, or was renewed."""
+        if elapsed_s() - self._granted_at > self.grant.expires_in_s:
+            # This machine has slept, and nobody has looked so far.
+            self._usable.clear()
+            self._renew_now.set()
         await self._usable.wait()
+
+    @property
+    def store_within_s(self) -> float:
+        """How long a bundle that is signed now may be tried to be stored: after that its signature would be too old."""
+        key_left_s = self.grant.bundle_key_expires - self._service_time
+        return min(self.grant.expires_in_s / 2, max(_LEAST_STORE_S, key_left_s - _KEY_MARGIN_S))
 
     async def _start(self) -> None:
         await self.connection.open()
         self.connection.on_connected.append(self._catch_up)
-        self.connection.on_closed.append(self._closed_for_good.set)
+        self.connection.on_closed.append(self._renew_now.set)
         self.spawn(self._renew(), "session renewal")
         self.spawn(self._sweep(), "session sweep")
 
     async def _renew(self) -> None:
         while True:
             await self._until_renewal()
-            self._closed_for_good.clear()
+            self._renew_now.clear()
             while True:
-                if time.monotonic() - self._granted_at > self.grant.expires_in_s:
+                if elapsed_s() - self._granted_at > self.grant.expires_in_s:
                     self._usable.clear()
                 try:
                     await self._renew_once()
@@ -239,12 +267,12 @@ class Session:
                     await asyncio.sleep(_RENEW_RETRY_S)
 
     async def _until_renewal(self) -> None:
-        # Half of the life by the monotonic clock, looked at often: a suspended laptop's timers stand still with it.
+        # Half of the life, looked at often: a suspended laptop's timers stand still with it.
         due = self._granted_at + self.grant.expires_in_s / 2
-        while time.monotonic() < due and not self._closed_for_good.is_set():
+        while elapsed_s() < due and not self._renew_now.is_set():
             try:
-                async with asyncio.timeout(min(30.0, max(0.05, due - time.monotonic()))):
-                    await self._closed_for_good.wait()
+                async with asyncio.timeout(min(30.0, max(0.05, due - elapsed_s()))):
+                    await self._renew_now.wait()
             except TimeoutError:
                 continue
 
@@ -254,7 +282,7 @@ class Session:
         grant = Grant.of_document(document)
         await self.connection.renew(grant.credentials)
         self.grant = grant
-        self._granted_at = time.monotonic()
+        self._granted_at = elapsed_s()
         self._usable.set()
 
     def _catch_up(self) -> None:
@@ -516,7 +544,7 @@ class Channel:
             )
             message = encode_bundle(bundle, subject=subject, key=grant.bundle_key, key_expires=grant.bundle_key_expires)
             try:
-                await session.connection.store(subject, message, retry=retry, timeout_s=grant.expires_in_s / 2)
+                await session.connection.store(subject, message, retry=retry, timeout_s=session.store_within_s)
                 return
             except AlreadyStored:
                 return  # by an earlier try whose answer was lost
@@ -578,6 +606,9 @@ class Channel:
             self._outbox.learn(worked_s / len(results))
         if waiting.collector.complete or not waiting.futures:
             self.pending.pop(bundle, None)
+            if self.users <= 0 and not self.pending:
+                # Its users left before the last result came: futures that are cancelled end at once.
+                self._session.spawn(self._session.drop_if_idle(self), "leave channel")
 
     def _deliver(self, future: TaskFuture, collector: ResultCollector, result: TaskResult, now: float) -> None:
         future.note_times(

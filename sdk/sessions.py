@@ -112,6 +112,9 @@ def _forget_after_fork() -> None:
     # Connections belong to the parent: the child makes its own when it needs them.
     global _lock  # noqa: PLW0603 - a lock held by another thread of the parent would stay held for ever
     _lock = threading.Lock()
+    for client, sessions in list(_by_client.items()):
+        if sessions.close in client.on_close:
+            client.on_close.remove(sessions.close)  # it would wait for the parent's thread
     _by_client.clear()
     _shared_clients.clear()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import threading
 from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass, field
@@ -73,6 +74,7 @@ class RunningService:
     nats: NatsServer
     loop: Loop
     settings: ServiceSettings
+    _serving: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, repr=False)
     _clients: list[httpx.Client] = field(default_factory=list)
 
     def http(self, token: str | None = None) -> httpx.Client:
@@ -115,6 +117,15 @@ class RunningService:
 
         return self.loop.run(connected(), within_s)
 
+    def stop_serving(self) -> None:
+        """Stop the service; the bus stays."""
+        self._serving.close()
+
+    def serve_again(self) -> None:
+        """Start the service where it was."""
+        settings = dataclasses.replace(self.settings, port=httpx.URL(self.url).port or 0)
+        self._serving.enter_context(serving(self.loop, settings))
+
     def close(self) -> None:
         """Close the clients."""
         for client in self._clients:
@@ -134,9 +145,10 @@ def running_service(directory: Path, *, relaxed: bool = True, **changes: Any) ->
         settings = ServiceSettings(
             **{"home": home, "keys_dir": keys_dir, "nats_url": nats.url, "drain_s": 1.0, **changes}
         )
-        with serving(loop, settings) as url:
+        with contextlib.ExitStack() as stack:
+            url = stack.enter_context(serving(loop, settings))
             token = (home / "admin.token").read_text().strip()
-            service = RunningService(url, token, home, keys_dir, nats, loop, settings)
+            service = RunningService(url, token, home, keys_dir, nats, loop, settings, stack)
             try:
                 yield service
             finally:
