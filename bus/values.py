@@ -183,7 +183,7 @@ def pickle_into(value: Any, sink: Sink) -> int:
     """
     try:
         _InstalledCodePickler(sink, _PROTOCOL).dump(value)
-    except PayloadTooLarge:
+    except (PayloadTooLarge, MemoryError):
         raise
     except Exception:  # the pickler refuses in many ways, and user code may raise anything
         sink.clear()

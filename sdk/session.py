@@ -61,7 +61,7 @@ _SWEEP_S = 2.5
 _RENEW_RETRY_S = 2.0
 _LATE_S = 1.0
 _KEY_MARGIN_S = 10.0
-_LEAST_STORE_S = 1.0
+_LEAST_KEY_S = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,7 +228,7 @@ class Session:
 
     async def wait_usable(self) -> None:
         """Wait until bundles may be signed: the grant has not run out, or was renewed."""
-        if elapsed_s() - self._granted_at > self.grant.expires_in_s:
+        if self._key_left_s < _LEAST_KEY_S:
             # This machine has slept, and nobody has looked so far.
             self._usable.clear()
             self._renew_now.set()
@@ -237,8 +237,12 @@ class Session:
     @property
     def store_within_s(self) -> float:
         """How long a bundle that is signed now may be tried to be stored: after that its signature would be too old."""
-        key_left_s = self.grant.bundle_key_expires - self._service_time
-        return min(self.grant.expires_in_s / 2, max(_LEAST_STORE_S, key_left_s - _KEY_MARGIN_S))
+        left_s = self._key_left_s
+        return min(self.grant.expires_in_s / 2, max(_LEAST_KEY_S, left_s - min(_KEY_MARGIN_S, left_s / 4)))
+
+    @property
+    def _key_left_s(self) -> float:
+        return self.grant.bundle_key_expires - self._service_time
 
     async def _start(self) -> None:
         await self.connection.open()

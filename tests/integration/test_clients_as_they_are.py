@@ -383,15 +383,15 @@ def test_a_client_that_did_not_read_for_a_while_misses_no_result(service: Runnin
         log = service.home / "nats" / "nats.log"
         client.submit("hold", str(tmp_path / "go"))
         eventually((tmp_path / "go.held").exists, 10)
-        for _ in range(14):
-            client.submit("filled", 7_000_000)
+        for _ in range(24):
+            client.submit("filled", 3_900_000)
 
         client.suspend()
         (tmp_path / "go").touch()
         eventually(lambda: "Slow Consumer" in log.read_text(), 20, "the server has given the client up")
         client.resume()
 
-        assert client.results() == ["held"] + [7_000_000] * 14
+        assert client.results() == ["held"] + [3_900_000] * 24
         assert other.submit(double, 1).result(20) == 2
 
 
