@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import functools
 import importlib.metadata
 import itertools
 import logging
@@ -45,6 +44,7 @@ from headrace.bus.results import ResultCollector, live_part
 from headrace.bus.values import OBJECT
 from headrace.bus.values import decode as decode_value
 from headrace.schemas import HeadraceError
+from headrace.sdk.cancelling import Cancellations
 from headrace.sdk.errors import ServiceUnavailable, ServiceUnreachable
 from headrace.sdk.future import TaskFuture
 from headrace.sdk.limits import BLOCK, WhenFull
@@ -104,7 +104,7 @@ class Service(ObjectService, Protocol):
 
     def grant_function(self, endpoint_id: Any, function_id: Any) -> FunctionUse: ...
 
-    def cancel(self, task_id: Any, force: bool = False) -> Any: ...
+    def cancel_group(self, task_group_id: Any, task_ids: Any = None, *, force: bool = False) -> Any: ...
 
     def get_task(self, task_id: Any) -> Any: ...
 
@@ -329,10 +329,9 @@ class Channel:
         self._subscriptions: list[Any] = []
         self._sending: dict[UUID, list[tuple[UUID, bool]]] = {}
         """Bundles whose ack has not come, with the tasks to cancel after it (and whether by force)."""
-        self.cancelling = 0
-        """How many cancellations the service does not know of yet."""
-        self._counting = threading.Lock()
-        self._cancelled = asyncio.Event()
+        self.cancellations = Cancellations(lambda tasks, force: session.service.cancel_group(group, tasks, force=force))
+        self._to_cancel: list[tuple[UUID, bool]] = []
+        self._cancel_lock = threading.Lock()
         self._tell_cancel = self._on_cancel  # one object for all futures
         self._outbox = Outbox(
             session.grant.endpoint,
@@ -478,6 +477,7 @@ class Channel:
 
     def give_up(self, error: BaseException) -> None:
         """Fail every future that still waits."""
+        self.cancellations.close()
         for draft in (*self._outbox.close(), *self._large.close()):
             _fail(draft.pending(), error)
             self._session.sources.let_go(draft.sources)
@@ -522,8 +522,8 @@ class Channel:
             _fail(draft.pending(), SubmissionRefused(f"the task could not be sent: {error!r}"))
             raise
         finally:
-            for task, force in self._sending.pop(draft.id, ()):
-                self._session.spawn(self._cancel(task, force), "cancel task")
+            if to_cancel := self._sending.pop(draft.id, None):
+                self.cancellations.add(to_cancel)
             self._session.sources.let_go(draft.sources)
             (self._large if draft.sources else self._outbox).sent(draft)
 
@@ -597,17 +597,18 @@ class Channel:
             waiting.looking = False
 
     def _take(self, bundle: UUID, waiting: _Waiting, results: list[TaskResult]) -> None:
-        worked_s, now, collector = 0.0, time.time(), waiting.collector
+        worked_s, ran, now, collector = 0.0, 0, time.time(), waiting.collector
         for result in results:
-            worked_s += max(0.0, result.ended_at - result.started_at)
+            if result.attempts:
+                worked_s, ran = worked_s + max(0.0, result.ended_at - result.started_at), ran + 1
             future = waiting.futures.pop(result.index, None)
             if future is not None:
                 self._deliver(future, collector, result, now)
             if waiting.more:
                 for each in waiting.more.pop(result.index, ()):
                     self._deliver(each, collector, result, now)
-        if results:
-            self._outbox.learn(worked_s / len(results))
+        if ran:
+            self._outbox.learn(worked_s / ran)
         if waiting.collector.complete or not waiting.futures:
             self.pending.pop(bundle, None)
             if self.users <= 0 and not self.pending:
@@ -643,53 +644,26 @@ class Channel:
             future.set_exception(_unreadable(error))
 
     def _on_cancel(self, future: TaskFuture, force: bool) -> None:
-        if self._outbox.withdraw(future) or self._large.withdraw(future) or future.task_id is None:
+        task = future.task_id
+        if task is None or self._outbox.withdraw(future) or self._large.withdraw(future):
             return
-        with self._counting:
-            self.cancelling += 1
-        self._session.thread.call(functools.partial(self._cancel_sent, future.task_id, force))
+        self.cancellations.expect()
+        with self._cancel_lock:
+            called = bool(self._to_cancel)
+            self._to_cancel.append((task, force))
+        if not called:
+            self._session.thread.call(self._cancel_sent)
 
-    async def cancels_known(self, within_s: float) -> None:
-        """Wait until the service knows of every cancellation, so long at most."""
-        try:
-            async with asyncio.timeout(within_s):
-                while self.cancelling:
-                    self._cancelled.clear()
-                    await self._cancelled.wait()
-        except TimeoutError:
-            logger.warning(
-                "The service could not be told of %d cancellations within %g s; those tasks will run.",
-                self.cancelling,
-                within_s,
-                extra={"action": "cancel_failed"},
-            )
-
-    def _cancel_sent(self, task: UUID, force: bool) -> None:
-        bundle = split_task_id(task)[0]
-        if bundle in self._sending:
-            self._sending[bundle].append((task, force))  # nobody knows of it yet
-        else:
-            self._session.spawn(self._cancel(task, force), "cancel task")
-
-    async def _cancel(self, task: UUID, force: bool) -> None:
-        try:
-            await self._request_cancel(task, force)
-        finally:
-            with self._counting:
-                self.cancelling -= 1
-            self._cancelled.set()
-
-    async def _request_cancel(self, task: UUID, force: bool) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                await loop.run_in_executor(None, self._session.service.cancel, task, force)
-                return
-            except (ServiceUnreachable, ServiceUnavailable):
-                await asyncio.sleep(_RENEW_RETRY_S)
-            except HeadraceError as error:
-                logger.warning("Task %s could not be cancelled: %s", task, error, extra={"action": "cancel_failed"})
-                return
+    def _cancel_sent(self) -> None:
+        """Hand cancellations on, but for tasks whose bundle is still on its way: nobody knows of them yet."""
+        known: list[tuple[UUID, bool]] = []
+        with self._cancel_lock:
+            tasks, self._to_cancel = self._to_cancel, []
+        for task, force in tasks:
+            known_later = self._sending.get(split_task_id(task)[0])
+            (known if known_later is None else known_later).append((task, force))
+        if known:
+            self.cancellations.add(known)
 
 
 def _resolve(future: TaskFuture, result: TaskResult) -> None:
