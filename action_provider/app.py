@@ -50,6 +50,7 @@ from headrace.action_provider.state import Service, State
 from headrace.bus import streams
 from headrace.bus.connection import Connection
 from headrace.bus.errors import BusError, BusUnavailable, KeysUnusable
+from headrace.bus.lanes import Lanes
 from headrace.bus.operator import ServiceKeys
 from headrace.bus.server import OLDEST_VERSION
 from headrace.bus.tables import Tables
@@ -109,12 +110,16 @@ async def open_service(settings: ServiceSettings) -> AsyncIterator[Service]:
         version = check_server(connection.server_version)
         tables = Tables.on(connection)
         await _prepare(connection, tables, settings)
+        lanes = Lanes(connection, keys.key_ring(), tables.lanes)
+        # What an earlier release left gives way before anybody gets a credential.
+        await lanes.sweep()
         tokens = BuiltInTokens(tables, cache_s=settings.token_cache_s)
         service = Service(
             settings=settings,
             connection=connection,
             tables=tables,
             keys=keys.key_ring(),
+            lanes=lanes,
             minter=keys.minter,
             revocation=keys.revocation,
             tokens=tokens,

@@ -11,7 +11,7 @@ from headrace.action_provider.auth.withdrawal import Revoker
 from headrace.action_provider.settings import ServiceSettings
 from headrace.action_provider.state import Service
 from headrace.bus.dispatcher import Dispatcher
-from headrace.bus.errors import BusUnavailable
+from headrace.bus.errors import BusError, BusUnavailable
 from headrace.bus.objects import ObjectStore
 
 logger = logging.getLogger(__name__)
@@ -64,8 +64,19 @@ async def sweep(service: Service) -> None:
             )
 
 
+async def keep_lanes(service: Service) -> None:
+    """Sweep the lanes now and then until cancelled."""
+    while True:
+        await asyncio.sleep(service.settings.lanes_sweep_s)
+        try:
+            await service.lanes.sweep()
+        except BusError as error:
+            logger.warning("The lanes could not be swept (%s); trying again.", error, extra={"action": "sweep_failed"})
+
+
 BACKGROUND: tuple[Job, ...] = (
     Job(name="dispatcher", run=dispatch, wanted=lambda settings: settings.dispatcher),
+    Job(name="lanes", run=keep_lanes, wanted=lambda settings: True),
     Job(name="revoker", run=revoke, wanted=lambda settings: True),
     Job(name="sweeper", run=sweep, wanted=lambda settings: True),
 )

@@ -39,6 +39,9 @@ class ServiceSettings:
     token_cache_s: float = 1.0
     """How long a withdrawn token may go on working."""
 
+    lanes_sweep_s: float = 60.0
+    """How often lanes that nobody uses are removed, and bundles without one are looked for."""
+
     body_bytes: int = 10 * MB
     function_bytes: int = 10 * MB
     object_bytes: int = 16 << 30

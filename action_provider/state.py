@@ -15,6 +15,7 @@ from headrace.action_provider.settings import ServiceSettings
 from headrace.bus.connection import Connection
 from headrace.bus.credentials import Minter
 from headrace.bus.keys import KeyRing
+from headrace.bus.lanes import Lanes
 from headrace.bus.operator import Revocation
 from headrace.bus.tables import Tables
 
@@ -27,6 +28,7 @@ class Service:
     connection: Connection
     tables: Tables
     keys: KeyRing
+    lanes: Lanes
     minter: Minter
     revocation: Revocation
     tokens: BuiltInTokens

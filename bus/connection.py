@@ -26,6 +26,7 @@ from headrace.bus.errors import (
     AlreadyStored,
     BusError,
     BusUnavailable,
+    ConsumerOverlaps,
     PayloadTooLarge,
     PermissionDenied,
     RecordConflict,
@@ -47,6 +48,7 @@ _ATTEMPT_S = 2.0
 _ANSWER_WAIT_S = 5.0
 _RETIRE_S = 2.0
 _FULL = ("maximum bytes", "maximum messages", "insufficient", "no space left", "resource limits exceeded")
+_OVERLAPS = 10100
 _DENIED = re.compile(r"Permissions Violation for (?:Publish|Subscription) to \"([^\"]+)\"")
 
 
@@ -583,7 +585,7 @@ def _stored(answer: Message, subject: str) -> Stored:
     return Stored(decoded.seq, decoded.duplicate)
 
 
-def _fault(fault: _ApiFault, subject: str) -> BusError:
+def _fault(fault: _ApiFault, subject: str) -> BusError:  # noqa: PLR0911  # one for each kind of refusal
     text = fault.description.lower()
     if "per subject" in text:
         return AlreadyStored(f"{subject!r} holds a message already")
@@ -591,6 +593,8 @@ def _fault(fault: _ApiFault, subject: str) -> BusError:
         return RecordConflict(f"{subject!r} was changed by somebody else")
     if any(sign in text for sign in _FULL):
         return StreamFull(f"nothing more can be stored under {subject!r} now: {fault.description}")
+    if fault.err_code == _OVERLAPS:
+        return ConsumerOverlaps(f"{subject!r}: {fault.description}")
     if fault.code == 404:
         return StreamMissing(f"{subject!r}: {fault.description}")
     if fault.code == 503:

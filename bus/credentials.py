@@ -19,7 +19,7 @@ from uuid import UUID
 import nkeys
 
 from headrace.bus.errors import KeysUnusable
-from headrace.bus.names import pool_consumer, token
+from headrace.bus.names import lane_tasks, token
 
 OPERATOR_KEY: Final[int] = nkeys.PREFIX_BYTE_OPERATOR
 ACCOUNT_KEY: Final[int] = nkeys.PREFIX_BYTE_ACCOUNT
@@ -131,16 +131,16 @@ class Minter:
             )
         return self._core.user(name, publish=None, subscribe=None, ttl_s=ttl_s)
 
-    def sdk_user(self, principal: str, endpoint: UUID, pool: str, session_id: str, ttl_s: float) -> Credentials:
-        """A session of one principal with one pool: submit there, read and follow the principal's results there."""
+    def sdk_user(
+        self, principal: str, endpoint: UUID, pool: str, session_id: str, ttl_s: float, *, may_submit: bool = True
+    ) -> Credentials:
+        """A session of one principal with one pool: submit there (if it may), read and follow its results there."""
         inbox = _inbox(session_id)
         results = f"result.{endpoint.hex}.{token(principal)}.>"
+        submit = [lane_tasks(endpoint, pool, principal)] if may_submit else []
         return self._edge.user(
             f"sdk {principal}",
-            publish=[
-                f"task.{endpoint.hex}.{token(pool)}.{token(principal)}.>",
-                f"$JS.API.DIRECT.GET.RESULTS.{results}",
-            ],
+            publish=[*submit, f"$JS.API.DIRECT.GET.RESULTS.{results}"],
             subscribe=[f"{inbox}.>", f"stored.{results}", f"stored.progress.{endpoint.hex}.{token(principal)}.>"],
             ttl_s=ttl_s,
             inbox_prefix=inbox,
@@ -149,7 +149,6 @@ class Minter:
     def pool_user(self, endpoint: UUID, pool: str, session_id: str, ttl_s: float) -> Credentials:
         """A pool of an endpoint: take its own bundles, store results, progress and logs of its endpoint."""
         inbox = _inbox(session_id)
-        consumer = pool_consumer(endpoint, pool)
         control = f"control.{endpoint.hex}.{token(pool)}.>"
         return self._edge.user(
             f"pool {endpoint} {pool}",
@@ -157,8 +156,10 @@ class Minter:
                 f"result.{endpoint.hex}.>",
                 f"progress.{endpoint.hex}.>",
                 f"log.{endpoint.hex}.>",
-                f"$JS.API.CONSUMER.MSG.NEXT.TASKS.{consumer}",
-                f"$JS.ACK.TASKS.{consumer}.>",
+                # Its lanes come and go, and there may be hundreds. Who knows the name of one may take from it: the
+                # names are 128 random bits, told to the lane's pool alone.
+                "$JS.API.CONSUMER.MSG.NEXT.TASKS.*",
+                "$JS.ACK.TASKS.*.>",
                 f"$JS.API.DIRECT.GET.RESULTS.result.{endpoint.hex}.>",
                 f"$JS.API.DIRECT.GET.CONTROL.{control}",
             ],

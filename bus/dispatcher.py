@@ -40,6 +40,7 @@ from headrace.bus.events import DEFAULT_BUS, CloudEvent
 from headrace.bus.failures import decode_failure
 from headrace.bus.intake import ACK_WAIT_S, Intake
 from headrace.bus.keys import KeyRing
+from headrace.bus.lanes import Lanes
 from headrace.bus.names import ResultAddress
 from headrace.bus.pull import Delivery as Taken
 from headrace.bus.rights import Rights
@@ -84,6 +85,7 @@ class Dispatcher:
         self._connection = connection
         self._keys = keys
         self._tables = tables
+        self._lanes = Lanes(connection, keys, tables.lanes)
         self._buses = tuple(buses)
         self._count = count
         self._full_wait_s = full_wait_s
@@ -214,6 +216,7 @@ class Dispatcher:
         await submission.submit(
             self._connection,
             self._keys,
+            self._lanes,
             Submission(
                 principal=record.owner,
                 endpoint=record.endpoint_id,

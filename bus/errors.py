@@ -6,6 +6,8 @@ BusError                    something about the bus itself
 ├── PermissionDenied        the credential does not allow the subject
 ├── AlreadyStored           the subject already holds a message (the first writer won)
 ├── StreamFull              a stream or its disk is full; nothing was stored
+├── QueueFull               a principal, or everybody together, has as much queued at an endpoint as its owner allows
+├── ConsumerOverlaps        another consumer takes some of the same messages of a work queue
 ├── StreamMissing           the server has no such stream
 ├── PayloadTooLarge         the message is larger than the server takes
 ├── DecodeError             bytes that are not what they should be
@@ -71,6 +73,26 @@ class StreamFull(BusError):
     """Raised when a stream, or the disk beneath it, is full. Nothing was stored; try again later."""
 
     code = "StreamFull"
+
+
+class QueueFull(BusError):
+    """Raised when a queue of an endpoint holds as many bundles (`used`) as its owner allows (`limit`).
+
+    Nothing was stored; try again when some of them have ended.
+    """
+
+    code = "QueueFull"
+
+    def __init__(self, message: str, *, limit: int, used: int) -> None:
+        self.limit = limit
+        self.used = used
+        super().__init__(message)
+
+
+class ConsumerOverlaps(BusError):
+    """Raised when another consumer takes some of the same messages of a work queue already."""
+
+    code = "ConsumerOverlaps"
 
 
 class StreamMissing(BusError):

@@ -39,6 +39,14 @@ class FunctionCodeRecord(msgspec.Struct, frozen=True, kw_only=True, omit_default
     """The name in the source's module that is called; None is the function's name."""
 
 
+class QueueLimits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How many bundles may be unfinished at an endpoint; None is the service's default."""
+
+    bundles: int | None = None
+    """Of all principals together."""
+    bundles_per_principal: int | None = None
+
+
 class EndpointRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A registered endpoint and who may use it."""
 
@@ -53,6 +61,7 @@ class EndpointRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     """URNs of users and groups."""
     allowed_functions: tuple[UUID, ...] | None = None
     """The only functions that run here; None allows all."""
+    queue_limits: QueueLimits = QueueLimits()
 
     def visible_to(self, urns: AbstractSet[str]) -> bool:
         """Whether somebody with these URNs (a principal and its groups) may see and use the endpoint."""
@@ -162,3 +171,15 @@ class ObjectUseRecord(msgspec.Struct, frozen=True, kw_only=True):
     pool: str
     group: UUID
     since: float
+
+
+class LaneRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """The lane of a principal at a pool: see `headrace.bus.lanes`."""
+
+    endpoint_id: UUID
+    pool: str
+    principal: str
+    consumer: str
+    """Who knows this name may take from the lane: it is told to its pool and to nobody else."""
+    used_until: float
+    """Until then the principal may submit without asking; later the lane may be removed if it is empty."""

@@ -137,9 +137,19 @@ def pool_controls(endpoint: UUID, pool: str) -> str:
     return f"control.{endpoint.hex}.{token(pool)}.>"
 
 
-def pool_consumer(endpoint: UUID, pool: str) -> str:
-    """The durable consumer through which the pool of an endpoint takes its bundles."""
-    return f"pool-{endpoint.hex}-{token(pool).replace('=', '_')}"
+def lane_news(endpoint: UUID, pool: str) -> str:
+    """The subject on which a pool is told of a new lane; one of those that `pool_controls` covers."""
+    return f"control.{endpoint.hex}.{token(pool)}.lanes"
+
+
+def lane_key(endpoint: UUID, pool: str, principal: str) -> str:
+    """The key of a lane's record."""
+    return f"{endpoint.hex}.{token(pool)}.{token(principal)}"
+
+
+def lane_tasks(endpoint: UUID, pool: str, principal: str) -> str:
+    """All bundles of a principal for a pool."""
+    return f"task.{lane_key(endpoint, pool, principal)}.>"
 
 
 def event_subject(bus: str, event_type: str) -> str:

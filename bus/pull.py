@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 _EXPIRES_S = 30.0
 _HEARTBEAT_S = 2.0
-_SILENCE_S = 2.5 * _HEARTBEAT_S
+_SILENCE = 2.5
 _REFUSED_WAIT_S = 0.5
 
 
@@ -81,6 +81,8 @@ class Puller:
         self._batch = batch
         self._room = room or (lambda: batch)
         self._standing = 0
+        self.heartbeat_s = _HEARTBEAT_S
+        """How often the server gives a sign of life for a request; 2.5 times without one mean that it lost it."""
         self._wake = asyncio.Event()
         self._heard_at = 0.0
         self._round = 0
@@ -100,12 +102,12 @@ class Puller:
                 self._wake.clear()
                 await self._ask(subscription.subject)
                 try:
-                    async with asyncio.timeout(_SILENCE_S):
+                    async with asyncio.timeout(_SILENCE * self.heartbeat_s):
                         await self._wake.wait()
                 except TimeoutError:
                     # It sends a sign of life for every request that it knows; such a silence means that it lost ours.
                     # (A server that has just started may drop requests: the account behind them is not there yet.)
-                    if loop.time() - self._heard_at >= _SILENCE_S:
+                    if loop.time() - self._heard_at >= _SILENCE * self.heartbeat_s:
                         self._reset()
         finally:
             self._connection.on_connected.remove(self._reset)
@@ -127,7 +129,7 @@ class Puller:
         count = min(self._batch, self._room()) - self._standing
         if count <= 0:
             return
-        request = {"batch": count, "expires": int(_EXPIRES_S * 1e9), "idle_heartbeat": int(_HEARTBEAT_S * 1e9)}
+        request = {"batch": count, "expires": int(_EXPIRES_S * 1e9), "idle_heartbeat": int(self.heartbeat_s * 1e9)}
         body = msgspec.json.encode(request)
         # Counted before it is sent: counted after it, a request that the connection's end overtook would be taken for
         # one of the next connection, which nobody would ask then.

@@ -23,7 +23,6 @@ from headrace.bus import ids
 from headrace.bus.bundles import (
     Bundle,
     FunctionUse,
-    ResultPart,
     Runtime,
     Task,
     TaskOptions,
@@ -31,23 +30,19 @@ from headrace.bus.bundles import (
     bundle_key_expiry,
     decode_bundle,
     encode_bundle,
-    encode_part,
 )
 from headrace.bus.connection import EXPECTED_SEQUENCE_HEADER, Connection, StoredMessage
 from headrace.bus.control import Control, cancel_tasks, decode_control, encode_control
 from headrace.bus.errors import (
     AlreadyStored,
-    BusError,
     DecodeError,
     PayloadTooLarge,
     RecordConflict,
     SignatureInvalid,
-    StreamMissing,
-    TaskError,
 )
-from headrace.bus.failures import encode_failure, of_error
 from headrace.bus.keys import KeyRing, bundle_key, function_grant
-from headrace.bus.names import DEFAULT_POOL, Address, ResultAddress, pool_consumer, token
+from headrace.bus.lanes import Lanes
+from headrace.bus.names import DEFAULT_POOL, Address, ResultAddress, token
 from headrace.bus.results import ResultCollector, ResultWatch, stored_part
 from headrace.bus.values import encode_json_arguments
 
@@ -156,11 +151,12 @@ class Plan:
             for number, tasks in enumerate(self._cuts)
         ]
 
-    async def store(self, connection: Connection, key_ring: KeyRing) -> None:
+    async def store(self, connection: Connection, key_ring: KeyRing, lanes: Lanes) -> None:
         """Store the bundles; returns when all of them are stored, now or before.
 
         Raises `StreamFull`, `PayloadTooLarge` and `BusUnavailable`.
         """
+        await lanes.use(self.submission.endpoint, self.submission.pool, self.submission.principal)
         for bundle, tasks in zip(self.bundles, self._cuts, strict=True):
             message = self._message(key_ring, bundle.address, tasks)
             # An id stands for one content, so what is queued under it is this bundle: from an earlier life, or from
@@ -197,13 +193,13 @@ def service_runtime() -> Runtime:
     return Runtime(python=platform.python_version(), headrace=version("headrace"), system=platform.system())
 
 
-async def submit(connection: Connection, key_ring: KeyRing, submission: Submission) -> list[Submitted]:
+async def submit(connection: Connection, key_ring: KeyRing, lanes: Lanes, submission: Submission) -> list[Submitted]:
     """Store the calls as bundles; returns when all of them are stored.
 
     Raises `PayloadTooLarge` when one call alone is larger than the bus takes, `StreamFull` and `BusUnavailable`.
     """
     plan = Plan(submission, max_payload=connection.max_payload)
-    await plan.store(connection, key_ring)
+    await plan.store(connection, key_ring, lanes)
     return plan.bundles
 
 
@@ -222,12 +218,12 @@ async def collect(
 
 
 async def submit_and_collect(
-    connection: Connection, key_ring: KeyRing, plan: Plan, *, wait_s: float
+    connection: Connection, key_ring: KeyRing, lanes: Lanes, plan: Plan, *, wait_s: float
 ) -> list[TaskResult | None]:
     """Store a plan and wait for its results at most `wait_s`: nothing is read while the results come in time."""
     collectors = [collector(key_ring, bundle) for bundle in plan.bundles]
     async with ResultWatch(connection, collectors, confirmed=False) as watch:
-        await plan.store(connection, key_ring)
+        await plan.store(connection, key_ring, lanes)
         if plan.submission.retry:
             await watch.catch_up()
         await watch.until_complete(wait_s)
@@ -260,6 +256,12 @@ async def find(connection: Connection, key_ring: KeyRing, principal: str, task_i
         # Perhaps acked between the two readings: then its results are stored now.
         view = ended_tasks(key_ring, await _last(connection, "RESULTS", results)).get(task_id)
     return view if view is None else await with_mark(connection, view)
+
+
+async def finished_in(connection: Connection, key_ring: KeyRing, principal: str, bundle: UUID) -> dict[UUID, TaskView]:
+    """The tasks of a bundle that have results, by their ids. Raises `BusUnavailable`."""
+    messages = await _last(connection, "RESULTS", f"result.*.{token(principal)}.*.{bundle.hex}.*")
+    return ended_tasks(key_ring, messages)
 
 
 async def with_mark(connection: Connection, view: TaskView) -> TaskView:
@@ -313,87 +315,39 @@ async def cancel(
     subject = address.control_subject
     secret = key_ring.pool_secret(address.endpoint, address.pool)
     wanted = cancel_tasks(indices, force=force)
+    stored: StoredMessage | None = None  # as a rule there is none
     while True:
-        stored = await connection.read_last("CONTROL", subject)
         control = wanted.merged(_control(stored, secret))
         expected = {EXPECTED_SEQUENCE_HEADER: str(stored.sequence if stored else 0)}
         payload = encode_control(control, subject=subject, pool_secret=secret)
         try:
             await connection.store(subject, payload, headers=expected)
         except RecordConflict:
-            continue  # Somebody else's came between (or our own, its answer lost): add to that one.
+            # There is one, or somebody else's came between (or our own, its answer lost): add to that one.
+            stored = await connection.read_last("CONTROL", subject)
+            continue
         return
 
 
-async def end_unstarted(
-    connection: Connection, key_ring: KeyRing, view: TaskView, error: TaskError, state: str
-) -> TaskView:
-    """Store an end for a task that has not started, in the place of its pool; the task with the result that counts.
-
-    That is this one, or one that was stored before: the first writer of a part wins, whoever it is. A pool that has
-    the task in hand finds the result when it wants to store its own. Raises `BusUnavailable` and `StreamFull`.
-    """
-    address, key = view.address, key_ring.result_key(view.address.endpoint, view.address.principal)
-    encoding, value = encode_failure(of_error(error))
-    part = ResultPart(
-        results=[TaskResult(view.index, state, encoding, value, attempts=0)],
-        total=view.total,
-        runtime=service_runtime(),
-        origin=view.origin,
-        stored_at=view.stored_at,
-        functions=[view.function] if view.function else [],
-    )
-    collector = ResultCollector(address, key)
-    await collector.catch_up(connection)
-    while view.index not in collector.results:
-        subject = address.result_subject(collector.next_part)
-        with contextlib.suppress(AlreadyStored):
-            await connection.store(subject, encode_part(part, subject=subject, key=key))
-        await collector.catch_up(connection)
-    if len(collector.results) >= view.total:
-        # Nobody needs it any more, and its pool may never come to ack it. Where it is held, the ack finds nothing.
-        with contextlib.suppress(BusError):
-            await connection.api("STREAM.MSG.DELETE.TASKS", {"seq": view.sequence, "no_erase": True})
-    return ended(view, collector)
-
-
-def ended(view: TaskView, collector: ResultCollector) -> TaskView:
-    """The task with its result, if the collector has it."""
-    result = collector.results.get(view.index)
-    if result is None:
-        return view
-    return replace(
-        view,
-        result=result,
-        stored_at=collector.bundle_stored_at or view.stored_at,
-        result_stored_at=collector.stored_at[view.index],
-    )
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PoolQueue:
-    """What the NATS server knows of a pool's queue."""
+class LaneQueue:
+    """What the NATS server knows of the lane that an address is in."""
 
     taken_up_to: int = 0
     """The highest sequence that was given to a pool so far."""
-    waiting: int = 0
+    requests: int = 0
     """How many requests for bundles wait: none when no pool is there, or a full one."""
     now: float
     """When this was so: unix seconds, the server's clock."""
 
 
-async def pool_queue(connection: Connection, address: Address) -> PoolQueue:
-    """The queue of a pool; empty when the pool was never there. Raises `BusUnavailable`."""
-    consumer = pool_consumer(address.endpoint, address.pool)
-    try:
-        info = await connection.api(f"CONSUMER.INFO.TASKS.{consumer}")
-    except StreamMissing:
-        info = await connection.api("STREAM.INFO.TASKS")
-    return PoolQueue(
-        taken_up_to=info.get("delivered", {}).get("stream_seq", 0),
-        waiting=info.get("num_waiting", 0),
-        now=datetime.fromisoformat(info["ts"]).timestamp(),
-    )
+async def lane_queue(connection: Connection, lanes: Lanes, address: Address) -> LaneQueue:
+    """The lane that an address is in; empty when there is none. Raises `BusUnavailable`."""
+    state = await lanes.state(address.endpoint, address.pool, address.principal)
+    if state is not None:
+        return LaneQueue(taken_up_to=state.taken_up_to, requests=state.requests, now=state.now)
+    info = await connection.api("STREAM.INFO.TASKS")
+    return LaneQueue(now=datetime.fromisoformat(info["ts"]).timestamp())
 
 
 async def queued_address(connection: Connection, principal: str, bundle: UUID) -> Address | None:

@@ -11,6 +11,7 @@ from headrace.bus.models import (
     EndpointRecord,
     FunctionCodeRecord,
     FunctionRecord,
+    LaneRecord,
     ObjectRecord,
     ObjectUseRecord,
     PresenceRecord,
@@ -29,7 +30,7 @@ PRESENCE_TTL_S = 15.0
 class Tables:
     """One `Records` per kind of record. Functions, their code, endpoints, presence and subscriptions are keyed by the
     hex of a UUID, users by the token of their name, tokens and sessions by their id, revocations by the public key,
-    objects and their uses as `headrace.bus.objects` says."""
+    objects and their uses as `headrace.bus.objects` says, lanes by `headrace.bus.names.lane_key`."""
 
     functions: Records[FunctionRecord]
     function_code: Records[FunctionCodeRecord]
@@ -41,6 +42,7 @@ class Tables:
     sessions: Records[SessionRecord]
     revocations: Records[RevocationRecord]
     subscriptions: Records[SubscriptionRecord]
+    lanes: Records[LaneRecord]
     actions: Actions
     objects: Records[ObjectRecord]
     object_uses: Records[ObjectUseRecord]
@@ -59,6 +61,7 @@ class Tables:
             sessions=Records(connection, "sessions", SessionRecord),
             revocations=Records(connection, "revocations", RevocationRecord),
             subscriptions=Records(connection, "subscriptions", SubscriptionRecord),
+            lanes=Records(connection, "lanes", LaneRecord),
             actions=Actions(connection),
             objects=Records(connection, "objects", ObjectRecord),
             object_uses=Records(connection, "object_uses", ObjectUseRecord),
@@ -76,6 +79,7 @@ class Tables:
         await self.sessions.ensure(replicas=replicas)
         await self.revocations.ensure(replicas=replicas)
         await self.subscriptions.ensure(replicas=replicas)
+        await self.lanes.ensure(replicas=replicas)
         await self.actions.ensure(replicas=replicas)
         await self.objects.ensure(replicas=replicas)
         await self.object_uses.ensure(replicas=replicas)

@@ -141,23 +141,47 @@ def logs(
 
 @app.command()
 def cancel(
-    task_id: Annotated[UUID, typer.Argument()],
-    force: Annotated[bool, typer.Option("--force", help="Stop it even while it runs.")] = False,
+    task_ids: Annotated[list[UUID] | None, typer.Argument(metavar="TASK_ID...")] = None,
+    group: Annotated[UUID | None, typer.Option(help="Cancel every task of this group.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Stop them even while they run.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Cancel a task. One that waits never starts; one that runs is stopped only with --force."""
+    """Cancel tasks. One that waits never starts; one that runs is stopped only with --force."""
+    if bool(task_ids) == (group is not None):
+        raise typer.BadParameter("give the ids of tasks, or --group with the id of a group")
     with service() as client:
-        task = client.cancel(task_id, force=force)
+        if group is not None:
+            _say_cancelled(client.cancel_group(group, force=force), force=force, as_json=as_json)
+            return
+        tasks = [client.cancel(task_id, force=force) for task_id in task_ids or ()]
     if as_json:
-        output.say_json(task)
-    elif task["state"] == "cancelled":
-        output.say(f"Cancelled {task_id}.")
-    elif task["state"] == "running" and not force:
-        output.say(f"Task {task_id} runs, and goes on; `headrace task cancel --force {task_id}` stops it.")
-    elif task["state"] == "running":
-        output.say(f"Asked to stop {task_id}; `headrace task show {task_id}` tells what became of it.")
-    else:
-        output.say(f"Nothing to cancel: {task_id} is {task['state']}.")
+        output.say_json(tasks[0] if len(tasks) == 1 else tasks)
+        return
+    for task in tasks:
+        output.say(_became_of(task, force=force))
+
+
+def _became_of(task: dict[str, Any], *, force: bool) -> str:
+    task_id, state = task["task_id"], task["state"]
+    if state == "cancelled":
+        return f"Cancelled {task_id}."
+    if state == "running" and not force:
+        return f"Task {task_id} runs, and goes on; `headrace task cancel --force {task_id}` stops it."
+    if state == "running":
+        return f"Asked to stop {task_id}; `headrace task show {task_id}` tells what became of it."
+    return f"Nothing to cancel: {task_id} is {state}."
+
+
+def _say_cancelled(answer: dict[str, Any], *, force: bool, as_json: bool) -> None:
+    if as_json:
+        output.say_json(answer)
+        return
+    group, running = answer["task_group_id"], len(answer["running"])
+    output.say(f"Cancelled {answer['states'].get('cancelled', 0)} tasks of group {group}.")
+    if running and not force:
+        output.say(f"{running} run, and go on; `headrace task cancel --force --group {group}` stops them.")
+    elif running:
+        output.say(f"Asked to stop {running} that run.")
 
 
 def _row(task: dict[str, Any], names: Mapping[str, str]) -> list[str]:

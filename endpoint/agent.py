@@ -55,15 +55,18 @@ from headrace.bus.errors import (
 )
 from headrace.bus.ids import split_task_id, task_id
 from headrace.bus.keys import bundle_key, check_function_grant
-from headrace.bus.names import Address, pool_controls
+from headrace.bus.lane_news import decode_news
+from headrace.bus.names import Address, lane_news, pool_controls
 from headrace.bus.options import waited_too_long
-from headrace.bus.pull import Delivery, Puller
+from headrace.bus.pull import Delivery
 from headrace.bus.results import read_parts
 from headrace.bus.values import OBJECT
 from headrace.endpoint.code_cache import CodeCache
 from headrace.endpoint.engine import Call, Engine, Outcome, OutcomesCallback, Source
+from headrace.endpoint.fair_share import FairShare
 from headrace.endpoint.grant import PoolGrant, PoolService
 from headrace.endpoint.held import Held, failed
+from headrace.endpoint.lanes import PoolLanes
 from headrace.endpoint.objects import ObjectDesk
 from headrace.endpoint.patience import Patience, ServerClock
 from headrace.endpoint.task_logs import TaskLogs
@@ -76,7 +79,6 @@ IN_PROGRESS_S = 0.4
 STARTED_MARK_S = 0.1
 MOST_PART_BYTES = 1024 * 1024
 
-_PULL_BATCH = 256
 _WANTED_WORK_S = 0.5
 _MOST_TASKS_IN_HAND = 20_000
 _MOST_BYTES_IN_HAND = 128 * 1024 * 1024
@@ -112,6 +114,7 @@ class Agent:
         allowed_functions: frozenset[UUID] | None = None,
         logs: TaskLogs | None = None,
         objects: Callable[[Callable[[], str]], ObjectDesk] | None = None,
+        fair_share: FairShare | None = None,
     ) -> None:
         self._service = service
         self._connection = connection
@@ -123,7 +126,7 @@ class Agent:
         self._fetching = 0
         self._keeping = 0
         self._fetched: set[UUID] = set()
-        self._turns = Turns()
+        self._turns = Turns(fair_share or FairShare())
         self._clock = ServerClock()
         self._clock.learn(grant.bus_time)
         self._patience = Patience(self._clock)
@@ -140,8 +143,12 @@ class Agent:
         self._positions = 0
         self._mean_s: float | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._puller = Puller(
-            connection, "TASKS", grant.consumer, self._on_delivery, batch=_PULL_BATCH, room=self._room
+        self._lanes = PoolLanes(
+            connection,
+            self._on_delivery,
+            wanted=self._wanted,
+            is_full=lambda: self._bytes_in_hand >= _MOST_BYTES_IN_HAND,
+            fair_share=fair_share or FairShare(),
         )
         self._draining = False
         self.engine = engine_of(self, self._on_outcomes)
@@ -152,8 +159,9 @@ class Agent:
         await self._connection.subscribe(pool_controls(self._grant.endpoint, self._grant.pool), self._on_control)
         await self._connection.flush()
         self._connection.on_connected.append(self._on_connected)
+        self._lanes.adopt(self._grant.lanes)
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._puller.run(), name="pull bundles")
+            group.create_task(self._lanes.run(), name="pull bundles")
             group.create_task(self._keep_in_progress(), name="in progress")
             group.create_task(self._mark_started(), name="started marks")
             group.create_task(self._patience.run(self._on_patience_end), name="queue time-outs")
@@ -185,6 +193,7 @@ class Agent:
         """Go on with a renewed grant; the connection has moved to it already."""
         self._grant = grant
         self._clock.learn(grant.bus_time)
+        self._lanes.adopt(grant.lanes)
 
     @property
     def status(self) -> dict[str, int]:
@@ -232,6 +241,7 @@ class Agent:
             size=len(delivery.data),
         )
         self._held[address.bundle] = held
+        self._lanes.note(held)
         self._clock.learn(held.stored_at)
         self._bytes_in_hand += held.size
         if delivery.stored_ns > bundle_key_expiry(delivery.data) * 1_000_000_000:
@@ -486,6 +496,7 @@ class Agent:
         worked_s = 0.0
         for outcome in outcomes:
             bundle, index = split_task_id(outcome.key)
+            self._over(outcome.key)
             held = self._held.get(bundle)
             worked_s += max(0.0, outcome.ended_at - outcome.started_at)
             if outcome.key in self._fetched:
@@ -513,25 +524,27 @@ class Agent:
         if outcomes:
             mean_s = worked_s / len(outcomes)
             self._mean_s = mean_s if self._mean_s is None else 0.7 * self._mean_s + 0.3 * mean_s
-            self._puller.wake()
+            self._lanes.wake()
 
-    def _room(self) -> int:
-        """How many more bundles to ask for: enough to keep the workers busy for a while, and no more than that, so
-        that other pools of this endpoint get theirs."""
-        if self._draining or self._bytes_in_hand >= _MOST_BYTES_IN_HAND:
+    def _over(self, key: UUID) -> None:
+        """A call is not with the workers (any more): its principal may have been waiting for that."""
+        if self._turns.ended(key):
+            asyncio.get_running_loop().call_soon(self.engine.wake)
+
+    def _wanted(self) -> int:
+        """How many tasks to have in hand: enough to keep the workers busy for a while, and no more than that, so that
+        other pools of this endpoint get theirs."""
+        if self._draining:
             return 0
-        load = self.engine.load()
-        workers = max(1, load.workers)
+        workers = max(1, self.engine.load().workers)
         if self._mean_s is None:
-            wanted = 4 * workers + 16
-        else:
-            wanted = max(2 * workers, min(_MOST_TASKS_IN_HAND, int(workers * _WANTED_WORK_S / max(self._mean_s, 1e-6))))
-        waiting = len(self._turns) + load.queued + load.busy
-        return max(0, wanted - waiting)
+            return 4 * workers + 16
+        return max(2 * workers, min(_MOST_TASKS_IN_HAND, int(workers * _WANTED_WORK_S / max(self._mean_s, 1e-6))))
 
     # Storing results
 
     def _end(self, held: Held, index: int, error: TaskError, state: str = "failed") -> None:
+        self._over(task_id(held.address.bundle, index))
         held.add(failed(index, error, taken_at=held.taken_at, state=state))
 
     def _end_late(self, held: Held, limits_s: Mapping[int, float]) -> None:
@@ -540,6 +553,7 @@ class Agent:
 
     def _settle(self, held: Held) -> None:
         """Store what is to be stored, or ack what is complete."""
+        self._lanes.note(held, is_held=self._held.get(held.address.bundle) is held)
         if held.storing:
             return
         if held.unstored:
@@ -626,6 +640,8 @@ class Agent:
             address = held.address
             keys = {task_id(address.bundle, index) for index in held.open}
             self._turns.remove(address.principal, address.group, keys)
+            for key in keys:
+                self._over(key)
             self._marked = [call for call in self._marked if call.key not in keys]
             self._spawn(self._answer(held.ack_subject, _NOT_NOW), "hand back")
 
@@ -637,13 +653,17 @@ class Agent:
             for task in held.bundle.tasks:
                 self._release(task_id(held.address.bundle, task.index))
         self._bytes_in_hand -= held.size
-        # There may be room again for which nothing else would wake it.
-        self._puller.wake()
+        # There may be room again for which nothing else would wake them.
+        self._lanes.note(held, is_held=False)
+        self._lanes.wake()
         return True
 
     # Cancelling
 
     def _on_control(self, message: Message) -> None:
+        if message.subject == lane_news(self._grant.endpoint, self._grant.pool):
+            self._on_lane_news(message)
+            return
         control = self._control(message.data, message.subject)
         if control is None:
             return
@@ -658,6 +678,14 @@ class Agent:
             self._controls.clear()
             self._unsure_up_to = float("inf")
             self._spawn(self._learn_position(), "position")
+
+    def _on_lane_news(self, message: Message) -> None:
+        try:
+            name = decode_news(message.data, subject=message.subject, pool_secret=self._grant.pool_secret)
+        except (SignatureInvalid, DecodeError) as error:
+            logger.warning("Dropped the news of a lane that is not the service's: %s", error)
+            return
+        self._lanes.hear(name)
 
     def _control(self, data: bytes, subject: str) -> Control | None:
         try:
@@ -749,6 +777,7 @@ class Agent:
         while mine == self._positions:
             try:
                 grant = await asyncio.to_thread(self._service.grant_pool)
+                self._lanes.adopt(grant.lanes)
                 if mine == self._positions:
                     self._unsure_up_to = grant.tasks_sequence
                 return

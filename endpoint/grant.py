@@ -11,6 +11,7 @@ from uuid import UUID
 from headrace.bus.bundles import FunctionUse
 from headrace.bus.code import FunctionCode
 from headrace.bus.credentials import Credentials
+from headrace.bus.lane_news import LaneName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +26,7 @@ class PoolGrant:
     pool: str
     urls: tuple[str, ...]
     credentials: Credentials
-    consumer: str
+    lanes: tuple[LaneName, ...] = field(repr=False)
     pool_secret: bytes = field(repr=False)
     code_token: str = field(repr=False)
     tasks_sequence: int
@@ -40,7 +41,7 @@ class PoolGrant:
             pool=document["pool"],
             urls=tuple(document["nats_urls"]),
             credentials=Credentials(jwt=document["jwt"], seed=document["seed"], inbox_prefix=document["inbox_prefix"]),
-            consumer=document["consumer"],
+            lanes=tuple(LaneName(lane["consumer"], lane["principal"]) for lane in document["lanes"]),
             pool_secret=base64.b64decode(document["pool_secret"]),
             code_token=document["code_token"],
             tasks_sequence=int(document["tasks_sequence"]),

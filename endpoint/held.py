@@ -31,11 +31,18 @@ class Held:
     next_part: int = 0
     storing: bool = False
     control: Control = field(default_factory=Control)
+    counted: int = 0
+    """How many of its tasks are in its lane's account."""
 
     @property
     def complete(self) -> bool:
         """Whether every task has a stored result."""
         return not self.open
+
+    @property
+    def left(self) -> int:
+        """How many tasks have no result, stored or not."""
+        return len(self.open) - len(self.unstored)
 
     @property
     def stored_at(self) -> float:

@@ -51,6 +51,7 @@ class HttpPoolService:
                     "headrace_version": version("headrace"),
                     "host": socket.gethostname(),
                     "protocol": WIRE_VERSION,
+                    "lanes": True,
                 },
             )
         )

@@ -8,6 +8,7 @@ import json
 import platform
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
@@ -30,6 +31,7 @@ Document = dict[str, Any]
 
 _LONGEST_POLL_S: Final = 20.0
 _PIECE: Final = 1024 * 1024
+_MOST_CANCELS: Final = 2_000
 _OUTCOMES: Final[Mapping[str, type[errors.TaskError]]] = {
     kind.code: kind
     for kind in (
@@ -327,6 +329,31 @@ class Client:
         """
         path = f"tasks/{_id(task_id, 'task_id')}/cancel"
         answer: Document = self._http.request("POST", path, body={"force": force}, repeatable=True)
+        return answer
+
+    def cancel_group(self, task_group_id: Id, task_ids: Iterable[Id] | None = None, *, force: bool = False) -> Document:
+        """Cancel tasks of a group, the given ones or all that are queued or run, each as `cancel` does it.
+
+        `states` in the answer says how many of them are in which state now (`unknown`: there is no such task, or its
+        result has expired), `running` names those that have no result yet.
+        """
+        path = f"task-groups/{_id(task_group_id, 'task_group_id')}/cancel"
+        if task_ids is not None:
+            wanted = [_id(task, "task_ids") for task in task_ids]
+            pages = [wanted[start : start + _MOST_CANCELS] for start in range(0, len(wanted), _MOST_CANCELS)]
+            answers = [self._cancel_some(path, {"task_ids": page, "force": force}) for page in pages]
+        else:
+            answers = [self._cancel_some(path, {"force": force})]
+            while "after" in answers[-1]:
+                answers.append(self._cancel_some(path, {"force": force, "after": answers[-1]["after"]}))
+        states: Counter[str] = Counter()
+        for answer in answers:
+            states.update(answer["states"])
+        running = [task for answer in answers for task in answer["running"]]
+        return {"task_group_id": str(task_group_id), "states": dict(states), "running": running}
+
+    def _cancel_some(self, path: str, body: Document) -> Document:
+        answer: Document = self._http.request("POST", path, body=body, repeatable=True)
         return answer
 
     # Events

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import contextlib
 import copy
 import enum
 import functools
@@ -343,9 +342,8 @@ class Executor(concurrent.futures.Executor):
         if wait:
             self._unfinished.wait()
         for session, channel in channels if wait else ():
-            if channel.cancelling:
-                with contextlib.suppress(TimeoutError, RuntimeError):  # called in a future's callback, it cannot wait
-                    session.thread.run(channel.cancels_known(_CANCELS_S), timeout_s=_CANCELS_S + 1.0)
+            if channel.cancellations.untold and not session.thread.is_current:
+                channel.cancellations.wait(_CANCELS_S)
         if not self._unfinished:
             self._leave_channels()
 

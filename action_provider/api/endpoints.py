@@ -19,8 +19,7 @@ from headrace.action_provider.http import Call, Operation, no_content, reply
 from headrace.action_provider.state import Service
 from headrace.bus.errors import RecordConflict
 from headrace.bus.models import EndpointNameRecord, EndpointRecord, SessionRecord
-from headrace.bus.names import DEFAULT_POOL, pool_consumer
-from headrace.bus.streams import delete_consumer, purge
+from headrace.bus.streams import purge
 
 _REGISTRATION_S = 60.0
 """No registration takes so long."""
@@ -46,6 +45,8 @@ async def register(call: Call) -> Response:
         changed = await endpoints.update(found, _changed(found.value, body, token.record.token_id))
         await _end_strangers_sessions(call.service, changed.value)
         await _withdraw_token(call.service, found.value.token_id)
+        # Who had the old token may know the names of its lanes.
+        await call.service.lanes.rename(endpoint_id)
         await _release_name(call.service, found.value, unless=body["name"])
     return reply({"endpoint_id": endpoint_id, "endpoint_token": token.text}, 201)
 
@@ -99,15 +100,12 @@ async def delete(call: Call) -> Response:
     """Remove an endpoint: its token ends, and what is queued for it is dropped. Results stay."""
     endpoint = await own_endpoint(call)
     service, key = call.service, endpoint.endpoint_id.hex
-    presence = await service.tables.presence.get(key)
     await service.tables.endpoints.delete(key)
     await _withdraw_token(service, endpoint.token_id)
     await _release_name(service, endpoint)
     await end_sessions(service.tables, lambda session: session.endpoint_id == endpoint.endpoint_id)
     await service.tables.presence.delete(key)
-    pools = {DEFAULT_POOL} | ({each.pool for each in presence.value.pools} if presence else set())
-    for pool in pools:
-        await delete_consumer(service.connection, "TASKS", pool_consumer(endpoint.endpoint_id, pool))
+    await service.lanes.remove(endpoint.endpoint_id)
     await purge(service.connection, "TASKS", f"task.{key}.>")
     return no_content()
 

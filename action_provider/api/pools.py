@@ -1,4 +1,4 @@
-"""Pools: their consumer, their credential, and the code that they were sent tasks for."""
+"""Pools: their lanes, their credential, and the code that they were sent tasks for."""
 
 from __future__ import annotations
 
@@ -13,20 +13,15 @@ from starlette.responses import Response
 
 from headrace.action_provider.api.access import check_allowed, own_endpoint
 from headrace.action_provider.auth.withdrawal import keep_session, user_key
-from headrace.action_provider.errors import Forbidden, InvalidRequest, NotFound, Unauthenticated
+from headrace.action_provider.errors import Forbidden, InvalidRequest, NotFound, ProtocolMismatch, Unauthenticated
 from headrace.action_provider.http import Call, Operation, Query, reply
 from headrace.action_provider.protocol import PROTOCOL, service_version
 from headrace.action_provider.routing import bearer_of
 from headrace.bus.errors import SignatureInvalid
 from headrace.bus.keys import KeyRing, check_function_grant
 from headrace.bus.models import SessionRecord
-from headrace.bus.names import pool_consumer, token
-from headrace.bus.streams import ensure_consumer
 from headrace.schemas import Violation
 
-_ACK_WAIT_S = 1.75
-"""What a pool held when it died runs again after this. Pools say four times in it that they live."""
-_MAX_ACK_PENDING = 4096
 _GRANT_REACH_S = 30 * 86_400.0
 """A bundle may wait for days, so a grant that has expired still fetches code; the pool itself compares the expiry with
 the time at which the bundle was stored. Beyond this reach nothing can be queued any more."""
@@ -61,19 +56,15 @@ class CodeToken:
 
 
 async def open_pool(call: Call) -> Response:
-    """Create the pool's consumer where it is missing, and hand out its credential, secret and code token."""
+    """See to the pool's lanes, and hand out their names, its credential, secret and code token."""
     endpoint = await own_endpoint(call)
     service, pool = call.service, call.body["pool"]
     endpoint_id, ttl_s = endpoint.endpoint_id, call.service.settings.session_ttl_s
-    consumer = pool_consumer(endpoint_id, pool)
-    await ensure_consumer(
-        service.connection,
-        "TASKS",
-        consumer,
-        filter_subjects=(f"task.{endpoint_id.hex}.{token(pool)}.>",),
-        ack_wait_s=_ACK_WAIT_S,
-        max_ack_pending=_MAX_ACK_PENDING,
-    )
+    if not call.body.get("lanes"):
+        raise ProtocolMismatch(
+            "this endpoint is of an earlier release, which takes its tasks in a way that this service has given up;"
+            f" run `pip install headrace=={service_version()}` there, and start it again"
+        )
     session_id = uuid.uuid4().hex
     expires = int(time.time() + ttl_s)
     credentials = service.minter.pool_user(endpoint_id, pool, session_id, ttl_s)
@@ -89,6 +80,7 @@ async def open_pool(call: Call) -> Response:
     )
     await keep_session(service.tables, session)
     service.metrics.sessions.labels("pool").inc()
+    lanes = await service.lanes.open(endpoint_id, pool)
     tasks = await service.connection.api("STREAM.INFO.TASKS")
     return reply(
         {
@@ -98,7 +90,7 @@ async def open_pool(call: Call) -> Response:
             "jwt": credentials.jwt,
             "seed": credentials.seed,
             "inbox_prefix": credentials.inbox_prefix,
-            "consumer": consumer,
+            "lanes": [{"consumer": lane.consumer, "principal": lane.principal} for lane in lanes],
             "pool_secret": service.keys.pool_secret(endpoint_id, pool),
             "code_token": CodeToken(endpoint_id=endpoint_id, pool=pool, expires=expires).text(service.keys),
             "allowed_functions": endpoint.allowed_functions,

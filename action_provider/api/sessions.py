@@ -43,6 +43,7 @@ async def open_session(call: Call) -> Response:
         expires_at=float(expires),
     )
     await keep_session(service.tables, session)
+    await service.lanes.use(endpoint.endpoint_id, pool, caller.principal, for_s=ttl_s + _SLACK_S)
     # Once more, for whoever withdrew the access while the session was being recorded.
     await endpoint_for(service, caller, endpoint.endpoint_id)
     service.metrics.sessions.labels("sdk").inc()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 import uuid
 from collections.abc import Sequence
@@ -25,15 +26,19 @@ from headrace.action_provider.http import WAIT, Operation, reply
 from headrace.action_provider.http import Call as Request
 from headrace.bus import submission
 from headrace.bus.bundles import TaskOptions, TaskResult
-from headrace.bus.errors import TaskCancelled
+from headrace.bus.cancelling import Cancelling
+from headrace.bus.endings import end_unstarted, ended
 from headrace.bus.ids import task_id
 from headrace.bus.models import EndpointRecord
+from headrace.bus.names import Address
 from headrace.bus.options import of_document, waited_too_long
 from headrace.bus.results import ResultCollector, ResultWatch, plain_result
 from headrace.bus.submission import Call, Plan, Submission, TaskView
 from headrace.schemas import Violation
 
 _INVOKE_WAIT_S = 5.0
+_MOST_NAMED = 10_000
+"""How many tasks that go on the answer to a cancellation of a group names."""
 _CALL = ("function_id", "args", "kwargs")
 
 
@@ -100,8 +105,35 @@ async def cancel(call: Request) -> Response:
     """Ask for a task's cancellation: it does not start any more, and with `force` it is stopped while it runs."""
     view = await find_task(call)
     if view.result is None:
-        view = await _cancelled(call, view, force=bool((call.body or {}).get("force")))
+        cancelling = _cancelling(call, force=bool((call.body or {}).get("force")))
+        view = (await cancelling.in_bundle([view], dated=True))[0]
     return reply(located_document(view), 202 if view.result is None else 200)
+
+
+async def cancel_group(call: Request) -> Response:
+    """Cancel tasks of one of the caller's groups, those that are named or all: as if each were cancelled by itself."""
+    group, body = call.path_id("task_group_id"), call.body or {}
+    cancelling = _cancelling(call, force=bool(body.get("force")))
+    principal = call.caller.principal
+    go_on: int | None = None
+    if "task_ids" in body:
+        try:
+            await cancelling.tasks(principal, group, [UUID(each) for each in body["task_ids"]])
+        except ValueError as error:
+            raise InvalidRequest(
+                f"task_ids: {error}", violations=(Violation(pointer="/task_ids", problem=str(error)),)
+            ) from None
+    else:
+        budget_s = call.service.settings.request_timeout_s / 2
+        go_on = await cancelling.group(principal, group, start=body.get("after", 0) + 1, within_s=budget_s)
+    answer: dict[str, Any] = {
+        "task_group_id": group,
+        "states": dict(sorted(cancelling.states.items())),
+        "running": cancelling.running[:_MOST_NAMED],
+    }
+    if go_on is not None:
+        answer["after"] = go_on - 1
+    return reply(answer, 202 if cancelling.running or go_on else 200)
 
 
 class OneResult(ResultCollector):
@@ -133,12 +165,12 @@ async def _run(
     )
     service.metrics.tasks.labels("rest").inc(len(calls))
     if wait_s > 0:
-        work = submission.submit_and_collect(service.connection, service.keys, plan, wait_s=wait_s)
+        work = submission.submit_and_collect(service.connection, service.keys, service.lanes, plan, wait_s=wait_s)
         results = await call.unless_stopping(work)
         if results is not None:
             return plan, results
     # Without a wait; or the service stops, perhaps before everything was stored: storing again has no second effect.
-    await plan.store(service.connection, service.keys)
+    await plan.store(service.connection, service.keys, service.lanes)
     return plan, [None] * len(calls)
 
 
@@ -154,27 +186,17 @@ async def find_task(call: Request) -> TaskView:
     return await _unless_late(call, view)
 
 
-async def _cancelled(call: Request, view: TaskView, *, force: bool) -> TaskView:
-    """The task as it is after its cancellation was stored: `cancelled`, unless it has ended, or runs."""
-    service, connection = call.service, call.service.connection
-    await submission.cancel(connection, service.keys, view.address, [view.index], force=force)
-    # From here on no pool starts it. What has no mark counts as not started: should it have been started a moment
-    # ago, it runs to its end (with force it is stopped), and what it gives is not stored.
-    view = await submission.with_mark(connection, view)
-    if view.marked_at and await _is_up(call, view):
-        return view  # its pool decides
-    error = TaskCancelled("the task was cancelled before it started")
-    if view.marked_at:
-        error = TaskCancelled("the task was cancelled after its endpoint was lost")
-    return await submission.end_unstarted(connection, service.keys, view, error, "cancelled")
+def _cancelling(call: Request, *, force: bool) -> Cancelling:
+    service = call.service
+    return Cancelling(service.connection, service.keys, force=force, is_up=functools.partial(_is_up, call))
 
 
-async def _is_up(call: Request, view: TaskView) -> bool:
-    endpoint = view.address.endpoint
-    if await call.service.tables.presence.get(endpoint.hex) is not None:
+async def _is_up(call: Request, address: Address) -> bool:
+    if await call.service.tables.presence.get(address.endpoint.hex) is not None:
         return True
     # Its manager may be unable to reach the service while its pool goes on.
-    return (await submission.pool_queue(call.service.connection, view.address)).waiting > 0
+    queue = await submission.lane_queue(call.service.connection, call.service.lanes, address)
+    return queue.requests > 0
 
 
 async def _unless_late(call: Request, view: TaskView) -> TaskView:
@@ -187,13 +209,13 @@ async def _unless_late(call: Request, view: TaskView) -> TaskView:
     if view.result is not None or limit_s is None or time.time() < view.stored_at + limit_s:
         return view
     service = call.service
-    queue = await submission.pool_queue(service.connection, view.address)
+    queue = await submission.lane_queue(service.connection, service.lanes, view.address)
     if queue.now < view.stored_at + limit_s:
         return view
-    if view.sequence <= queue.taken_up_to and await _is_up(call, view):
+    if view.sequence <= queue.taken_up_to and await _is_up(call, view.address):
         return view
     error = waited_too_long(limit_s)
-    return await submission.end_unstarted(service.connection, service.keys, view, error, "expired")
+    return (await end_unstarted(service.connection, service.keys, [(view, error)], "expired"))[0]
 
 
 async def _awaited(call: Request, view: TaskView, wait_s: float) -> TaskView:
@@ -203,7 +225,7 @@ async def _awaited(call: Request, view: TaskView, wait_s: float) -> TaskView:
     async with ResultWatch(call.service.connection, [collector]) as watch:
         await watch.catch_up()
         await watch.until_complete(wait_s)
-    view = submission.ended(view, collector)
+    view = ended(view, collector)
     return view if view.marked_at else await submission.with_mark(call.service.connection, view)
 
 
@@ -308,6 +330,16 @@ ROUTES = (
         summary="Cancel a task",
         request_schema="task-cancellation",
         response_schema="task",
+        status=202,
+        body_required=False,
+    ),
+    Operation(
+        method="POST",
+        path="/api/v1/task-groups/{task_group_id}/cancel",
+        handler=cancel_group,
+        summary="Cancel tasks of a group, some or all",
+        request_schema="task-group-cancellation",
+        response_schema="task-group-cancelled",
         status=202,
         body_required=False,
     ),

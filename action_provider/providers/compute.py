@@ -233,7 +233,9 @@ async def _submit(service: Service, record: ActionRow, plan: Plan) -> ActionRow:
     """Store the tasks and wait a little for their end. Two equal calls, also at once, have the effect of one."""
     collectors = [collector(service.keys, bundle) for bundle in plan.bundles]
     async with ResultWatch(service.connection, collectors, confirmed=False) as watch:
-        await asyncio.gather(service.tables.actions.publish_id(record), plan.store(service.connection, service.keys))
+        await asyncio.gather(
+            service.tables.actions.publish_id(record), plan.store(service.connection, service.keys, service.lanes)
+        )
         if plan.submission.retry:
             await watch.catch_up()
         await watch.until_complete(service.settings.run_wait_s)

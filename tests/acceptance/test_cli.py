@@ -190,6 +190,10 @@ def test_a_task_is_seen_to_run_and_cancelled_as_far_as_asked(shell: Shell, up: U
     assert f"Cancelled {waiting}." in shell("task", "cancel", waiting).out
     assert "goes on" in shell("task", "cancel", running).out
     assert "Asked to stop" in shell("task", "cancel", "--force", running).out
+    group = json.loads(shell("task", "show", waiting, "--json").out)["task_group_id"]
+    assert f"of group {group}" in shell("task", "cancel", "--group", group).out
+    assert shell("task", "cancel", waiting, waiting).out.count("Cancelled") == 2
+    assert "--group" in shell("task", "cancel", status=2).err
 
     for task_id in (running, waiting):
         shown = shell("task", "show", task_id, "--wait", "20s").out

@@ -12,7 +12,7 @@ from waiting import eventually_async
 
 from headrace.bus.connection import Connection, Message
 from headrace.bus.credentials import Credentials
-from headrace.bus.names import Address, pool_consumer, stored_results
+from headrace.bus.names import Address, stored_results
 from headrace.bus.operator import Operator
 from headrace.bus.pull import Delivery, Puller
 from headrace.bus.server import NatsServer, ServerSettings
@@ -26,7 +26,7 @@ MESSAGES, RENEWALS = 400, 6
 
 async def test_renewals_under_load_lose_no_delivery_and_repeat_no_submission(tmp_path: Path) -> None:
     operator, endpoint, group = Operator.open(tmp_path / "keys"), uuid.uuid4(), uuid.uuid4()
-    minter, consumer = operator.minter, pool_consumer(endpoint, "default")
+    minter, consumer = operator.minter, "lane-1"
 
     def sdk_credential() -> Credentials:
         return minter.sdk_user(ADA, endpoint, "default", uuid.uuid4().hex, 60)

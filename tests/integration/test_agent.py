@@ -198,7 +198,11 @@ async def test_a_bundle_that_contradicts_itself_is_dropped_and_the_others_run(
     function_id = service.add_function()
     async with pool.agent() as agent:
         address = Address(
-            endpoint=UUID(pool.endpoint_id), pool="default", principal="ada", group=uuid4(), bundle=uuid4()
+            endpoint=UUID(pool.endpoint_id),
+            pool="default",
+            principal="urn:headrace:user:admin",
+            group=uuid4(),
+            bundle=uuid4(),
         )
         bundle = Bundle(
             result_key=b"r" * 32,

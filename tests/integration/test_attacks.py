@@ -27,7 +27,7 @@ from headrace.bus.connection import Connection, Message
 from headrace.bus.errors import BusError, BusUnavailable, PermissionDenied
 from headrace.bus.keys import KeyRing
 from headrace.bus.logs import LogChunk, encode_log
-from headrace.bus.names import Address, pool_consumer, stored_results, token
+from headrace.bus.names import Address, stored_results, token
 from headrace.bus.operator import ServiceKeys
 from headrace.endpoint.grant import PoolGrant
 from headrace.sdk import Client, Executor, Forbidden, NotFound
@@ -118,10 +118,13 @@ async def attacker(stage: Stage, request: pytest.FixtureRequest) -> AsyncIterato
 
 def _rogue_grant(stage: Stage) -> PoolGrant:
     endpoint = stage.mallory.register_endpoint(f"rogue-{uuid.uuid4().hex[:8]}")
+    # So that it has a lane.
+    stage.mallory.open_session(endpoint["endpoint_id"])
+    about = {"python_version": "3.11.0", "headrace_version": "0", "host": "h", "protocol": 1, "lanes": True}
     response = httpx.post(
         f"{stage.service.url}/api/v1/endpoints/{endpoint['endpoint_id']}/pools",
         headers={"Authorization": f"Bearer {endpoint['endpoint_token']}"},
-        json={"pool": "default", "python_version": "3.11.0", "headrace_version": "0", "host": "h", "protocol": 1},
+        json={"pool": "default", **about},
         trust_env=False,
     )
     assert response.status_code == 201, response.text
@@ -226,12 +229,27 @@ async def test_no_edge_credential_writes_where_it_has_no_business(stage: Stage, 
         "event.default.x",
         f"delivery.{uuid.uuid4().hex}.x",
         "$KV.tokens.x",
-        "$JS.ACK.TASKS.x.1.1.1.1.1",
     ]
     before = await _quiet_state_of(stage)
     for subject in foreign:
         assert await _refused(attacker, subject, b"x"), f"{subject} could be written"
     assert await asyncio.to_thread(_state_of, stage) == before
+
+
+async def test_only_a_pool_acknowledges_and_only_what_it_was_given(stage: Stage, mallory: Connection) -> None:
+    submitted = await asyncio.to_thread(_submit_to_the_shared_endpoint, stage)
+    assert await _refused(mallory, "$JS.ACK.TASKS.lane-1.1.1.1.1.1", b"+ACK")
+    grant = await asyncio.to_thread(_rogue_grant, stage)
+    async with Connection(grant.urls, grant.credentials, name="rogue") as connection:
+        last = (await asyncio.to_thread(_state_of, stage))["TASKS"]["last_seq"]
+        for place in (0, 1, last):
+            # With the name of its own lane it reaches no message of another one.
+            ack = f"$JS.ACK.TASKS.{grant.lanes[0].consumer}.1.{last}.{place}.1.0"
+            await connection.publish(ack, b"+ACK")
+            await connection.publish(ack, b"+TERM")
+        await connection.flush()
+    assert (await asyncio.to_thread(stage.ada.get_task, submitted))["state"] == "pending"
+    await asyncio.to_thread(stage.ada.cancel, submitted)
 
 
 async def test_no_edge_credential_hears_what_is_others(stage: Stage, attacker: Connection) -> None:
@@ -305,12 +323,77 @@ async def test_a_pools_pull_request_cannot_answer_into_a_stream(stage: Stage) ->
     async with Connection(grant.urls, grant.credentials, name="rogue") as connection:
         for target in (stage.address.task_subject, stage.address.result_subject(8), "$JS.API.STREAM.PURGE.RESULTS"):
             await connection.publish(
-                f"$JS.API.CONSUMER.MSG.NEXT.TASKS.{grant.consumer}", b'{"batch":1,"no_wait":true}', reply=target
+                f"$JS.API.CONSUMER.MSG.NEXT.TASKS.{grant.lanes[0].consumer}",
+                b'{"batch":1,"no_wait":true}',
+                reply=target,
             )
         await connection.flush()
-        foreign = pool_consumer(stage.address.endpoint, "default")
-        assert await _refused(connection, f"$JS.API.CONSUMER.MSG.NEXT.TASKS.{foreign}")
     assert await asyncio.to_thread(_state_of, stage) == before
+
+
+async def test_a_pool_takes_nothing_from_lanes_whose_names_it_was_not_told(stage: Stage) -> None:
+    """The names of lanes are what keeps pools apart, so they must not be known, guessed or learnt."""
+    grant = await asyncio.to_thread(_rogue_grant, stage)
+    submitted = await asyncio.to_thread(_submit_to_the_shared_endpoint, stage)
+    heard: list[Message] = []
+    async with Connection(grant.urls, grant.credentials, name="rogue") as connection:
+        inbox = await connection.subscribe_inbox("guess", heard.append)
+        endpoint = UUID(stage.shared_endpoint)
+        guesses = [f"pool-{endpoint.hex}-default", f"lane-{endpoint.hex}", "lane-1", "lane-*", "*", ">", "lane-%00"]
+        for guess in guesses:
+            await connection.publish(
+                f"$JS.API.CONSUMER.MSG.NEXT.TASKS.{guess}", b'{"batch":9,"no_wait":true}', reply=inbox.subject
+            )
+            await connection.publish(f"$JS.ACK.TASKS.{guess}.1.1.1.1.1", b"+NXT", reply=inbox.subject)
+        for call in ("LIST.TASKS", "NAMES.TASKS", f"INFO.TASKS.{grant.lanes[0].consumer}"):
+            assert await _refused(connection, f"$JS.API.CONSUMER.{call}")
+        await connection.flush()
+        await asyncio.to_thread(_state_of, stage)
+        await connection.flush()
+    assert [message for message in heard if not message.status] == []
+    assert (await asyncio.to_thread(stage.ada.get_task, submitted))["state"] == "pending"
+    await asyncio.to_thread(stage.ada.cancel, submitted)
+
+
+async def test_nothing_that_reaches_the_edge_names_a_lane_of_somebody_else(stage: Stage, attacker: Connection) -> None:
+    own = f"task.{UUID(stage.shared_endpoint).hex}.default.{token('urn:headrace:user:mallory')}"
+    heard: list[Message] = []
+    traces = await attacker.subscribe_inbox("trace", heard.append)
+    for subject in ("$JS.EVENT.>", "$JS.EVENT.ADVISORY.CONSUMER.>", "$SYS.>", "$JS.ACK.>", "$JS.API.>", "_INBOX.>"):
+        await attacker.subscribe(subject, heard.append)
+    # A message that asks the servers to tell which way it takes.
+    for subject in (f"{own}.{uuid.uuid4().hex}.{uuid.uuid4().hex}", _own_read(stage), "$JS.ACK.TASKS.lane-1.1.1.1.1.1"):
+        await attacker.publish(subject, b"x", headers={"Nats-Trace-Dest": traces.subject})
+    task_id = await asyncio.to_thread(_submit_to_the_shared_endpoint, stage)
+    with Executor(stage.pool.endpoint_id, client=stage.ada) as executor:
+        assert await asyncio.to_thread(executor.submit(answer).result, 20) == 42
+    await asyncio.to_thread(stage.ada.cancel, task_id)
+    await attacker.flush()
+    told = b" ".join([part for message in heard for part in (message.data, message.subject.encode())])
+    names = await asyncio.to_thread(stage.service.bus, _lane_names)
+    assert not [name for name in names if name.encode() in told]
+
+
+async def test_the_lanes_of_an_endpoint_have_other_names_once_it_is_registered_anew(stage: Stage) -> None:
+    """Who stole the token of an endpoint, and was shut out, knows nothing any more."""
+    endpoint = await asyncio.to_thread(stage.ada.register_endpoint, "stolen")
+    await asyncio.to_thread(stage.ada.open_session, endpoint["endpoint_id"])
+    before = set(await asyncio.to_thread(stage.service.bus, _lane_names))
+    again = {"name": "stolen", "endpoint_id": str(endpoint["endpoint_id"])}
+    assert (await asyncio.to_thread(stage.service.http().post, "/api/v1/endpoints", json=again)).status_code == 201
+    after = set(await asyncio.to_thread(stage.service.bus, _lane_names))
+    assert len(before - after) == len(after - before) == 1
+
+
+async def _lane_names(core: Connection) -> list[str]:
+    return [str(name) for name in (await core.api("CONSUMER.NAMES.TASKS"))["consumers"]]
+
+
+def _submit_to_the_shared_endpoint(stage: Stage) -> str:
+    """Ada's task at the endpoint without a pool: it stays queued."""
+    url = f"/api/v1/endpoints/{stage.shared_endpoint}/tasks"
+    answer = stage.service.http().post(url, json={"function_id": stage.function_id})
+    return str(answer.json()["tasks"][0]["task_id"])
 
 
 async def test_a_bundle_that_was_not_signed_by_a_granted_key_runs_nothing(stage: Stage, tmp_path: Path) -> None:

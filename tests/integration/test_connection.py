@@ -23,7 +23,7 @@ from headrace.bus.errors import (
     StreamFull,
     StreamMissing,
 )
-from headrace.bus.names import Address, pool_consumer, stored_results
+from headrace.bus.names import Address, stored_results
 from headrace.bus.operator import Operator
 from headrace.bus.pull import Delivery, Puller
 from headrace.bus.records import Record, Records
@@ -93,7 +93,7 @@ async def test_a_bundle_that_is_queued_is_refused_the_second_time_also_after_a_k
 
 async def test_storing_waits_for_a_server_that_comes_back_and_says_that_it_was_repeated(bus: Bus) -> None:
     endpoint = uuid.uuid4()
-    consumer = pool_consumer(endpoint, "default")
+    consumer = "lane-1"
     await ensure_consumer(
         bus.core,
         "TASKS",

@@ -21,7 +21,7 @@ from waiting import eventually
 
 from headrace.bus.connection import Connection, Message
 from headrace.bus.errors import BusError, PermissionDenied, ServerUnusable
-from headrace.bus.names import Address, pool_consumer, stored_results
+from headrace.bus.names import Address, stored_results
 from headrace.bus.operator import Operator
 from headrace.bus.server import NatsServer, ServerSettings
 from headrace.bus.streams import StreamSettings, ensure, ensure_consumer
@@ -72,7 +72,7 @@ async def test_every_acknowledgement_is_synced_unless_that_is_relaxed(settings: 
 async def test_the_hot_path_works_across_the_accounts(operator: Operator, settings: ServerSettings) -> None:
     endpoint = uuid.uuid4()
     address = Address(endpoint=endpoint, pool="default", principal=ADA, group=uuid.uuid4(), bundle=uuid.uuid4())
-    minter, consumer = operator.minter, pool_consumer(endpoint, "default")
+    minter, consumer = operator.minter, "lane-1"
     async with (
         NatsServer(settings) as server,
         Connection([server.url], minter.core_user("service", 60), name="service") as core,

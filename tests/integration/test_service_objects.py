@@ -222,7 +222,8 @@ def test_chunks_that_nobody_finished_are_swept(service: RunningService) -> None:
 
 
 def code_token(service: RunningService, endpoint: str, token: str) -> str:
-    body = {"pool": "default", "python_version": "3.11.0", "headrace_version": "0", "host": "h", "protocol": 1}
+    about = {"python_version": "3.11.0", "headrace_version": "0", "host": "h", "protocol": 1}
+    body = {"pool": "default", **about, "lanes": True}
     answer = service.http(token).post(f"/api/v1/endpoints/{endpoint}/pools", json=body)
     assert answer.is_success, answer.text
     return str(answer.json()["code_token"])

@@ -17,7 +17,8 @@ from headrace.bus.credentials import Credentials
 from headrace.bus.errors import BusUnavailable, PermissionDenied
 
 SDK = {"protocol": 1, "sdk_version": "0.1.0", "python_version": "3.11.7"}
-POOL = {"pool": "default", "python_version": "3.11.7", "headrace_version": "0.1.0", "host": "h", "protocol": 1}
+ABOUT = {"python_version": "3.11.7", "headrace_version": "0.1.0", "host": "h", "protocol": 1}
+POOL = {"pool": "default", **ABOUT, "lanes": True}
 ADA = "urn:headrace:user:ada"
 LAB = "urn:headrace:group:lab"
 

@@ -18,6 +18,7 @@ from headrace.bus import ids
 from headrace.bus.connection import Connection
 from headrace.bus.errors import PayloadTooLarge
 from headrace.bus.keys import KeyRing
+from headrace.bus.lanes import Lanes
 from headrace.bus.names import Address
 from headrace.bus.operator import ServiceKeys
 from headrace.bus.results import plain_result
@@ -35,6 +36,7 @@ from headrace.bus.submission import (
     submit_and_collect,
     task_ids,
 )
+from headrace.bus.tables import Tables
 
 ADA = "urn:headrace:user:ada"
 BOB = "urn:headrace:user:bob"
@@ -56,9 +58,12 @@ class Desk:
         given: dict[str, Any] = {"principal": self.principal, "group": uuid.uuid4(), **more}
         return Submission(endpoint=self.endpoint, calls=calls, **given)
 
+    def lanes(self, connection: Connection) -> Lanes:
+        return Lanes(connection, self.keys, Tables.on(connection).lanes)
+
     def submit(self, submission: Submission) -> list[Submitted]:
         async def work(connection: Connection) -> list[Submitted]:
-            return await submit(connection, self.keys, submission)
+            return await submit(connection, self.keys, self.lanes(connection), submission)
 
         return list(self.service.bus(work))
 
@@ -132,7 +137,7 @@ def test_one_call_is_stored_and_answered_without_reading_anything_twice(
     plan = Plan(desk.submission([Call(function=double, args=["ab"])]), max_payload=1_000_000)
 
     async def work(connection: Connection) -> Any:
-        return await submit_and_collect(connection, desk.keys, plan, wait_s=10)
+        return await submit_and_collect(connection, desk.keys, desk.lanes(connection), plan, wait_s=10)
 
     (result,) = service.bus(work)
 

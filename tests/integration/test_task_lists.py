@@ -22,10 +22,12 @@ from headrace.bus import listing
 from headrace.bus.bundles import ResultPart, Runtime, TaskOptions, TaskResult, encode_part
 from headrace.bus.connection import Connection
 from headrace.bus.keys import KeyRing
+from headrace.bus.lanes import Lanes
 from headrace.bus.listing import Marker, TaskQuery, list_tasks
 from headrace.bus.names import Address
 from headrace.bus.operator import ServiceKeys
 from headrace.bus.submission import Call, Submission, Submitted, submit, task_ids
+from headrace.bus.tables import Tables
 from headrace.bus.values import encode_json
 from headrace.sdk import Client
 
@@ -175,6 +177,7 @@ class Stock:
             [bundle] = await submit(
                 connection,
                 self._keys,
+                Lanes(connection, self._keys, Tables.on(connection).lanes),
                 Submission(
                     principal=owner,
                     endpoint=self.endpoints[number % 2],
@@ -252,6 +255,7 @@ def test_a_list_changes_nothing_and_one_that_is_read_slowly_misses_nothing(
             bundles += await submit(
                 connection,
                 keys,
+                Lanes(connection, keys, Tables.on(connection).lanes),
                 Submission(
                     principal=principal,
                     endpoint=uuid.uuid4(),

@@ -147,7 +147,7 @@ class Life:
             pool=ADDRESS.pool,
             urls=(),
             credentials=Credentials(jwt="", seed="", inbox_prefix="_INBOX"),
-            consumer="consumer",
+            lanes=(),
             pool_secret=SECRET,
             code_token="",
             tasks_sequence=0,

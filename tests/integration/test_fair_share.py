@@ -1,0 +1,65 @@
+"""Fair share of a shared endpoint: what one user has queued does not stand in front of another user's task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running_pool import RunningPool, running_pool
+from service import RunningService, running_service
+from waiting import eventually
+
+BACKLOG = 4000
+
+WORK = """
+def work(path, seconds):
+    import time
+    time.sleep(seconds)
+    with open(path, "a") as file:
+        file.write(".")
+"""
+SEEN = """
+def seen(path):
+    import os
+    return os.path.getsize(path)
+"""
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    with running_service(tmp_path_factory.mktemp("service")) as service:
+        yield service
+
+
+@pytest.fixture
+def pool(service: RunningService, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[RunningPool]:
+    """A pool of an endpoint that everybody may use."""
+    with running_pool(service, tmp_path / "pool", name=request.node.name[:60]) as pool:
+        service.http().patch(f"/api/v1/endpoints/{pool.endpoint_id}", json={"public": True})
+        yield pool
+
+
+def submit(service: RunningService, pool: RunningPool, token: str, function: str, calls: list[list[Any]]) -> None:
+    body = {"tasks": [{"function_id": function, "args": args} for args in calls]}
+    answer = service.http(token).post(f"/api/v1/endpoints/{pool.endpoint_id}/tasks", json=body)
+    assert answer.status_code == 202, answer.text
+
+
+def test_one_users_backlog_delays_anothers_task_by_no_more_than_what_runs(
+    service: RunningService, pool: RunningPool, tmp_path: Path
+) -> None:
+    trace = tmp_path / "trace"
+    work, seen = service.add_function(WORK, "work", public=True), service.add_function(SEEN, "seen", public=True)
+    ada, grace = service.add_user("ada"), service.add_user("grace")
+    for _ in range(4):
+        submit(service, pool, ada, work, [[str(trace), 0.01]] * (BACKLOG // 4))
+    eventually(lambda: trace.exists() and trace.stat().st_size > 50, 10)
+
+    before = trace.stat().st_size
+    url = f"/api/v1/functions/{seen}/invoke"
+    answer = service.http(grace).post(url, json={"endpoint_id": pool.endpoint_id, "args": [str(trace)], "wait": "8s"})
+
+    # Two workers do 200 of Ada's tasks a second: the time to ask, and a few frames, but not her backlog.
+    assert answer.json()["result"] - before < BACKLOG // 10, answer.json()
