@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 from os import SEEK_END, lseek
+from typing import TextIO
 
 from headrace.endpoint.frames import ERR_BEGIN, OUT_BEGIN, PrintedItem
 
@@ -21,6 +23,14 @@ class Printed:
         # Of our own: a call may close or replace the ones that it prints to.
         self._out, self._err = os.dup(1), os.dup(2)
         self._out_end = self._err_end = 0
+        self._streams = (sys.stdout, sys.stderr)
+        self._showing = threading.Lock()
+        # A child must not be born while another thread holds the lock inside a stream: nobody would open it there.
+        os.register_at_fork(
+            before=self._showing.acquire,
+            after_in_parent=self._showing.release,
+            after_in_child=self._showing.release,
+        )
         self.begin()
 
     def begin(self) -> None:
@@ -33,7 +43,7 @@ class Printed:
             sys.stdout.flush()
             sys.stderr.flush()
         except Exception:
-            _flush_both()
+            _flush(sys.stdout, sys.stderr)
         # Quicker than fstat by three quarters; where the files are appended to, it moves nothing.
         out_end, err_end = lseek(self._out, 0, SEEK_END), lseek(self._err, 0, SEEK_END)
         if out_end == self._out_end and err_end == self._err_end:
@@ -43,9 +53,14 @@ class Printed:
         self._counters[OUT_BEGIN], self._counters[ERR_BEGIN] = out_end, err_end
         return printed
 
+    def show(self) -> None:
+        """Let lines be seen that have no end yet, while a call takes long. For another thread than the calls'."""
+        with self._showing:
+            _flush(*self._streams)
 
-def _flush_both() -> None:
-    for stream in (sys.stdout, sys.stderr):
+
+def _flush(*streams: TextIO) -> None:
+    for stream in streams:
         with contextlib.suppress(Exception):  # a call may have closed it, or put anything in its place
             stream.flush()
 

@@ -61,6 +61,7 @@ _FLUSH_AFTER_S = 0.001
 _FLUSH_BYTES = 256_000
 _TICK_S = 0.025
 _STALL_S = 0.05
+_SHOW_S = 0.25
 
 
 class Worker:
@@ -148,6 +149,11 @@ class Worker:
     def has_stale_results(self) -> bool:
         """Whether a result waits for the end of a call that takes longer than results should wait."""
         return bool(self._ended) and time.perf_counter() - self._flushed_at > _TICK_S
+
+    def show_output(self) -> None:
+        """Let be seen what the running call has printed. For the minder."""
+        if self._printed is not None:
+            self._printed.show()
 
     def give_back(self, stalled: int) -> None:
         """Hand back every call that has not started. For the minder, while the main thread is in a long call."""
@@ -335,7 +341,7 @@ class Minder(threading.Thread):
             # Asleep first, then the look whether to stay awake: `wake` goes the other way round, so one sees the other.
             self._asleep = True
             self._asleep = not self._worker.working or self._is_stalled()
-            for fd, event in poll.poll(None if self._asleep else _TICK_S * 1000):
+            for fd, event in poll.poll(self._longest_wait_ms()):
                 if fd == self._alarm:
                     os.read(self._alarm, 64)
                 elif event & ~select.POLLIN:
@@ -345,6 +351,11 @@ class Minder(threading.Thread):
                 elif self._is_stalled():
                     self._worker.give_back(self._stalled)
             self._tick()
+
+    def _longest_wait_ms(self) -> float | None:
+        if not self._asleep:
+            return _TICK_S * 1000
+        return _SHOW_S * 1000 if self._worker.keeps_output and self._worker.working else None
 
     def _is_stalled(self) -> bool:
         return self._worker.working and self._worker.running == self._stalled
@@ -358,6 +369,8 @@ class Minder(threading.Thread):
             worker.give_back(running)
         elif worker.has_stale_results():
             worker.flush()
+        elif self._is_stalled():
+            worker.show_output()
 
 
 def _read_arguments(encoding: int, arguments: bytes, spool: Path | None) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -20,10 +20,11 @@ Step = tuple[int, Any]
 
 @dataclass
 class ScriptedServer:
-    """`asked` has a line for each request so far; the script's last step is repeated."""
+    """`asked` has a line for each request so far, `last_ids` its Last-Event-ID; the script's last step is repeated."""
 
     url: str
     asked: list[str] = field(default_factory=list)
+    last_ids: list[str] = field(default_factory=list)
 
 
 @contextlib.contextmanager
@@ -39,6 +40,7 @@ def scripted_server(*script: Step) -> Iterator[ScriptedServer]:
                 return
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
             state.asked.append(f"{self.command} {self.path}")
+            state.last_ids.append(self.headers.get("Last-Event-ID", ""))
             self._answer(*script[min(len(state.asked), len(script)) - 1])
 
         def _answer(self, status: int, body: Any) -> None:

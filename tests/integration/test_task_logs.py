@@ -19,9 +19,11 @@ import httpx
 import pytest
 from events_desk import CLOUDEVENT
 from running_pool import RunningPool, running_pool
+from scripted_http import BREAK, scripted_server
 from service import RunningService, running_service
 from waiting import eventually
 
+from headrace.bus import log_watch
 from headrace.sdk import Client, Executor, LogChunk, NotFound
 
 SPEAK = """
@@ -260,6 +262,19 @@ def flood(count):
     assert desk.text(task_id, tail=2) == "000149999\nthe end\n"
 
 
+def test_a_log_that_is_too_long_for_one_answer_shows_its_end(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(log_watch, "MOST_BYTES", 200_000)
+    task_id = desk.submit("def long():\n    for n in range(60_000):\n        print(f'{n:09}')\n")
+    desk.ended(task_id)
+
+    chunks = desk.logs(task_id)["chunks"]
+
+    text = "".join(chunk["text"] for chunk in chunks)
+    assert text.endswith("000059999\n")
+    assert len(text) <= 200_000
+    assert chunks[0]["cut_bytes"] == 600_000 - len(text)
+
+
 def test_bytes_that_are_no_text_and_characters_cut_in_two_are_shown(desk: Desk) -> None:
     source = """
 def odd():
@@ -398,6 +413,21 @@ def test_a_task_that_nobody_knows_is_an_error_and_one_that_was_never_sent_printe
         future = executor.submit(speak, threading.Lock())
     assert future.logs() == ""
     assert list(future.logs(follow=True)) == []
+
+
+def test_who_follows_comes_back_when_the_service_was_away(tmp_path: Path) -> None:
+    first = b'id: 5.0\nevent: log\ndata: {"stream": "stdout", "text": "one\\n"}\n\n: still here\n\n'
+    rest = b'id: 6.0\nevent: log\ndata: {"stream": "stdout", "text": "two\\n"}\n\nevent: end\ndata: {}\n\n'
+    busy = (503, {"code": "Unavailable", "detail": "it stops", "errors": []})
+    with (
+        scripted_server((200, first), (BREAK, None), busy, (200, rest)) as server,
+        Client(server.url, "t") as client,
+    ):
+        chunks = list(client.task_logs(uuid.uuid4(), follow=True, tail=7))
+
+    assert [chunk.text for chunk in chunks] == ["one\n", "two\n"]
+    assert server.last_ids == ["", "5.0", "5.0", "5.0"]
+    assert ["tail=7" in line for line in server.asked] == [True, False, False, False]
 
 
 def test_a_chunk_shows_what_is_missing() -> None:
