@@ -84,14 +84,13 @@ class ObjectStore:
             raise ObjectMissing(f"of object {sha256} a part is not in the store any more; submit it again")
         return found.value
 
-    async def put(
-        self, owner: str, sha256: str, pieces: AsyncIterator[bytes], *, most_bytes: int, chunk_bytes: int = CHUNK_BYTES
-    ) -> ObjectRecord:
+    async def put(self, owner: str, sha256: str, pieces: AsyncIterator[bytes], *, most_bytes: int) -> ObjectRecord:
         """Store what `pieces` give. Never more than a few chunks of it are in memory.
 
         Raises `ObjectDamaged` when it is not what the digest says, `PayloadTooLarge`, `StreamFull`, `BusUnavailable`
         and what `pieces` raise; nothing is left then.
         """
+        chunk_bytes = min(CHUNK_BYTES, self._connection.max_payload // 2)
         upload = _Upload(self._connection, chunk_bytes=chunk_bytes, most_bytes=most_bytes)
         try:
             await upload.take(pieces)

@@ -205,7 +205,7 @@ def split_arguments(
             continue
         known = parts.get(id(value))
         if known is None:
-            spill = _spilled(value, open_file, most)
+            spill = _spilled(value, open_file, most, min(PART_BYTES, inline // 8))
             if spill is None or spill.file is None:
                 continue  # it stays where it is; what is wrong with it is found with the others
             tag, digest = spill.tag, spill.sha256
@@ -237,8 +237,8 @@ class _TaggedSpill(Spill):
     tag = 0
 
 
-def _spilled(value: Any, open_file: Callable[[], IO[bytes]], most: int) -> _TaggedSpill | None:
-    spill = _TaggedSpill(open_file, keep=PART_BYTES, most=most)
+def _spilled(value: Any, open_file: Callable[[], IO[bytes]], most: int, keep: int) -> _TaggedSpill | None:
+    spill = _TaggedSpill(open_file, keep=keep, most=most)
     try:
         with spill:
             spill.tag = values.pickle_into(value, spill)

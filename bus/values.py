@@ -55,7 +55,7 @@ ENCODING_NAMES: Final = {
 }
 
 INLINE_BYTES: Final = 4 * 1024 * 1024
-"""What is encoded in more bytes than this goes through the object store."""
+"""What is encoded in more bytes than this goes through the object store; see `inline_bytes`."""
 
 _PROTOCOL = 5
 _MOST_CONTAINERS = 10_000
@@ -71,6 +71,11 @@ _LEAVES_OR_CONTAINERS = _SCALARS | {list, dict}
 _KEYS = frozenset({str, int})
 
 _NO_ARGUMENTS = _to_msgpack(((), {}))
+
+
+def inline_bytes(max_payload: int) -> int:
+    """How many bytes of a value go in a message, where the bus takes messages of `max_payload` bytes."""
+    return min(INLINE_BYTES, max_payload // 2)
 
 
 # One value

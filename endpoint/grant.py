@@ -32,6 +32,8 @@ class PoolGrant:
     tasks_sequence: int
     bus_time: float
     expires_in_s: float
+    max_payload: int = 8 << 20
+    """The largest message that the bus takes, in bytes."""
 
     @classmethod
     def of_document(cls, document: dict[str, Any]) -> PoolGrant:
@@ -47,6 +49,7 @@ class PoolGrant:
             tasks_sequence=int(document["tasks_sequence"]),
             bus_time=datetime.fromisoformat(document["bus_time"]).timestamp(),
             expires_in_s=float(document["expires_in_s"]),
+            max_payload=int(document["max_payload"]),
         )
 
 

@@ -28,6 +28,7 @@ from headrace.bus.bundles import Runtime
 from headrace.bus.clock import elapsed_s
 from headrace.bus.connection import Connection
 from headrace.bus.errors import BusError
+from headrace.bus.values import inline_bytes
 from headrace.endpoint.agent import Agent
 from headrace.endpoint.cgroups import MemoryGroups
 from headrace.endpoint.errors import CgroupsUnusable, RegistrationRefused, ServiceAway
@@ -133,6 +134,7 @@ async def serve(settings: PoolSettings) -> None:
                     on_output=logs.add if settings.task_log_limit_bytes else None,
                     most_output_bytes=settings.task_log_limit_bytes,
                     spool=spool.directory,
+                    inline_bytes=inline_bytes(grant.max_payload),
                 ),
                 runtime=Runtime(
                     python=platform.python_version(),

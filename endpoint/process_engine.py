@@ -22,6 +22,7 @@ from uuid import UUID
 
 from headrace.bus.errors import TaskCancelled, TaskError, TaskExpired, TaskLost
 from headrace.bus.failures import encode_failure, of_error
+from headrace.bus.values import INLINE_BYTES
 from headrace.endpoint.cgroups import MemoryGroups
 from headrace.endpoint.engine import FinalState, Load, Outcome, OutcomesCallback, Output, OutputCallback, Source
 from headrace.endpoint.frames import RAISED, SUCCEEDED, Report, ReportItem, Work
@@ -70,9 +71,10 @@ class ProcessEngine:
         limits: WorkerLimits | None = None,
         memory_groups: MemoryGroups | None = None,
         spool: Path | None = None,
+        inline_bytes: int = INLINE_BYTES,
     ) -> None:
         """`environment`, `directory` and `output` (a descriptor for what calls print) are the workers'; None inherits.
-        `spool` is where large payloads lie; None sends everything to the workers and back.
+        `spool` is where payloads of more than `inline_bytes` lie; None sends everything to the workers and back.
 
         `on_output` gets what calls print instead of `output`, `most_output_bytes` of each run of a call.
         `memory_groups` is where the memory limit is put in force; without it workers limit themselves.
@@ -93,6 +95,7 @@ class ProcessEngine:
             limits=limits or WorkerLimits(),
             memory_groups=memory_groups,
             spool=spool,
+            inline_bytes=inline_bytes,
         )
         self._share = self._command.limits.max_tasks or math.inf
         self._succession_at = (self._command.limits.max_tasks or 0) // 10

@@ -1,6 +1,6 @@
 """A worker process: runs one call after the other, and dies with its engine.
 
-    python -m headrace.endpoint.worker SOCKET_FD COUNTERS_FD MOST_RESULT_BYTES KEEPS_OUTPUT LIMITS [SPOOL]
+    python -m headrace.endpoint.worker SOCKET_FD COUNTERS_FD MOST_RESULT_BYTES KEEPS_OUTPUT LIMITS [SPOOL INLINE_BYTES]
 
 KEEPS_OUTPUT is 1 when stdout and stderr are files that the engine reads what calls print from; LIMITS are
 `headrace.endpoint.limits.WorkerLimits`.
@@ -36,7 +36,7 @@ from headrace.bus.errors import (
     TaskError,
 )
 from headrace.bus.failures import capture, encode_failure, of_error
-from headrace.bus.values import INLINE_BYTES, JSON, OBJECT, decode_arguments, encode, encode_json
+from headrace.bus.values import JSON, OBJECT, decode_arguments, encode, encode_json
 from headrace.endpoint.frames import (
     COUNTERS_BYTES,
     FINISHED,
@@ -75,9 +75,11 @@ class Worker:
         limits: WorkerLimits,
         printed: Printed | None = None,
         spool: Path | None = None,
+        inline_bytes: int = 0,
     ) -> None:
         self.connection = connection
         self._spool = spool
+        self._inline_bytes = inline_bytes
         self._counters = counters
         self._most_result_bytes = most_result_bytes
         self._limits = limits
@@ -271,7 +273,7 @@ class Worker:
     def _encoded(self, value: Any, json_result: bool) -> tuple[int, bytes]:
         try:
             tag, data = self._inline(value, json_result)
-            if len(data) > INLINE_BYTES and self._spool is not None:
+            if len(data) > self._inline_bytes and self._spool is not None:
                 tag, data = _spilled(tag, data, self._spool, self._most_result_bytes)
         except (ResultNotSerialisable, MemoryError):
             raise
@@ -289,7 +291,7 @@ class Worker:
         if self._spool is None:
             return encode(value)
         try:
-            return encode(value, most=INLINE_BYTES)
+            return encode(value, most=self._inline_bytes)
         except PayloadTooLarge:
             return _spilled(None, value, self._spool, self._most_result_bytes)
 
@@ -436,7 +438,7 @@ def main(arguments: list[str]) -> None:
     """Run a worker on the descriptors that the engine passed."""
     socket_fd, counters_fd, most_result_bytes, keeps_output = map(int, arguments[:4])
     limits = WorkerLimits.of_argument(arguments[4])
-    spool = Path(arguments[5]) if len(arguments) > 5 else None
+    spool, inline_bytes = (Path(arguments[5]), int(arguments[6])) if len(arguments) > 5 else (None, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the engine, which lets calls end
     for fd in (socket_fd, counters_fd):
         os.set_inheritable(fd, False)
@@ -447,7 +449,7 @@ def main(arguments: list[str]) -> None:
     sys.argv = ["headrace-worker"]
     printed = Printed(counters) if keeps_output else None
     gc.freeze()
-    worker = Worker(socket.socket(fileno=socket_fd), counters, most_result_bytes, limits, printed, spool)
+    worker = Worker(socket.socket(fileno=socket_fd), counters, most_result_bytes, limits, printed, spool, inline_bytes)
     if limits.memory_bytes is not None:
         limit_memory(limits.memory_bytes)
     try:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
+from headrace.bus.values import INLINE_BYTES
 from headrace.endpoint.cgroups import MemoryGroup, MemoryGroups
 from headrace.endpoint.frames import (
     COUNTERS_BYTES,
@@ -55,6 +56,8 @@ class WorkerCommand:
     """Where the memory limit is put in force; None leaves it to the worker itself."""
     spool: Path | None = None
     """The directory for large payloads (`headrace.endpoint.spool`); None sends everything over the socket."""
+    inline_bytes: int = INLINE_BYTES
+    """What is larger is put there."""
 
 
 class WorkerProcess(asyncio.Protocol):
@@ -110,7 +113,9 @@ class WorkerProcess(asyncio.Protocol):
         groups = command.memory_groups
         limits = command.limits.as_argument(with_memory=groups is None)
         arguments = [str(connection), str(counters), str(command.most_result_bytes), str(int(command.keeps_output))]
-        arguments += [limits] if command.spool is None else [limits, str(command.spool)]
+        arguments.append(limits)
+        if command.spool is not None:
+            arguments += [str(command.spool), str(command.inline_bytes)]
         self._group = groups.new() if groups else None
         with contextlib.ExitStack() as stack:
             stdout = stderr = command.output

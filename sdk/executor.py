@@ -20,6 +20,7 @@ from headrace.bus import options
 from headrace.bus.bundles import TaskOptions
 from headrace.bus.chunks import run_chunk
 from headrace.bus.errors import ArgumentNotSerialisable, SubmissionRefused
+from headrace.bus.values import inline_bytes
 from headrace.schemas import HeadraceError
 from headrace.sdk import mapping
 from headrace.sdk.client import Client
@@ -362,7 +363,13 @@ class Executor(concurrent.futures.Executor):
 
     def _submit(self, function_id: UUID, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TaskFuture:
         try:
-            encoding, payload, sources = encode_call(args, kwargs)
+            session, channel = self._channel(self.endpoint_id)
+            use = session.function_use(function_id)
+        except (HeadraceError, TimeoutError) as error:
+            return failed_future(error)
+        try:
+            inline = inline_bytes(session.grant.max_payload)
+            encoding, payload, sources = encode_call(args, kwargs, inline=inline)
         except HeadraceError as error:
             return failed_future(error)
         except Exception as error:
@@ -370,17 +377,10 @@ class Executor(concurrent.futures.Executor):
             refused = ArgumentNotSerialisable(f"an argument cannot be sent: {error!r}")
             refused.__cause__ = error
             return failed_future(refused)
-        try:
-            session, channel = self._channel(self.endpoint_id)
-            use = session.function_use(function_id)
-        except (HeadraceError, TimeoutError) as error:
-            for source in sources:
-                source.close()
-            return failed_future(error)
         future = TaskFuture()
         future._logs = self._client
-        self._unfinished.add(future, self._when_full, self._check_open)
         try:
+            self._unfinished.add(future, self._when_full, self._check_open)
             channel.submit(
                 use,
                 self._options(),
@@ -394,6 +394,8 @@ class Executor(concurrent.futures.Executor):
         except SubmissionRefused as error:
             future.set_exception(error)
         except BaseException:
+            for source in sources:
+                source.close()
             self._unfinished.ended(future)
             raise
         self._submitted += 1

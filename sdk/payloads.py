@@ -44,18 +44,21 @@ _LONGEST_WAIT_S = 5.0
 _FULL = 507
 
 
-def encode_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[int, bytes, list[Source]]:
-    """The arguments of a call as (tag, bytes), and what is to be uploaded before they are sent: usually nothing.
+def encode_call(
+    args: tuple[Any, ...], kwargs: dict[str, Any], *, inline: int = values.INLINE_BYTES
+) -> tuple[int, bytes, list[Source]]:
+    """The arguments of a call as (tag, bytes), and what is to be uploaded before they are sent: nothing, unless they
+    are encoded in more than `inline` bytes.
 
     Raises `ArgumentNotSerialisable`, and what pickling the user's own classes raises.
     """
     try:
-        encoding, data = values.encode_arguments(args, kwargs, most=values.INLINE_BYTES)
+        encoding, data = values.encode_arguments(args, kwargs, most=inline)
         return encoding, data, []
     except PayloadTooLarge:
         pass
     try:
-        return payloads.split_arguments(args, kwargs, temporary_file)
+        return payloads.split_arguments(args, kwargs, temporary_file, inline=inline)
     except (OSError, PayloadTooLarge) as error:
         raise ArgumentNotSerialisable(
             f"a large argument cannot be written to a temporary file in {tempfile.gettempdir()}: {error}; make room"

@@ -77,6 +77,8 @@ class Grant:
     bundle_key_expires: int
     result_key: bytes = field(repr=False)
     expires_in_s: float
+    max_payload: int = 8 << 20
+    """The largest message that the bus takes, in bytes."""
     issued_at: int
     """Unix seconds by the service's clock."""
 
@@ -93,6 +95,7 @@ class Grant:
             bundle_key_expires=int(document["bundle_key_expires"]),
             result_key=base64.b64decode(document["result_key"]),
             expires_in_s=float(document["expires_in_s"]),
+            max_payload=int(document["max_payload"]),
             issued_at=issued_at(document["jwt"]),
         )
 

@@ -134,12 +134,15 @@ class RunningService:
 
 @contextlib.contextmanager
 def running_service(directory: Path, *, relaxed: bool = True, **changes: Any) -> Iterator[RunningService]:
-    """Start a NATS server and a service in `directory`; `changes` are fields of `ServiceSettings`."""
+    """Start a NATS server and a service in `directory`; `changes` are fields of `ServiceSettings`, or
+    `max_payload` of the NATS server."""
     home, keys_dir = directory / "home", directory / "home" / "keys"
     home.mkdir(parents=True, exist_ok=True)
     operator = Operator.open(keys_dir)
     loop = Loop()
-    nats = NatsServer(ServerSettings(accounts=operator.accounts(), directory=home / "nats", relaxed=relaxed))
+    payload = {"max_payload": changes.pop("max_payload")} if "max_payload" in changes else {}
+    accounts = operator.accounts()
+    nats = NatsServer(ServerSettings(accounts=accounts, directory=home / "nats", relaxed=relaxed, **payload))
     try:
         loop.run(nats.start())
         settings = ServiceSettings(

@@ -277,6 +277,19 @@ def cut_off(service: RunningService, path: str, beginning: bytes, size: int) -> 
         connection.sendall(f"{head}\r\n\r\n".encode() + beginning)
 
 
+def test_a_bus_that_takes_small_messages_only_sends_more_through_the_store(tmp_path: Path) -> None:
+    with (
+        running_service(tmp_path / "service", max_payload=256 * 1024) as service,
+        running_pool(service, tmp_path / "pool") as pool,
+        Client(service.url, service.token) as client,
+        Executor(pool.endpoint_id, client=client) as executor,
+    ):
+        for size in (100_000, 200_000, 3 * MB):
+            content = os.urandom(size)
+            assert executor.submit(lambda x: [x], content).result(20) == [content]
+        assert objects(service)
+
+
 def test_nothing_is_left_in_the_spool_of_results(pool: RunningPool, executor: Executor) -> None:
     executor.submit(lambda: bytes(5 * MB)).result(50)
 
