@@ -17,7 +17,7 @@ from uuid import UUID
 import msgspec
 
 from headrace.bus.errors import DecodeError, WireVersionUnknown
-from headrace.bus.keys import SEAL_BYTES, check_seal, seal
+from headrace.bus.keys import SEAL_BYTES, Keys, check_seal, seal
 
 WIRE_VERSION: Final = 1
 
@@ -82,6 +82,13 @@ class Bundle(msgspec.Struct, array_like=True, frozen=True):
     """Echoed in every result part: where the bundle came from, for its submitter's eyes."""
     trace: dict[str, str] = {}
     """W3C trace context."""
+    older_result_keys: list[bytes] = []
+    """After a rotation of keys: results of the bundle's earlier life may be under one of these."""
+
+    @property
+    def result_keys(self) -> tuple[bytes, ...]:
+        """The keys under which results of it are believed; the first one signs."""
+        return (self.result_key, *self.older_result_keys)
 
 
 class LogEnd(msgspec.Struct, array_like=True, frozen=True):
@@ -150,7 +157,7 @@ def bundle_key_expiry(message: bytes) -> int:
     return int.from_bytes(message[3:11], "big")
 
 
-def decode_bundle(message: bytes, *, subject: str, key: bytes) -> Bundle:
+def decode_bundle(message: bytes, *, subject: str, key: Keys) -> Bundle:
     """Read a bundle. Raises `SignatureInvalid` before anything inside is looked at, and `DecodeError`."""
     bundle_key_expiry(message)
     body = _checked(message, 11, subject, key)
@@ -165,7 +172,7 @@ def encode_part(part: ResultPart, *, subject: str, key: bytes) -> bytes:
     return _signed(part, _PART_MAGIC, subject, key)
 
 
-def decode_part(message: bytes, *, subject: str, key: bytes) -> ResultPart:
+def decode_part(message: bytes, *, subject: str, key: Keys) -> ResultPart:
     """Read a result part. Raises `SignatureInvalid` and `DecodeError`."""
     if message[:3] != _PART_MAGIC or len(message) < 3 + SEAL_BYTES:
         raise _unreadable(message, _PART_MAGIC, "a result part")
@@ -181,7 +188,7 @@ def _signed(content: Bundle | ResultPart, head: bytes, subject: str, key: bytes)
     return b"".join((head, seal(key, body, head, subject), body))
 
 
-def _checked(message: bytes, head_bytes: int, subject: str, key: bytes) -> bytes:
+def _checked(message: bytes, head_bytes: int, subject: str, key: Keys) -> bytes:
     """The body of a signed message. Raises `SignatureInvalid`."""
     start = head_bytes + SEAL_BYTES
     body = message[start:]

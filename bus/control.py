@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from headrace.bus.errors import DecodeError
-from headrace.bus.keys import MAC_BYTES, check_mac, mac
+from headrace.bus.keys import MAC_BYTES, Keys, check_mac, mac
 
 _MAGIC: Final = b"HC\x01"
 _PURPOSE: Final = "control"
@@ -59,7 +59,7 @@ def encode_control(control: Control, *, subject: str, pool_secret: bytes) -> byt
     return b"".join((_MAGIC, mac(pool_secret, _PURPOSE, subject, body), body))
 
 
-def decode_control(message: bytes, *, subject: str, pool_secret: bytes) -> Control:
+def decode_control(message: bytes, *, subject: str, pool_secret: Keys) -> Control:
     """Read a cancellation. Raises `SignatureInvalid` and `DecodeError`."""
     if message[:3] != _MAGIC or len(message) < 3 + MAC_BYTES:
         raise DecodeError("not a cancellation of wire version 1", raw=message)

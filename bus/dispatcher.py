@@ -246,7 +246,7 @@ class Dispatcher:
     async def _on_result(self, taken: Taken) -> None:
         try:
             where = ResultAddress.of_subject(taken.subject)
-            key = self._keys.result_key(where.endpoint, where.principal)
+            key = self._keys.result_keys(where.endpoint, where.principal)
             part = decode_part(taken.data, subject=taken.subject, key=key)
             delivery = Delivery.decode(part.origin)
         except (SignatureInvalid, DecodeError) as error:

@@ -28,12 +28,14 @@ async def end_unstarted(
     which the result was stored, which saves reading it. Raises `BusUnavailable` and `StreamFull`.
     """
     view = ends[0][0]
-    address, key = view.address, key_ring.result_key(view.address.endpoint, view.address.principal)
+    address, keys = view.address, key_ring.result_keys(view.address.endpoint, view.address.principal)
+    # Under the key that its pool and its futures know, which may be one of before a rotation.
+    key = view.result_key or keys[0]
     results = {each.index: _result(each.index, error, state) for each, error in ends}
     functions_of = {each.index: each.function for each, _ in ends}
     functions = list(dict.fromkeys(each.function for each, _ in ends if each.function is not None))
     places: dict[UUID | None, int] = {function: place for place, function in enumerate(functions)}
-    collector = ResultCollector(address, key)
+    collector = ResultCollector(address, keys)
     while left := [result for index, result in results.items() if index not in collector.results]:
         part = ResultPart(
             results=left,

@@ -21,6 +21,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+from collections.abc import Sequence
 from uuid import UUID
 
 import nacl.bindings
@@ -30,6 +31,9 @@ from headrace.bus.errors import SignatureInvalid
 
 KEY_BYTES = 32
 MAC_BYTES = 32
+
+Keys = bytes | tuple[bytes, ...]
+"""The key that is believed, or several of which each one is: the one in use first, then those before it."""
 
 _NONCE_BYTES = nacl.bindings.crypto_aead_xchacha20poly1305_ietf_NPUBBYTES
 SEAL_BYTES = _NONCE_BYTES + nacl.bindings.crypto_aead_xchacha20poly1305_ietf_ABYTES
@@ -52,9 +56,10 @@ def mac(key: bytes, *parts: str | bytes | memoryview) -> bytes:
     return _derive(key, *parts)
 
 
-def check_mac(key: bytes, signature: bytes, *parts: str | bytes | memoryview) -> None:
-    """Raises `SignatureInvalid` unless `signature` is the MAC of the parts (compared in constant time)."""
-    if not hmac.compare_digest(signature, _derive(key, *parts)):
+def check_mac(key: Keys, signature: bytes, *parts: str | bytes | memoryview) -> None:
+    """Raises `SignatureInvalid` unless `signature` is the MAC of the parts under one of the keys, compared in constant
+    time."""
+    if not any(hmac.compare_digest(signature, _derive(each, *parts)) for each in _each(key)):
         raise SignatureInvalid(_DOES_NOT_FIT)
 
 
@@ -65,15 +70,21 @@ def seal(key: bytes, body: bytes, *context: str | bytes) -> bytes:
     return nonce + nacl.bindings.crypto_aead_xchacha20poly1305_ietf_encrypt(b"", body, nonce, sealing)
 
 
-def check_seal(key: bytes, signature: bytes, body: bytes, *context: str | bytes) -> None:
-    """Raises `SignatureInvalid` unless `seal` made the signature of this body and context (compared in constant
-    time)."""
+def check_seal(key: Keys, signature: bytes, body: bytes, *context: str | bytes) -> None:
+    """Raises `SignatureInvalid` unless `seal` made the signature of this body and context under one of the keys
+    (compared in constant time)."""
+    if not any(_sealed(each, signature, body, *context) for each in _each(key)):
+        raise SignatureInvalid(_DOES_NOT_FIT)
+
+
+def _sealed(key: bytes, signature: bytes, body: bytes, *context: str | bytes) -> bool:
     nonce, tag = signature[:_NONCE_BYTES], signature[_NONCE_BYTES:]
     sealing = _derive(key, "seal", *context)
     try:
         nacl.bindings.crypto_aead_xchacha20poly1305_ietf_decrypt(tag, body, nonce, sealing)
     except nacl.exceptions.CryptoError:
-        raise SignatureInvalid(_DOES_NOT_FIT) from None
+        return False
+    return True
 
 
 def bundle_key(pool_secret: bytes, principal: str, expires_unix_s: int) -> bytes:
@@ -86,35 +97,59 @@ def function_grant(pool_secret: bytes, function: UUID, principal: str, expires_u
     return _derive(pool_secret, "function", function.bytes, principal, str(expires_unix_s))
 
 
-def check_function_grant(pool_secret: bytes, grant: bytes, function: UUID, principal: str, expires_unix_s: int) -> None:
+def bundle_keys(pool_secrets: Keys, principal: str, expires_unix_s: int) -> Keys:
+    """The keys under which a bundle of this principal, with this expiry, may be signed."""
+    return tuple(bundle_key(secret, principal, expires_unix_s) for secret in _each(pool_secrets))
+
+
+def check_function_grant(pool_secret: Keys, grant: bytes, function: UUID, principal: str, expires_unix_s: int) -> None:
     """Raises `SignatureInvalid` unless the grant is the service's."""
-    if not hmac.compare_digest(grant, function_grant(pool_secret, function, principal, expires_unix_s)):
+    made = (function_grant(secret, function, principal, expires_unix_s) for secret in _each(pool_secret))
+    if not any(hmac.compare_digest(grant, each) for each in made):
         raise SignatureInvalid(f"no valid grant to run function {function} here")
 
 
-class KeyRing:
-    """The service's master secret and what derives from it. Raises `ValueError` when the secret is too short."""
+def _each(keys: Keys) -> tuple[bytes, ...]:
+    return (keys,) if isinstance(keys, bytes) else keys
 
-    def __init__(self, master: bytes) -> None:
-        if len(master) < KEY_BYTES:
-            raise ValueError(f"the master secret must have at least {KEY_BYTES} bytes, not {len(master)}")
-        self._master = hashlib.blake2b(master, digest_size=KEY_BYTES).digest()
+
+class KeyRing:
+    """The service's master secret and what derives from it. Raises `ValueError` when a secret is too short.
+
+    After a rotation the secrets `before` it are still believed, so that what was signed under them stays good; nothing
+    new is signed with them.
+    """
+
+    def __init__(self, master: bytes, before: Sequence[bytes] = ()) -> None:
+        for secret in (master, *before):
+            if len(secret) < KEY_BYTES:
+                raise ValueError(f"the master secret must have at least {KEY_BYTES} bytes, not {len(secret)}")
+        self._masters = tuple(hashlib.blake2b(secret, digest_size=KEY_BYTES).digest() for secret in (master, *before))
 
     def __repr__(self) -> str:
         return "KeyRing(…)"
 
     def pool_secret(self, endpoint: UUID, pool: str) -> bytes:
-        """The secret shared with one pool."""
-        return _derive(self._master, "pool", endpoint.bytes, pool)
+        """The secret shared with one pool: what is signed for it now."""
+        return self.pool_secrets(endpoint, pool)[0]
+
+    def pool_secrets(self, endpoint: UUID, pool: str) -> tuple[bytes, ...]:
+        """The same, then those that are still believed."""
+        return tuple(_derive(master, "pool", endpoint.bytes, pool) for master in self._masters)
 
     def result_key(self, endpoint: UUID, principal: str) -> bytes:
         """The key that signs results of this principal's tasks at this endpoint."""
-        return _derive(self._master, "result", endpoint.bytes, principal)
+        return self.result_keys(endpoint, principal)[0]
+
+    def result_keys(self, endpoint: UUID, principal: str) -> tuple[bytes, ...]:
+        """The same, then those that are still believed."""
+        return tuple(_derive(master, "result", endpoint.bytes, principal) for master in self._masters)
 
     def ticket(self, *claims: str) -> str:
         """A MAC over claims, in hex, for the service's own short-lived tokens."""
-        return _derive(self._master, "ticket", *claims).hex()
+        return _derive(self._masters[0], "ticket", *claims).hex()
 
     def check_ticket(self, ticket: str, *claims: str) -> bool:
         """Whether `ticket` was made by `ticket` for exactly these claims."""
-        return hmac.compare_digest(ticket.encode(), self.ticket(*claims).encode())
+        made = (_derive(master, "ticket", *claims).hex() for master in self._masters)
+        return any(hmac.compare_digest(ticket.encode(), each.encode()) for each in made)

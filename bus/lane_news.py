@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from headrace.bus.errors import DecodeError
-from headrace.bus.keys import MAC_BYTES, check_mac, mac
+from headrace.bus.keys import MAC_BYTES, Keys, check_mac, mac
 
 _MAGIC: Final = b"HL\x01"
 _PURPOSE: Final = "lane"
@@ -35,7 +35,7 @@ def encode_news(lane: LaneName, *, subject: str, pool_secret: bytes) -> bytes:
     return b"".join((_MAGIC, mac(pool_secret, _PURPOSE, subject, body), body))
 
 
-def decode_news(message: bytes, *, subject: str, pool_secret: bytes) -> LaneName:
+def decode_news(message: bytes, *, subject: str, pool_secret: Keys) -> LaneName:
     """Read such a message. Raises `SignatureInvalid` and `DecodeError`."""
     if message[:3] != _MAGIC or len(message) < 3 + MAC_BYTES:
         raise DecodeError("not the news of a lane of wire version 1", raw=message)

@@ -12,6 +12,7 @@ from typing import Final
 from headrace.bus.bundles import LogEnd
 from headrace.bus.connection import Connection, Message, StoredMessage, Subscription
 from headrace.bus.errors import DecodeError, SignatureInvalid
+from headrace.bus.keys import Keys
 from headrace.bus.logs import LogPiece, LogReader, decode_log
 from headrace.bus.names import Address
 
@@ -30,7 +31,7 @@ class LogWatch:
     `news` is set when there is something to read.
     """
 
-    def __init__(self, connection: Connection, address: Address, index: int, result_key: bytes) -> None:
+    def __init__(self, connection: Connection, address: Address, index: int, result_key: Keys) -> None:
         self.reader = LogReader(index)
         self.news = asyncio.Event()
         self._connection = connection

@@ -18,7 +18,7 @@ import msgspec
 
 from headrace.bus.bundles import LogEnd
 from headrace.bus.errors import DecodeError
-from headrace.bus.keys import MAC_BYTES, check_mac, mac
+from headrace.bus.keys import MAC_BYTES, Keys, check_mac, mac
 
 _MAGIC: Final = b"HL\x01"
 
@@ -59,7 +59,7 @@ def encode_log(chunks: list[LogChunk], *, subject: str, key: bytes) -> bytes:
     return b"".join((_MAGIC, mac(key, _MAGIC, subject, body), body))
 
 
-def decode_log(message: bytes, *, subject: str, key: bytes) -> list[LogChunk]:
+def decode_log(message: bytes, *, subject: str, key: Keys) -> list[LogChunk]:
     """Read a log message. Raises `SignatureInvalid` and `DecodeError`."""
     if message[:3] != _MAGIC or len(message) < 3 + MAC_BYTES:
         raise DecodeError("not a log message of wire version 1", raw=message)

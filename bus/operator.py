@@ -17,8 +17,8 @@ import json
 import os
 import stat
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -84,15 +84,24 @@ class Revocation:
 class ServiceKeys:
     """What a service works with: its own CORE credential, the signing and revoking of EDGE users, the master secret."""
 
-    def __init__(self, *, core: Credentials, edge: AccountSigner, revocation: Revocation, master: bytes) -> None:
+    def __init__(
+        self,
+        *,
+        core: Credentials,
+        edge: AccountSigner,
+        revocation: Revocation,
+        master: bytes,
+        older_masters: Sequence[bytes] = (),
+    ) -> None:
         self.core = core
         self.minter = Minter(edge=edge)
         self.revocation = revocation
         self._master = master
+        self._older_masters = tuple(older_masters)
 
     def key_ring(self) -> KeyRing:
         """The secrets of bundles and results."""
-        return KeyRing(self._master)
+        return KeyRing(self._master, self._older_masters)
 
     @classmethod
     def load(cls, keys_dir: Path) -> ServiceKeys:
@@ -107,17 +116,38 @@ class ServiceKeys:
                 core_account=document["core"]["account"],
                 edge=edge,
             )
-        except (KeyError, TypeError) as error:
+            older = [base64.b64decode(each, validate=True) for each in document.get("older_masters", ())]
+        except (KeyError, TypeError, ValueError) as error:
             raise _incomplete(keys_dir / "service.json", error) from error
-        return cls(core=core, edge=edge, revocation=revocation, master=_read_master(keys_dir))
+        return cls(core=core, edge=edge, revocation=revocation, master=_read_master(keys_dir), older_masters=older)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OlderMaster:
+    """A master secret that was replaced, and when (unix seconds)."""
+
+    secret: bytes = field(repr=False)
+    replaced_at: float
+
+    @classmethod
+    def of_document(cls, document: dict[str, Any]) -> OlderMaster:
+        """Read it as it is in operator.json. Raises `KeyError`, `TypeError` and `ValueError`."""
+        secret = base64.b64decode(document["master"], validate=True)
+        return cls(secret=secret, replaced_at=float(document["replaced_at"]))
+
+    def document(self) -> dict[str, Any]:
+        """As it is in operator.json."""
+        return {"master": base64.b64encode(self.secret).decode(), "replaced_at": self.replaced_at}
 
 
 class Operator:
     """All keys of an installation, on the machine that runs its NATS server."""
 
-    def __init__(self, seeds: dict[str, str], master: bytes) -> None:
+    def __init__(self, seeds: dict[str, str], master: bytes, older: Sequence[OlderMaster] = ()) -> None:
         self._pairs = {name: KeyPair(seed) for name, seed in seeds.items()}
         self._master = master
+        self.older = tuple(older)
+        """Master secrets that were replaced and are still believed, the latest first."""
         self.core = self._signer("core")
         self.edge = self._signer("edge")
         self.minter = Minter(edge=self.edge, core=self.core)
@@ -140,7 +170,8 @@ class Operator:
         document = _read_document(path)
         try:
             seeds = {name: str(document["seeds"][name]) for name in _seed_names()}
-            return cls(seeds, base64.b64decode(document["master"], validate=True))
+            older = [OlderMaster.of_document(each) for each in document.get("older_masters", ())]
+            return cls(seeds, base64.b64decode(document["master"], validate=True), older)
         except (KeyError, TypeError, ValueError) as error:
             raise _incomplete(path, error) from error
 
@@ -152,17 +183,43 @@ class Operator:
                 " ones would not fit it. Restore operator.json from your backup, or start with another --home"
             )
         _make_private_dir(keys_dir)
-        seeds = {
-            name: KeyPair.create(_KINDS.get(name.removesuffix("_signing"), ACCOUNT_KEY)).seed for name in _seed_names()
-        }
-        master = os.urandom(KEY_BYTES)
-        document = {"version": 1, "seeds": seeds, "master": base64.b64encode(master).decode()}
-        write_private(keys_dir / "operator.json", json.dumps(document, indent=1))
-        return cls(seeds, master)
+        operator = cls(_new_seeds(), os.urandom(KEY_BYTES))
+        write_private(keys_dir / "operator.json", operator._document())
+        return operator
+
+    @classmethod
+    def rotate(cls, keys_dir: Path, *, now: float) -> Operator:
+        """Replace the master secret and every key that signs, and write them; nobody may use the keys meanwhile.
+
+        The master secret of before is still believed, until it is forgotten. What stays is the identity of the accounts
+        CORE and EDGE, under which the NATS server stores; it signs nothing. Raises `KeysUnusable`.
+        """
+        old = cls.load(keys_dir)
+        kept = {name: pair.seed for name, pair in old._pairs.items() if name in _ACCOUNTS}
+        older = (OlderMaster(secret=old._master, replaced_at=now), *old.older)
+        return cls({**_new_seeds(), **kept}, os.urandom(KEY_BYTES), older)._write(keys_dir)
+
+    @classmethod
+    def forget(cls, keys_dir: Path, *, replaced_before: float) -> Operator:
+        """Believe no more what was signed under master secrets that were replaced before a time (unix seconds).
+
+        Raises `KeysUnusable`.
+        """
+        operator = cls.load(keys_dir)
+        operator.older = tuple(each for each in operator.older if each.replaced_at >= replaced_before)
+        return operator._write(keys_dir)
+
+    def _write(self, keys_dir: Path) -> Operator:
+        # These go first: they derive from operator.json, and are made anew where they are missing. So a crash leaves
+        # all of the old keys or all of the new ones.
+        for name in ("service.json", "master.key"):
+            (keys_dir / name).unlink(missing_ok=True)
+        write_private(keys_dir / "operator.json", self._document())
+        return self.open(keys_dir)
 
     def key_ring(self) -> KeyRing:
         """The secrets of bundles and results."""
-        return KeyRing(self._master)
+        return KeyRing(self._master, [each.secret for each in self.older])
 
     def accounts(self) -> Accounts:
         """The operator and its accounts, as a NATS server wants them."""
@@ -215,6 +272,17 @@ class Operator:
         claims = {"type": "account", "version": 2, "limits": limits, **more}
         return sign_claims(self._pairs["operator"], subject=public, name=name, claims=claims)
 
+    def _document(self) -> str:
+        return json.dumps(
+            {
+                "version": 1,
+                "seeds": {name: pair.seed for name, pair in self._pairs.items()},
+                "master": base64.b64encode(self._master).decode(),
+                "older_masters": [each.document() for each in self.older],
+            },
+            indent=1,
+        )
+
     def _service_document(self) -> str:
         core = self.core.user("service", publish=None, subscribe=None, ttl_s=None)
         system = AccountSigner(account=self._pairs["system"].public, key=self._pairs["system"]).user(
@@ -227,6 +295,7 @@ class Operator:
                 "edge": {"account": self.edge.account, "seed": self.edge.key.seed},
                 "system": {"jwt": system.jwt, "seed": system.seed},
                 "operator": {"seed": self._pairs["operator_signing"].seed},
+                "older_masters": [base64.b64encode(each.secret).decode() for each in self.older],
             },
             indent=1,
         )
@@ -275,6 +344,10 @@ def read_private(path: Path) -> bytes:
 
 def _seed_names() -> list[str]:
     return ["operator", "system", *_ACCOUNTS, *(f"{name}_signing" for name in _SIGNING)]
+
+
+def _new_seeds() -> dict[str, str]:
+    return {name: KeyPair.create(_KINDS.get(name.removesuffix("_signing"), ACCOUNT_KEY)).seed for name in _seed_names()}
 
 
 def _make_private_dir(path: Path) -> None:

@@ -21,6 +21,7 @@ from headrace.bus.bundles import ResultPart, Runtime, TaskResult, decode_part
 from headrace.bus.connection import Connection, Message, StoredMessage, Subscription
 from headrace.bus.errors import DecodeError, ResultNotSerialisable, SignatureInvalid
 from headrace.bus.failures import decode_failure
+from headrace.bus.keys import Keys
 from headrace.bus.names import Address, ResultAddress, stored_results
 from headrace.bus.payloads import Part, whole
 from headrace.bus.values import ENCODING_NAMES, JSON, MSGPACK, OBJECT, encode_json
@@ -52,7 +53,7 @@ class StoredPart:
 
 
 async def read_parts(
-    connection: Connection, address: Address, result_key: bytes, *, first_part: int = 0, timeout_s: float = 10.0
+    connection: Connection, address: Address, result_key: Keys, *, first_part: int = 0, timeout_s: float = 10.0
 ) -> list[StoredPart]:
     """The stored parts of a bundle's results, from `first_part` on, in order, until one is missing.
 
@@ -67,14 +68,14 @@ async def read_parts(
         parts.append(stored_part(stored, result_key))
 
 
-def stored_part(message: StoredMessage, result_key: bytes) -> StoredPart:
+def stored_part(message: StoredMessage, result_key: Keys) -> StoredPart:
     """Read a message of the stream RESULTS. Raises `DecodeError` when its subject is not one of a result."""
     number = ResultAddress.of_subject(message.subject).part
     part, believed = _read(message.subject, message.data, result_key)
     return StoredPart(number=number, part=part, believed=believed, sequence=message.sequence, time=message.time)
 
 
-def live_part(message: Message, result_key: bytes) -> StoredPart:
+def live_part(message: Message, result_key: Keys) -> StoredPart:
     """Read a message that came on `stored.result.…`. Raises `DecodeError` when its subject is not one of a result."""
     address = ResultAddress.of_subject(message.subject)
     part, believed = _read(address.subject, message.data, result_key)
@@ -87,7 +88,7 @@ def live_part(message: Message, result_key: bytes) -> StoredPart:
     )
 
 
-def _read(subject: str, data: bytes, result_key: bytes) -> tuple[ResultPart, bool]:
+def _read(subject: str, data: bytes, result_key: Keys) -> tuple[ResultPart, bool]:
     try:
         return decode_part(data, subject=subject, key=result_key), True
     except (SignatureInvalid, DecodeError) as error:
@@ -102,7 +103,7 @@ def _read(subject: str, data: bytes, result_key: bytes) -> tuple[ResultPart, boo
 class ResultCollector:
     """Puts the results of one bundle together from parts that may come out of order and more than once."""
 
-    def __init__(self, address: Address, result_key: bytes, *, total: int | None = None) -> None:
+    def __init__(self, address: Address, result_key: Keys, *, total: int | None = None) -> None:
         self.address = address
         self.result_key = result_key
         self.results: dict[int, TaskResult] = {}

@@ -40,7 +40,7 @@ from headrace.bus.errors import (
     RecordConflict,
     SignatureInvalid,
 )
-from headrace.bus.keys import KeyRing, bundle_key, function_grant
+from headrace.bus.keys import KeyRing, Keys, bundle_key, bundle_keys, function_grant
 from headrace.bus.lanes import Lanes
 from headrace.bus.names import DEFAULT_POOL, Address, ResultAddress, token
 from headrace.bus.results import ResultCollector, ResultWatch, stored_part
@@ -128,6 +128,8 @@ class TaskView:
     marked_at: float = 0.0
     """When the mark was stored that it has started: shortly after it did. Not looked up for what has a result."""
     result_stored_at: float = 0.0
+    result_key: bytes = field(default=b"", repr=False)
+    """The key that its bundle names for its results; not known once it has one."""
     function: UUID | None = None
     """Which function it calls; None where its result, stored by an earlier release, does not say."""
 
@@ -168,9 +170,11 @@ class Plan:
         submission = self.submission
         secret = key_ring.pool_secret(submission.endpoint, submission.pool)
         expires = int(time.time()) + _KEY_LIFE_S
+        result_key, *older = key_ring.result_keys(submission.endpoint, submission.principal)
         places = {function: place for place, function in enumerate(dict.fromkeys(task.function for task in tasks))}
         bundle = Bundle(
-            result_key=key_ring.result_key(submission.endpoint, submission.principal),
+            result_key=result_key,
+            older_result_keys=older,
             functions=[
                 FunctionUse(function, function_grant(secret, function, submission.principal, expires), expires)
                 for function in places
@@ -232,7 +236,7 @@ async def submit_and_collect(
 
 def collector(key_ring: KeyRing, bundle: Submitted) -> ResultCollector:
     """A collector for the results of a bundle whose size is known."""
-    key = key_ring.result_key(bundle.address.endpoint, bundle.address.principal)
+    key = key_ring.result_keys(bundle.address.endpoint, bundle.address.principal)
     return ResultCollector(bundle.address, key, total=bundle.total)
 
 
@@ -313,13 +317,13 @@ async def cancel(
     result already keeps it. Raises `BusUnavailable`.
     """
     subject = address.control_subject
-    secret = key_ring.pool_secret(address.endpoint, address.pool)
+    secrets = key_ring.pool_secrets(address.endpoint, address.pool)
     wanted = cancel_tasks(indices, force=force)
     stored: StoredMessage | None = None  # as a rule there is none
     while True:
-        control = wanted.merged(_control(stored, secret))
+        control = wanted.merged(_control(stored, secrets))
         expected = {EXPECTED_SEQUENCE_HEADER: str(stored.sequence if stored else 0)}
-        payload = encode_control(control, subject=subject, pool_secret=secret)
+        payload = encode_control(control, subject=subject, pool_secret=secrets[0])
         try:
             await connection.store(subject, payload, headers=expected)
         except RecordConflict:
@@ -406,11 +410,11 @@ def _cut(calls: Sequence[Call], submission: Submission, max_payload: int) -> Ite
         yield tasks
 
 
-def _control(stored: StoredMessage | None, secret: bytes) -> Control:
+def _control(stored: StoredMessage | None, secrets: Keys) -> Control:
     if stored is None:
         return Control()
     try:
-        return decode_control(stored.data, subject=stored.subject, pool_secret=secret)
+        return decode_control(stored.data, subject=stored.subject, pool_secret=secrets)
     except (SignatureInvalid, DecodeError):
         return Control()  # Nobody obeys that one: it is replaced.
 
@@ -433,6 +437,7 @@ def queued_tasks(key_ring: KeyRing, messages: Iterable[StoredMessage]) -> dict[U
                     sequence=message.sequence,
                     stored_at=message.stored_at,
                     queue_timeout_s=_options_of(bundle, task).queue_timeout_s,
+                    result_key=bundle.result_key,
                     function=bundle.functions[task.function].id if task.function < len(bundle.functions) else None,
                 )
     return views
@@ -446,8 +451,8 @@ def _opened(key_ring: KeyRing, address: Address, message: StoredMessage) -> Bund
     """A queued bundle, or None when no pool will believe it either."""
     try:
         expires = bundle_key_expiry(message.data)
-        secret = key_ring.pool_secret(address.endpoint, address.pool)
-        key = bundle_key(secret, address.principal, expires)
+        secrets = key_ring.pool_secrets(address.endpoint, address.pool)
+        key = bundle_keys(secrets, address.principal, expires)
         return decode_bundle(message.data, subject=message.subject, key=key)
     except (SignatureInvalid, DecodeError):
         return None
@@ -459,7 +464,7 @@ def ended_tasks(key_ring: KeyRing, messages: Iterable[StoredMessage]) -> dict[UU
     # In the order in which they were stored: the first result of a task is the one that counts.
     for message in messages:
         where = ResultAddress.of_subject(message.subject)
-        stored = stored_part(message, key_ring.result_key(where.endpoint, where.principal))
+        stored = stored_part(message, key_ring.result_keys(where.endpoint, where.principal))
         part = stored.part
         address = Address(
             endpoint=where.endpoint,

@@ -14,6 +14,7 @@ from headrace.cli import (
     endpoint_commands,
     event_commands,
     function_commands,
+    keys_commands,
     output,
     subscription_commands,
     task_commands,
@@ -47,6 +48,7 @@ app.add_typer(user_commands.app, name="user")
 app.add_typer(token_commands.app, name="token")
 app.command()(serve)
 app.command()(dispatch)
+app.add_typer(keys_commands.app, name="keys")
 app.command()(backup)
 app.command()(restore)
 

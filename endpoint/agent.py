@@ -54,7 +54,7 @@ from headrace.bus.errors import (
     WireVersionUnknown,
 )
 from headrace.bus.ids import split_task_id, task_id
-from headrace.bus.keys import bundle_key, check_function_grant
+from headrace.bus.keys import bundle_keys, check_function_grant
 from headrace.bus.lane_news import decode_news
 from headrace.bus.names import Address, lane_news, pool_controls
 from headrace.bus.options import waited_too_long
@@ -190,7 +190,7 @@ class Agent:
             task.cancel()
 
     def adopt(self, grant: PoolGrant) -> None:
-        """Go on with a renewed grant; the connection has moved to it already."""
+        """Go on with a renewed grant, before the connection moves to it: then nothing comes that it cannot check."""
         self._grant = grant
         self._clock.learn(grant.bus_time)
         self._lanes.adopt(grant.lanes)
@@ -281,7 +281,7 @@ class Agent:
             raise DecodeError(f"a bundle for {address.endpoint}/{address.pool}", raw=delivery.data[:64])
         expiry = bundle_key_expiry(delivery.data)
         bundle = decode_bundle(
-            delivery.data, subject=delivery.subject, key=bundle_key(grant.pool_secret, address.principal, expiry)
+            delivery.data, subject=delivery.subject, key=bundle_keys(grant.pool_secrets, address.principal, expiry)
         )
         functions, options = len(bundle.functions), len(bundle.options)
         if any(task.function >= functions or task.options >= options for task in bundle.tasks):
@@ -300,7 +300,7 @@ class Agent:
 
     def _refusal(self, use: FunctionUse, held: Held) -> FunctionUnusable | None:
         try:
-            check_function_grant(self._grant.pool_secret, use.grant, use.id, held.address.principal, use.grant_expires)
+            check_function_grant(self._grant.pool_secrets, use.grant, use.id, held.address.principal, use.grant_expires)
         except SignatureInvalid as error:
             return FunctionUnusable(str(error))
         # By the time at which it was stored: a task may wait for days, and nobody's clock but the server's counts.
@@ -325,7 +325,7 @@ class Agent:
         """Results and cancellations that were stored before we took the bundle."""
         while True:
             try:
-                parts = await read_parts(self._connection, held.address, held.bundle.result_key)
+                parts = await read_parts(self._connection, held.address, held.bundle.result_keys)
                 message = await self._connection.read_last("CONTROL", held.address.control_subject)
                 break
             except BusError as error:
@@ -597,7 +597,7 @@ class Agent:
 
     async def _merge(self, held: Held) -> None:
         try:
-            parts = await read_parts(self._connection, held.address, held.bundle.result_key, first_part=held.next_part)
+            parts = await read_parts(self._connection, held.address, held.bundle.result_keys, first_part=held.next_part)
         except BusError:
             await asyncio.sleep(_RETRY_S)
             return
@@ -681,7 +681,7 @@ class Agent:
 
     def _on_lane_news(self, message: Message) -> None:
         try:
-            name = decode_news(message.data, subject=message.subject, pool_secret=self._grant.pool_secret)
+            name = decode_news(message.data, subject=message.subject, pool_secret=self._grant.pool_secrets)
         except (SignatureInvalid, DecodeError) as error:
             logger.warning("Dropped the news of a lane that is not the service's: %s", error)
             return
@@ -689,7 +689,7 @@ class Agent:
 
     def _control(self, data: bytes, subject: str) -> Control | None:
         try:
-            return decode_control(data, subject=subject, pool_secret=self._grant.pool_secret)
+            return decode_control(data, subject=subject, pool_secret=self._grant.pool_secrets)
         except (SignatureInvalid, DecodeError) as error:
             logger.warning("Dropped a cancellation that is not the service's: %s", error)
             return None

@@ -34,6 +34,12 @@ class PoolGrant:
     expires_in_s: float
     max_payload: int = 8 << 20
     """The largest message that the bus takes, in bytes."""
+    older_pool_secrets: tuple[bytes, ...] = field(default=(), repr=False)
+
+    @property
+    def pool_secrets(self) -> tuple[bytes, ...]:
+        """The secrets that are believed, the one in use first."""
+        return (self.pool_secret, *self.older_pool_secrets)
 
     @classmethod
     def of_document(cls, document: dict[str, Any]) -> PoolGrant:
@@ -50,6 +56,7 @@ class PoolGrant:
             bus_time=datetime.fromisoformat(document["bus_time"]).timestamp(),
             expires_in_s=float(document["expires_in_s"]),
             max_payload=int(document["max_payload"]),
+            older_pool_secrets=tuple(map(base64.b64decode, document.get("older_pool_secrets") or ())),
         )
 
 

@@ -214,8 +214,8 @@ async def _renew(
         try:
             grant = await _granted(service)
             granted_at = elapsed_s()
-            await connection.renew(grant.credentials)
             agent.adopt(grant)
+            await connection.renew(grant.credentials)
         except (BusError, RegistrationRefused) as error:
             logger.warning("The pool's credential could not be renewed: %s; trying again.", error)
             granted_at = elapsed_s() - grant.expires_in_s / 2 + _LONGEST_WAIT_S

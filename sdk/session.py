@@ -81,6 +81,12 @@ class Grant:
     """The largest message that the bus takes, in bytes."""
     issued_at: int
     """Unix seconds by the service's clock."""
+    older_result_keys: tuple[bytes, ...] = field(default=(), repr=False)
+
+    @property
+    def result_keys(self) -> tuple[bytes, ...]:
+        """The keys under which results are believed; the first one is in use."""
+        return (self.result_key, *self.older_result_keys)
 
     @classmethod
     def of_document(cls, document: dict[str, Any]) -> Grant:
@@ -97,6 +103,7 @@ class Grant:
             expires_in_s=float(document["expires_in_s"]),
             max_payload=int(document["max_payload"]),
             issued_at=issued_at(document["jwt"]),
+            older_result_keys=tuple(map(base64.b64decode, document.get("older_result_keys") or ())),
         )
 
 
@@ -495,7 +502,7 @@ class Channel:
         )
 
     def _waiting(self, bundle: UUID, futures: dict[int, TaskFuture], total: int | None = None) -> _Waiting:
-        collector = ResultCollector(self._address(bundle), self._session.grant.result_key, total=total)
+        collector = ResultCollector(self._address(bundle), self._session.grant.result_keys, total=total)
         return _Waiting(collector, futures, time.monotonic() + _FIRST_LOOK_S)
 
     def _start_sending(self, draft: Draft) -> None:
@@ -544,6 +551,7 @@ class Channel:
             subject = self._address(draft.id).task_subject
             bundle = Bundle(
                 result_key=grant.result_key,
+                older_result_keys=list(grant.older_result_keys),
                 functions=functions,
                 options=list(draft.options),
                 tasks=tasks,

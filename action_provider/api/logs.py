@@ -126,7 +126,7 @@ def _wrong(name: str, problem: str) -> InvalidRequest:
 
 def _watch(call: Call, view: TaskView) -> LogWatch:
     address, service = view.address, call.service
-    key = service.keys.result_key(address.endpoint, address.principal)
+    key = service.keys.result_keys(address.endpoint, address.principal)
     return LogWatch(service.connection, address, view.index, key)
 
 
@@ -150,7 +150,7 @@ async def _events(call: Call, view: TaskView, chosen: Chosen) -> AsyncGenerator[
 
 async def _told(call: Call, view: TaskView, chosen: Chosen) -> AsyncGenerator[bytes, None]:
     address, service = view.address, call.service
-    collector = OneResult(address, service.keys.result_key(address.endpoint, address.principal))
+    collector = OneResult(address, service.keys.result_keys(address.endpoint, address.principal))
     collector.wanted = view.index
     async with contextlib.AsyncExitStack() as stack:
         results = await stack.enter_async_context(ResultWatch(service.connection, [collector]))

@@ -92,6 +92,7 @@ async def open_pool(call: Call) -> Response:
             "inbox_prefix": credentials.inbox_prefix,
             "lanes": [{"consumer": lane.consumer, "principal": lane.principal} for lane in lanes],
             "pool_secret": service.keys.pool_secret(endpoint_id, pool),
+            "older_pool_secrets": service.keys.pool_secrets(endpoint_id, pool)[1:],
             "code_token": CodeToken(endpoint_id=endpoint_id, pool=pool, expires=expires).text(service.keys),
             "allowed_functions": endpoint.allowed_functions,
             # What is stored up to here may have been in other hands: the pool then reads its past before it runs it.
@@ -142,9 +143,9 @@ def _check_grant(call: Call, endpoint_id: UUID, pool: str, function_id: UUID) ->
         expires = int(needed(call, "grant_expires"))
     except (binascii.Error, ValueError):
         raise InvalidRequest("grant must be base64 and grant_expires a number of seconds") from None
-    secret = call.service.keys.pool_secret(endpoint_id, pool)
+    secrets = call.service.keys.pool_secrets(endpoint_id, pool)
     try:
-        check_function_grant(secret, grant, function_id, principal, expires)
+        check_function_grant(secrets, grant, function_id, principal, expires)
     except SignatureInvalid as error:
         raise Forbidden(str(error)) from None
     if expires + _GRANT_REACH_S < time.time():

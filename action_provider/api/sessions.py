@@ -61,6 +61,7 @@ async def open_session(call: Call) -> Response:
             "bundle_key": bundle_key(secret, caller.principal, expires + _SLACK_S),
             "bundle_key_expires": expires + _SLACK_S,
             "result_key": service.keys.result_key(endpoint.endpoint_id, caller.principal),
+            "older_result_keys": service.keys.result_keys(endpoint.endpoint_id, caller.principal)[1:],
             "max_payload": service.connection.max_payload,
             "expires_in_s": ttl_s,
             "protocol": PROTOCOL,

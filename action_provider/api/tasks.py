@@ -220,7 +220,7 @@ async def _unless_late(call: Request, view: TaskView) -> TaskView:
 
 async def _awaited(call: Request, view: TaskView, wait_s: float) -> TaskView:
     keys, address = call.service.keys, view.address
-    collector = OneResult(address, keys.result_key(address.endpoint, address.principal))
+    collector = OneResult(address, keys.result_keys(address.endpoint, address.principal))
     collector.wanted = view.index
     async with ResultWatch(call.service.connection, [collector]) as watch:
         await watch.catch_up()
