@@ -26,6 +26,7 @@ from headrace.action_provider.api import (
     objects,
     pools,
     presence,
+    queues,
     sessions,
     subscriptions,
     system,
@@ -48,6 +49,7 @@ from headrace.action_provider.routing import error_response, routes_of
 from headrace.action_provider.settings import ServiceSettings
 from headrace.action_provider.state import Service, State
 from headrace.bus import streams
+from headrace.bus.backlog import Backlog
 from headrace.bus.connection import Connection
 from headrace.bus.errors import BusError, BusUnavailable, KeysUnusable
 from headrace.bus.lanes import Lanes
@@ -65,6 +67,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *functions.ROUTES,
     *endpoints.ROUTES,
     *presence.ROUTES,
+    *queues.ROUTES,
     *pools.ROUTES,
     *objects.ROUTES,
     *sessions.ROUTES,
@@ -120,6 +123,7 @@ async def open_service(settings: ServiceSettings) -> AsyncIterator[Service]:
             tables=tables,
             keys=keys.key_ring(),
             lanes=lanes,
+            backlog=Backlog(lanes, per_principal=settings.most_bundles_per_principal),
             minter=keys.minter,
             revocation=keys.revocation,
             tokens=tokens,

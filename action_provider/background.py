@@ -6,12 +6,14 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from uuid import UUID
 
-from headrace.action_provider.auth.withdrawal import Revoker
+from headrace.action_provider.auth.withdrawal import Revoker, end_sessions
 from headrace.action_provider.settings import ServiceSettings
 from headrace.action_provider.state import Service
 from headrace.bus.dispatcher import Dispatcher
 from headrace.bus.errors import BusError, BusUnavailable
+from headrace.bus.models import EndpointRecord, SessionRecord
 from headrace.bus.objects import ObjectStore
 
 logger = logging.getLogger(__name__)
@@ -34,7 +36,11 @@ async def dispatch(service: Service) -> None:
     """Deliver events until cancelled."""
     counter = service.metrics.deliveries
     dispatcher = Dispatcher(
-        service.connection, service.keys, service.tables, count=lambda what: counter.labels(what).inc()
+        service.connection,
+        service.keys,
+        service.tables,
+        count=lambda what: counter.labels(what).inc(),
+        most_bundles_per_principal=service.settings.most_bundles_per_principal,
     )
     await dispatcher.run()
 
@@ -74,9 +80,41 @@ async def keep_lanes(service: Service) -> None:
             logger.warning("The lanes could not be swept (%s); trying again.", error, extra={"action": "sweep_failed"})
 
 
+async def watch_queues(service: Service) -> None:
+    """End the sessions of clients that have gone far beyond their limit, until cancelled."""
+
+    async def find(endpoint_id: UUID) -> EndpointRecord | None:
+        found = await service.tables.endpoints.get(endpoint_id.hex)
+        return None if found is None else found.value
+
+    while True:
+        await asyncio.sleep(service.settings.queue_watch_s)
+        try:
+            async for endpoint, principal in service.backlog.excessive(find):
+                await _cut_off(service, endpoint, principal)
+        except BusError as error:
+            logger.info("The queues are looked at later: %s", error, extra={"action": "queues_not_watched"})
+
+
+async def _cut_off(service: Service, endpoint: EndpointRecord, principal: str) -> None:
+    def submits(session: SessionRecord) -> bool:
+        who = (session.kind, session.endpoint_id, session.principal)
+        return who == ("sdk", endpoint.endpoint_id, principal) and session.may_submit
+
+    if await end_sessions(service.tables, submits):
+        logger.warning(
+            "%s has far more queued at endpoint %s than the limit allows: those sessions end, and new ones cannot"
+            " submit until there is room again.",
+            principal,
+            endpoint.endpoint_id,
+            extra={"action": "queue_limit_exceeded", "endpoint_id": str(endpoint.endpoint_id)},
+        )
+
+
 BACKGROUND: tuple[Job, ...] = (
     Job(name="dispatcher", run=dispatch, wanted=lambda settings: settings.dispatcher),
     Job(name="lanes", run=keep_lanes, wanted=lambda settings: True),
+    Job(name="queues", run=watch_queues, wanted=lambda settings: True),
     Job(name="revoker", run=revoke, wanted=lambda settings: True),
     Job(name="sweeper", run=sweep, wanted=lambda settings: True),
 )

@@ -35,6 +35,7 @@ from headrace.bus.errors import (
     ObjectDamaged,
     ObjectMissing,
     PayloadTooLarge,
+    QueueFull,
     RecordConflict,
     RecordMissing,
     StreamFull,
@@ -173,11 +174,13 @@ class Answer:
     detail: str
     violations: tuple[Violation, ...] = ()
     headers: dict[str, str] = field(default_factory=dict)
+    numbers: dict[str, int] = field(default_factory=dict)
+    """What a program may want to know of it, besides the code."""
 
     def body(self) -> dict[str, Any]:
         """The one shape of errors."""
         errors = [{"pointer": v.pointer, "problem": v.problem} for v in self.violations]
-        return {"code": self.code, "detail": self.detail, "errors": errors}
+        return {"code": self.code, "detail": self.detail, "errors": errors, **self.numbers}
 
 
 def answer_to(error: Exception, *, route: str) -> Answer:  # noqa: PLR0911, PLR0912  # one case per kind of error
@@ -202,6 +205,9 @@ def answer_to(error: Exception, *, route: str) -> Answer:  # noqa: PLR0911, PLR0
             logger.error("The store is full: %s", error, extra={"action": "store_full"})
             detail = "the store is full; nothing was stored. Try again once its administrator has made room"
             return Answer(507, error.code, detail, headers={"Retry-After": "30"})
+        case QueueFull():
+            numbers = {"limit": error.limit, "used": error.used}
+            return Answer(429, error.code, str(error), headers={"Retry-After": "1"}, numbers=numbers)
         case PayloadTooLarge():
             limit = f"{error.limit} bytes" if error.limit else "the bus's limit"
             return Answer(413, error.code, f"this makes a message of {error.size} bytes; at most {limit} can be stored")

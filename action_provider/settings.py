@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from headrace.bus.backlog import MOST_BUNDLES_PER_PRINCIPAL
 from headrace.bus.streams import StreamSettings
 from headrace.bus.tables import PRESENCE_TTL_S
 
@@ -41,6 +42,11 @@ class ServiceSettings:
 
     lanes_sweep_s: float = 60.0
     """How often lanes that nobody uses are removed, and bundles without one are looked for."""
+
+    most_bundles_per_principal: int | None = MOST_BUNDLES_PER_PRINCIPAL
+    """Unfinished ones at one endpoint, where its owner has set no limit; None sets none either."""
+    queue_watch_s: float = 5.0
+    """How often clients are looked for that have gone far beyond their limit."""
 
     body_bytes: int = 10 * MB
     function_bytes: int = 10 * MB

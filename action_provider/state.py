@@ -12,6 +12,7 @@ from headrace.action_provider.auth.tokens import BuiltInTokens
 from headrace.action_provider.event_stream import Places
 from headrace.action_provider.metrics import Metrics
 from headrace.action_provider.settings import ServiceSettings
+from headrace.bus.backlog import Backlog
 from headrace.bus.connection import Connection
 from headrace.bus.credentials import Minter
 from headrace.bus.keys import KeyRing
@@ -29,6 +30,7 @@ class Service:
     tables: Tables
     keys: KeyRing
     lanes: Lanes
+    backlog: Backlog
     minter: Minter
     revocation: Revocation
     tokens: BuiltInTokens

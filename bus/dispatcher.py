@@ -20,6 +20,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from headrace.bus import names, submission
+from headrace.bus.backlog import MOST_BUNDLES_PER_PRINCIPAL, Backlog
 from headrace.bus.bundles import ResultPart, TaskOptions, TaskResult, decode_part
 from headrace.bus.connection import Connection
 from headrace.bus.dead_letters import Attempt, DeadLetter, bury
@@ -32,6 +33,7 @@ from headrace.bus.errors import (
     FunctionUnusable,
     InputFailed,
     PayloadTooLarge,
+    QueueFull,
     SignatureInvalid,
     StreamFull,
     StreamMissing,
@@ -80,12 +82,14 @@ class Dispatcher:
         buses: Sequence[str] = (DEFAULT_BUS,),
         count: Callable[[str], None] = lambda _what: None,
         full_wait_s: float = 5.0,
+        most_bundles_per_principal: int | None = MOST_BUNDLES_PER_PRINCIPAL,
     ) -> None:
         """`count` is told of each of `OUTCOMES`; `full_wait_s` is how long a delivery waits for a full queue."""
         self._connection = connection
         self._keys = keys
         self._tables = tables
         self._lanes = Lanes(connection, keys, tables.lanes)
+        self._backlog = Backlog(self._lanes, per_principal=most_bundles_per_principal)
         self._buses = tuple(buses)
         self._count = count
         self._full_wait_s = full_wait_s
@@ -199,7 +203,7 @@ class Dispatcher:
             await self._give_up(subscription.record, delivery, event, str(error), error.code)
         except (BusUnavailable, StreamMissing):
             raise
-        except StreamFull:
+        except (StreamFull, QueueFull):
             due = after(time.time_ns(), self._full_wait_s)
             waiting = Waiting(delivery, event.encode())
             await wait_until(self._connection, waiting, subscription.record.endpoint_id, due)
@@ -211,8 +215,9 @@ class Dispatcher:
 
     async def _submit(self, subscription: CompiledSubscription, delivery: Delivery, event: CloudEvent) -> None:
         record = subscription.record
-        await self._rights.check(record.owner, record.function_id, record.endpoint_id)
+        endpoint = await self._rights.check(record.owner, record.function_id, record.endpoint_id)
         arguments = subscription.input.render(event)
+        await self._backlog.admit(endpoint, record.owner, 1)
         await submission.submit(
             self._connection,
             self._keys,

@@ -34,7 +34,7 @@ from headrace.bus.errors import ConsumerOverlaps, DecodeError, RecordConflict, S
 from headrace.bus.keys import KeyRing
 from headrace.bus.lane_news import LaneName, encode_news
 from headrace.bus.models import LaneRecord
-from headrace.bus.names import Address, lane_key, lane_news, lane_tasks
+from headrace.bus.names import Address, lane_key, lane_news, lane_of, lane_tasks
 from headrace.bus.records import Record, Records
 from headrace.bus.streams import delete_consumer, ensure_consumer
 
@@ -147,6 +147,15 @@ class Lanes:
             if state is not None:
                 depths[lane.principal] = depths.get(lane.principal, Depth()) + state.depth
         return depths
+
+    async def deep(self, least: int) -> AsyncIterator[tuple[UUID, str, Depth]]:
+        """The lanes with so many unfinished bundles: endpoint, principal and how many."""
+        async for info in self._consumers():
+            depth = _state(info).depth
+            if depth.used >= least:
+                with contextlib.suppress(DecodeError):
+                    endpoint, _, principal = lane_of(_filters(info).pop())
+                    yield endpoint, principal, depth
 
     async def rename(self, endpoint: UUID) -> None:
         """Give every lane of an endpoint another name, so that nobody who knew the old ones takes from them."""
@@ -269,9 +278,7 @@ class Lanes:
         mine = lane_tasks(lane.endpoint_id, lane.pool, lane.principal)
         whole_pool = lane_key(lane.endpoint_id, lane.pool, "-").removesuffix("-")
         async for info in self._consumers():
-            config = info["config"]
-            filters = {config.get("filter_subject"), *(config.get("filter_subjects") or ())}
-            if info["name"] != lane.consumer and filters & {mine, f"task.{whole_pool}>"}:
+            if info["name"] != lane.consumer and _filters(info) & {mine, f"task.{whole_pool}>"}:
                 await delete_consumer(self._connection, "TASKS", info["name"])
 
     async def _announce(self, lane: LaneRecord) -> None:
@@ -313,6 +320,11 @@ class Lanes:
 
 def _fresh_name() -> str:
     return f"lane-{secrets.token_hex(16)}"
+
+
+def _filters(info: dict[str, Any]) -> set[str]:
+    config = info["config"]
+    return {each for each in (config.get("filter_subject"), *(config.get("filter_subjects") or ())) if each} or {">"}
 
 
 def _state(info: dict[str, Any]) -> LaneState:

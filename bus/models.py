@@ -140,6 +140,7 @@ class SessionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     token_id: str
     user_key: str
     expires_at: float
+    may_submit: bool = True
 
 
 class RevocationRecord(msgspec.Struct, frozen=True, kw_only=True):

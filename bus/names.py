@@ -147,6 +147,17 @@ def lane_key(endpoint: UUID, pool: str, principal: str) -> str:
     return f"{endpoint.hex}.{token(pool)}.{token(principal)}"
 
 
+def lane_of(subjects: str) -> tuple[UUID, str, str]:
+    """Endpoint, pool and principal of what `lane_tasks` made. Raises `DecodeError`."""
+    try:
+        kind, endpoint, pool, principal, rest = subjects.split(".")
+        if (kind, rest) != ("task", ">"):
+            raise ValueError(subjects)
+        return UUID(endpoint), text(pool), text(principal)
+    except ValueError as error:
+        raise DecodeError(f"not the subjects of a lane: {subjects!r}", raw=subjects.encode()) from error
+
+
 def lane_tasks(endpoint: UUID, pool: str, principal: str) -> str:
     """All bundles of a principal for a pool."""
     return f"task.{lane_key(endpoint, pool, principal)}.>"

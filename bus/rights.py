@@ -41,8 +41,8 @@ class Rights:
         for watched in (self._functions, self._endpoints, self._users):
             await watched.stop()
 
-    async def check(self, owner: str, function_id: UUID, endpoint_id: UUID) -> None:
-        """Raises `DeliveryForbidden`, which says what is in the way, and `BusUnavailable`."""
+    async def check(self, owner: str, function_id: UUID, endpoint_id: UUID) -> EndpointRecord:
+        """The endpoint. Raises `DeliveryForbidden`, which says what is in the way, and `BusUnavailable`."""
         urns = await self._urns(owner)
         function = await self._functions.get(function_id.hex)
         if function is None or not function.visible_to(owner):
@@ -52,6 +52,7 @@ class Rights:
             raise DeliveryForbidden(f"there is no endpoint {endpoint_id} that {owner} may use (any more)")
         if not endpoint.allows(function_id):
             raise DeliveryForbidden(f"function {function_id} is not on the allow list of endpoint {endpoint.name!r}")
+        return endpoint
 
     async def _urns(self, owner: str) -> set[str]:
         if not owner.startswith(BUILT_IN_USERS):

@@ -246,6 +246,7 @@ def _samples() -> Iterator[Exception]:
     yield bus_errors.FilterInvalid("")
     yield bus_errors.BusUnavailable("")
     yield bus_errors.StreamFull("")
+    yield bus_errors.QueueFull("", limit=1, used=1)
     yield bus_errors.ArgumentNotSerialisable("")
     yield bus_errors.SubmissionRefused("")
     yield bus_errors.ObjectMissing("")

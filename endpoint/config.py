@@ -13,6 +13,7 @@ from uuid import UUID
 import yaml
 
 from headrace.endpoint.errors import ConfigInvalid
+from headrace.endpoint.fair_share import FairShare
 from headrace.endpoint.limits import LEAST_MEMORY_BYTES, parse_size, shown_size
 from headrace.endpoint.output import PRINTED_LIMIT
 from headrace.schemas import SchemaViolation, schema, validate
@@ -29,6 +30,17 @@ display_name: {name}
 
 # The only functions that may run here. Without this line all may.
 # allowed_functions: [00000000-0000-0000-0000-000000000000]
+
+# How much may be queued here, of each user and of all together: bundles of one task or more.
+# queue_limits:
+#   bundles_per_principal: 10000
+#   bundles: 50000
+
+# Users take turns. Some may have more turns than others, and nobody need have all workers.
+# fair_share:
+#   weights:
+#     urn:headrace:user:grace: 2
+#   most_running_per_principal: 4
 
 # How many tasks run at a time. `auto` is one for each processor.
 workers: auto
@@ -69,6 +81,8 @@ class EndpointConfig:
     shared_with: tuple[str, ...] = ()
     allowed_functions: tuple[UUID, ...] | None = None
     """The only functions that run here; None allows all."""
+    queue_limits: Mapping[str, int] = field(default_factory=dict)
+    fair_share: FairShare = field(default_factory=FairShare)
     workers: int | None = None
     """None is one for each processor."""
     python: str | None = None
@@ -118,6 +132,8 @@ class EndpointConfig:
             fields["allowed_functions"] = tuple(UUID(function) for function in fields["allowed_functions"])
         if "shared_with" in fields:
             fields["shared_with"] = tuple(fields["shared_with"])
+        if "fair_share" in fields:
+            fields["fair_share"] = FairShare.of_document(fields["fair_share"])
         if "environment" in fields:
             fields["environment"] = {key: str(value) for key, value in fields["environment"].items()}
         if "worker_memory_limit" in fields:

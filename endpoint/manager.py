@@ -178,6 +178,7 @@ class Manager:
             "public": config.public,
             "shared_with": list(config.shared_with),
             "allowed_functions": None if allowed is None else [str(function) for function in allowed],
+            "queue_limits": dict(config.queue_limits),
         }
 
     def _pool_settings(self, endpoint_id: UUID, config: EndpointConfig) -> dict[str, Any]:
@@ -199,6 +200,7 @@ class Manager:
             },
             "allowed_functions": None if allowed is None else [str(function) for function in allowed],
             "task_log_limit_bytes": config.task_log_limit_bytes,
+            "fair_share": config.fair_share.document(),
             "log_level": config.log_level,
             "grace_s": self._settings.grace_s,
             "status_path": str(self._directory.pool_file(DEFAULT_POOL, "status.json")),

@@ -32,6 +32,7 @@ from headrace.bus.values import inline_bytes
 from headrace.endpoint.agent import Agent
 from headrace.endpoint.cgroups import MemoryGroups
 from headrace.endpoint.errors import CgroupsUnusable, RegistrationRefused, ServiceAway
+from headrace.endpoint.fair_share import FairShare
 from headrace.endpoint.grant import PoolGrant
 from headrace.endpoint.limits import WorkerLimits, shown_size, worker_environment
 from headrace.endpoint.object_service import HttpObjectService
@@ -69,6 +70,7 @@ class PoolSettings:
     allowed_functions: frozenset[UUID] | None = None
     limits: WorkerLimits = field(default_factory=WorkerLimits)
     task_log_limit_bytes: int = PRINTED_LIMIT
+    fair_share: FairShare = field(default_factory=FairShare)
     log_level: str = "info"
     grace_s: float = 5.0
 
@@ -95,6 +97,7 @@ class PoolSettings:
             allowed_functions=None if allowed is None else frozenset(map(UUID, allowed)),
             limits=WorkerLimits(**document.get("limits") or {}),
             task_log_limit_bytes=int(document.get("task_log_limit_bytes", PRINTED_LIMIT)),
+            fair_share=FairShare.of_document(document.get("fair_share")),
             log_level=document.get("log_level", "info"),
             grace_s=float(document.get("grace_s", 5.0)),
         )
@@ -143,6 +146,7 @@ async def serve(settings: PoolSettings) -> None:
                     system=platform.system(),
                 ),
                 allowed_functions=settings.allowed_functions,
+                fair_share=settings.fair_share,
                 logs=logs,
                 objects=lambda token: ObjectDesk(objects, spool, token=token),
             )

@@ -18,7 +18,7 @@ from headrace.action_provider.errors import Conflict
 from headrace.action_provider.http import Call, Operation, no_content, reply
 from headrace.action_provider.state import Service
 from headrace.bus.errors import RecordConflict
-from headrace.bus.models import EndpointNameRecord, EndpointRecord, SessionRecord
+from headrace.bus.models import EndpointNameRecord, EndpointRecord, QueueLimits, SessionRecord
 from headrace.bus.streams import purge
 
 _REGISTRATION_S = 60.0
@@ -114,6 +114,8 @@ def _changed(record: EndpointRecord, body: dict[str, Any], token_id: str) -> End
     changes: dict[str, Any] = {name: body[name] for name in ("name", "public") if name in body}
     if "shared_with" in body:
         changes["shared_with"] = tuple(body["shared_with"])
+    if "queue_limits" in body:
+        changes["queue_limits"] = QueueLimits(**body["queue_limits"])
     if "allowed_functions" in body:
         allowed = body["allowed_functions"]
         changes["allowed_functions"] = None if allowed is None else tuple(UUID(each) for each in allowed)
@@ -184,6 +186,7 @@ def _described(endpoint: EndpointRecord) -> dict[str, Any]:
         "shared_with": endpoint.shared_with,
         "allowed_functions": endpoint.allowed_functions,
         "created_at": timestamp(endpoint.created_at),
+        "queue_limits": msgspec.structs.asdict(endpoint.queue_limits),
     }
 
 

@@ -31,7 +31,10 @@ async def open_session(call: Call) -> Response:
     pool, ttl_s = DEFAULT_POOL, caller.at_most_s(service.settings.session_ttl_s)
     session_id = uuid.uuid4().hex
     expires = int(time.time() + ttl_s)
-    credentials = service.minter.sdk_user(caller.principal, endpoint.endpoint_id, pool, session_id, ttl_s)
+    standing = await service.backlog.standing(endpoint, caller.principal)
+    credentials = service.minter.sdk_user(
+        caller.principal, endpoint.endpoint_id, pool, session_id, ttl_s, may_submit=standing.may_submit
+    )
     session = SessionRecord(
         session_id=session_id,
         kind="sdk",
@@ -41,6 +44,7 @@ async def open_session(call: Call) -> Response:
         token_id=caller.token_id,
         user_key=user_key(credentials),
         expires_at=float(expires),
+        may_submit=standing.may_submit,
     )
     await keep_session(service.tables, session)
     await service.lanes.use(endpoint.endpoint_id, pool, caller.principal, for_s=ttl_s + _SLACK_S)
@@ -63,6 +67,7 @@ async def open_session(call: Call) -> Response:
             "result_key": service.keys.result_key(endpoint.endpoint_id, caller.principal),
             "older_result_keys": service.keys.result_keys(endpoint.endpoint_id, caller.principal)[1:],
             "max_payload": service.connection.max_payload,
+            "queue_limit": standing.document(),
             "expires_in_s": ttl_s,
             "protocol": PROTOCOL,
             "service_version": service_version(),

@@ -163,6 +163,7 @@ async def _run(
         ),
         max_payload=service.connection.max_payload,
     )
+    await service.backlog.admit(endpoint, call.caller.principal, len(plan.bundles))
     service.metrics.tasks.labels("rest").inc(len(calls))
     if wait_s > 0:
         work = submission.submit_and_collect(service.connection, service.keys, service.lanes, plan, wait_s=wait_s)

@@ -34,7 +34,7 @@ from headrace.action_provider.providers.requests import ActionRequest, check_bod
 from headrace.action_provider.state import Service
 from headrace.bus.actions import ActionBundle, ActionRecord, ActionWork, Start, request_key
 from headrace.bus.bundles import TaskOptions
-from headrace.bus.errors import ArgumentNotSerialisable, PayloadTooLarge
+from headrace.bus.errors import ArgumentNotSerialisable, PayloadTooLarge, QueueFull
 from headrace.bus.ids import task_id
 from headrace.bus.names import DEFAULT_POOL
 from headrace.bus.results import ResultCollector, ResultWatch
@@ -81,8 +81,8 @@ class ComputeProvider:
         actions = service.tables.actions
         try:
             plan = await _planned(service, caller, request)
-        except ServiceError:
-            # A repetition is answered even when the function or the endpoint has gone since.
+        except (ServiceError, QueueFull):
+            # A repetition is answered even when the function or the endpoint has gone since, or the queue is full.
             found = await actions.of_request(self.path, caller.principal, request.request_id)
             if found is None or found.value.request_digest != request.digest:
                 raise
@@ -215,9 +215,11 @@ async def _planned(service: Service, caller: Caller, request: ActionRequest) -> 
         origin=b"action",
     )
     try:
-        return Plan(submission, max_payload=service.connection.max_payload)
+        plan = Plan(submission, max_payload=service.connection.max_payload)
     except ArgumentNotSerialisable as error:
         raise InvalidRequest(str(error), violations=(Violation(pointer="/body/tasks", problem=str(error)),)) from None
+    await service.backlog.admit(endpoint, caller.principal, len(plan.bundles))
+    return plan
 
 
 def _options(request: ActionRequest) -> TaskOptions:

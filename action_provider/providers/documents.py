@@ -20,6 +20,7 @@ _CODES = {
     404: "ActionNotFound",
     409: "ActionConflict",
     422: "RequestValidationError",
+    429: "QueueFull",
 }
 
 
