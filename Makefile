@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test wheel-test lint types check bench chaos powerloss format clean
+.PHONY: demo test wheel-test lint types check bench long-haul chaos powerloss format clean
 
 $(VENV)/.ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Headrace needs Python 3.11 or newer; set PYTHON=/path/to/python3.11")'
@@ -60,6 +60,11 @@ format: $(VENV)/.ready
 
 bench: $(VENV)/.ready $(if $(findstring --quick,$(BENCH)),,.venv-bench/.ready)
 	$(BIN)/python -m benchmarks.run $(BENCH)
+
+# What a task costs as stored tasks, queued bundles, endpoints and clients become many. HAUL is for options, such as
+# HAUL="--factor 0.01", which takes a minute.
+long-haul: $(VENV)/.ready
+	$(BIN)/python -m benchmarks.haul $(HAUL)
 
 clean:
 	rm -rf $(VENV) .venv-bench build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

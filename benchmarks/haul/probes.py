@@ -78,12 +78,12 @@ def disk_mb(directory: Path) -> float:
 
 
 def steps(last: int, first: int, factor: float) -> list[int]:
-    """From `first` to `last`, three to each power of ten, all of it scaled by a factor."""
+    """From `first` to `last`, two to each power of ten (or each double the last), all of it scaled by a factor."""
     first, last = max(1, round(first * factor)), max(2, round(last * factor))
     found, step = [], float(first)
     while step < last * 0.99:
         found.append(round(step))
-        step *= 10 ** (1 / 3) if last / first > 30 else 2
+        step *= 10**0.5 if last / first > 30 else 2
     return [*found, last]
 
 

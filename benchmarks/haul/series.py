@@ -87,10 +87,10 @@ def stored_tasks(haul: Haul) -> Iterator[Point]:
     """Results that are kept grow to 1 000 000."""
     stored = 0
     for size in steps(1_000_000, 1_000, haul.factor):
-        count = max(0, size - stored - haul.probe_tasks())
-        run(haul.executor, count)
-        figures = haul.probe(haul.probe_tasks(), lambda: run(haul.executor, haul.probe_tasks()))
-        stored += count + haul.probe_tasks()
+        tasks = min(haul.probe_tasks(), size - stored)
+        run(haul.executor, size - stored - tasks)
+        figures = haul.probe(tasks, partial(run, haul.executor, tasks))
+        stored = size
         yield Point("stored tasks", stored, figures | haul.trips() | {"disk_mb": haul.jetstream_mb()})
 
 

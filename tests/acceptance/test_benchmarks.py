@@ -35,6 +35,19 @@ def test_the_parts_are_timed_without_a_server() -> None:
     assert all(each["ns"] > 0 for each in json.loads(answer.stdout))
 
 
+def test_the_long_haul_can_be_short(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.haul", "--factor", "0.002", "--results", str(tmp_path)]
+    answer = subprocess.run(
+        [*command, "--only", "stored"], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+    )
+
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    (path,) = tmp_path.glob("long-haul-*.json")
+    points = json.loads(path.read_text())["points"]
+    assert [point["at"] for point in points][-1] == 2_000
+    assert all(point["figures"]["per_s"] > 0 for point in points)
+
+
 def _benchmark(results: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "benchmarks.run", "--results", str(results)]
     command += ["--peers", str(results / "no-python"), *options]

@@ -21,7 +21,7 @@ from headrace.bus.dispatcher import RESULTS_CONSUMER
 from headrace.bus.errors import StreamMissing
 from headrace.bus.names import matcher_consumer
 
-KILLS = 3
+KILLS = 2
 EVENTS = 200
 
 
