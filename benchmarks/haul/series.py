@@ -26,6 +26,7 @@ from headrace.sdk import Executor
 TRIPS = 200
 PROBE_TASKS = 5_000
 _OURS = ("nats", "service", "pool", "client")
+_TASKS_EACH = 300
 _PUBLISHERS = 64
 _HALF_LOAD_S = 8.0
 _ADMIN = "urn:headrace:user:admin"
@@ -61,10 +62,14 @@ class Haul:
 
     def probe(self, tasks: int, work: Callable[[], float], *roles: str) -> dict[str, float]:
         """The throughput of some work that runs so many tasks, and what each costs."""
-        before = self.usage()
+        bundles, before = self.bus(_bundles_ever), self.usage()
         took_s = work()
-        after = self.usage()
-        return {"per_s": tasks / took_s} | after.cost(before, tasks, *_OURS, *roles) | after.memory(*_OURS, *roles)
+        after, bundles = self.usage(), self.bus(_bundles_ever) - bundles
+        return (
+            {"per_s": tasks / took_s, "tasks_per_bundle": tasks / bundles}
+            | after.cost(before, tasks, *_OURS, *roles)
+            | after.memory(*_OURS, *roles)
+        )
 
     def probe_tasks(self) -> int:
         return max(500, round(PROBE_TASKS * min(1.0, self.factor * 10)))
@@ -140,6 +145,10 @@ async def _queue(connection: Connection, keys: ServiceKeys, endpoint: Any, funct
             tasks.create_task(publish())
 
 
+async def _bundles_ever(connection: Connection, _: ServiceKeys) -> int:
+    return int((await connection.api("STREAM.INFO.TASKS"))["state"]["last_seq"])
+
+
 async def _bundles_left(connection: Connection, _: ServiceKeys) -> int:
     return int((await connection.api("STREAM.INFO.TASKS"))["state"]["messages"])
 
@@ -157,14 +166,17 @@ def endpoints(haul: Haul) -> Iterator[Point]:
                 agents.add(made["endpoint_id"], made["endpoint_token"])
                 executors.append(stack.enter_context(Executor(made["endpoint_id"], client=client)))
                 executors[-1].submit(no_op).result(60)
-            tasks = haul.probe_tasks()
+            # So many for each that bundles grow as they do for one alone.
+            tasks = max(haul.probe_tasks() // size, _TASKS_EACH) * size
+            _over_all(executors, tasks // 4)
             figures = haul.probe(tasks, partial(_over_all, executors, tasks), "agents")
             yield Point("endpoints", size, figures | haul.trips(executors[0]))
 
 
 def _over_all(executors: Sequence[Executor], tasks: int) -> float:
     began = time.perf_counter()
-    futures = [executors[number % len(executors)].submit(no_op) for number in range(tasks)]
+    each = tasks // len(executors)
+    futures = [executor.submit(no_op) for _ in range(each) for executor in executors]
     for future in futures:
         future.result(120)
     return time.perf_counter() - began
@@ -178,7 +190,7 @@ def clients(haul: Haul) -> Iterator[Point]:
             while len(processes) < size:
                 processes.append(stack.enter_context(contextlib.closing(ClientProcess(haul.system.ready))))
                 assert processes[-1].answer() == "ready"
-            share = max(50, 2 * haul.probe_tasks() // size)
+            share = max(_TASKS_EACH, 2 * haul.probe_tasks() // size)
             figures = haul.probe(share * size, partial(_all_run, processes, share), "clients")
             yield Point("clients", size, figures | haul.trips())
 
