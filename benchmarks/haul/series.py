@@ -19,8 +19,10 @@ from benchmarks.haul.probes import Point, Usage, disk_mb, round_trips, steps
 from benchmarks.systems.headrace import Headrace
 from headrace.bus.bundles import TaskOptions
 from headrace.bus.connection import Connection
+from headrace.bus.lanes import Lanes
 from headrace.bus.operator import ServiceKeys
 from headrace.bus.submission import Call, Submission, submit
+from headrace.bus.tables import Tables
 from headrace.sdk import Executor
 
 TRIPS = 200
@@ -128,6 +130,7 @@ def queued_bundles(haul: Haul) -> Iterator[Point]:
 
 async def _queue(connection: Connection, keys: ServiceKeys, endpoint: Any, function: UUID, count: int) -> None:
     key_ring, numbers, group = keys.key_ring(), iter(range(count)), uuid4()
+    lanes = Lanes(connection, key_ring, Tables.on(connection).lanes)
 
     async def publish() -> None:
         for _ in numbers:
@@ -138,7 +141,7 @@ async def _queue(connection: Connection, keys: ServiceKeys, endpoint: Any, funct
                 calls=[Call(function=function)],
                 options=TaskOptions(),
             )
-            await submit(connection, key_ring, submission)
+            await submit(connection, key_ring, lanes, submission)
 
     async with asyncio.TaskGroup() as tasks:
         for _ in range(_PUBLISHERS):
