@@ -123,6 +123,8 @@ def queued_bundles(haul: Haul) -> Iterator[Point]:
             while (now := haul.bus(_bundles_left)) > goal:
                 time.sleep(0.05)
             took_s, after = time.perf_counter() - began, haul.usage()
+            if now == left:
+                continue  # a short queue was gone before we looked
             figures = {"per_s": (left - now) / took_s} | after.cost(before, left - now, *_OURS, "agents")
             yield Point("queued bundles, taken", now, figures | after.memory(*_OURS, "agents"))
             left = now
