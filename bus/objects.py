@@ -52,6 +52,8 @@ Kind = Literal["a", "r"]
 _CHUNKS_IN_FLIGHT = 4
 _TOUCH_SHARE = 4
 _LOOKS_AT_ONCE = 16
+_MARKER_S = 60.0
+_RESULT_LOOK_GRACES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +76,8 @@ class ObjectStore:
         self._objects = tables.objects
         self._uses = tables.object_uses
         self._grace_s = grace_s
+        self._next_looks: dict[str, float] = {}
+        """When to look again whether results that were there are kept: they stay for days."""
 
     async def find(self, owner: str, sha256: str) -> ObjectRecord:
         """The object, of which every chunk is there. Raises `ObjectMissing` and `BusUnavailable`."""
@@ -161,8 +165,10 @@ class ObjectStore:
         """
         now = time.time()
         uses = await self._uses.list()
-        gone = await self._gone([use for use in uses if use.value.since < now - self._grace_s])
-        removed = [await self._removed(self._uses.remove(use)) for use in gone]
+        self._next_looks = {use.key: at for use in uses if (at := self._next_looks.get(use.key, 0.0)) > now}
+        old = [use for use in uses if use.value.since < now - self._grace_s and use.key not in self._next_looks]
+        gone = await self._gone(old)
+        removed = [await self._removed(self._uses.remove(use, marker_ttl_s=_MARKER_S)) for use in gone]
         dead = {use.key for use in gone}
         needed = {use.key.rsplit(".", 2)[0] for use in uses if use.key not in dead}
         objects = 0
@@ -170,7 +176,7 @@ class ObjectStore:
             if record.key in needed or record.value.used_at >= now - self._grace_s:
                 continue
             # Somebody who has begun to use it meanwhile has changed the record: then this is refused, and it stays.
-            if await self._removed(self._objects.remove(record)):
+            if await self._removed(self._objects.remove(record, marker_ttl_s=_MARKER_S)):
                 objects += 1
                 await purge(self._connection, "OBJECTS", names.object_chunks(record.value.upload))
         uploads = await self._sweep_uploads()
@@ -232,6 +238,10 @@ class ObjectStore:
             some = uses[start : start + _LOOKS_AT_ONCE]
             live = await asyncio.gather(*(self._is_live(use) for use in some))
             gone += [use for use, lives in zip(some, live, strict=True) if not lives]
+            again_at = time.time() + self._grace_s * _RESULT_LOOK_GRACES
+            self._next_looks.update(
+                {use.key: again_at for use, lives in zip(some, live, strict=True) if lives and use.key.endswith(".r")}
+            )
         return gone
 
     async def _is_live(self, use: Record[ObjectUseRecord]) -> bool:

@@ -112,9 +112,14 @@ class Records(Generic[T]):
         """Remove a record; nothing happens when there is none."""
         await self._connection.store(self._subject(key), b"", headers={_OPERATION: "DEL"})
 
-    async def remove(self, record: Record[T]) -> None:
-        """Remove a record that must not have changed since it was read. Raises `RecordConflict`."""
+    async def remove(self, record: Record[T], *, marker_ttl_s: float | None = None) -> None:
+        """Remove a record that must not have changed since it was read. Raises `RecordConflict`.
+
+        What stays is a marker under the key; with `marker_ttl_s`, for keys that do not come again, it goes as well.
+        """
         headers = {_OPERATION: "DEL", EXPECTED_SEQUENCE_HEADER: str(record.revision)}
+        if marker_ttl_s is not None:
+            headers["Nats-TTL"] = f"{max(1, round(marker_ttl_s))}s"
         await self._connection.store(self._subject(record.key), b"", headers=headers)
 
     async def list(self, prefix: str = "") -> list[Record[T]]:

@@ -17,8 +17,8 @@ import functools
 import logging
 import time
 import uuid
-from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections import OrderedDict, deque
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 from uuid import UUID
@@ -123,6 +123,7 @@ class Agent:
         self._allowed = allowed_functions
         self._code = CodeCache(service)
         self._objects = None if objects is None else objects(lambda: self._grant.code_token)
+        self._fetches: deque[tuple[Held, Call]] = deque()
         self._fetching = 0
         self._keeping = 0
         self._fetched: set[UUID] = set()
@@ -202,7 +203,7 @@ class Agent:
         return {
             "workers": load.workers,
             "busy": load.busy,
-            "queued": load.queued + len(self._turns),
+            "queued": load.queued + len(self._turns) + len(self._fetches) + self._fetching,
             "bundles": len(self._held),
         }
 
@@ -381,6 +382,8 @@ class Agent:
         """What the engine is to run next; see `headrace.endpoint.engine.Source`."""
         if self._draining:
             return None
+        if self._fetches:
+            self._fetch_next()
         if self._marked:
             return self._marked.pop()
         while True:
@@ -390,19 +393,20 @@ class Agent:
             principal, group, call = turn
             if call.options.queue_timeout_s is not None and self._is_late(call):
                 continue
-            is_here = call.encoding != OBJECT or call.key in self._fetched
-            if is_here and call.options.rerun_on_loss:
+            held = self._held.get(split_task_id(call.key)[0])
+            if call.encoding == OBJECT and call.key not in self._fetched:
+                # It waits aside, so that what is here goes on, and has another turn when it is here as well.
+                self._over(call.key)
+                if held is not None:
+                    self._fetches.append((held, call))
+                    self._fetch_next()
+                continue
+            if call.options.rerun_on_loss:
                 return call
             load = self.engine.load()
-            if self._marking + self._fetching >= max(1, load.workers - load.busy + (not is_here)):
+            if self._marking >= max(1, load.workers - load.busy):
                 self._turns.put(principal, group, call)
                 return None
-            held = self._held.get(split_task_id(call.key)[0])
-            if not is_here:
-                if held is not None:
-                    self._fetching += 1
-                    self._spawn(self._fetch(held, call), "fetch arguments", held)
-                continue
             if held is not None:
                 self._marking += 1
                 self._spawn(self._mark(held, call), "started mark", held)
@@ -416,6 +420,22 @@ class Agent:
         self._settle(held)
         return True
 
+    def _fetch_next(self) -> None:
+        """Fetch the arguments of as many calls as there are idle workers, and of one ahead."""
+        load = self.engine.load()
+        while self._fetches and self._fetching <= max(0, load.workers - load.busy):
+            held, call = self._fetches.popleft()
+            if self._held.get(held.address.bundle) is held:
+                self._fetching += 1
+                self._spawn(self._fetch(held, call), "fetch arguments", held)
+
+    def _unfetched(self, keys: Collection[UUID]) -> list[Call]:
+        """Take these calls from those whose arguments are to be fetched; the ones that were there."""
+        found = [call for _, call in self._fetches if call.key in keys]
+        if found:
+            self._fetches = deque((held, call) for held, call in self._fetches if call.key not in keys)
+        return found
+
     async def _fetch(self, held: Held, call: Call) -> None:
         """Bring large arguments here; only then may the call reach a worker."""
         index = split_task_id(call.key)[1]
@@ -427,6 +447,7 @@ class Agent:
             self._end(held, index, error)
         finally:
             self._fetching -= 1
+            self._fetch_next()
         if self._held.get(held.address.bundle) is not held or index not in held.unfinished():
             self._release(call.key)
         elif held.control.cancels(index):
@@ -702,6 +723,7 @@ class Agent:
             return
         waiting = [call for call in self._marked if call.key in keys]
         self._marked = [call for call in self._marked if call.key not in keys]
+        waiting += self._unfetched(keys)
         for call in [*waiting, *self._turns.remove(address.principal, address.group, keys)]:
             keys.discard(call.key)
             self._end(
@@ -747,6 +769,7 @@ class Agent:
         limits_s = held.late(self._clock.now())
         keys = {task_id(bundle, index) for index in limits_s}
         waiting = {call.key for call in self._turns.remove(held.address.principal, held.address.group, keys)}
+        waiting.update(call.key for call in self._unfetched(keys))
         waiting.update(self.engine.take_back(keys - waiting))
         indices = [split_task_id(key)[1] for key in waiting]
         self._end_late(held, {index: limits_s[index] for index in indices})

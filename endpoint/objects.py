@@ -48,6 +48,7 @@ class ObjectDesk:
         self._token = token
         self._fetches: dict[str, asyncio.Lock] = {}
         self._pinned: dict[UUID, list[str]] = {}
+        self._storing: set[str] = set()
 
     async def fetch(self, call: Call, address: Address) -> None:
         """Bring the large arguments of a call here; they stay until `release`.
@@ -110,6 +111,9 @@ class ObjectDesk:
 
     async def _upload(self, large: Large, address: Address) -> bytes:
         parts = large.parts
+        files = {part.file for part in parts}
+        self._storing |= files
+        self.spool.tidy(self._storing)
         try:
             missing = await self._while_away(self._service.missing, "to store a large result", parts, address)
             for part in parts:
@@ -123,8 +127,9 @@ class ObjectDesk:
         except OSError as error:
             raise ObjectMissing(f"the value that the worker wrote cannot be read: {error}") from error
         finally:
-            for part in parts:
-                self.spool.result(part.file).unlink(missing_ok=True)
+            self._storing -= files
+            for name in files:
+                self.spool.result(name).unlink(missing_ok=True)
         return Large(large.encoding, large.data, [Part(p.places, p.sha256, p.size, p.encoding) for p in parts]).encode()
 
     async def _while_away(self, work: Callable[..., T], what: str, *arguments: object) -> T:

@@ -12,7 +12,9 @@ import contextlib
 import itertools
 import os
 import shutil
+import time
 from collections import Counter, OrderedDict
+from collections.abc import Collection
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 MOST_BYTES: Final = 8 << 30
 """Beyond this, arguments that no call needs now make room."""
+
+_LATE_S = 60.0
 
 _numbers = itertools.count(1)
 
@@ -41,6 +45,16 @@ def _open(path: Path) -> IO[bytes]:
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
+
+
+def _is_alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 class Spool:
@@ -102,6 +116,15 @@ class Spool:
     def result(self, name: str) -> Path:
         """Where a worker has put a value. A name that is a path stays inside the directory."""
         return self.directory / "results" / Path(name).name
+
+    def tidy(self, wanted: Collection[str]) -> None:
+        """Remove what workers that are dead now left half written; `wanted` are names of results to be stored."""
+        for path in (self.directory / "results").iterdir():
+            pid = path.name.partition("-")[0]
+            with contextlib.suppress(FileNotFoundError):
+                # A report of the worker's last moment may still be on its way.
+                if path.name not in wanted and not _is_alive(pid) and time.time() - path.stat().st_mtime > _LATE_S:
+                    path.unlink()
 
     def _make_room(self, size: int) -> None:
         room = self._most_bytes - size - self.size

@@ -7,6 +7,7 @@ import os
 import threading
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,6 +16,7 @@ from service import RunningService, running_service
 from waiting import eventually
 
 from headrace.bus.objects import CHUNK_BYTES, ObjectStore, Swept
+from headrace.bus.streams import StreamSettings
 from headrace.bus.tables import Tables
 
 CONTENT = os.urandom(3 * CHUNK_BYTES + 17)
@@ -227,3 +229,21 @@ def code_token(service: RunningService, endpoint: str, token: str) -> str:
     answer = service.http(token).post(f"/api/v1/endpoints/{endpoint}/pools", json=body)
     assert answer.is_success, answer.text
     return str(answer.json()["code_token"])
+
+
+def test_a_full_store_refuses_and_keeps_nothing_of_it(tmp_path: Path) -> None:
+    streams = StreamSettings(objects_bytes=2 * CHUNK_BYTES)
+    with running_service(tmp_path, streams=streams) as small:
+        answer = put(small.http(), CONTENT)
+
+        assert (answer.status_code, answer.json()["code"]) == (507, "StreamFull")
+        assert chunks(small) == 0
+        assert put(small.http(), CONTENT[:CHUNK_BYTES]).status_code == 201
+
+
+def test_the_service_sweeps_by_itself_and_leaves_no_trace(tmp_path: Path) -> None:
+    with running_service(tmp_path, object_grace_s=0.2, object_sweep_s=0.05) as tidy:
+        put(tidy.http(), CONTENT)
+
+        eventually(lambda: chunks(tidy) == 0, 10, "the object is removed")
+        assert tidy.http().get(f"/api/v1/objects/{sha256(CONTENT)}").status_code == 404
