@@ -310,7 +310,7 @@ def test_an_executor_that_is_closed_with_everything_cancelled_gives_its_subscrip
         eventually(lambda: not session._channels and not session.connection._subscriptions, 10)
 
 
-# Laptops that sleep, and clients that are slow
+# Laptops that sleep
 
 
 @pytest.fixture
@@ -371,28 +371,6 @@ def test_a_future_waits_on_while_credentials_expire_and_the_service_is_gone(
 
         assert first.result(30) == "held"
         assert later.result(30) == 8
-
-
-def test_a_client_that_did_not_read_for_a_while_misses_no_result(service: RunningService, tmp_path: Path) -> None:
-    with (
-        running_pool(service, tmp_path / "pool", name="large", workers=1) as pool,
-        client_process(service, pool.endpoint_id) as client,
-        Client(service.url, service.token) as watching,
-        Executor(pool.endpoint_id, client=watching) as other,
-    ):
-        log = service.home / "nats" / "nats.log"
-        client.submit("hold", str(tmp_path / "go"))
-        eventually((tmp_path / "go.held").exists, 10)
-        for _ in range(24):
-            client.submit("filled", 3_900_000)
-
-        client.suspend()
-        (tmp_path / "go").touch()
-        eventually(lambda: "Slow Consumer" in log.read_text(), 20, "the server has given the client up")
-        client.resume()
-
-        assert client.results() == ["held"] + [3_900_000] * 24
-        assert other.submit(double, 1).result(20) == 2
 
 
 # Two clients of one group
