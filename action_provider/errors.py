@@ -9,7 +9,7 @@ ServiceError            an answer that is an error; `status` is the HTTP status
 ├── RequestTimeout      408: the body did not arrive in time
 ├── Conflict            409: it contradicts what is there
 │   └── ProtocolMismatch   the client speaks another version of the protocol
-├── BodyTooLarge        413: says the limit
+├── BodyTooLarge        413, `PayloadTooLarge`: says the limit
 ├── AddressTooLong      414
 ├── UnsupportedMediaType   415
 ├── InvalidRequest      422: readable, but not what it must be; says where
@@ -122,9 +122,9 @@ class ProtocolMismatch(Conflict):
 
 
 class BodyTooLarge(ServiceError):
-    """Raised when a request's body is larger than the limit."""
+    """Raised when a body, or the message that it makes, is larger than the limit, which the detail says."""
 
-    code = "BodyTooLarge"
+    code = PayloadTooLarge.code
     status = 413
 
 

@@ -25,14 +25,14 @@ from headrace.bus.operator import write_private
 
 logger = logging.getLogger(__name__)
 
-ADDRESS_FILE = "service.json"
+ADDRESS_FILE = "serving.json"
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def serve(settings: ServiceSettings) -> None:
     """Serve until SIGTERM or SIGINT, then end open requests within `drain_s`; a second signal ends them at once.
 
-    Once it answers, `home/service.json` says `{"url", "pid"}`; the file goes when the service stops. Raises
+    Once it answers, `home/serving.json` says `{"url", "pid"}`; the file goes when the service stops. Raises
     `ServiceUnusable`, `KeysUnusable` or `BusError` when the service cannot start.
     """
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:

@@ -17,14 +17,14 @@ class ServiceSettings:
     """How one service process runs. Durations are in seconds, sizes in bytes."""
 
     home: Path
-    """Where `service.json` and the first administrator's token are written."""
+    """Where `serving.json` and the first administrator's token are written."""
     keys_dir: Path
     nats_url: str
     public_nats_urls: tuple[str, ...] = ()
     """What sessions are told to connect to; empty is `nats_url`."""
     host: str = "127.0.0.1"
     port: int = 0
-    """0 takes a free one; `service.json` says which."""
+    """0 takes a free one; `serving.json` says which."""
     listen_fd: int | None = None
     """A socket that listens already, inherited from the parent, in place of host and port: connections wait in it
     while the service starts, and while it is started again."""

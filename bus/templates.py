@@ -166,6 +166,17 @@ def _problem(node: nodes.Node) -> str | None:
         return f"unknown test {node.name!r}; known: {', '.join(sorted(_environment.tests))}"
     if isinstance(node, nodes.Call) and (node.dyn_args or node.dyn_kwargs):
         return "a call with * or ** is not allowed here"
+    return _attribute_problem(node) if isinstance(node, nodes.Getattr | nodes.Getitem) else None
+
+
+def _attribute_problem(node: nodes.Getattr | nodes.Getitem) -> str | None:
+    """What rendering would refuse for every event, and can be seen before. Data may have names like `_id`."""
+    name = node.attr if isinstance(node, nodes.Getattr) else node.arg.value if isinstance(node.arg, nodes.Const) else ""
+    if not isinstance(name, str):
+        return None
+    of_text = isinstance(node.node, nodes.Const) and isinstance(node.node.value, str)
+    if (name.startswith("__") and name.endswith("__") and len(name) > 4) or (of_text and name not in _TEXT_METHODS):
+        return f"the attribute {name!r} may not be read here"
     return None
 
 

@@ -8,7 +8,7 @@ from uuid import UUID
 import typer
 
 from headrace.cli import output
-from headrace.cli.service import JsonOption, service, shown
+from headrace.cli.service import JsonOption, OfHomeOption, service, shown
 
 app = typer.Typer(help="List deliveries that were given up.", no_args_is_help=True)
 
@@ -23,9 +23,10 @@ def list_dead_letters(
     subscription: Annotated[UUID | None, typer.Option(help="Only those of this subscription.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many.")] = None,
     as_json: JsonOption = False,
+    home: OfHomeOption = None,
 ) -> None:
     """List deliveries that were given up, whole with --json: the event, why, and every attempt."""
-    with service() as client:
+    with service(home) as client:
         letters = client.list_dead_letters(subscription, limit)
     if as_json:
         output.say_json(letters)

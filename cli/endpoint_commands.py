@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 from uuid import UUID
 
 import typer
 
+from headrace.bus.names import DEFAULT_POOL
 from headrace.cli import output
 from headrace.cli.errors import CommandError
 from headrace.cli.options import DEFAULT_HOME, HomeOption, expanded
@@ -23,6 +25,7 @@ app = typer.Typer(help="Configure, start, stop and watch endpoints on this machi
 NameArgument = Annotated[str, typer.Argument(help="The endpoint's name on this machine.")]
 
 _UNCONFIGURED: Final = "default"
+_START_WITHIN_S = 10.0
 _STOP_WITHIN_S = 15.0
 _LOOK_S = 0.05
 
@@ -54,8 +57,11 @@ def start(
     token_file: Annotated[
         Path | None, typer.Option(help="A file with a token of yours, '-' for standard input; goes with --url.")
     ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Return once it runs; `headrace endpoint stop` ends it.")
+    ] = False,
 ) -> None:
-    """Run an endpoint in the foreground until Ctrl-C. Its first start registers it with the service.
+    """Run an endpoint, in the foreground until Ctrl-C or with --detach. Its first start registers it with the service.
 
     The endpoint `default` needs no `configure` before.
     """
@@ -69,8 +75,37 @@ def start(
     directory = endpoints.get(name)
     config = directory.config()
     service_url, token = _service(expanded(home), directory, url, token_file)
+    _refuse_if_running(directory)
     _log_to(directory, config.log_level)
-    asyncio.run(Manager(directory, ManagerSettings(url=service_url, token=token, workers=workers)).run())
+
+    def run() -> None:
+        asyncio.run(Manager(directory, ManagerSettings(url=service_url, token=token, workers=workers)).run())
+
+    if detach:
+        _detach(directory, run)
+    else:
+        run()
+
+
+def _refuse_if_running(directory: EndpointDirectory) -> None:
+    # Before anything is written to the log of the one that runs. The lock decides, should two start at once.
+    if directory.running_pid() is not None:
+        with directory.locked():
+            pass
+
+
+def _detach(directory: EndpointDirectory, run: Callable[[], None]) -> None:
+    from headrace.cli.detached import run_detached
+    from headrace.endpoint.directory import read_json
+
+    def has_workers() -> bool:
+        status = read_json(directory.pool_file(DEFAULT_POOL, "status.json"))
+        return directory.running_pid() is not None and isinstance(status, dict) and bool(status.get("workers"))
+
+    pid = run_detached(run, is_ready=has_workers, log=directory.log_file, within_s=_START_WITHIN_S)
+    output.say(f"Started the endpoint {directory.name} as process {pid}.")
+    if not has_workers():
+        output.note(f"It has no workers yet: see {directory.log_file}")
 
 
 @app.command()

@@ -10,7 +10,7 @@ import typer
 
 from headrace.cli import output
 from headrace.cli.errors import CommandError
-from headrace.cli.service import JsonOption, json_option, read_document, service
+from headrace.cli.service import JsonOption, OfHomeOption, json_option, read_document, service
 
 app = typer.Typer(help="Publish events.", no_args_is_help=True)
 
@@ -34,6 +34,7 @@ def publish(
     file: Annotated[Path | None, typer.Option(help="A JSON or YAML file with the payload; '-' is stdin.")] = None,
     attribute: Annotated[list[str] | None, typer.Option(help="An extension attribute NAME=VALUE; repeatable.")] = None,
     as_json: JsonOption = False,
+    home: OfHomeOption = None,
 ) -> None:
     """Publish one CloudEvent; returns once it is stored."""
     if data is not None and file is not None:
@@ -50,7 +51,7 @@ def publish(
     if data is not None or file is not None:
         event["datacontenttype"] = "application/json"
         event["data"] = read_document(file) if file is not None else json_option(data, "--data")
-    with service() as client:
+    with service(home) as client:
         stored = client.publish(event)
     if as_json:
         output.say_json(stored)

@@ -9,7 +9,7 @@ from uuid import UUID
 import typer
 
 from headrace.cli import output
-from headrace.cli.service import JsonOption, YesOption, confirmed, read_text, service, shown
+from headrace.cli.service import JsonOption, OfHomeOption, YesOption, confirmed, read_text, service, shown
 
 app = typer.Typer(help="Register, list, show and delete functions.", no_args_is_help=True)
 
@@ -23,10 +23,11 @@ def register(
     description: Annotated[str | None, typer.Option(help="What it does.")] = None,
     public: Annotated[bool, typer.Option("--public", help="Everybody with an account may run it.")] = False,
     as_json: JsonOption = False,
+    home: OfHomeOption = None,
 ) -> None:
     """Register a function of a Python file, by its source. The file is compiled, not run, here."""
     source = read_text(file)
-    with service() as client:
+    with service(home) as client:
         function_id = client.register_source_code(source, name, description=description, public=public)
     if as_json:
         output.say_json({"function_id": function_id})
@@ -35,9 +36,9 @@ def register(
 
 
 @app.command("list")
-def list_functions(as_json: JsonOption = False) -> None:
+def list_functions(as_json: JsonOption = False, home: OfHomeOption = None) -> None:
     """List your functions and the public ones."""
-    with service() as client:
+    with service(home) as client:
         functions = client.list_functions()
     if as_json:
         output.say_json(functions)
@@ -50,9 +51,11 @@ def list_functions(as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def show(function_id: Annotated[UUID, typer.Argument()], as_json: JsonOption = False) -> None:
+def show(
+    function_id: Annotated[UUID, typer.Argument()], as_json: JsonOption = False, home: OfHomeOption = None
+) -> None:
     """Show a function and its source."""
-    with service() as client:
+    with service(home) as client:
         function = client.get_function(function_id)
     if as_json:
         output.say_json(function)
@@ -64,9 +67,9 @@ def show(function_id: Annotated[UUID, typer.Argument()], as_json: JsonOption = F
 
 
 @app.command()
-def delete(function_id: Annotated[UUID, typer.Argument()], yes: YesOption = False) -> None:
+def delete(function_id: Annotated[UUID, typer.Argument()], yes: YesOption = False, home: OfHomeOption = None) -> None:
     """Delete a function of yours. Tasks that wait for it fail."""
     confirmed(f"Delete the function {function_id}? Tasks that wait for it fail.", yes=yes)
-    with service() as client:
+    with service(home) as client:
         client.delete_function(function_id)
     output.say(f"Deleted {function_id}.")

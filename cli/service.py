@@ -12,21 +12,31 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headrace.cli.errors import CommandError
+from headrace.cli.options import expanded
 
 if TYPE_CHECKING:
     from headrace.sdk.client import Client
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+OfHomeOption = Annotated[
+    Path | None,
+    typer.Option("--home", help="Use the service and the token in this home's profile.json, whatever else is set."),
+]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 @contextlib.contextmanager
-def service() -> Iterator[Client]:
-    """A client of the service that the environment or the profile names. Its first use may raise `NotConfigured`."""
+def service(home: Path | None = None) -> Iterator[Client]:
+    """A client of the service of a home, or of the one that the environment or the profile names.
+
+    Raises `NotConfigured` for a home without a profile; without a home the client's first use may raise it.
+    """
     # An HTTP client takes its time to load, and `headrace --help` needs none.
     from headrace.sdk.client import Client
+    from headrace.sdk.profile import Profile
 
-    with Client() as client:
+    profile = None if home is None else Profile.read(expanded(home) / "profile.json")
+    with Client() if profile is None else Client(profile.url, profile.token) as client:
         try:
             yield client
         except ValueError as error:

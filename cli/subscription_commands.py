@@ -10,7 +10,16 @@ import typer
 
 from headrace.cli import output
 from headrace.cli.errors import CommandError
-from headrace.cli.service import JsonOption, YesOption, confirmed, json_option, read_document, service, shown
+from headrace.cli.service import (
+    JsonOption,
+    OfHomeOption,
+    YesOption,
+    confirmed,
+    json_option,
+    read_document,
+    service,
+    shown,
+)
 
 app = typer.Typer(help="Create, list and delete subscriptions.", no_args_is_help=True)
 
@@ -39,6 +48,7 @@ def create(
         Path | None, typer.Option(help="A whole subscription as JSON or YAML; options replace what it says.")
     ] = None,
     as_json: JsonOption = False,
+    home: OfHomeOption = None,
 ) -> None:
     """Let every event that matches a filter run a function."""
     document = _document(file)
@@ -51,7 +61,7 @@ def create(
         document["filter"] = wanted
     if max_attempts is not None:
         document["retry"] = {**document.get("retry", {}), "max_attempts": max_attempts}
-    with service() as client:
+    with service(home) as client:
         created = client.create_subscription(document)
     if as_json:
         output.say_json(created)
@@ -60,9 +70,9 @@ def create(
 
 
 @app.command("list")
-def list_subscriptions(as_json: JsonOption = False) -> None:
+def list_subscriptions(as_json: JsonOption = False, home: OfHomeOption = None) -> None:
     """List your subscriptions."""
-    with service() as client:
+    with service(home) as client:
         subscriptions = client.list_subscriptions()
     if as_json:
         output.say_json(subscriptions)
@@ -75,10 +85,12 @@ def list_subscriptions(as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def delete(subscription_id: Annotated[UUID, typer.Argument()], yes: YesOption = False) -> None:
+def delete(
+    subscription_id: Annotated[UUID, typer.Argument()], yes: YesOption = False, home: OfHomeOption = None
+) -> None:
     """Delete a subscription of yours."""
     confirmed(f"Delete the subscription {subscription_id}?", yes=yes)
-    with service() as client:
+    with service(home) as client:
         client.delete_subscription(subscription_id)
     output.say(f"Deleted {subscription_id}.")
 

@@ -15,7 +15,7 @@ from uuid import UUID
 import typer
 
 from headrace.cli import output
-from headrace.cli.service import JsonOption, service, shown
+from headrace.cli.service import JsonOption, OfHomeOption, service, shown
 from headrace.cli.token_commands import duration_s
 
 if TYPE_CHECKING:
@@ -51,9 +51,10 @@ def show(
     task_id: Annotated[UUID, typer.Argument()],
     wait: Annotated[str | None, typer.Option(help="Wait for its end for so long, such as 30s or 5m.")] = None,
     as_json: JsonOption = False,
+    home: OfHomeOption = None,
 ) -> None:
     """Show a task's state and, once it has ended, its value or error. Looking changes nothing."""
-    with service() as client:
+    with service(home) as client:
         task = client.get_task(task_id, wait_s=None if wait is None else duration_s(wait))
     if as_json:
         output.say_json(task)
@@ -86,12 +87,13 @@ def list_tasks(
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
     as_json: JsonOption = False,
+    home: OfHomeOption = None,
 ) -> None:
     """List your tasks: first what has no result, latest first, then what has ended, latest first.
 
     Looking changes nothing. One document for each with --json, without values: `headrace task show` has them.
     """
-    with service() as client:
+    with service(home) as client:
         found = client.list_tasks(
             state=state or None,
             endpoint_id=endpoint,
@@ -118,10 +120,11 @@ def logs(
     stream: Annotated[Stream | None, typer.Option(help="Only this one.")] = None,
     tail: Annotated[int | None, typer.Option(min=0, help="Only so many lines of what there is now, the last.")] = None,
     as_json: JsonOption = False,
+    home: OfHomeOption = None,
 ) -> None:
     """Print what a task has printed: its stdout to stdout, its stderr to stderr. With --json, a line for each piece."""
     only: StreamName | None = None if stream is None else "stderr" if stream is Stream.STDERR else "stdout"
-    with service() as client:
+    with service(home) as client:
         if follow:
             chunks = client.task_logs(task_id, follow=True, stream=only, tail=tail)
         else:
@@ -145,11 +148,12 @@ def cancel(
     group: Annotated[UUID | None, typer.Option(help="Cancel every task of this group.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Stop them even while they run.")] = False,
     as_json: JsonOption = False,
+    home: OfHomeOption = None,
 ) -> None:
     """Cancel tasks. One that waits never starts; one that runs is stopped only with --force."""
     if bool(task_ids) == (group is not None):
         raise typer.BadParameter("give the ids of tasks, or --group with the id of a group")
-    with service() as client:
+    with service(home) as client:
         if group is not None:
             _say_cancelled(client.cancel_group(group, force=force), force=force, as_json=as_json)
             return

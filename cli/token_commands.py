@@ -9,7 +9,7 @@ import typer
 from headrace.bus.durations import parse_duration
 from headrace.cli import output
 from headrace.cli.errors import CommandError
-from headrace.cli.service import JsonOption, service, shown
+from headrace.cli.service import JsonOption, OfHomeOption, service, shown
 
 app = typer.Typer(help="Create, list and revoke tokens.", no_args_is_help=True)
 
@@ -22,9 +22,10 @@ def create(
         str | None, typer.Option(help="For how long it is valid, such as 12h or 30d; by default until it is revoked.")
     ] = None,
     as_json: JsonOption = False,
+    home: OfHomeOption = None,
 ) -> None:
     """Make a token. It is shown this once: the service keeps only its hash."""
-    with service() as client:
+    with service(home) as client:
         token = client.create_token(user, label=label, expires_in_s=None if expires is None else duration_s(expires))
     if as_json:
         output.say_json(token)
@@ -38,9 +39,10 @@ def list_tokens(
     user: Annotated[str | None, typer.Option(help="Whose (administrators only); by default your own.")] = None,
     everybody: Annotated[bool, typer.Option("--all", help="Everybody's (administrators only).")] = False,
     as_json: JsonOption = False,
+    home: OfHomeOption = None,
 ) -> None:
     """List tokens, without what makes them valid."""
-    with service() as client:
+    with service(home) as client:
         tokens = client.list_tokens("*" if everybody else user)
     if as_json:
         output.say_json(tokens)
@@ -53,9 +55,11 @@ def list_tokens(
 
 
 @app.command()
-def revoke(token_id: Annotated[str, typer.Argument(help="As `headrace token list` shows it.")]) -> None:
+def revoke(
+    token_id: Annotated[str, typer.Argument(help="As `headrace token list` shows it.")], home: OfHomeOption = None
+) -> None:
     """Revoke a token: it, and what was opened with it, ends within seconds."""
-    with service() as client:
+    with service(home) as client:
         client.revoke_token(token_id)
     output.say(f"Revoked {token_id}.")
 

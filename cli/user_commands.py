@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from headrace.cli import output
-from headrace.cli.service import JsonOption, YesOption, confirmed, service, shown
+from headrace.cli.service import JsonOption, OfHomeOption, YesOption, confirmed, service, shown
 
 app = typer.Typer(help="Add, list and remove users (administrators only).", no_args_is_help=True)
 
@@ -20,9 +20,10 @@ def add(
     ] = None,
     admin: Annotated[bool, typer.Option("--admin", help="May manage users.")] = False,
     as_json: JsonOption = False,
+    home: OfHomeOption = None,
 ) -> None:
     """Add a user. `headrace token create --user NAME` then makes a token for it."""
-    with service() as client:
+    with service(home) as client:
         user = client.create_user(name, groups=group or (), admin=admin)
     if as_json:
         output.say_json(user)
@@ -32,9 +33,9 @@ def add(
 
 
 @app.command("list")
-def list_users(as_json: JsonOption = False) -> None:
+def list_users(as_json: JsonOption = False, home: OfHomeOption = None) -> None:
     """List all users."""
-    with service() as client:
+    with service(home) as client:
         users = client.list_users()
     if as_json:
         output.say_json(users)
@@ -46,9 +47,9 @@ def list_users(as_json: JsonOption = False) -> None:
 
 
 @app.command()
-def remove(name: Annotated[str, typer.Argument()], yes: YesOption = False) -> None:
+def remove(name: Annotated[str, typer.Argument()], yes: YesOption = False, home: OfHomeOption = None) -> None:
     """Remove a user and end all tokens of theirs. Their functions and endpoints stay."""
     confirmed(f"Remove the user {name} and all their tokens?", yes=yes)
-    with service() as client:
+    with service(home) as client:
         client.delete_user(name)
     output.say(f"Removed {name}.")

@@ -84,9 +84,17 @@ class NotConfigured(ClientError):
 
 
 class ServiceUnreachable(ClientError):
-    """Raised when there is no connection to the service, or no answer within the time limit."""
+    """Raised when there is no connection to the service, or no answer within the time limit.
+
+    `was_sent`: whether the service may have seen the request; `timed_out`: whether it had all the time that there was.
+    """
 
     code = "ServiceUnreachable"
+
+    def __init__(self, message: str, *, was_sent: bool = True, timed_out: bool = False) -> None:
+        self.was_sent = was_sent
+        self.timed_out = timed_out
+        super().__init__(message)
 
 
 class ServiceUnavailable(ClientError):

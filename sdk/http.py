@@ -270,29 +270,22 @@ def _new_client(profile: Profile, timeout_s: float) -> httpx.Client:
     )
 
 
-class _NeverSent(ServiceUnreachable):
-    """The connection could not be made, so the service has seen nothing of the request."""
-
-
 def _unreachable(error: httpx.TransportError, request: httpx.Request, url: str) -> ServiceUnreachable:
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
         advice = "is `headrace up` running?" if is_loopback(request.url.host) else "check the URL and the network"
-        return _NeverSent(f"the service at {url} cannot be reached: {error or type(error).__name__}; {advice}")
+        problem = f"the service at {url} cannot be reached: {error or type(error).__name__}; {advice}"
+        return ServiceUnreachable(problem, was_sent=False)
     if isinstance(error, httpx.TimeoutException):
-        return _TimedOut(f"the service at {url} did not answer {request.method} {request.url.path} in time")
+        problem = f"the service at {url} did not answer {request.method} {request.url.path} in time"
+        return ServiceUnreachable(problem, timed_out=True)
     return ServiceUnreachable(f"the connection to the service at {url} broke: {error or type(error).__name__}")
 
 
-class _TimedOut(ServiceUnreachable):
-    """The service was given all the time that there was."""
-
-
 def _worth_repeating(error: ServiceUnreachable | ServiceUnavailable, repeatable: bool) -> bool:
-    if isinstance(error, _NeverSent):
-        return True
     if isinstance(error, ServiceUnavailable):
         return repeatable and error.status in _RETRIED_STATUSES
-    return repeatable and not isinstance(error, _TimedOut)
+    # Whoever was given all the time that there was is not asked again.
+    return not error.was_sent or (repeatable and not error.timed_out)
 
 
 def _document(response: httpx.Response) -> Any:

@@ -319,6 +319,15 @@ def test_without_a_service_every_command_says_what_to_do(tmp_path: Path) -> None
     assert "headrace login" in said.err
 
 
+@pytest.mark.parametrize("words", [("user", "list"), ("token", "list"), ("function", "list"), ("dead-letter", "list")])
+def test_a_command_can_be_told_whose_profile_to_use(up: Up, tmp_path: Path, words: tuple[str, ...]) -> None:
+    elsewhere = Shell(tmp_path)
+
+    assert isinstance(elsewhere(*words, "--json", "--home", str(up.home)).json(), list)
+    missing = elsewhere(*words, "--home", str(tmp_path / "nobody's"), status=1)
+    assert str(tmp_path / "nobody's" / "profile.json") in missing.err
+
+
 # Endpoints
 
 

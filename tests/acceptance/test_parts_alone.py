@@ -105,7 +105,7 @@ def test_a_service_without_nats_says_so(tmp_path: Path) -> None:
 
 def url_in(home: Path) -> str | None:
     try:
-        url = str(json.loads((home / "service.json").read_text())["url"])
+        url = str(json.loads((home / "serving.json").read_text())["url"])
         return url if httpx.get(f"{url}/readyz").is_success else None
     except (OSError, httpx.HTTPError):
         return None

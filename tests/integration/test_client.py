@@ -414,7 +414,7 @@ def test_a_publish_that_broke_is_sent_again_with_the_same_id() -> None:
         ((404, b"<html>no</html>"), errors.NotFound, "Not Found"),
         ((500, {"code": "InternalError", "detail": "incident 5"}), errors.ServiceUnavailable, "incident 5"),
         ((418, {"unexpected": 1}), errors.RequestRefused, "Teapot"),
-        ((413, {"code": "BodyTooLarge", "detail": "limit 5 MB"}), errors.RequestRefused, "limit 5 MB"),
+        ((413, {"code": "PayloadTooLarge", "detail": "limit 5 MB"}), errors.RequestRefused, "limit 5 MB"),
         (
             (422, {"code": "X", "detail": "d", "errors": [5, {"pointer": "/a", "problem": "p"}]}),
             errors.RequestRefused,

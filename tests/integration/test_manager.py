@@ -266,6 +266,39 @@ def test_a_second_signal_ends_the_endpoint_at_once(client: Client, home: Path, n
         eventually(lambda: not [pid for pid in children if is_alive(pid)], 2)
 
 
+def test_a_detached_endpoint_runs_on_until_it_is_stopped(client: Client, home: Path, name: str) -> None:
+    Endpoints(home).create(name)
+    started = run(home, "start", name, "--workers", "1", "--detach")
+    assert started.returncode == 0, started.stderr
+    directory = Endpoints(home).get(name)
+    pid = directory.running_pid()
+    try:
+        assert started.stdout == f"Started the endpoint {name} as process {pid}.\n"
+        registration = directory.registration()
+        assert registration is not None
+        function_id = client.register_source_code(SLOW, "nap")
+        task_id = client.run(0, endpoint_id=registration.endpoint_id, function_id=function_id)
+        assert client.get_result(task_id, wait_s=10) == "rested"
+        again = run(home, "start", name, "--detach")
+        assert (again.returncode, f"is running already as process {pid}" in again.stderr) == (1, True)
+    finally:
+        stopped = run(home, "stop", name)
+
+    assert stopped.stdout == f"Stopped the endpoint {name}.\n"
+    assert pid is not None
+    assert not is_alive(pid)
+
+
+def test_a_detached_start_that_fails_says_why(home: Path, name: str) -> None:
+    Endpoints(home).create(name, config="python: /bin/false\n")
+
+    started = run(home, "start", name, "--detach")
+
+    assert started.returncode == 1
+    assert "it ended at its start" in started.stderr
+    assert "python: /bin/false cannot run workers" in started.stderr
+
+
 def test_a_second_start_refuses_and_names_the_first(home: Path, name: str) -> None:
     with running(home, name) as endpoint:
         second = run(home, "start", name)

@@ -60,7 +60,7 @@ def process(service: RunningService, tmp_path: Path) -> Iterator[subprocess.Pope
 
 
 def address(tmp_path: Path) -> dict[str, object]:
-    path = tmp_path / "home" / "service.json"
+    path = tmp_path / "home" / "serving.json"
     eventually(path.exists, 10)
     document: dict[str, object] = json.loads(path.read_text())
     return document
@@ -70,7 +70,7 @@ def test_it_says_where_it_answers_to_its_owner_only(process: subprocess.Popen[st
     found = address(tmp_path)
     assert found["pid"] == process.pid
     assert httpx.get(f"{found['url']}/readyz", trust_env=False).status_code == 200
-    mode = stat.S_IMODE((tmp_path / "home" / "service.json").stat().st_mode)
+    mode = stat.S_IMODE((tmp_path / "home" / "serving.json").stat().st_mode)
     assert mode == 0o600
 
 
@@ -79,7 +79,7 @@ def test_a_signal_stops_it_cleanly(process: subprocess.Popen[str], tmp_path: Pat
     address(tmp_path)
     process.send_signal(number)
     assert process.wait(5) == 0, (tmp_path / "log").read_text()
-    assert not (tmp_path / "home" / "service.json").exists()
+    assert not (tmp_path / "home" / "serving.json").exists()
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 

@@ -178,6 +178,20 @@ def test_a_template_does_not_get_out_of_its_sandbox(template: str) -> None:
         rendered(template)
 
 
+@pytest.mark.parametrize(
+    "template", ["{{ ''.__class__ }}", "{{ event['__class__'] }}", "{{ event.data.__init__ }}", "{{ 'a'.format(1) }}"]
+)
+def test_an_attribute_that_no_event_could_have_is_refused_when_the_template_is_made(template: str) -> None:
+    with pytest.raises(FilterInvalid, match="may not be read here") as caught:
+        compile_input({"args": [template]})
+    assert caught.value.pointer == "/args/0"
+
+
+@pytest.mark.parametrize("template", ["{{ event.data._id }}", "{{ event.data.__typename }}", "{{ 'a'.upper() }}"])
+def test_data_may_have_names_that_look_private(template: str) -> None:
+    compile_input({"args": [template]})
+
+
 @pytest.mark.parametrize("template", BOMBS)
 def test_a_template_that_would_take_all_time_or_memory_is_ended(template: str) -> None:
     began = time.monotonic()
