@@ -170,6 +170,14 @@ class Client:
         answer: Document = self._http.request("GET", f"endpoints/{_id(endpoint_id, 'endpoint_id')}/status")
         return answer
 
+    def get_endpoint_queue(self, endpoint_id: Id) -> Document:
+        """How many bundles wait or run at an endpoint, and how many there may be: `own` for whoever asks.
+
+        `own` has `bundles` (the limit), `used`, `room` (how many more) and `may_submit`; None is no limit.
+        """
+        answer: Document = self._http.request("GET", f"endpoints/{_id(endpoint_id, 'endpoint_id')}/queue")
+        return answer
+
     def delete_endpoint(self, endpoint_id: Id) -> None:
         """Remove an endpoint. Its manager's token stops working at once."""
         self._http.request("DELETE", f"endpoints/{_id(endpoint_id, 'endpoint_id')}")

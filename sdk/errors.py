@@ -127,14 +127,15 @@ class TaskPending(ClientError):
 class QueueFull(ClientError):
     """Raised when there is no room for another task now: here, or in a queue whose limit the service keeps (429).
 
-    The message says whose limit it is. `limit`: how many tasks there may be; None where bytes are counted or it is not
-    known.
+    The message says whose limit it is. `limit`: how many there may be (tasks here, bundles at the service), None where
+    bytes are counted or it is not known; `used`: how many there are.
     """
 
     code = "QueueFull"
 
-    def __init__(self, message: str, *, limit: int | None = None) -> None:
+    def __init__(self, message: str, *, limit: int | None = None, used: int | None = None) -> None:
         self.limit = limit
+        self.used = used
         super().__init__(message)
 
 

@@ -229,7 +229,7 @@ def refusal(response: httpx.Response, url: str) -> ClientError:
     if code == "ProtocolMismatch":
         return ProtocolMismatch(detail)
     if code == QueueFull.code:
-        return QueueFull(detail)
+        return QueueFull(detail, **_numbers(response, "limit", "used"))
     if response.status_code >= 500:
         return ServiceUnavailable(
             f"the service at {url} cannot work now: {detail} ({code}, HTTP {response.status_code})",
@@ -242,6 +242,12 @@ def refusal(response: httpx.Response, url: str) -> ClientError:
         )
     kind = _REFUSALS.get(response.status_code, RequestRefused)
     return kind(response.status_code, code, detail, errors)
+
+
+def _numbers(response: httpx.Response, *names: str) -> dict[str, int]:
+    """Numbers that stand beside the error in an answer."""
+    body = response.json()
+    return {name: body[name] for name in names if isinstance(body.get(name), int)}
 
 
 def check_protocol(answer: Mapping[str, Any], url: str) -> None:

@@ -138,4 +138,4 @@ class Room:
 
     def _error(self, waited_s: float | None) -> QueueFull:
         waited = "" if waited_s is None else f", still so after {waited_s:g} s"
-        return QueueFull(f"{self._full(self.tasks, self.size)}{waited}", limit=self._most_tasks)
+        return QueueFull(f"{self._full(self.tasks, self.size)}{waited}", limit=self._most_tasks, used=self.tasks)

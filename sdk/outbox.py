@@ -96,7 +96,8 @@ class Draft:
 class Outbox:
     """Drafts on their way out. `add` and `withdraw` may be called from any thread; `send` is called on the loop.
 
-    `send(draft)` must end in `sent(draft)`; `wake` asks the loop to call `pump` soon.
+    `send(draft)` must end in `sent(draft)`; `wake` asks the loop to call `pump` soon; `begun` is told of
+    each new bundle.
     """
 
     def __init__(
@@ -106,6 +107,7 @@ class Outbox:
         send: Callable[[Draft], None],
         wake: Callable[[], None],
         most_per_bundle: int = LARGEST_CAP,
+        begun: Callable[[], None] = lambda: None,
         most_tasks: int = MOST_UNSENT_TASKS,
         most_bytes: int = MOST_UNSENT_BYTES,
     ) -> None:
@@ -115,6 +117,7 @@ class Outbox:
         self._most = min(LARGEST_CAP, most_per_bundle)
         self._send = send
         self._wake = wake
+        self._begun = begun
         self._lock = threading.Lock()
         self._open: Draft | None = None
         self._full: deque[Draft] = deque()
@@ -150,7 +153,7 @@ class Outbox:
         size = len(arguments) + _TASK_BYTES
 
         def look() -> None:
-            self._check_open()
+            self.check_open()
             check()
 
         self.room.take(size, when_full, look)
@@ -173,7 +176,7 @@ class Outbox:
     ) -> bool:
         """Put a task into a bundle; whether the loop has been woken for it already."""
         with self._lock:
-            self._check_open()
+            self.check_open()
             draft = self._open
             if draft is not None and draft.size + len(arguments) > BUNDLE_BYTES:
                 self._full.append(draft)
@@ -181,6 +184,7 @@ class Outbox:
             if draft is None:
                 draft = self._open = Draft(new_bundle_id(self._endpoint))
                 self._unsent[draft.id] = draft
+                self._begun()
             draft.add(use, options, encoding, arguments, future, sources)
             if len(draft.tasks) >= self._cap or draft.size >= BUNDLE_BYTES:
                 self._full.append(draft)
@@ -232,7 +236,8 @@ class Outbox:
         self.room.wake()
         return drafts
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raises `SubmissionRefused` once it is closed."""
         if self._closed:
             raise SubmissionRefused("the client was closed before the task was sent")
 

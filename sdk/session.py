@@ -44,6 +44,7 @@ from headrace.bus.results import ResultCollector, live_part
 from headrace.bus.values import OBJECT
 from headrace.bus.values import decode as decode_value
 from headrace.schemas import HeadraceError
+from headrace.sdk.allowance import NO_LIMIT, Allowance, QueueLimit
 from headrace.sdk.cancelling import Cancellations
 from headrace.sdk.errors import ServiceUnavailable, ServiceUnreachable
 from headrace.sdk.future import TaskFuture
@@ -59,6 +60,8 @@ _FIRST_LOOK_S = 5.0
 _LONGEST_LOOK_S = 60.0
 _SWEEP_S = 2.5
 _RENEW_RETRY_S = 2.0
+_MAY_SUBMIT_AGAIN_S = 3.0
+"""How often a session is asked for anew that may not submit."""
 _LATE_S = 1.0
 _KEY_MARGIN_S = 10.0
 _LEAST_KEY_S = 0.25
@@ -81,6 +84,7 @@ class Grant:
     """The largest message that the bus takes, in bytes."""
     issued_at: int
     """Unix seconds by the service's clock."""
+    queue_limit: QueueLimit = NO_LIMIT
     older_result_keys: tuple[bytes, ...] = field(default=(), repr=False)
 
     @property
@@ -104,6 +108,7 @@ class Grant:
             max_payload=int(document["max_payload"]),
             issued_at=issued_at(document["jwt"]),
             older_result_keys=tuple(map(base64.b64decode, document.get("older_result_keys") or ())),
+            queue_limit=QueueLimit.of_document(document.get("queue_limit")),
         )
 
 
@@ -117,6 +122,8 @@ class Service(ObjectService, Protocol):
     def cancel_group(self, task_group_id: Any, task_ids: Any = None, *, force: bool = False) -> Any: ...
 
     def get_task(self, task_id: Any) -> Any: ...
+
+    def get_endpoint_queue(self, endpoint_id: Any) -> Any: ...
 
 
 class Session:
@@ -136,9 +143,11 @@ class Session:
             host=socket.gethostname(),
             system=platform.system(),
         )
+        self.allowance = Allowance(grant.endpoint, grant.queue_limit, self._ask_queue)
         self._granted_at = elapsed_s()
         self._usable = asyncio.Event()
-        self._usable.set()
+        if grant.queue_limit.may_submit:
+            self._usable.set()
         self._renew_now = asyncio.Event()
         self._channels: dict[UUID, Channel] = {}
         self._opening = asyncio.Lock()
@@ -237,7 +246,7 @@ class Session:
         task.add_done_callback(self._tasks.discard)
 
     async def wait_usable(self) -> None:
-        """Wait until bundles may be signed: the grant has not run out, or was renewed."""
+        """Wait until bundles may be signed and sent: the grant has not run out, and the queue is not far too full."""
         if self._key_left_s < _LEAST_KEY_S:
             # This machine has slept, and nobody has looked so far.
             self._usable.clear()
@@ -283,6 +292,8 @@ class Session:
     async def _until_renewal(self) -> None:
         # Half of the life, looked at often: a suspended laptop's timers stand still with it.
         due = self._granted_at + self.grant.expires_in_s / 2
+        if not self.grant.queue_limit.may_submit:
+            due = self._granted_at + _MAY_SUBMIT_AGAIN_S
         while elapsed_s() < due and not self._renew_now.is_set():
             try:
                 async with asyncio.timeout(min(30.0, max(0.05, due - elapsed_s()))):
@@ -297,7 +308,14 @@ class Session:
         await self.connection.renew(grant.credentials)
         self.grant = grant
         self._granted_at = elapsed_s()
-        self._usable.set()
+        self.allowance.learn(grant.queue_limit)
+        if grant.queue_limit.may_submit:
+            self._usable.set()
+        else:
+            self._usable.clear()
+
+    def _ask_queue(self) -> QueueLimit:
+        return QueueLimit.of_document(self.service.get_endpoint_queue(self.grant.endpoint).get("own"))
 
     def _catch_up(self) -> None:
         # Live results are core NATS: what came while we were away is in the store only.
@@ -348,6 +366,7 @@ class Channel:
             most_per_bundle=most_per_bundle,
             send=self._start_sending,
             wake=lambda: session.thread.call(self._outbox.pump),
+            begun=session.allowance.begun,
         )
         # Of their own, so that nothing small waits for an upload; few to a bundle, so that they spread over pools.
         self._large = Outbox(
@@ -355,6 +374,7 @@ class Channel:
             most_per_bundle=min(FIRST_CAP, most_per_bundle),
             send=self._start_sending,
             wake=lambda: session.thread.call(self._large.pump),
+            begun=session.allowance.begun,
         )
 
     async def start(self) -> None:
@@ -408,6 +428,8 @@ class Channel:
         grant = self._session.grant
         future.function_id, future.endpoint_id, future.task_group_id = use.id, grant.endpoint, self.group
         future._on_cancel = self._tell_cancel
+        if not self._session.allowance.is_free:
+            self._wait_for_allowance(when_full, check)
         if not sources:
             self._outbox.add(use, options, encoding, arguments, future, when_full=when_full, check=check)
             return
@@ -418,8 +440,16 @@ class Channel:
             self._session.sources.let_go(held)
             raise
 
+    def _wait_for_allowance(self, when_full: WhenFull, check: Callable[[], None]) -> None:
+        def look() -> None:
+            check()
+            self._outbox.check_open()
+
+        self._session.allowance.wait(when_full, look)
+
     def wake(self) -> None:
         """Have submissions that wait for room look again."""
+        self._session.allowance.wake()
         self._outbox.room.wake()
         self._large.room.wake()
         self._session.sources.room.wake()
@@ -494,6 +524,7 @@ class Channel:
         for waiting in self.pending.values():
             _fail([*waiting.futures.values(), *itertools.chain(*waiting.more.values())], error)
         self.pending.clear()
+        self._session.allowance.wake()
 
     def _address(self, bundle: UUID) -> Address:
         grant = self._session.grant
@@ -520,20 +551,23 @@ class Channel:
                     await self._session.transfers.bring(self._address(draft.id), draft.sources)
                 await self._store(draft, tasks)
                 self._limit(draft, tasks)
+            else:
+                self._session.allowance.ended()
         except HeadraceError as error:
-            self.pending.pop(draft.id, None)
+            self._forget(draft.id)
             _fail(draft.pending(), _refused(error))
         except asyncio.CancelledError:
-            self.pending.pop(draft.id, None)
+            self._forget(draft.id)
             _fail(draft.pending(), SubmissionRefused("the client was closed before the task was known to be stored"))
             raise
         except BaseException as error:
-            self.pending.pop(draft.id, None)
+            self._forget(draft.id)
             _fail(draft.pending(), SubmissionRefused(f"the task could not be sent: {error!r}"))
             raise
         finally:
             if to_cancel := self._sending.pop(draft.id, None):
                 self.cancellations.add(to_cancel)
+            self._session.allowance.stored()
             self._session.sources.let_go(draft.sources)
             (self._large if draft.sources else self._outbox).sent(draft)
 
@@ -621,7 +655,11 @@ class Channel:
         if ran:
             self._outbox.learn(worked_s / ran)
         if waiting.collector.complete or not waiting.futures:
-            self.pending.pop(bundle, None)
+            self._forget(bundle)
+
+    def _forget(self, bundle: UUID) -> None:
+        if self.pending.pop(bundle, None) is not None:
+            self._session.allowance.ended()
             if self.users <= 0 and not self.pending:
                 # Its users left before the last result came: futures that are cancelled end at once.
                 self._session.spawn(self._session.drop_if_idle(self), "leave channel")

@@ -13,7 +13,7 @@ from headrace.bus.bundles import FunctionUse, TaskOptions
 from headrace.bus.ids import split_task_id
 from headrace.sdk.errors import QueueFull, SubmissionRefused
 from headrace.sdk.future import TaskFuture
-from headrace.sdk.limits import WhenFull
+from headrace.sdk.limits import MOST_UNSENT_BYTES, MOST_UNSENT_TASKS, WhenFull
 from headrace.sdk.outbox import BUNDLE_BYTES, FIRST_CAP, LARGEST_CAP, Draft, Outbox
 
 MOST_TASKS, MOST_BYTES = 12, 900_000
@@ -23,10 +23,12 @@ USE = FunctionUse(uuid.uuid4(), b"", 0)
 class Sink:
     """An outbox whose bundles are kept instead of sent."""
 
-    def __init__(self, **limits: int) -> None:
+    def __init__(self, most_tasks: int = MOST_UNSENT_TASKS, most_bytes: int = MOST_UNSENT_BYTES) -> None:
         self.sent: list[Draft] = []
         self.wakes = 0
-        self.outbox = Outbox(uuid.uuid4(), send=self.sent.append, wake=self._wake, **limits)
+        self.outbox = Outbox(
+            uuid.uuid4(), send=self.sent.append, wake=self._wake, most_tasks=most_tasks, most_bytes=most_bytes
+        )
 
     def _wake(self) -> None:
         self.wakes += 1
