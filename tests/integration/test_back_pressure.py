@@ -243,3 +243,30 @@ def test_ctrl_c_ends_a_blocked_submission(service: RunningService, away: str) ->
     finally:
         child.kill()
         child.wait()
+
+
+def test_the_limit_of_an_endpoints_queue_raises_or_blocks_until_there_is_room(
+    service: RunningService, client: Client, tmp_path: Path
+) -> None:
+    with running_pool(service, tmp_path, started=False, name="limited") as late:
+        path = f"/api/v1/endpoints/{late.endpoint_id}"
+        assert service.http().patch(path, json={"queue_limits": {"bundles_per_principal": 3}}).is_success
+        executor = Executor(late.endpoint_id, client=client, batch_size=1)
+        told = executor.with_options(when_full="raise")
+        futures = [told.submit(double, i) for i in range(3)]
+
+        with pytest.raises(QueueFull, match="3 for you"):
+            told.submit(double, 3)
+        with pytest.raises(QueueFull):
+            executor.with_options(full_timeout_s=0.01).submit(double, 3)
+        function_id = executor.register_function(double)
+        eventually(lambda: _states(service, executor) == ["pending"] * 3, within_s=20)
+        eventually(lambda: client.get_endpoint_queue(late.endpoint_id)["own"]["room"] == 0)
+        with pytest.raises(QueueFull) as caught:
+            client.submit(late.endpoint_id, function_id, [1])
+        assert caught.value.limit == 3
+        late.start()
+        futures += [executor.submit(double, i) for i in range(3, 30)]
+
+        assert [future.result(20) for future in futures] == [2 * i for i in range(30)]
+        executor.shutdown()
