@@ -92,7 +92,21 @@ class NatsServer:
     async def start(self) -> None:
         """Start the server and return when it takes connections. Raises `ServerUnusable`."""
         binary = find_binary(self._settings.binary)
-        await check_version(binary)
+        # Beside the start, which does not take longer.
+        checking = asyncio.create_task(check_version(binary), name="NATS server's version")
+        try:
+            try:
+                await self._start(binary)
+            except (ServerUnusable, OSError):
+                await checking  # if it is too old, or no NATS server at all, this says so
+                raise
+            await checking
+        except BaseException:
+            checking.cancel()
+            self.kill()
+            raise
+
+    async def _start(self, binary: Path) -> None:
         await self._end_orphan()
         log_start = self._log_read = self._prepare()
         self._write_failed = self._told_full = False
@@ -108,11 +122,7 @@ class NatsServer:
                 preexec_fn=die_with_parent(),
                 start_new_session=True,  # Ctrl-C at the terminal is for its parent, which stops it in order.
             )
-        try:
-            await self._wait_until_ready(log_start)
-        except BaseException:
-            self.kill()
-            raise
+        await self._wait_until_ready(log_start)
 
     async def wait(self) -> int:
         """Wait until the process ends; its exit status."""

@@ -66,11 +66,18 @@ class Manager:
         with self._directory.locked():
             config = self._directory.config()
             await _check_python(config, self._directory)
+            pool = PoolProcess(self._directory, DEFAULT_POOL, grace_s=self._settings.grace_s)
             with ServiceClient(self._settings.url, timeout_s=self._settings.service_timeout_s) as service:
                 async with self._signals():
-                    endpoint_id = await self._unless_stopped(self._registered(service, config))
-                    if endpoint_id is not None:
-                        await self._serve(service, endpoint_id, config)
+                    try:
+                        # It loads while the service still starts, perhaps, and while we register.
+                        await pool.warm_up()
+                        endpoint_id = await self._unless_stopped(self._registered(service, config))
+                        if endpoint_id is not None:
+                            await self._serve(service, endpoint_id, config, pool)
+                    finally:
+                        # However we got here, no pool stays behind.
+                        pool.kill()
 
     async def _unless_stopped(self, work: Coroutine[object, object, UUID]) -> UUID | None:
         """The work's result, or None when the manager was told to stop before it was there."""
@@ -84,10 +91,9 @@ class Manager:
                 each.cancel()
             await asyncio.gather(task, stop, return_exceptions=True)
 
-    async def _serve(self, service: ServiceClient, endpoint_id: UUID, config: EndpointConfig) -> None:
-        pool = PoolProcess(
-            self._directory, DEFAULT_POOL, self._pool_settings(endpoint_id, config), grace_s=self._settings.grace_s
-        )
+    async def _serve(
+        self, service: ServiceClient, endpoint_id: UUID, config: EndpointConfig, pool: PoolProcess
+    ) -> None:
         logger.info(
             "The endpoint %s (%s) starts with %d workers.",
             self._directory.name,
@@ -95,19 +101,16 @@ class Manager:
             self._settings.workers or config.worker_count,
             extra={"action": "endpoint_started", "endpoint_id": str(endpoint_id)},
         )
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                keep = tasks.create_task(pool.keep(), name=f"pool {DEFAULT_POOL}")
-                presence = tasks.create_task(self._tell_presence(service, endpoint_id, pool), name="presence")
-                await self._stop.wait()
-                # Nobody restarts the pool from here on.
-                keep.cancel()
-                # The pool finishes its tasks while we still look alive to those who wait for them.
-                await self._stop_pool(pool)
-                presence.cancel()
-        finally:
-            # However we got here, no pool stays behind.
-            pool.kill()
+        settings = self._pool_settings(endpoint_id, config)
+        async with asyncio.TaskGroup() as tasks:
+            keep = tasks.create_task(pool.keep(settings), name=f"pool {DEFAULT_POOL}")
+            presence = tasks.create_task(self._tell_presence(service, endpoint_id, pool), name="presence")
+            await self._stop.wait()
+            # Nobody restarts the pool from here on.
+            keep.cancel()
+            # The pool finishes its tasks while we still look alive to those who wait for them.
+            await self._stop_pool(pool)
+            presence.cancel()
         # Last, so that no late sign of life makes the endpoint look alive again.
         await self._end_presence(service, endpoint_id)
         logger.info("The endpoint %s has stopped.", self._directory.name, extra={"action": "endpoint_stopped"})

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import IO, Final, Protocol
 from uuid import UUID
 
-import httpx
-
 from headrace.bus.hosts import is_loopback
+from headrace.bus.light_httpx import httpx
 from headrace.bus.names import Address
 from headrace.bus.payloads import Part
 from headrace.endpoint.errors import RegistrationRefused, ServiceAway

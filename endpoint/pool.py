@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import platform
+import select
 import signal
 import socket
 import stat
@@ -51,6 +52,7 @@ _LONGEST_WAIT_S = 5.0
 _STATUS_S = 1.0
 _LIFELINE = 0
 _FIRST_LOOK_S = 0.02
+_SETTINGS_LOOK_S = 0.005
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,6 +246,14 @@ async def _tell_status(agent: Agent, settings: PoolSettings) -> None:
         await asyncio.sleep(_STATUS_S if agent.status["workers"] else _FIRST_LOOK_S)
 
 
+def _wait_for(path: Path) -> None:
+    has_lifeline = stat.S_ISFIFO(os.fstat(_LIFELINE).st_mode)
+    while not path.exists():
+        if has_lifeline and select.select([_LIFELINE], [], [], 0)[0]:
+            _on_lifeline()
+        time.sleep(_SETTINGS_LOOK_S)
+
+
 def _stop_on_signals() -> asyncio.Event:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -267,8 +277,10 @@ def _on_lifeline() -> None:
 
 
 def main() -> None:
-    """Run the pool that the settings file describes."""
-    settings = PoolSettings.read(Path(sys.argv[1]))
+    """Run the pool that the settings file describes; the manager may write it only after it has started us."""
+    path = Path(sys.argv[1])
+    _wait_for(path)
+    settings = PoolSettings.read(path)
     settings = replace(settings, environment=worker_environment(os.environ, settings.environment))
     logging.basicConfig(
         level=settings.log_level.upper(),

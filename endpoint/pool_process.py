@@ -28,26 +28,36 @@ _LOOK_S = 0.05
 
 
 class PoolProcess:
-    """One pool. `settings` is what `headrace.endpoint.pool` reads from its file."""
+    """One pool: `warm_up` perhaps, `keep` until it is cancelled, `stop` or `kill`."""
 
-    def __init__(self, directory: EndpointDirectory, pool: str, settings: dict[str, Any], *, grace_s: float) -> None:
+    def __init__(self, directory: EndpointDirectory, pool: str, *, grace_s: float) -> None:
         self._directory = directory
         self._pool = pool
-        self._settings = settings
         self._grace_s = grace_s
         self._process: asyncio.subprocess.Process | None = None
+        self._is_warm = False
 
     @property
     def pid(self) -> int | None:
         """The process id, or None while it does not run."""
         return self._process.pid if self._process is not None and self._process.returncode is None else None
 
-    async def keep(self) -> None:
-        """Start the pool, and start it again whenever it ends, with a growing pause. Ends only when cancelled."""
+    async def warm_up(self) -> None:
+        """Start a process that loads what a pool needs and waits for its settings. Fails without a word: `keep` tells
+        of it."""
+        with contextlib.suppress(OSError):
+            await self._spawn()
+            self._is_warm = True
+
+    async def keep(self, settings: dict[str, Any]) -> None:
+        """Start the pool, and start it again whenever it ends, with a growing pause. Ends only when cancelled.
+
+        `settings` is what `headrace.endpoint.pool` reads from its file.
+        """
         pause_s = _FIRST_BACK_OFF_S
         while True:
             began = time.monotonic()
-            reason = await self._run()
+            reason = await self._run(settings)
             if time.monotonic() - began > _STABLE_AFTER_S:
                 pause_s = _FIRST_BACK_OFF_S
             logger.error(
@@ -94,10 +104,10 @@ class PoolProcess:
         while not any(status["workers"] for status in self.status()):  # noqa: ASYNC110 - another process writes it
             await asyncio.sleep(_LOOK_S)
 
-    async def _run(self) -> str:
+    async def _run(self, settings: dict[str, Any]) -> str:
         """Start the pool and wait for its end; how it ended, in words."""
         try:
-            process = await self._start()
+            process = await self._start(settings)
         except OSError as error:
             # A full disk, or too many processes: it may pass.
             return f"cannot be started: {error}"
@@ -105,11 +115,25 @@ class PoolProcess:
         self._clean_up()
         return f"ended ({_exit_text(status)})"
 
-    async def _start(self) -> asyncio.subprocess.Process:
+    async def _start(self, settings: dict[str, Any]) -> asyncio.subprocess.Process:
+        process, self._is_warm = self._process if self._is_warm else None, False
+        if process is None or process.returncode is not None:
+            process = await self._spawn()
+        # Only now: the process waits for this file.
+        write_private(self._directory.pool_file(self._pool), json.dumps(settings, indent=2) + "\n")
+        logger.info(
+            "Started the pool %s as process %d.",
+            self._pool,
+            process.pid,
+            extra={"action": "pool_started", "pool": self._pool},
+        )
+        return process
+
+    async def _spawn(self) -> asyncio.subprocess.Process:
         # What an earlier manager left behind, if it was killed together with its pool.
         self._clean_up(just_ended=False)
         path = self._directory.pool_file(self._pool)
-        write_private(path, json.dumps(self._settings, indent=2) + "\n")
+        path.unlink(missing_ok=True)
         with self._directory.log_file.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -124,12 +148,6 @@ class PoolProcess:
                 preexec_fn=die_with_parent(),
                 start_new_session=True,  # Ctrl-C at the terminal is for us, who stop the pool in order
             )
-        logger.info(
-            "Started the pool %s as process %d.",
-            self._pool,
-            self._process.pid,
-            extra={"action": "pool_started", "pool": self._pool},
-        )
         return self._process
 
     def _clean_up(self, *, just_ended: bool = True) -> None:

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import httpx
-
 from headrace.bus.bundles import WIRE_VERSION, FunctionUse
 from headrace.bus.code import FunctionCode
 from headrace.bus.hosts import is_loopback
+from headrace.bus.light_httpx import httpx
 from headrace.endpoint.errors import RegistrationRefused, ServiceAway
 from headrace.endpoint.grant import PoolGrant
 

@@ -10,9 +10,8 @@ from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
 
-import httpx
-
 from headrace.bus.hosts import is_loopback
+from headrace.bus.light_httpx import httpx
 from headrace.endpoint.errors import RegistrationRefused, ServiceAway
 
 

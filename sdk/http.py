@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-import httpx
-
 from headrace.bus.bundles import WIRE_VERSION
 from headrace.bus.hosts import is_loopback
+from headrace.bus.light_httpx import httpx
 from headrace.schemas import Violation
 from headrace.sdk.errors import (
     ClientError,
