@@ -19,6 +19,7 @@ import signal
 import socket
 import stat
 import sys
+import time
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
