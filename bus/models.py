@@ -163,6 +163,8 @@ class ObjectRecord(msgspec.Struct, frozen=True, kw_only=True):
     created_at: float
     used_at: float
     """When it was uploaded or referred to last, roughly: it is not written at each use."""
+    damaged: bool = False
+    """A chunk was found that is not what was stored: the next upload replaces it."""
 
 
 class ObjectUseRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ import hashlib
 import logging
 import time
 import uuid
+import zlib
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from dataclasses import dataclass
@@ -52,6 +53,7 @@ Kind = Literal["a", "r"]
 _CHUNKS_IN_FLIGHT = 4
 _TOUCH_SHARE = 4
 _LOOKS_AT_ONCE = 16
+_CHECKSUM = "Headrace-Checksum"
 _MARKER_S = 60.0
 _RESULT_LOOK_GRACES = 4
 
@@ -80,10 +82,12 @@ class ObjectStore:
         """When to look again whether results that were there are kept: they stay for days."""
 
     async def find(self, owner: str, sha256: str) -> ObjectRecord:
-        """The object, of which every chunk is there. Raises `ObjectMissing` and `BusUnavailable`."""
+        """The object, of which every chunk is there. Raises `ObjectMissing`, `ObjectDamaged` and `BusUnavailable`."""
         found = await self._objects.get(_key(owner, sha256))
         if found is None:
             raise ObjectMissing(f"there is no object {sha256}: it was never stored, or nothing has needed it for long")
+        if found.value.damaged:
+            raise ObjectDamaged(f"of object {sha256} a part is not what was stored; submit it again")
         if not await self._is_whole(found.value):
             raise ObjectMissing(f"of object {sha256} a part is not in the store any more; submit it again")
         return found.value
@@ -117,10 +121,11 @@ class ObjectStore:
             await self._purge_quietly(upload.id)
         return record
 
-    async def read(self, record: ObjectRecord, start: int = 0) -> AsyncGenerator[bytes, None]:
-        """The content from byte `start` on, a few chunks ahead. Raises `ObjectMissing` and `BusUnavailable`.
+    async def read(self, owner: str, sha256: str, record: ObjectRecord, start: int = 0) -> AsyncGenerator[bytes, None]:
+        """The content from byte `start` on, a few chunks ahead.
 
-        The digest is not looked at: whoever reads does that.
+        A chunk that is not what was stored is not given out, and the object counts as damaged from then on. (The
+        digest of the whole is compared by whoever reads.) Raises `ObjectMissing`, `ObjectDamaged` and `BusUnavailable`.
         """
         ahead: deque[asyncio.Task[StoredMessage | None]] = deque()
         first, skip = divmod(start, record.chunk_bytes)
@@ -135,6 +140,9 @@ class ObjectStore:
                 message = await ahead.popleft()
                 if message is None:
                     raise ObjectMissing("a part of the object is not in the store any more")
+                if message.headers.get(_CHECKSUM) != _checksum(message.data):
+                    await self._note_damage(_key(owner, sha256), record)
+                    raise ObjectDamaged(f"of object {sha256} a part is not what was stored")
                 yield message.data[skip:] if skip else message.data
                 skip = 0
         finally:
@@ -217,7 +225,16 @@ class ObjectStore:
             except RecordConflict:
                 continue
 
+    async def _note_damage(self, key: str, record: ObjectRecord) -> None:
+        found = await self._objects.get(key)
+        if found is not None and found.value.upload == record.upload:
+            logger.error("An object is damaged: %s.", key, extra={"action": "object_damaged", "object": key})
+            # A change in between is a new use: whoever reads it for that finds the damage again.
+            await self._removed(self._objects.update(found, msgspec.structs.replace(found.value, damaged=True)))
+
     async def _is_whole(self, record: ObjectRecord) -> bool:
+        if record.damaged:
+            return False
         subjects = await self._subjects(names.object_chunks(record.upload), most=record.chunks)
         return len(subjects) == record.chunks
 
@@ -334,9 +351,13 @@ class _Upload:
 
     async def _store_once(self, subject: str, chunk: bytes) -> Stored | None:
         try:
-            return await self._connection.store(subject, chunk)
+            return await self._connection.store(subject, chunk, headers={_CHECKSUM: _checksum(chunk)})
         except AlreadyStored:
             return None  # by a try whose answer was lost: nobody else knows the subject
+
+
+def _checksum(chunk: bytes) -> str:
+    return str(zlib.crc32(chunk))
 
 
 async def _drop(tasks: deque[asyncio.Task[Any]]) -> None:

@@ -130,7 +130,7 @@ def _unreadable(tag: int, error: Exception) -> str:
 
 def _is_plain(root: Any) -> bool:
     """Whether lists and dicts, all the way down, hold only exact scalars (and dicts only exact str or int keys)."""
-    containers = [root]
+    containers, room = [root], INLINE_BYTES
     for container in containers:  # grows while we walk; a value that contains itself runs into the limit
         if type(container) is dict:
             if not _KEYS.issuperset(map(type, container)):
@@ -139,6 +139,11 @@ def _is_plain(root: Any) -> bool:
         else:
             items = container
         kinds = set(map(type, items))
+        if bytes in kinds:
+            # Together too large for a message: pickled into a file then, where msgpack would make one more copy of all.
+            room -= sum(len(item) for item in items if type(item) is bytes)
+            if room < 0:
+                return False
         if not kinds <= _SCALARS:
             if not kinds <= _LEAVES_OR_CONTAINERS or len(containers) > _MOST_CONTAINERS:
                 return False

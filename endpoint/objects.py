@@ -37,6 +37,7 @@ T = TypeVar("T")
 
 _FIRST_WAIT_S = 0.2
 _LONGEST_WAIT_S = 5.0
+_DAMAGED = 422
 
 
 class ObjectDesk:
@@ -102,7 +103,8 @@ class ObjectDesk:
                 )
             self.spool.take(file, part.digest, part.size)
         except RegistrationRefused as error:
-            raise ObjectMissing(f"{describe(part)} cannot be had: {error}") from error
+            kind = ObjectDamaged if error.status == _DAMAGED else ObjectMissing
+            raise kind(f"{describe(part)} cannot be had: {error}") from error
         except OSError as error:
             raise ObjectMissing(f"{describe(part)} finds no room on the endpoint: {error}") from error
         finally:

@@ -26,7 +26,7 @@ from headrace.bus.errors import (
 )
 from headrace.bus.names import Address
 from headrace.bus.payloads import Part, Source, describe
-from headrace.sdk.errors import ClientError, NotFound, ServiceUnavailable, ServiceUnreachable
+from headrace.sdk.errors import ClientError, RequestRefused, ServiceUnavailable, ServiceUnreachable
 from headrace.sdk.limits import Room, WhenFull
 
 T = TypeVar("T")
@@ -42,6 +42,7 @@ _FRESH_USE_S = 300.0
 _FIRST_WAIT_S = 0.2
 _LONGEST_WAIT_S = 5.0
 _FULL = 507
+_UNREADABLE: Final = {kind.code: kind for kind in (ObjectMissing, ObjectDamaged)}
 
 
 def encode_call(
@@ -203,8 +204,11 @@ class Transfers:
                 f"{describe(part)} cannot be written to a temporary file in {tempfile.gettempdir()}: {error}; make"
                 " room there, and read the result again with `reload_tasks`"
             ) from error
-        except NotFound as error:
-            raise ObjectMissing(f"{describe(part)} is not in the store any more: {error.detail}") from error
+        except RequestRefused as error:
+            kind = _UNREADABLE.get(error.service_code)
+            if kind is None:
+                raise
+            raise kind(f"{describe(part)} cannot be had: {error.detail}") from error
 
     async def _fetch(self, part: Part) -> Any:
         with temporary_file() as file:

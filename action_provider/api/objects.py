@@ -77,7 +77,7 @@ async def put_pool_object(call: Call) -> Response:
 
 
 async def answer_with(call: Call, owner: str, sha256: str, media_type: str = _OCTETS) -> Response:
-    """An object as an answer. Raises `ObjectMissing`."""
+    """An object as an answer. Raises `ObjectMissing` and `ObjectDamaged`."""
     store = store_of(call.service)
     record = await store.find(owner, sha256)
     start = _start(call, record)
@@ -91,7 +91,7 @@ async def answer_with(call: Call, owner: str, sha256: str, media_type: str = _OC
     if start:
         headers["Content-Range"] = f"bytes {start}-{record.size - 1}/{record.size}"
     return StreamedAnswer(
-        store.read(record, start), status=206 if start else 200, headers=headers, media_type=media_type
+        store.read(owner, sha256, record, start), status=206 if start else 200, headers=headers, media_type=media_type
     )
 
 

@@ -16,7 +16,7 @@ SERVICE = "headrace.cli.main serve"
 
 
 def test_a_service_that_is_killed_during_an_upload_costs_time_and_nothing_else(tmp_path: Path) -> None:
-    content = os.urandom(60 * MB)
+    content = os.urandom(40 * MB)
     with (
         headrace_up(tmp_path / "home", "--workers", "1") as up,
         Client(up.url, up.token) as client,
