@@ -5,7 +5,8 @@
 
 A task knows its bundle, and so its id, from the moment it is added: bundles are cut when tasks come in, not when they
 are sent. How many tasks a bundle may hold starts small and grows only while tasks are seen to be short, so that long
-tasks are spread over all pools of an endpoint.
+tasks are spread over all pools of an endpoint. Where very many wait for their results it may hold a small part of
+them in any case: they cannot be spread so unevenly that it matters, and a queue of fewer messages is a lighter one.
 
 What is not stored yet is bounded, in tasks and in bytes: a submission that finds no room waits, or is refused.
 """
@@ -30,6 +31,9 @@ LARGEST_CAP = 128
 BUNDLE_BYTES = 512 * 1024
 BUNDLE_WORTH_S = 0.02
 """A bundle holds at most about so much work."""
+
+_PART_OF_BACKLOG = 256
+"""A bundle may hold one in so many of the tasks that wait for results, however long they run."""
 
 _TASK_BYTES = 64
 _MOST_IN_FLIGHT = 48
@@ -97,7 +101,7 @@ class Outbox:
     """Drafts on their way out. `add` and `withdraw` may be called from any thread; `send` is called on the loop.
 
     `send(draft)` must end in `sent(draft)`; `wake` asks the loop to call `pump` soon; `begun` is told of
-    each new bundle.
+    each new bundle, `backlog` says how many tasks that were sent wait for results.
     """
 
     def __init__(
@@ -108,6 +112,7 @@ class Outbox:
         wake: Callable[[], None],
         most_per_bundle: int = LARGEST_CAP,
         begun: Callable[[], None] = lambda: None,
+        backlog: Callable[[], int] = lambda: 0,
         most_tasks: int = MOST_UNSENT_TASKS,
         most_bytes: int = MOST_UNSENT_BYTES,
     ) -> None:
@@ -118,6 +123,7 @@ class Outbox:
         self._send = send
         self._wake = wake
         self._begun = begun
+        self._backlog = backlog
         self._lock = threading.Lock()
         self._open: Draft | None = None
         self._full: deque[Draft] = deque()
@@ -131,7 +137,7 @@ class Outbox:
     @property
     def cap(self) -> int:
         """How many tasks a bundle may hold at this moment."""
-        return self._cap
+        return max(self._cap, min(self._most, self._backlog() // _PART_OF_BACKLOG))
 
     def add(
         self,
@@ -186,7 +192,7 @@ class Outbox:
                 self._unsent[draft.id] = draft
                 self._begun()
             draft.add(use, options, encoding, arguments, future, sources)
-            if len(draft.tasks) >= self._cap or draft.size >= BUNDLE_BYTES:
+            if len(draft.tasks) >= self.cap or draft.size >= BUNDLE_BYTES:
                 self._full.append(draft)
                 self._open = None
             woken, self._woken = self._woken, True

@@ -59,6 +59,8 @@ _START_WITHIN_S = 8.0
 _FIRST_LOOK_S = 5.0
 _LONGEST_LOOK_S = 60.0
 _SWEEP_S = 2.5
+_LOOKS_AT_ONCE = 32
+_LOOKS_PER_SWEEP = 200
 _RENEW_RETRY_S = 2.0
 _MAY_SUBMIT_AGAIN_S = 3.0
 """How often a session is asked for anew that may not submit."""
@@ -361,12 +363,16 @@ class Channel:
         self._to_cancel: list[tuple[UUID, bool]] = []
         self._cancel_lock = threading.Lock()
         self._tell_cancel = self._on_cancel  # one object for all futures
+        self._waiting_for = 0
+        """How many tasks that were sent have no result."""
+        self._looks = asyncio.Semaphore(_LOOKS_AT_ONCE)
         self._outbox = Outbox(
             session.grant.endpoint,
             most_per_bundle=most_per_bundle,
             send=self._start_sending,
             wake=lambda: session.thread.call(self._outbox.pump),
             begun=session.allowance.begun,
+            backlog=lambda: self._waiting_for,
         )
         # Of their own, so that nothing small waits for an upload; few to a bundle, so that they spread over pools.
         self._large = Outbox(
@@ -484,6 +490,7 @@ class Channel:
                 waiting.more.setdefault(index, []).append(future)
             else:
                 waiting.futures[index] = future
+                self._waiting_for += 1
         self.look_at_all()
 
     def look_at_all(self) -> None:
@@ -492,11 +499,13 @@ class Channel:
             self._look(bundle)
 
     def look_at_overdue(self, now: float) -> None:
-        """Look into the store for the bundles that have waited long since the last look."""
+        """Look into the store for bundles that have waited long since the last look, for some of them each time."""
+        looks = 0
         for bundle, waiting in list(self.pending.items()):
             if waiting.limits:
                 self._ask_for_late(bundle, waiting, now)
-            if now >= waiting.next_look:
+            if now >= waiting.next_look and looks < _LOOKS_PER_SWEEP:
+                looks += 1
                 waiting.look_wait_s = min(_LONGEST_LOOK_S, waiting.look_wait_s * 2)
                 waiting.next_look = now + waiting.look_wait_s
                 self._look(bundle)
@@ -547,6 +556,7 @@ class Channel:
                 futures = {i: f for i, f in enumerate(draft.futures) if f is not None and not f.done()}
                 # Awaited before it is sent: the result may be here before the ack is.
                 self.pending[draft.id] = self._waiting(draft.id, futures, total=len(tasks))
+                self._waiting_for += len(futures)
                 if draft.sources:
                     await self._session.transfers.bring(self._address(draft.id), draft.sources)
                 await self._store(draft, tasks)
@@ -635,7 +645,8 @@ class Channel:
 
     async def _catch_up(self, bundle: UUID, waiting: _Waiting) -> None:
         try:
-            self._take(bundle, waiting, await waiting.collector.catch_up(self._session.connection))
+            async with self._looks:
+                self._take(bundle, waiting, await waiting.collector.catch_up(self._session.connection))
         except (BusUnavailable, PermissionDenied):
             pass  # the next look, or the next connection, tries again
         finally:
@@ -648,6 +659,7 @@ class Channel:
                 worked_s, ran = worked_s + max(0.0, result.ended_at - result.started_at), ran + 1
             future = waiting.futures.pop(result.index, None)
             if future is not None:
+                self._waiting_for -= 1
                 self._deliver(future, collector, result, now)
             if waiting.more:
                 for each in waiting.more.pop(result.index, ()):
@@ -658,7 +670,9 @@ class Channel:
             self._forget(bundle)
 
     def _forget(self, bundle: UUID) -> None:
-        if self.pending.pop(bundle, None) is not None:
+        waiting = self.pending.pop(bundle, None)
+        if waiting is not None:
+            self._waiting_for -= len(waiting.futures)
             self._session.allowance.ended()
             if self.users <= 0 and not self.pending:
                 # Its users left before the last result came: futures that are cancelled end at once.

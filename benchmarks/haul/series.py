@@ -16,6 +16,7 @@ from benchmarks.functions import no_op
 from benchmarks.haul.agents import Agents
 from benchmarks.haul.clients import ClientProcess, run
 from benchmarks.haul.probes import Point, Usage, disk_mb, round_trips, steps
+from benchmarks.haul.submissions import submissions
 from benchmarks.systems.headrace import Headrace
 from headrace.bus.bundles import TaskOptions
 from headrace.bus.connection import Connection
@@ -232,4 +233,5 @@ SERIES: dict[str, Series] = {
     "endpoints": endpoints,
     "clients": clients,
     "load": half_load,
+    "submitted": submissions,
 }

@@ -85,6 +85,17 @@ def test_bundles_grow_while_tasks_are_short_and_shrink_at_once_when_one_is_long(
     assert outbox.cap == 1
 
 
+def test_bundles_grow_with_what_waits_for_results_also_where_tasks_are_long() -> None:
+    backlog = [0]
+    outbox = Outbox(uuid.uuid4(), send=lambda _: None, wake=lambda: None, backlog=lambda: backlog[0])
+    outbox.learn(10.0)
+    caps = []
+    for backlog[0] in (0, 500, 5_000, 1_000_000):
+        caps.append(outbox.cap)
+
+    assert caps == [1, 1, 19, LARGEST_CAP]
+
+
 def test_large_arguments_do_not_share_a_message() -> None:
     sink = Sink()
     for _ in range(3):
