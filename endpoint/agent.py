@@ -342,7 +342,7 @@ class Agent:
         if refusal is not None:
             return refusal
         try:
-            return await self._code.get(self._grant, use, held.address.principal)
+            return await self._code.get(lambda: self._grant, use, held.address.principal)
         except FunctionUnusable as error:
             return error
 

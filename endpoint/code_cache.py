@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
+from collections.abc import Callable
 from uuid import UUID
 
 from headrace.bus.bundles import FunctionUse
+from headrace.bus.clock import elapsed_s
 from headrace.bus.code import FunctionCode
 from headrace.bus.errors import FunctionUnusable
 from headrace.endpoint.errors import RegistrationRefused, ServiceAway
@@ -18,6 +20,8 @@ logger = logging.getLogger(__name__)
 _MOST_FUNCTIONS = 5_000
 _FIRST_WAIT_S = 0.1
 _LONGEST_WAIT_S = 5.0
+_RENEWED_WITHIN_S = 20.0
+_UNAUTHENTICATED = 401
 
 
 class CodeCache:
@@ -35,8 +39,12 @@ class CodeCache:
             self._codes.move_to_end(function)
         return code
 
-    async def get(self, grant: PoolGrant, use: FunctionUse, principal: str) -> FunctionCode:
-        """The code, fetched if need be. While the service is away, this waits. Raises `FunctionUnusable`."""
+    async def get(self, grant: Callable[[], PoolGrant], use: FunctionUse, principal: str) -> FunctionCode:
+        """The code, fetched if need be with the pool's grant of that moment. Raises `FunctionUnusable`.
+
+        While the service is away this waits, and for a while also when the grant is not, or no longer, good: a machine
+        that slept has its renewal under way.
+        """
         async with self._fetches.setdefault(use.id, asyncio.Lock()):
             code = self.known(use.id)
             if code is None:
@@ -46,13 +54,15 @@ class CodeCache:
                     self._fetches.pop(self._codes.popitem(last=False)[0], None)
             return code
 
-    async def _fetch(self, grant: PoolGrant, use: FunctionUse, principal: str) -> FunctionCode:
-        wait_s = _FIRST_WAIT_S
+    async def _fetch(self, grant: Callable[[], PoolGrant], use: FunctionUse, principal: str) -> FunctionCode:
+        wait_s, until = _FIRST_WAIT_S, elapsed_s() + _RENEWED_WITHIN_S
         while True:
             try:
-                return await asyncio.to_thread(self._service.fetch_code, grant, use, principal)
+                return await asyncio.to_thread(self._service.fetch_code, grant(), use, principal)
             except RegistrationRefused as error:
-                raise FunctionUnusable(f"the code of function {use.id} cannot be had: {error}") from error
+                if error.status != _UNAUTHENTICATED or elapsed_s() > until:
+                    raise FunctionUnusable(f"the code of function {use.id} cannot be had: {error}") from error
+                logger.info("Waiting for a good grant to get the code of function %s: %s", use.id, error)
             except ServiceAway as error:
                 logger.warning("Waiting for the code of function %s: %s", use.id, error)
             await asyncio.sleep(wait_s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -12,13 +13,15 @@ from uuid import UUID, uuid4
 
 import pytest
 from service import RunningService, running_service
-from waiting import eventually_async
+from waiting import eventually, eventually_async
 
-from headrace.bus.bundles import Bundle, Runtime, Task, TaskResult, encode_bundle
+from headrace.bus.bundles import Bundle, FunctionUse, Runtime, Task, TaskOptions, TaskResult, encode_bundle
 from headrace.bus.connection import MESSAGE_ID_HEADER, Connection
 from headrace.bus.errors import AlreadyStored
+from headrace.bus.failures import decode_failure
 from headrace.bus.keys import bundle_key
 from headrace.bus.names import Address
+from headrace.bus.results import read_parts
 from headrace.bus.values import JSON
 from headrace.endpoint import agent as agent_module
 from headrace.endpoint.agent import Agent
@@ -228,6 +231,62 @@ async def test_a_bundle_that_contradicts_itself_is_dropped_and_the_others_run(
             return await connection.read_last("TASKS", address.task_subject) is not None
 
         assert not await asyncio.to_thread(service.bus, queued)
+
+
+async def test_a_task_that_was_signed_too_long_ago_fails_and_is_not_waited_for_in_vain(
+    pool: Pool, service: RunningService
+) -> None:
+    async with pool.agent() as agent:
+        (first,) = pool.submit(service.add_function(), [7])  # from here on the principal has a lane
+        await pool.ended(first)
+        address = Address(
+            endpoint=UUID(pool.endpoint_id),
+            pool="default",
+            principal="urn:headrace:user:admin",
+            group=uuid4(),
+            bundle=uuid4(),
+        )
+        bundle = Bundle(
+            result_key=b"r" * 32,
+            functions=[FunctionUse(uuid4(), b"g" * 32, 1)],
+            options=[TaskOptions()],
+            tasks=[Task(0, 0, 0, JSON, b""), Task(1, 0, 0, JSON, b"")],
+            runtime=Runtime(python="3.11.0", headrace="0"),
+        )
+        expires = int(time.time()) - 5
+        key = bundle_key(agent._grant.pool_secret, address.principal, expires)
+        message = encode_bundle(bundle, subject=address.task_subject, key=key, key_expires=expires)
+
+        async def store(connection: Connection) -> None:
+            await connection.store(address.task_subject, message)
+
+        async def read(connection: Connection) -> list[TaskResult]:
+            parts = await read_parts(connection, address, bundle.result_key)
+            return parts[0].part.results if parts else []
+
+        await asyncio.to_thread(service.bus, store)
+        results = await asyncio.to_thread(eventually, lambda: service.bus(read), 10)
+
+        failures = [decode_failure(result.value) for result in results]
+        assert [(result.index, result.state) for result in results] == [(0, "failed"), (1, "failed")]
+        assert {failure.code for failure in failures} == {"SubmissionRefused"}
+        assert "the key had expired" in failures[0].message
+        await eventually_async(lambda: agent.status["bundles"] == 0)
+
+
+async def test_the_code_of_a_function_is_fetched_with_the_grant_that_is_good_by_then(
+    pool: Pool, service: RunningService
+) -> None:
+    function_id = service.add_function()
+    async with pool.agent() as agent:
+        good = agent._grant
+        agent.adopt(dataclasses.replace(good, code_token="of yesterday"))
+        (task_id,) = pool.submit(function_id, [7])
+        await eventually_async(lambda: agent.status["bundles"] == 1)
+
+        agent.adopt(good)
+
+        assert (await pool.ended(task_id))["result"] == 7
 
 
 def set_room_for_marks(service: RunningService, size: int) -> None:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 # Before anything of ours: what a Windows Python does not have.
 ELSEWHERE = """
-import importlib, os, signal, socket, sys
+import importlib, os, signal, socket, sys, time
 
 class Elsewhere:
     def find_spec(self, name, path=None, target=None):
@@ -22,8 +22,9 @@ class Elsewhere:
 sys.meta_path.insert(0, Elsewhere())
 for module, names in (
     (os, ("fork", "forkpty", "register_at_fork", "getuid", "geteuid", "getpgid", "setsid", "killpg", "fchown",
-          "O_NOFOLLOW", "O_DIRECTORY", "pidfd_open")),
+          "O_NOFOLLOW", "O_DIRECTORY", "pidfd_open", "memfd_create", "sched_getaffinity", "waitid", "setxattr")),
     (signal, ("SIGKILL", "SIGHUP", "SIGSTOP", "SIGUSR1", "pthread_sigmask")),
+    (time, ("clock_gettime", "CLOCK_BOOTTIME", "CLOCK_MONOTONIC")),
     (socket, ("AF_UNIX", "socketpair", "send_fds", "recv_fds")),
 ):
     for name in names:
@@ -31,6 +32,18 @@ for module, names in (
             delattr(module, name)
 for name in sys.argv[1:]:
     importlib.import_module(name)
+"""
+
+# What happens before anything is sent.
+IN_USE = """
+from headrace.bus.clock import elapsed_s
+from headrace.sdk import Client, Executor
+
+client = Client("http://127.0.0.1:9", "token", timeout_s=0.1)
+executor = Executor(client=client)
+assert elapsed_s() <= elapsed_s()
+executor.shutdown()
+client.close()
 """
 
 
@@ -48,6 +61,14 @@ def imported_elsewhere(*names: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_client_imports_no_module_that_only_posix_has() -> None:
     done = imported_elsewhere("headrace.sdk", *modules("sdk"), "headrace.schemas", *modules("schemas"))
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_executor_is_made_and_time_passes_where_posix_is_not() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", f"{ELSEWHERE}\n{IN_USE}"], capture_output=True, text=True, timeout=30, check=False
+    )
 
     assert done.returncode == 0, done.stderr
 
