@@ -162,16 +162,29 @@ class _Buffer(io.BytesIO):
         self.truncate()
 
 
-class _BoundedBuffer(_Buffer):
+class _BoundedBuffer:
+    __slots__ = ("_most", "_pieces", "_room")
+
     def __init__(self, most: int) -> None:
-        super().__init__()
-        self._most = most
+        self._most = self._room = most
+        self._pieces: list[bytes] = []
 
     def write(self, data: Any, /) -> int:
         # A pickler hands over what is large piece by piece, and everything small at once, at its end.
-        if self.tell() + memoryview(data).nbytes > self._most:
+        view = data.raw() if type(data) is pickle.PickleBuffer else data
+        size = len(view) if type(view) is bytes else memoryview(view).nbytes
+        self._room -= size
+        if self._room < 0:
             raise _too_large(self._most)
-        return super().write(data)
+        self._pieces.append(bytes(view))
+        return size
+
+    def clear(self) -> None:
+        self._pieces.clear()
+        self._room = self._most
+
+    def getvalue(self) -> bytes:
+        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
 
 
 def _too_large(most: int) -> PayloadTooLarge:
@@ -317,7 +330,9 @@ def encode_arguments(args: tuple[Any, ...], kwargs: dict[str, Any], *, most: int
     if not args and not kwargs:
         return MSGPACK, _NO_ARGUMENTS
     if _are_plain(args) and (not kwargs or _are_plain(kwargs.values())):
-        if most is not None and sum(map(getsizeof, args)) + sum(map(getsizeof, kwargs.values())) > most:
+        if most is not None and (
+            sum(map(getsizeof, args)) > most or (kwargs and sum(map(getsizeof, kwargs.values())) > most)
+        ):
             raise _too_large(most)
         try:
             data = _to_msgpack((args, kwargs))
