@@ -33,6 +33,8 @@ _PAGES_AT_ONCE: Final = 3
 _MOST_SINGLE_MARKS: Final = 4
 _MOST_MARKS: Final = 1000
 
+_REASONS: Final = ("the task was cancelled before it started", "the task was cancelled after its endpoint was lost")
+
 UNKNOWN: Final = "unknown"
 """Stands for the state of a task that is not there, or whose result has expired."""
 
@@ -41,18 +43,28 @@ IsUp = Callable[[Address], Awaitable[bool]]
 
 
 class Cancelling:
-    """One request to cancel tasks of a principal. `is_up` says whether an endpoint is there, asked once for each.
+    """One request to cancel tasks. `is_up` says whether an endpoint is there, asked once for each; `reasons` are the
+    messages for what had not started, and for what had when its endpoint was lost.
 
     `states` and `running` grow while it works: how many tasks are now in which state, and which of them go on.
     """
 
-    def __init__(self, connection: Connection, key_ring: KeyRing, *, force: bool, is_up: IsUp) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        key_ring: KeyRing,
+        *,
+        force: bool,
+        is_up: IsUp,
+        reasons: tuple[str, str] = _REASONS,
+    ) -> None:
         self.states: Counter[str] = Counter()
         self.running: list[UUID] = []
         self._connection = connection
         self._key_ring = key_ring
         self._force = force
         self._is_up = is_up
+        self._reasons = reasons
         self._pages = asyncio.Semaphore(_PAGES_AT_ONCE)
         self._up: dict[UUID, asyncio.Task[bool]] = {}
 
@@ -69,7 +81,12 @@ class Cancelling:
 
         Gives None when that is done, and where to go on when it takes longer than `within_s`. Raises `BusError`.
         """
-        subject, end = f"task.*.*.{token(principal)}.{group.hex}.*", time.monotonic() + within_s
+        subject = f"task.*.*.{token(principal)}.{group.hex}.*"
+        return await self.everything(subject, start=start, within_s=within_s)
+
+    async def everything(self, subject: str, *, start: int = 1, within_s: float = math.inf) -> int | None:
+        """The same for all that is queued under a pattern of subjects."""
+        end = time.monotonic() + within_s
         under_way: set[asyncio.Task[None]] = set()
         try:
             while True:
@@ -133,11 +150,11 @@ class Cancelling:
 
     async def _end(self, views: Sequence[TaskView], *, dated: bool = False) -> list[TaskView]:
         """Store `cancelled` for the tasks of one bundle that have not started."""
-        unstarted = TaskCancelled("the task was cancelled before it started")
+        unstarted = TaskCancelled(self._reasons[0])
         ends = [(view, unstarted) for view in views if not view.marked_at]
         started = [view for view in views if view.marked_at]
         if started and not await self._is_there(views[0].address):
-            lost = TaskCancelled("the task was cancelled after its endpoint was lost")
+            lost = TaskCancelled(self._reasons[1])
             ends += [(view, lost) for view in started]
             started = []
         if not ends:

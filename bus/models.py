@@ -108,6 +108,17 @@ class UserRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     groups: tuple[str, ...] = ()
     """URNs of groups."""
     admin: bool = False
+    removed_at: float | None = None
+    """The user is there no more; the record stays, so that nobody else gets the name and what belonged to it."""
+
+
+class RemovalRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """An endpoint or a user that was removed: what is queued for it, or by it, ends. Goes away by itself."""
+
+    kind: Literal["endpoint", "user"]
+    subject: str
+    """As it is in subjects: the hex of the endpoint's id, the token of the principal."""
+    removed_at: float
 
 
 class TokenRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -58,7 +58,7 @@ class Rights:
         if not owner.startswith(BUILT_IN_USERS):
             return {owner}
         user = await self._users.get(token(owner.removeprefix(BUILT_IN_USERS)))
-        if user is None:
+        if user is None or user.removed_at is not None:
             raise DeliveryForbidden(f"the owner of the subscription, {owner}, is no user any more")
         return {owner, *user.groups}
 

@@ -218,10 +218,13 @@ async def delete_consumer(connection: Connection, stream: str, consumer: str) ->
         return
 
 
-async def purge(connection: Connection, stream: str, subject: str) -> int:
-    """Remove all messages under a subject (wildcards allowed); gives their number."""
+async def purge(connection: Connection, stream: str, subject: str, *, before: int | None = None) -> int:
+    """Remove all messages under a subject (wildcards allowed), those before a sequence only if there is one; gives
+    their number."""
     try:
-        answer = await connection.api(f"STREAM.PURGE.{stream}", {"filter": subject})
+        answer = await connection.api(
+            f"STREAM.PURGE.{stream}", {"filter": subject, **({"seq": before} if before else {})}
+        )
     except StreamMissing as error:
         raise BusError(f"there is no stream {stream!r} to purge") from error
     return int(answer.get("purged", 0))

@@ -15,6 +15,7 @@ from headrace.bus.models import (
     ObjectRecord,
     ObjectUseRecord,
     PresenceRecord,
+    RemovalRecord,
     RevocationRecord,
     SessionRecord,
     TokenRecord,
@@ -41,6 +42,7 @@ class Tables:
     tokens: Records[TokenRecord]
     sessions: Records[SessionRecord]
     revocations: Records[RevocationRecord]
+    removals: Records[RemovalRecord]
     subscriptions: Records[SubscriptionRecord]
     lanes: Records[LaneRecord]
     actions: Actions
@@ -60,6 +62,7 @@ class Tables:
             tokens=Records(connection, "tokens", TokenRecord),
             sessions=Records(connection, "sessions", SessionRecord),
             revocations=Records(connection, "revocations", RevocationRecord),
+            removals=Records(connection, "removals", RemovalRecord),
             subscriptions=Records(connection, "subscriptions", SubscriptionRecord),
             lanes=Records(connection, "lanes", LaneRecord),
             actions=Actions(connection),
@@ -78,6 +81,7 @@ class Tables:
         await self.tokens.ensure(replicas=replicas)
         await self.sessions.ensure(replicas=replicas)
         await self.revocations.ensure(replicas=replicas)
+        await self.removals.ensure(replicas=replicas)
         await self.subscriptions.ensure(replicas=replicas)
         await self.lanes.ensure(replicas=replicas)
         await self.actions.ensure(replicas=replicas)

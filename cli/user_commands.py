@@ -19,12 +19,15 @@ def add(
         list[str] | None, typer.Option(help="The URN of a group, such as urn:headrace:group:lab; may be repeated.")
     ] = None,
     admin: Annotated[bool, typer.Option("--admin", help="May manage users.")] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="The same person as a user of this name who was removed.")
+    ] = False,
     as_json: JsonOption = False,
     home: OfHomeOption = None,
 ) -> None:
     """Add a user. `headrace token create --user NAME` then makes a token for it."""
     with service(home) as client:
-        user = client.create_user(name, groups=group or (), admin=admin)
+        user = client.create_user(name, groups=group or (), admin=admin, again=again)
     if as_json:
         output.say_json(user)
     else:
@@ -48,8 +51,8 @@ def list_users(as_json: JsonOption = False, home: OfHomeOption = None) -> None:
 
 @app.command()
 def remove(name: Annotated[str, typer.Argument()], yes: YesOption = False, home: OfHomeOption = None) -> None:
-    """Remove a user and end all tokens of theirs. Their functions and endpoints stay."""
-    confirmed(f"Remove the user {name} and all their tokens?", yes=yes)
+    """Remove a user: tokens, endpoints and subscriptions end, and queued tasks are cancelled. Functions stay."""
+    confirmed(f"Remove the user {name}, with all tokens, endpoints, subscriptions and queued tasks?", yes=yes)
     with service(home) as client:
         client.delete_user(name)
     output.say(f"Removed {name}.")

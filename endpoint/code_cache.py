@@ -17,6 +17,8 @@ from headrace.endpoint.grant import PoolGrant, PoolService
 
 logger = logging.getLogger(__name__)
 
+BELIEVED_S = 60.0
+
 _MOST_FUNCTIONS = 5_000
 _FIRST_WAIT_S = 0.1
 _LONGEST_WAIT_S = 5.0
@@ -25,18 +27,21 @@ _UNAUTHENTICATED = 401
 
 
 class CodeCache:
-    """Functions never change, so what is here is right; the ones used longest ago make room."""
+    """Functions never change, so what is here is right; the ones used longest ago make room. But they are deleted: what
+    is here is asked for again after a minute, and is good as long as the service is away."""
 
     def __init__(self, service: PoolService) -> None:
         self._service = service
         self._codes: OrderedDict[UUID, FunctionCode] = OrderedDict()
+        self._asked_at: dict[UUID, float] = {}
         self._fetches: dict[UUID, asyncio.Lock] = {}
 
     def known(self, function: UUID) -> FunctionCode | None:
-        """The code if it is here."""
+        """The code if it is here, and was asked for not long ago."""
         code = self._codes.get(function)
-        if code is not None:
-            self._codes.move_to_end(function)
+        if code is None or elapsed_s() - self._asked_at.setdefault(function, elapsed_s()) > BELIEVED_S:
+            return None
+        self._codes.move_to_end(function)
         return code
 
     async def get(self, grant: Callable[[], PoolGrant], use: FunctionUse, principal: str) -> FunctionCode:
@@ -49,10 +54,21 @@ class CodeCache:
             code = self.known(use.id)
             if code is None:
                 code = await self._fetch(grant, use, principal)
-                self._codes[use.id] = code
-                if len(self._codes) > _MOST_FUNCTIONS:
-                    self._fetches.pop(self._codes.popitem(last=False)[0], None)
+                self._keep(use.id, code)
             return code
+
+    def _keep(self, function: UUID, code: FunctionCode) -> None:
+        self._codes[function] = code
+        self._codes.move_to_end(function)
+        self._asked_at[function] = elapsed_s()
+        if len(self._codes) > _MOST_FUNCTIONS:
+            oldest, _ = self._codes.popitem(last=False)
+            self._asked_at.pop(oldest, None)
+            self._fetches.pop(oldest, None)
+
+    def _drop(self, function: UUID) -> None:
+        self._codes.pop(function, None)
+        self._asked_at.pop(function, None)
 
     async def _fetch(self, grant: Callable[[], PoolGrant], use: FunctionUse, principal: str) -> FunctionCode:
         wait_s, until = _FIRST_WAIT_S, elapsed_s() + _RENEWED_WITHIN_S
@@ -60,10 +76,16 @@ class CodeCache:
             try:
                 return await asyncio.to_thread(self._service.fetch_code, grant(), use, principal)
             except RegistrationRefused as error:
+                if error.status != _UNAUTHENTICATED:
+                    self._drop(use.id)
                 if error.status != _UNAUTHENTICATED or elapsed_s() > until:
                     raise FunctionUnusable(f"the code of function {use.id} cannot be had: {error}") from error
+                if (code := self._codes.get(use.id)) is not None:
+                    return code
                 logger.info("Waiting for a good grant to get the code of function %s: %s", use.id, error)
             except ServiceAway as error:
+                if (code := self._codes.get(use.id)) is not None:
+                    return code
                 logger.warning("Waiting for the code of function %s: %s", use.id, error)
             await asyncio.sleep(wait_s)
             wait_s = min(_LONGEST_WAIT_S, wait_s * 2)

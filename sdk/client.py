@@ -179,7 +179,7 @@ class Client:
         return answer
 
     def delete_endpoint(self, endpoint_id: Id) -> None:
-        """Remove an endpoint. Its manager's token stops working at once."""
+        """Remove an endpoint. Its token stops working at once, and its tasks without a result are cancelled."""
         self._http.request("DELETE", f"endpoints/{_id(endpoint_id, 'endpoint_id')}")
 
     # Tasks
@@ -412,9 +412,14 @@ class Client:
         answer: Document = self._http.request("GET", "whoami")
         return answer
 
-    def create_user(self, name: str, *, groups: Sequence[str] = (), admin: bool = False) -> Document:
-        """Add a user; gives its `principal`. Only an administrator may."""
-        body = {"name": name, "groups": list(groups), "admin": admin}
+    def create_user(
+        self, name: str, *, groups: Sequence[str] = (), admin: bool = False, again: bool = False
+    ) -> Document:
+        """Add a user; gives its `principal`. Only an administrator may.
+
+        The name of a user who was removed is refused, unless `again` says that this is the same person.
+        """
+        body = {"name": name, "groups": list(groups), "admin": admin, **({"again": True} if again else {})}
         answer: Document = self._http.request("POST", "users", body=body)
         return answer
 
@@ -423,7 +428,7 @@ class Client:
         return _items(self._http.request("GET", "users"), "users")
 
     def delete_user(self, name: str) -> None:
-        """Remove a user and all of the user's tokens. Only an administrator may."""
+        """Remove a user, with tokens, endpoints, subscriptions and queued tasks. Only an administrator may."""
         self._http.request("DELETE", f"users/{_segment(name, 'name')}")
 
     def create_token(

@@ -26,6 +26,8 @@ from headrace.sdk.errors import SubmissionRefused
 from headrace.sdk.future import TaskFuture
 from headrace.sdk.limits import BLOCK, MOST_UNSENT_BYTES, MOST_UNSENT_TASKS, Room, WhenFull
 
+CLOSED = "the client was closed before the task was sent"
+
 FIRST_CAP = 4
 LARGEST_CAP = 128
 BUNDLE_BYTES = 512 * 1024
@@ -133,6 +135,7 @@ class Outbox:
         self._woken = False
         self._cap = min(FIRST_CAP, self._most)
         self._closed = False
+        self._why_closed = CLOSED
 
     @property
     def cap(self) -> int:
@@ -230,9 +233,10 @@ class Outbox:
         worth = max(1, min(self._most, int(BUNDLE_WORTH_S / max(duration_s, 1e-6))))
         self._cap = worth if worth < self._cap else min(worth, self._cap * 2)
 
-    def close(self) -> list[Draft]:
-        """Take everything out that was not sent; from now on nothing more is taken in."""
+    def close(self, why: str = CLOSED) -> list[Draft]:
+        """Take everything out that was not sent; from now on nothing more is taken in, and `why` is said."""
         with self._lock:
+            self._why_closed = why
             self._closed = True
             drafts = list(self._unsent.values())
             self._unsent.clear()
@@ -245,7 +249,7 @@ class Outbox:
     def check_open(self) -> None:
         """Raises `SubmissionRefused` once it is closed."""
         if self._closed:
-            raise SubmissionRefused("the client was closed before the task was sent")
+            raise SubmissionRefused(self._why_closed)
 
     def _full_text(self, tasks: int, size: int) -> str:
         return (

@@ -46,11 +46,11 @@ from headrace.bus.values import decode as decode_value
 from headrace.schemas import HeadraceError
 from headrace.sdk.allowance import NO_LIMIT, Allowance, QueueLimit
 from headrace.sdk.cancelling import Cancellations
-from headrace.sdk.errors import ServiceUnavailable, ServiceUnreachable
+from headrace.sdk.errors import NotFound, ServiceUnavailable, ServiceUnreachable
 from headrace.sdk.future import TaskFuture
 from headrace.sdk.limits import BLOCK, WhenFull
 from headrace.sdk.loop import LoopThread
-from headrace.sdk.outbox import FIRST_CAP, LARGEST_CAP, Draft, Outbox
+from headrace.sdk.outbox import CLOSED, FIRST_CAP, LARGEST_CAP, Draft, Outbox
 from headrace.sdk.payloads import ObjectService, Sources, Transfers
 
 logger = logging.getLogger(__name__)
@@ -64,6 +64,7 @@ _LOOKS_PER_SWEEP = 200
 _RENEW_RETRY_S = 2.0
 _MAY_SUBMIT_AGAIN_S = 3.0
 """How often a session is asked for anew that may not submit."""
+_MISSING_TIMES = 3
 _LATE_S = 1.0
 _KEY_MARGIN_S = 10.0
 _LEAST_KEY_S = 0.25
@@ -276,6 +277,7 @@ class Session:
         while True:
             await self._until_renewal()
             self._renew_now.clear()
+            missing = 0
             while True:
                 if elapsed_s() - self._granted_at > self.grant.expires_in_s:
                     self._usable.clear()
@@ -283,6 +285,11 @@ class Session:
                     await self._renew_once()
                     break
                 except HeadraceError as error:
+                    # Not at the first time: something between us and the service may say so while it restarts.
+                    missing = missing + 1 if isinstance(error, NotFound) else 0
+                    if missing >= _MISSING_TIMES:
+                        self._end(error)
+                        return
                     logger.warning(
                         "The session could not be renewed (%s); trying again in %g s, what is under way goes on.",
                         error,
@@ -290,6 +297,12 @@ class Session:
                         extra={"action": "session_renewal_failed"},
                     )
                     await asyncio.sleep(_RENEW_RETRY_S)
+
+    def _end(self, error: HeadraceError) -> None:
+        """The endpoint is there no more, or not for us: nothing will ever come."""
+        logger.error("The endpoint is gone; giving up what waits for it: %s", error, extra={"action": "endpoint_gone"})
+        for channel in list(self._channels.values()):
+            channel.give_up(error, why=str(error))
 
     async def _until_renewal(self) -> None:
         # Half of the life, looked at often: a suspended laptop's timers stand still with it.
@@ -524,10 +537,10 @@ class Channel:
         with contextlib.suppress(HeadraceError):
             await asyncio.get_running_loop().run_in_executor(None, self._session.service.get_task, task)
 
-    def give_up(self, error: BaseException) -> None:
-        """Fail every future that still waits."""
+    def give_up(self, error: BaseException, why: str = CLOSED) -> None:
+        """Fail every future that still waits, and take no more tasks: whoever brings one is told `why`."""
         self.cancellations.close()
-        for draft in (*self._outbox.close(), *self._large.close()):
+        for draft in (*self._outbox.close(why), *self._large.close(why)):
             _fail(draft.pending(), error)
             self._session.sources.let_go(draft.sources)
         for waiting in self.pending.values():

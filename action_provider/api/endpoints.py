@@ -16,10 +16,10 @@ from headrace.action_provider.auth.tokens import new_token
 from headrace.action_provider.auth.withdrawal import end_sessions
 from headrace.action_provider.errors import Conflict
 from headrace.action_provider.http import Call, Operation, no_content, reply
+from headrace.action_provider.removals import end_tasks_of_endpoint, is_back
 from headrace.action_provider.state import Service
 from headrace.bus.errors import RecordConflict
 from headrace.bus.models import EndpointNameRecord, EndpointRecord, QueueLimits, SessionRecord
-from headrace.bus.streams import purge
 
 _REGISTRATION_S = 60.0
 """No registration takes so long."""
@@ -40,6 +40,8 @@ async def register(call: Call) -> Response:
         fresh = EndpointRecord(
             endpoint_id=endpoint_id, name=body["name"], owner=owner, created_at=time.time(), token_id=""
         )
+        if body.get("endpoint_id"):
+            await is_back(call.service, endpoint_id)
         await endpoints.create(endpoint_id.hex, _changed(fresh, body, token.record.token_id))
     else:
         changed = await endpoints.update(found, _changed(found.value, body, token.record.token_id))
@@ -97,17 +99,21 @@ async def status(call: Call) -> Response:
 
 
 async def delete(call: Call) -> Response:
-    """Remove an endpoint: its token ends, and what is queued for it is dropped. Results stay."""
-    endpoint = await own_endpoint(call)
-    service, key = call.service, endpoint.endpoint_id.hex
+    """Remove an endpoint: its token ends, and its tasks that have no result are cancelled. Results stay."""
+    await remove(call.service, await own_endpoint(call))
+    return no_content()
+
+
+async def remove(service: Service, endpoint: EndpointRecord) -> None:
+    """Remove an endpoint. Raises `BusUnavailable`."""
+    key = endpoint.endpoint_id.hex
     await service.tables.endpoints.delete(key)
     await _withdraw_token(service, endpoint.token_id)
     await _release_name(service, endpoint)
     await end_sessions(service.tables, lambda session: session.endpoint_id == endpoint.endpoint_id)
     await service.tables.presence.delete(key)
     await service.lanes.remove(endpoint.endpoint_id)
-    await purge(service.connection, "TASKS", f"task.{key}.>")
-    return no_content()
+    await end_tasks_of_endpoint(service, endpoint)
 
 
 def _changed(record: EndpointRecord, body: dict[str, Any], token_id: str) -> EndpointRecord:
@@ -224,7 +230,7 @@ ROUTES = (
         method="DELETE",
         path=_PATH,
         handler=delete,
-        summary="Delete an endpoint of your own and what is queued for it",
+        summary="Delete an endpoint of your own; its unfinished tasks are cancelled",
         status=204,
         auth="either",
     ),

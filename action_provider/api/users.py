@@ -9,19 +9,22 @@ from msgspec import structs
 from starlette.responses import Response
 
 from headrace.action_provider.api.access import timestamp
+from headrace.action_provider.api.endpoints import remove as remove_endpoint
 from headrace.action_provider.auth.callers import user_key, user_urn
 from headrace.action_provider.auth.first_admin import ADMIN, revoke
 from headrace.action_provider.auth.tokens import new_token
 from headrace.action_provider.auth.withdrawal import end_sessions
 from headrace.action_provider.errors import Conflict, Forbidden, NotFound
 from headrace.action_provider.http import Call, Operation, Query, no_content, reply
+from headrace.action_provider.removals import end_subscriptions_of, end_tasks_of_user
 from headrace.bus.errors import RecordConflict
 from headrace.bus.models import TokenRecord, UserRecord
+from headrace.bus.names import token
 
 
 async def add_user(call: Call) -> Response:
-    """Add a user; a token for it comes from `POST /tokens`."""
-    body = call.body
+    """Add a user; a token for it comes from `POST /tokens`. A name that somebody had belongs to them for ever."""
+    body, users = call.body, call.service.tables.users
     user = UserRecord(
         name=body["name"],
         principal=user_urn(body["name"]),
@@ -30,15 +33,25 @@ async def add_user(call: Call) -> Response:
         admin=body.get("admin", False),
     )
     try:
-        await call.service.tables.users.create(user_key(user.name), user)
+        await users.create(user_key(user.name), user)
     except RecordConflict:
-        raise Conflict(f"there is a user {user.name!r} already") from None
+        found = await users.get(user_key(user.name))
+        if found is None or found.value.removed_at is None:
+            raise Conflict(f"there is a user {user.name!r} already") from None
+        if not body.get("again"):
+            raise Conflict(
+                f"there was a user {user.name!r}, whose functions and results the name still owns; choose another name,"
+                " or say that this is the same person (`again`)"
+            ) from None
+        await call.service.tables.removals.delete(f"user-{token(user.principal)}")
+        await users.update(found, user)
     return reply(_described(user), 201)
 
 
 async def list_users(call: Call) -> Response:
     """All users, by name."""
-    users = [record.value for record in await call.service.tables.users.list()]
+    records = await call.service.tables.users.list()
+    users = [record.value for record in records if record.value.removed_at is None]
     return reply({"users": [_described(user) for user in sorted(users, key=lambda user: user.name)]})
 
 
@@ -63,18 +76,23 @@ async def change_user(call: Call) -> Response:
 
 
 async def remove_user(call: Call) -> Response:
-    """Remove a user and end all its tokens. Its functions and endpoints stay where they are."""
+    """Remove a user: tokens, endpoints and subscriptions end, and queued tasks are cancelled. Functions, and what runs,
+    stay. The name is not given to anybody else."""
     user = await _user(call, call.path("name"))
     if user.name == ADMIN:
         raise Conflict("the first administrator cannot be removed; revoke its tokens instead")
-    tables = call.service.tables
+    service, tables = call.service, call.service.tables
     # The user goes first: its tokens are worth nothing from then on, even if we get no further.
-    await tables.users.delete(user_key(user.name))
+    await tables.users.change(user_key(user.name), lambda record: structs.replace(record, removed_at=time.time()))
     for record in await tables.tokens.list():
         if record.value.principal == user.principal:
             await revoke(tables, record.value)
-    call.service.tokens.forget()
-    await end_sessions(tables, lambda session: session.principal == user.principal)
+    service.tokens.forget()
+    await end_subscriptions_of(service, user.principal)
+    for endpoint in await tables.endpoints.list():
+        if endpoint.value.owner == user.principal:
+            await remove_endpoint(service, endpoint.value)
+    await end_tasks_of_user(service, user.principal)
     return no_content()
 
 
@@ -88,9 +106,9 @@ async def create_token(call: Call) -> Response:
         principal = (await _user(call, body["user"])).principal
     expires_in_s = body.get("expires_in_s")
     expires_at = None if expires_in_s is None else time.time() + expires_in_s
-    token = new_token(principal=principal, label=body.get("label") or "", expires_at=expires_at)
-    await call.service.tables.tokens.create(token.record.token_id, token.record)
-    return reply({**_token_described(token.record), "token": token.text}, 201)
+    made = new_token(principal=principal, label=body.get("label") or "", expires_at=expires_at)
+    await call.service.tables.tokens.create(made.record.token_id, made.record)
+    return reply({**_token_described(made.record), "token": made.text}, 201)
 
 
 async def list_tokens(call: Call) -> Response:
@@ -136,7 +154,7 @@ async def whoami(call: Call) -> Response:
 
 async def _user(call: Call, name: str) -> UserRecord:
     found = await call.service.tables.users.get(user_key(name)) if name else None
-    if found is None:
+    if found is None or found.value.removed_at is not None:
         raise NotFound(f"there is no user {name[:80]!r}")
     return found.value
 
@@ -203,7 +221,7 @@ ROUTES = (
         method="DELETE",
         path="/api/v1/users/{name}",
         handler=remove_user,
-        summary="Remove a user and end its tokens",
+        summary="Remove a user, with its tokens, endpoints, subscriptions and queued tasks",
         auth="admin",
         status=204,
     ),

@@ -123,7 +123,7 @@ class BuiltInTokens:
             )
         name = record.principal.removeprefix(user_urn(""))
         user = await self._tables.users.get(user_key(name))
-        if user is None:
+        if user is None or user.value.removed_at is not None:
             raise Unauthenticated(_UNKNOWN, problem="invalid_token")
         return _user_caller(record, user.value)
 

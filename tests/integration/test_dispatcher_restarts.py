@@ -241,8 +241,11 @@ def test_the_subscriptions_of_a_user_who_was_removed_run_nothing(service: Runnin
         desk.publish("kind", "1")
         notes.wait(1)
         assert service.http().delete("/api/v1/users/eve").status_code == 204
+        others = desk.notes()
+        desk.subscribe("kind", others)
         desk.publish("kind", "2")
-        eventually(lambda: counts["given_up"] >= 1)
+        assert others.wait(1) == [["2"]]
+        eventually(lambda: all_done(service))
     assert notes.args == [["1"]]
 
 

@@ -68,14 +68,16 @@ def test_lists_show_nothing_that_makes_a_token_valid(service: RunningService) ->
     assert "sha256" not in shown
 
 
-def test_a_removed_user_is_out_at_once_and_a_new_one_of_that_name_gets_none_of_its_tokens(
+def test_a_removed_user_is_out_at_once_and_stays_so_with_its_old_token_when_it_is_added_again(
     service: RunningService,
 ) -> None:
     old = service.add_user("leaver")
     assert service.http(old).get(WHOAMI).status_code == 200
     assert service.http().delete(f"{USERS}/leaver").status_code == 204
     assert service.http(old).get(WHOAMI).status_code == 401
-    new = service.add_user("leaver")
+    assert service.http().post(USERS, json={"name": "leaver"}).status_code == 409
+    assert service.http().post(USERS, json={"name": "leaver", "again": True}).status_code == 201
+    new = service.http().post("/api/v1/tokens", json={"user": "leaver"}).json()["token"]
     assert service.http(new).get(WHOAMI).status_code == 200
     assert service.http(old).get(WHOAMI).status_code == 401
 
