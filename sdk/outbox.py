@@ -34,8 +34,8 @@ BUNDLE_BYTES = 512 * 1024
 BUNDLE_WORTH_S = 0.02
 """A bundle holds at most about so much work."""
 
-_PART_OF_BACKLOG = 256
-"""A bundle may hold one in so many of the tasks that wait for results, however long they run."""
+_PART_OF_BACKLOG = 128
+"""A bundle may hold one in so many of the tasks that have no result, however long they run."""
 
 _TASK_BYTES = 64
 _MOST_IN_FLIGHT = 48
@@ -130,6 +130,7 @@ class Outbox:
         self._open: Draft | None = None
         self._full: deque[Draft] = deque()
         self._unsent: dict[UUID, Draft] = {}
+        self._unsent_tasks = 0
         self._in_flight = 0
         self._bytes_in_flight = 0
         self._woken = False
@@ -140,7 +141,7 @@ class Outbox:
     @property
     def cap(self) -> int:
         """How many tasks a bundle may hold at this moment."""
-        return max(self._cap, min(self._most, self._backlog() // _PART_OF_BACKLOG))
+        return max(self._cap, min(self._most, (self._backlog() + self._unsent_tasks) // _PART_OF_BACKLOG))
 
     def add(
         self,
@@ -194,6 +195,7 @@ class Outbox:
                 draft = self._open = Draft(new_bundle_id(self._endpoint))
                 self._unsent[draft.id] = draft
                 self._begun()
+            self._unsent_tasks += 1
             draft.add(use, options, encoding, arguments, future, sources)
             if len(draft.tasks) >= self.cap or draft.size >= BUNDLE_BYTES:
                 self._full.append(draft)
@@ -240,6 +242,7 @@ class Outbox:
             self._closed = True
             drafts = list(self._unsent.values())
             self._unsent.clear()
+            self._unsent_tasks = 0
             self._full.clear()
             self._open = None
         self.room.give(sum(draft.live for draft in drafts), sum(draft.size for draft in drafts))
@@ -269,6 +272,7 @@ class Outbox:
             else:
                 return None
             del self._unsent[draft.id]
+            self._unsent_tasks -= len(draft.tasks)
             self._in_flight += 1
             self._bytes_in_flight += draft.size
             return draft
