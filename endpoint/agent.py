@@ -74,7 +74,7 @@ from headrace.endpoint.turns import Turns
 
 logger = logging.getLogger(__name__)
 
-ACK_DELAY_S = 0.02
+ACK_DELAY_S = 0.1
 IN_PROGRESS_S = 0.4
 STARTED_MARK_S = 0.1
 MOST_PART_BYTES = 1024 * 1024
@@ -85,6 +85,7 @@ _MOST_BYTES_IN_HAND = 128 * 1024 * 1024
 _MOST_CONTROLS = 10_000
 _PART_HEAD = 4096
 _RETRY_S = 1.0
+_MOST_ACKS_HELD = 64
 _NOT_NOW = b'-NAK {"delay": 1000000000}'
 _BETWEEN_S = 0.25
 _FOREIGN_WAIT_S = 30
@@ -138,6 +139,8 @@ class Agent:
         self._logs.held = self._held
         self._acks: list[str] = []
         self._bytes_in_hand = 0
+        self.bytes_taken = 0
+        """How much has been taken since the start."""
         self._controls: OrderedDict[UUID, Control] = OrderedDict()
         # Up to this sequence bundles may have been in other hands, and cancellations may have been missed.
         self._unsure_up_to: float = float("inf")
@@ -245,6 +248,7 @@ class Agent:
         self._lanes.note(held)
         self._clock.learn(held.stored_at)
         self._bytes_in_hand += held.size
+        self.bytes_taken += held.size
         if delivery.stored_ns > bundle_key_expiry(delivery.data) * 1_000_000_000:
             self._refuse_expired(held)
             return
@@ -642,6 +646,8 @@ class Agent:
             self._acks.append(held.ack_subject)
             if len(self._acks) == 1:
                 asyncio.get_running_loop().call_later(ACK_DELAY_S, lambda: self._spawn(self._ack(), "ack"))
+            elif len(self._acks) == _MOST_ACKS_HELD:
+                self._spawn(self._ack(), "ack")
 
     async def _ack(self) -> None:
         """Let the server forget the bundles that are done. Lost, it means a look into the store, no more."""

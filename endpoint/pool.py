@@ -43,6 +43,7 @@ from headrace.endpoint.output import PRINTED_LIMIT
 from headrace.endpoint.pool_service import HttpPoolService
 from headrace.endpoint.process_engine import ProcessEngine
 from headrace.endpoint.sandbox import SandboxRoot
+from headrace.endpoint.spare_memory import give_back
 from headrace.endpoint.spool import Spool
 from headrace.endpoint.task_logs import TaskLogs
 
@@ -53,6 +54,7 @@ _LONGEST_WAIT_S = 5.0
 _STATUS_S = 1.0
 _LIFELINE = 0
 _FIRST_LOOK_S = 0.02
+_MUCH_WORK_BYTES = 8 * 1024 * 1024
 _SETTINGS_LOOK_S = 0.005
 
 
@@ -158,6 +160,7 @@ async def serve(settings: PoolSettings) -> None:
                     group.create_task(agent.run(), name="agent"),
                     group.create_task(_renew(service, connection, agent, grant, granted_at), name="renewal"),
                     group.create_task(_tell_status(agent, settings), name="status"),
+                    group.create_task(_spare_memory(agent), name="memory"),
                 ]
                 await stop.wait()
                 logger.info("Draining: running tasks get %g s.", settings.grace_s, extra={"action": "pool_draining"})
@@ -245,6 +248,16 @@ async def _tell_status(agent: Agent, settings: PoolSettings) -> None:
                     told[path] = text
         # The endpoint is shown as online once a worker is up, so the first one must not wait for the next look.
         await asyncio.sleep(_STATUS_S if agent.status["workers"] else _FIRST_LOOK_S)
+
+
+async def _spare_memory(agent: Agent) -> None:
+    """Once idle after much work, have no more memory than before."""
+    given_back_at = 0
+    while True:
+        await asyncio.sleep(_STATUS_S)
+        if agent.bytes_taken - given_back_at > _MUCH_WORK_BYTES and not agent.status["bundles"]:
+            given_back_at = agent.bytes_taken
+            give_back()
 
 
 def _wait_for(path: Path) -> None:
