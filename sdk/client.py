@@ -205,8 +205,8 @@ class Client:
         options: any of `task_timeout_s`, `queue_timeout_s`, `max_retries`, `retry_delay_s` and `rerun_on_loss`; see
             `Executor.with_options` for their meaning.
 
-        Raises `ArgumentNotSerialisable` for arguments that JSON cannot carry, `TypeError` and `ValueError` for an
-        option that cannot be.
+        Raises `ArgumentNotSerialisable` for arguments that JSON cannot carry, `QueueFull` when the endpoint's queue has
+        no room for it, `TypeError` and `ValueError` for an option that cannot be.
         """
         body = {"function_id": _id(function_id, "function_id"), "args": list(args), "kwargs": dict(kwargs or {})}
         if options:

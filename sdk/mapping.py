@@ -38,7 +38,13 @@ def results(futures: Iterable[TaskFuture], *, buffersize: int | None, timeout: f
     """
     end = None if timeout is None else time.monotonic() + timeout
     more = iter(futures)
-    waiting = deque(itertools.islice(more, buffersize))
+    waiting: deque[TaskFuture] = deque()
+    try:
+        waiting.extend(itertools.islice(more, buffersize))
+    except BaseException:
+        # There is no room for the next one, or Ctrl-C while it waited: nobody will take these results.
+        _cancel(waiting)
+        raise
     return _in_order(waiting, more, end)
 
 
@@ -50,5 +56,9 @@ def _in_order(waiting: deque[TaskFuture], more: Iterator[TaskFuture], end: float
             left = None if end is None else end - time.monotonic()
             yield waiting.popleft().result(left)
     finally:
-        for future in waiting:
-            future.cancel()
+        _cancel(waiting)
+
+
+def _cancel(futures: Iterable[TaskFuture]) -> None:
+    for future in futures:
+        future.cancel()

@@ -161,6 +161,16 @@ def test_map_over_an_endless_iterable_keeps_a_window(client: Client, pool: Runni
             executor.map(double, [1], buffersize=0)
 
 
+def test_a_map_that_finds_no_room_cancels_what_it_has_submitted(client: Client, away: str) -> None:
+    executor = Executor(away, client=client, max_unfinished=3, when_full="raise")
+
+    with pytest.raises(QueueFull):
+        executor.map(double, range(10))
+
+    assert len(executor._unfinished) == 0
+    executor.shutdown()
+
+
 def test_what_the_bus_does_not_take_is_bounded_in_bytes_and_sent_when_it_is_back(tmp_path: Path) -> None:
     with (
         running_service(tmp_path / "service") as service,
