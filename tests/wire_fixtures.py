@@ -1,0 +1,331 @@
+"""What lies in stores and files, as releases wrote it: `tests/fixtures/wire/`, and the script that adds to it.
+
+    python tests/wire_fixtures.py        add a revision of whatever today's code writes in another way
+
+A sample is one fixed thing of each kind. `NAME.N` is how releases wrote it, one after another; the latest one is how
+today's code does. All of them must be read: they lie in queues and homes. So a file is never changed or removed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+
+from headrace.bus import models
+from headrace.bus.actions import ActionBundle, ActionIdRecord, ActionRecord, ActionWork
+from headrace.bus.bundles import (
+    Bundle,
+    FunctionUse,
+    LogEnd,
+    ResultPart,
+    Runtime,
+    Task,
+    TaskOptions,
+    TaskResult,
+    decode_bundle,
+    decode_part,
+    encode_bundle,
+    encode_part,
+)
+from headrace.bus.control import cancel_tasks, decode_control, encode_control
+from headrace.bus.keys import SEAL_BYTES, KeyRing, bundle_key
+from headrace.bus.lane_news import LaneName, decode_news, encode_news
+from headrace.bus.logs import LogChunk, decode_log, encode_log
+from headrace.bus.models import FunctionRecord
+from headrace.bus.names import Address
+from headrace.bus.subscriptions import RetryPolicy, SubscriptionRecord
+from headrace.cli.home import Home
+from headrace.endpoint.directory import EndpointDirectory
+from headrace.sdk.profile import Profile
+
+FIXTURES: Final = Path(__file__).parent / "fixtures" / "wire"
+
+ADA: Final = "urn:headrace:user:ada"
+RING: Final = KeyRing(bytes(range(32)))
+EXPIRES: Final = 4_000_000_000
+_NAMES: Final = ("endpoint", "group", "bundle", "function", "second", "subscription")
+ID: Final = {name: UUID(int=(number << 96) + 0x8000_8000_0000_0000_0000) for number, name in enumerate(_NAMES, 1)}
+ADDRESS: Final = Address(endpoint=ID["endpoint"], pool="default", principal=ADA, group=ID["group"], bundle=ID["bundle"])
+SECRET: Final = RING.pool_secret(ADDRESS.endpoint, ADDRESS.pool)
+RESULT_KEY: Final = RING.result_key(ADDRESS.endpoint, ADA)
+RUNTIME: Final = Runtime(python="3.11.7", headrace="0.1.0", host="vm", system="Linux")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One thing, and how it is written and read. `stable` leaves out what differs each time: a nonce, a signature."""
+
+    value: Any
+    write: Callable[[Any], bytes]
+    read: Callable[[bytes], Any]
+    stable: Callable[[bytes], bytes] = bytes
+    suffix: str = "bin"
+
+
+BUNDLE: Final = Bundle(
+    result_key=RESULT_KEY,
+    functions=[FunctionUse(ID["function"], b"g" * 32, EXPIRES), FunctionUse(ID["second"], b"h" * 32, EXPIRES)],
+    options=[TaskOptions(), TaskOptions(60.0, 3600.0, 2, 1.5, False, b'{"cores": 1}', True)],
+    tasks=[Task(0, 0, 0, 1, b"\x92\x01\x80"), Task(1, 1, 1, 4, b"[[1], {}]")],
+    runtime=RUNTIME,
+    origin=b"origin",
+    trace={"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"},
+    older_result_keys=[b"o" * 32],
+)
+PART: Final = ResultPart(
+    results=[
+        TaskResult(0, "succeeded", 1, b"\x01", 1.5e9, 1.5e9 + 1, 1.5e9 + 2, 1, "vm/12", LogEnd(1, 2, 3)),
+        TaskResult(1, "cancelled", 1, b"\xc0", attempts=0),
+    ],
+    total=2,
+    runtime=RUNTIME,
+    origin=b"origin",
+    stored_at=1.5e9,
+    functions=[ID["function"], ID["second"]],
+    places=[0, 1],
+)
+LOG: Final = [LogChunk(0, 1, 2, 1, 10, 1.5e9, b"printed", "vm/12")]
+
+MESSAGES: Final = {
+    "bundle": Sample(
+        value=BUNDLE,
+        write=lambda value: encode_bundle(
+            value, subject=ADDRESS.task_subject, key=bundle_key(SECRET, ADA, EXPIRES), key_expires=EXPIRES
+        ),
+        read=lambda data: decode_bundle(data, subject=ADDRESS.task_subject, key=bundle_key(SECRET, ADA, EXPIRES)),
+        stable=lambda data: data[:11] + data[11 + SEAL_BYTES :],
+    ),
+    "result-part": Sample(
+        value=PART,
+        write=lambda value: encode_part(value, subject=ADDRESS.result_subject(0), key=RESULT_KEY),
+        read=lambda data: decode_part(data, subject=ADDRESS.result_subject(0), key=RESULT_KEY),
+        stable=lambda data: data[:3] + data[3 + SEAL_BYTES :],
+    ),
+    "control": Sample(
+        value=cancel_tasks([1, 3], force=True),
+        write=lambda value: encode_control(value, subject=ADDRESS.control_subject, pool_secret=SECRET),
+        read=lambda data: decode_control(data, subject=ADDRESS.control_subject, pool_secret=SECRET),
+    ),
+    "log": Sample(
+        value=LOG,
+        write=lambda value: encode_log(value, subject=ADDRESS.log_subject(0), key=RESULT_KEY),
+        read=lambda data: decode_log(data, subject=ADDRESS.log_subject(0), key=RESULT_KEY),
+    ),
+    "lane-news": Sample(
+        value=LaneName("pool-x", ADA),
+        write=lambda value: encode_news(value, subject="news", pool_secret=SECRET),
+        read=lambda data: decode_news(data, subject="news", pool_secret=SECRET),
+    ),
+}
+
+_RECORDS: Final[dict[str, msgspec.Struct]] = {
+    "functions": FunctionRecord(
+        function_id=ID["function"],
+        name="f",
+        owner=ADA,
+        python_version="3.11.7",
+        created_at=1.5e9,
+        description="about",
+        public=True,
+        metadata={"key": [1]},
+    ),
+    "function_code": models.FunctionCodeRecord(
+        function_id=ID["function"], source="def f():\n    pass\n", pickled=b"\x80\x05", entry_point="f"
+    ),
+    "endpoints": models.EndpointRecord(
+        endpoint_id=ID["endpoint"],
+        name="here",
+        owner=ADA,
+        created_at=1.5e9,
+        token_id="0123456789abcdef",
+        public=True,
+        shared_with=("urn:headrace:group:lab",),
+        allowed_functions=(ID["function"],),
+        queue_limits=models.QueueLimits(bundles=5, bundles_per_principal=3),
+    ),
+    "endpoint_names": models.EndpointNameRecord(endpoint_id=ID["endpoint"], claimed_at=1.5e9),
+    "presence": models.PresenceRecord(
+        endpoint_id=ID["endpoint"],
+        host="vm",
+        python_version="3.11.7",
+        headrace_version="0.1.0",
+        seen_at=1.5e9,
+        pools=(models.PoolPresence(pool="default", workers=2, busy=1, queued=3),),
+    ),
+    "users": models.UserRecord(
+        name="ada", principal=ADA, created_at=1.5e9, groups=("urn:headrace:group:lab",), admin=True, removed_at=1.6e9
+    ),
+    "tokens": models.TokenRecord(
+        token_id="0123456789abcdef",
+        sha256="0" * 64,
+        kind="endpoint",
+        principal=ADA,
+        created_at=1.5e9,
+        endpoint_id=ID["endpoint"],
+        label="label",
+        expires_at=1.6e9,
+        revoked=True,
+    ),
+    "sessions": models.SessionRecord(
+        session_id="s",
+        kind="sdk",
+        principal=ADA,
+        endpoint_id=ID["endpoint"],
+        pool="default",
+        token_id="0123456789abcdef",
+        user_key="UKEY",
+        expires_at=1.5e9,
+        may_submit=False,
+    ),
+    "revocations": models.RevocationRecord(user_key="UKEY", expires_at=1.5e9),
+    "removals": models.RemovalRecord(kind="endpoint", subject=ID["endpoint"].hex, removed_at=1.5e9),
+    "subscriptions": SubscriptionRecord(
+        subscription_id=ID["subscription"],
+        name="all",
+        owner=ADA,
+        filter={"exact": {"type": "t"}},
+        function_id=ID["function"],
+        endpoint_id=ID["endpoint"],
+        created_at=1.5e9,
+        bus="other",
+        input={"args": [1]},
+        retry=RetryPolicy(max_attempts=5, first_delay_s=2.0, factor=3.0, max_delay_s=60.0),
+        after_sequence=7,
+    ),
+    "lanes": models.LaneRecord(
+        endpoint_id=ID["endpoint"], pool="default", principal=ADA, consumer="pool-x", used_until=1.5e9
+    ),
+    "actions": ActionRecord(
+        action_id="a",
+        provider="compute",
+        creator=ADA,
+        request_id="r",
+        request_digest="d",
+        started_at=1.5e9,
+        label="label",
+        monitor_by=("all_authenticated_users",),
+        manage_by=(ADA,),
+        release_after="P1D",
+        release_after_s=86_400.0,
+        deadline=1.6e9,
+        work=ActionWork(
+            endpoint=ID["endpoint"],
+            pool="default",
+            group=ID["group"],
+            bundles=(ActionBundle(bundle=ID["bundle"], total=2),),
+        ),
+        status="FAILED",
+        display_status="it failed",
+        details={"result": 1},
+        ended_at=1.55e9,
+    ),
+    "action_ids": ActionIdRecord(key="k"),
+    "objects": models.ObjectRecord(
+        size=10, upload="u", chunks=2, chunk_bytes=5, created_at=1.5e9, used_at=1.6e9, damaged=True
+    ),
+    "object_uses": models.ObjectUseRecord(endpoint_id=ID["endpoint"], pool="default", group=ID["group"], since=1.5e9),
+}
+
+
+def _record(value: msgspec.Struct) -> Sample:
+    return Sample(value=value, write=msgspec.json.encode, read=msgspec.json.Decoder(type(value)).decode, suffix="json")
+
+
+def _written(write: Callable[[Path], Path]) -> bytes:
+    with tempfile.TemporaryDirectory() as directory:
+        return write(Path(directory)).read_bytes()
+
+
+def _read_from(name: str, data: bytes, read: Callable[[Path], Any]) -> Any:
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / name
+        path.write_bytes(data)
+        path.chmod(0o600)
+        return read(path)
+
+
+def _write_endpoint(directory: Path) -> Path:
+    endpoint = EndpointDirectory(directory)
+    endpoint.keep_registration(ID["endpoint"], None, "http://127.0.0.1:8742")
+    return endpoint.registration_file
+
+
+def _write_profile(directory: Path) -> Path:
+    home = Home(directory)
+    home.write_profile("http://127.0.0.1:8742", "hr_0_0")
+    return home.profile_file
+
+
+FILES: Final = {
+    "endpoint": Sample(
+        value=(ID["endpoint"], "http://127.0.0.1:8742"),
+        write=lambda _: _written(_write_endpoint),
+        read=lambda data: _read_from("endpoint.json", data, _registered),
+        suffix="json",
+    ),
+    "profile": Sample(
+        value=("http://127.0.0.1:8742", "hr_0_0"),
+        write=lambda _: _written(_write_profile),
+        read=lambda data: _read_from("profile.json", data, _known),
+        suffix="json",
+    ),
+}
+
+
+def _registered(path: Path) -> Any:
+    found = EndpointDirectory(path.parent).registration()
+    return None if found is None else (found.endpoint_id, found.url)
+
+
+def _known(path: Path) -> Any:
+    profile = Profile.read(path)
+    return profile.url, profile.token
+
+
+SAMPLES: Final[dict[str, Sample]] = {
+    **{f"message-{name}": sample for name, sample in MESSAGES.items()},
+    **{f"record-{name}": _record(value) for name, value in _RECORDS.items()},
+    **{f"file-{name}": sample for name, sample in FILES.items()},
+}
+
+
+def revisions(name: str) -> list[Path]:
+    """The fixtures of a sample, the first one first."""
+    form = re.compile(re.escape(name) + r"\.(\d+)\.\w+")
+    found = {int(match[1]): path for path in FIXTURES.glob("*") if (match := form.fullmatch(path.name))}
+    return [found[number] for number in sorted(found)]
+
+
+def main() -> int:
+    """Add what today's code writes in another way than the latest fixture has it."""
+    FIXTURES.mkdir(parents=True, exist_ok=True)
+    for name, sample in SAMPLES.items():
+        known, today = revisions(name), sample.write(sample.value)
+        if not known or sample.stable(known[-1].read_bytes()) != sample.stable(today):
+            path = FIXTURES / f"{name}.{len(known) + 1}.{sample.suffix}"
+            path.write_bytes(today)
+            print(f"added {path}")  # noqa: T201  # a script
+    return 0
+
+
+def shape(document: Any) -> Any:
+    """The names in a JSON document, without its values."""
+    return {key: shape(value) for key, value in document.items()} if isinstance(document, dict) else None
+
+
+def shape_of_file(path: Path) -> Any:
+    """The names in a JSON file."""
+    return shape(json.loads(path.read_bytes()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
