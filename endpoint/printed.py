@@ -35,10 +35,11 @@ class Printed:
 
     def begin(self) -> None:
         """Note where the next call's output begins: what was printed since the last one is nobody's."""
-        self.end(0)
+        if self.end(0) is not None:
+            self.tell()
 
     def end(self, number: int) -> PrintedItem | None:
-        """What call `number`, which has just ended, printed; None if that is nothing."""
+        """What call `number`, which has just ended, printed; None if that is nothing. Else `tell` must follow."""
         try:
             sys.stdout.flush()
             sys.stderr.flush()
@@ -50,8 +51,12 @@ class Printed:
             return None
         printed = (number, self._out_end, out_end, self._err_end, err_end)
         self._out_end, self._err_end = out_end, err_end
-        self._counters[OUT_BEGIN], self._counters[ERR_BEGIN] = out_end, err_end
         return printed
+
+    def tell(self) -> None:
+        """Tell the engine where the next call's output begins. Only once this one counts as finished: whoever sees
+        it run takes what is told for the beginning of its own."""
+        self._counters[OUT_BEGIN], self._counters[ERR_BEGIN] = self._out_end, self._err_end
 
     def show(self) -> None:
         """Let lines be seen that have no end yet, while a call takes long. For another thread than the calls'."""

@@ -234,6 +234,8 @@ class Worker:
             self._ended.append((number, kind, tag, value, started_at, now - began))
             self._ended_bytes += len(value)
         self._counters[FINISHED] = number
+        if output is not None and self._printed is not None:
+            self._printed.tell()
         if now - self._flushed_at > _FLUSH_AFTER_S or self._ended_bytes > _FLUSH_BYTES:
             self.flush()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from uuid import UUID
 
@@ -148,6 +150,25 @@ def test_a_run_keeps_its_beginning_and_its_end_within_the_limit(limit: int, writ
         if sum(map(len, whole)) <= limit * 3 // 4 - 2:
             assert kept == len(whole[stream])
     assert sum(len(data) for stream in (0, 1) for _, data in [*given_on[stream], output.rest(stream)]) <= limit
+
+
+def test_where_a_call_began_is_told_until_it_counts_as_finished() -> None:
+    """Who looks in between would take the end of the call for its beginning, and its output for nobody's."""
+    script = """
+import os
+from headrace.endpoint.frames import ERR_BEGIN, OUT_BEGIN
+from headrace.endpoint.printed import Printed
+counters = memoryview(bytearray(64)).cast("Q")
+printed = Printed(counters)
+print("some text")
+assert printed.end(7) == (7, 0, 10, 0, 0)
+assert (counters[OUT_BEGIN], counters[ERR_BEGIN]) == (0, 0)
+printed.tell()
+assert (counters[OUT_BEGIN], counters[ERR_BEGIN]) == (10, 0)
+assert printed.end(8) is None
+"""
+    with a_file() as (_, out), a_file() as (_, err):
+        subprocess.run([sys.executable, "-c", script], stdout=out, stderr=err, check=True, timeout=30)
 
 
 def test_a_worker_cannot_read_what_it_has_written_and_nobody_writes_after_its_end() -> None:
