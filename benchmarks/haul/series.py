@@ -30,6 +30,8 @@ TRIPS = 200
 PROBE_TASKS = 5_000
 _OURS = ("nats", "service", "pool", "client")
 _TASKS_EACH = 300
+_BUNDLE = 16
+"""Tasks in a bundle where the costs of many small submitters are compared: alone, one would make larger ones."""
 _PUBLISHERS = 64
 _HALF_LOAD_S = 8.0
 _ADMIN = "urn:headrace:user:admin"
@@ -170,9 +172,8 @@ def endpoints(haul: Haul) -> Iterator[Point]:
             while len(executors) < size:
                 made = client.register_endpoint(f"simulated-{len(executors)}")
                 agents.add(made["endpoint_id"], made["endpoint_token"])
-                executors.append(stack.enter_context(Executor(made["endpoint_id"], client=client)))
+                executors.append(stack.enter_context(Executor(made["endpoint_id"], client=client, batch_size=_BUNDLE)))
                 executors[-1].submit(no_op).result(60)
-            # So many for each that bundles grow as they do for one alone.
             tasks = max(haul.probe_tasks() // size, _TASKS_EACH) * size
             _over_all(executors, tasks // 4)
             figures = haul.probe(tasks, partial(_over_all, executors, tasks), "agents")
