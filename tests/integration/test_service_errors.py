@@ -96,7 +96,7 @@ def test_a_body_of_100_mb_is_refused_with_the_limit_and_not_kept(service: Runnin
     headers = {} if chunked else {"Content-Length": "100000000"}
     response = service.http().post(FUNCTIONS, content=chunks(), headers=headers)
     error = error_of(response, 413)
-    assert error["code"] == "BodyTooLarge"
+    assert error["code"] == "PayloadTooLarge"
     assert "10000000 bytes (10 MB)" in error["detail"]
     assert _memory_bytes() - before < 60_000_000
     assert service.http().get("/healthz").status_code == 200
@@ -190,7 +190,7 @@ def _memory_bytes() -> int:
 
 @pytest.mark.parametrize(
     ("path", "content_type", "status"),
-    [("tasks", "application/json", 404), ("functions", "application/json", 413), ("events", "text/plain", 415)],
+    [("nothing", "application/json", 404), ("functions", "application/json", 413), ("events", "text/plain", 415)],
 )
 def test_a_client_that_writes_to_the_end_before_it_reads_is_answered_too(
     service: RunningService, path: str, content_type: str, status: int
