@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from headrace.sdk.light_future import LightFuture
@@ -39,6 +39,7 @@ def outcome(step: str, future: Any) -> object:
 
 
 @pytest.mark.filterwarnings("ignore")
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is not an error
 @given(st.lists(st.sampled_from([*STEPS, "listen"]), max_size=8))
 def test_every_order_of_steps_has_the_outcome_of_the_standard_future(steps: list[str]) -> None:
     standard: concurrent.futures.Future[Any] = concurrent.futures.Future()
