@@ -54,15 +54,18 @@ class Cancellations:
                 self._thread.start()
 
     def wait(self, within_s: float) -> None:
-        """Wait until the service knows of all of them, so long at most; what it then does not know is logged."""
+        """Wait until the service knows of all of them, as long as it hears of some within each `within_s`; what it then
+        does not know is logged."""
         with self._changed:
-            if not self._changed.wait_for(lambda: not self._untold or self._closed.is_set(), within_s):
-                logger.warning(
-                    "The service could not be told of %d cancellations within %g s; those tasks will run.",
-                    self._untold,
-                    within_s,
-                    extra={"action": "cancel_failed"},
-                )
+            while self._untold and not self._closed.is_set():
+                if not self._changed.wait(within_s):
+                    logger.warning(
+                        "The service could not be told of %d cancellations: of none for %g s; those tasks will run.",
+                        self._untold,
+                        within_s,
+                        extra={"action": "cancel_failed"},
+                    )
+                    return
 
     def close(self) -> None:
         """Tell of nothing more."""
