@@ -710,7 +710,9 @@ class Agent:
         try:
             name = decode_news(message.data, subject=message.subject, pool_secret=self._grant.pool_secrets)
         except (SignatureInvalid, DecodeError) as error:
-            logger.warning("Dropped the news of a lane that is not the service's: %s", error)
+            # Signed with newer keys than our grant's, or not by the service: what it grants lists all lanes.
+            logger.info("The news of a lane cannot be believed (%s); asking the service.", error)
+            self._spawn(self._learn_position(), "lanes")
             return
         self._lanes.hear(name)
 
