@@ -12,6 +12,13 @@ def echo(data: bytes) -> bytes:
     return data
 
 
+def ten_ms() -> None:
+    """Takes ten milliseconds."""
+    import time
+
+    time.sleep(0.01)
+
+
 def tell_start(port: int, label: str) -> float:
     """Tell the UDP port on this machine when this call started (unix seconds), and return the same."""
     import time

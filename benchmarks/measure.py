@@ -85,9 +85,9 @@ def _take_doors(system: System, records: Records, wanted: Callable[[str], bool])
         from benchmarks.systems.headrace import Headrace
 
         if isinstance(system, Headrace):
-            from benchmarks import doors
+            from benchmarks import doors, sharing
 
-            for name, take in doors.MEASURES.items():
+            for name, take in {**doors.MEASURES, **sharing.MEASURES}.items():
                 if wanted(name):
                     records.take(name, lambda take=take: take(system))  # type: ignore[misc]  # likewise
 

@@ -121,7 +121,7 @@ class Lanes:
     async def open(self, endpoint: UUID, pool: str) -> list[LaneRecord]:
         """The lanes of a pool that begins, or goes on: each has its consumer when this returns."""
         lanes = await self.of(endpoint, pool)
-        # Making one that is there already costs the server as much as a new one: 500 take seconds, looking milliseconds.
+        # To make one that is there already costs the server as much as a new one: 500 take seconds, looking does not.
         states = await asyncio.gather(*(self._state_or_none(lane) for lane in lanes))
         for lane, state in zip(lanes, states, strict=True):
             if state is None:
