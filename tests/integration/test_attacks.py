@@ -27,7 +27,7 @@ from headrace.bus.connection import Connection, Message
 from headrace.bus.errors import BusError, BusUnavailable, PermissionDenied
 from headrace.bus.keys import KeyRing
 from headrace.bus.logs import LogChunk, encode_log
-from headrace.bus.names import Address, stored_results, token
+from headrace.bus.names import Address, object_chunk, stored_results, token
 from headrace.bus.operator import ServiceKeys
 from headrace.endpoint.grant import PoolGrant
 from headrace.sdk import Client, Executor, Forbidden, NotFound
@@ -36,7 +36,18 @@ from headrace.sdk.session import Grant
 pytestmark = pytest.mark.anyio
 
 RUNTIME = Runtime(python="3.11", headrace="0")
-EVERYTHING = ("TASKS", "RESULTS", "PROGRESS", "CONTROL", "EVENTS", "DELIVERIES", "DEADLETTERS", "LOGS", "KV_functions")
+EVERYTHING = (
+    "TASKS",
+    "RESULTS",
+    "PROGRESS",
+    "CONTROL",
+    "EVENTS",
+    "DELIVERIES",
+    "DEADLETTERS",
+    "LOGS",
+    "OBJECTS",
+    "KV_functions",
+)
 _QUICK_S = 1.0
 
 
@@ -204,6 +215,8 @@ async def test_no_edge_credential_reaches_the_streams_or_makes_consumers(stage: 
         ("$JS.API.DIRECT.GET.RESULTS", b'{"seq":1}'),
         ("$JS.API.DIRECT.GET.RESULTS", json.dumps({"last_by_subj": stage.address.result_subject(0)}).encode()),
         ("$JS.API.DIRECT.GET.RESULTS", b'{"multi_last":["result.>"],"batch":100}'),
+        ("$JS.API.DIRECT.GET.OBJECTS", b'{"seq":1}'),
+        (f"$JS.API.DIRECT.GET.OBJECTS.{object_chunk(uuid.uuid4().hex, 0)}", b""),
         ("$JS.API.CONSUMER.CREATE.TASKS.spy", consumer),
         ("$JS.API.CONSUMER.DURABLE.CREATE.TASKS.spy", consumer),
         ("$JS.API.CONSUMER.LIST.TASKS", b""),
@@ -226,9 +239,12 @@ async def test_no_edge_credential_writes_where_it_has_no_business(stage: Stage, 
         address.log_subject(0),
         address.log_subject(None),
         f"stored.{address.result_subject(1)}",
+        object_chunk(uuid.uuid4().hex, 0),
         "event.default.x",
         f"delivery.{uuid.uuid4().hex}.x",
         "$KV.tokens.x",
+        "$KV.objects.x",
+        "$KV.object_uses.x",
     ]
     before = await _quiet_state_of(stage)
     for subject in foreign:
