@@ -39,6 +39,8 @@ MOST_WAITING_BYTES: Final = 8 << 30
 
 _AT_ONCE = 2
 _FRESH_USE_S = 300.0
+_WORKED_S = 120.0
+"""What went on for so long was answered: a service that is silent is given up earlier."""
 _FIRST_WAIT_S = 0.2
 _LONGEST_WAIT_S = 5.0
 _FULL = 507
@@ -228,9 +230,14 @@ class Transfers:
         task = self._uploads.get(source.sha256)
         if task is None:
             task = self._uploads[source.sha256] = asyncio.create_task(self._upload_now(source), name="upload")
-            task.add_done_callback(lambda _: self._uploads.pop(source.sha256, None))
+            task.add_done_callback(lambda ended: self._uploaded(source.sha256, ended))
         # Several bundles may wait for the same upload: the end of one must not end it for the others.
         await asyncio.shield(task)
+
+    def _uploaded(self, sha256: str, task: asyncio.Task[None]) -> None:
+        self._uploads.pop(sha256, None)
+        if not task.cancelled():
+            task.exception()  # looked at: whoever waits for it is told, and if nobody does any more, nobody needs to be
 
     async def _upload_now(self, source: Source) -> None:
         async with self._up:
@@ -240,9 +247,12 @@ class Transfers:
         """Do a piece of work in a thread, again while the service is away, for so long."""
         until, wait_s = time.monotonic() + self._away_s, _FIRST_WAIT_S
         while True:
+            began = time.monotonic()
             try:
                 return await in_thread(work, *arguments)
             except (ServiceUnreachable, ServiceUnavailable) as error:
+                if time.monotonic() - began > _WORKED_S:
+                    until, wait_s = time.monotonic() + self._away_s, _FIRST_WAIT_S
                 is_full = isinstance(error, ServiceUnavailable) and error.status == _FULL
                 if is_full or time.monotonic() > until:
                     raise
