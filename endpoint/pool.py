@@ -122,8 +122,7 @@ async def serve(settings: PoolSettings) -> None:
         sandboxes.prepare()
     objects = HttpObjectService(settings.service_url, endpoint=settings.endpoint_id, pool=settings.pool)
     spool = Spool(settings.spool_path)
-    spool.clear()
-    with contextlib.closing(service), contextlib.closing(objects):
+    with contextlib.closing(service), contextlib.closing(objects), spool:
         grant, granted_at = await _granted(service), elapsed_s()
         async with Connection(grant.urls, grant.credentials, name=f"headrace-pool {settings.pool}") as connection:
             logs = TaskLogs(connection)

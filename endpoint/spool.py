@@ -16,7 +16,8 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Collection
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final
+from types import TracebackType
+from typing import IO, TYPE_CHECKING, Final, Self
 
 if TYPE_CHECKING:
     from headrace.bus.payloads import Part
@@ -58,13 +59,25 @@ def _is_alive(pid: str) -> bool:
 
 
 class Spool:
-    """The agent's side. An object that is pinned stays; the others go in the order of their last use."""
+    """The agent's side; as a context it makes the directory, and removes it at the end.
+
+    An object that is pinned stays; the others go in the order of their last use.
+    """
 
     def __init__(self, directory: Path, *, most_bytes: int = MOST_BYTES) -> None:
         self.directory = directory
         self._most_bytes = most_bytes
         self._sizes: OrderedDict[str, int] = OrderedDict()
         self._pins: Counter[str] = Counter()
+
+    def __enter__(self) -> Self:
+        self.clear()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        shutil.rmtree(self.directory, ignore_errors=True)
 
     def clear(self) -> None:
         """Make the directory, empty. Raises `OSError`."""

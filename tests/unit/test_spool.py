@@ -71,6 +71,14 @@ def test_a_new_pool_begins_with_nothing(spool: Spool) -> None:
     assert list((spool.directory / "results").iterdir()) == []
 
 
+def test_nothing_is_left_when_the_pool_ends(tmp_path: Path) -> None:
+    with Spool(tmp_path / "spool") as spool:
+        bring(spool, "a", 10)
+        assert spool.directory.stat().st_mode & 0o777 == 0o700
+
+    assert not spool.directory.exists()
+
+
 def test_what_a_dead_worker_left_half_written_is_removed(spool: Spool) -> None:
     results = spool.directory / "results"
     with open_result(spool.directory) as mine:
