@@ -172,6 +172,11 @@ def status(name: NameArgument = _UNCONFIGURED, home: HomeOption = DEFAULT_HOME, 
             f"{'pool:':13}{pool['pool']}: {pool.get('workers', 0)} workers, {pool.get('busy', 0)} busy,"
             f" {pool.get('queued', 0)} tasks waiting here"
         )
+    queue = known.get("queue")
+    if queue:
+        output.say(f"{'queue:':13}{queue['used']} bundles are not finished{_most(queue['bundles'])}")
+        for each in queue["principals"]:
+            output.say(f"{'':13}{each['principal']}: {each['waiting']} wait, {each['taken']} are in a pool's hands")
 
 
 @app.command()
@@ -194,6 +199,10 @@ def delete(
             _unregister(directory)
     endpoints.delete(name)
     output.say(f"Deleted the endpoint {name}.")
+
+
+def _most(limit: int | None) -> str:
+    return "" if limit is None else f" (at most {limit})"
 
 
 def _endpoints(home: Path) -> Endpoints:
@@ -268,7 +277,8 @@ def _service_status(directory: EndpointDirectory) -> dict[str, Any]:
     try:
         # The endpoint's own token may ask for the endpoint's own status.
         with Client(registration.url, token) as client:
-            return client.get_endpoint_status(registration.endpoint_id)
+            known = client.get_endpoint_status(registration.endpoint_id)
+            return {**known, "queue": client.get_endpoint_queue(registration.endpoint_id)}
     except ClientError as error:
         return {"problem": str(error)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,14 @@ def work(path, seconds):
     time.sleep(seconds)
     with open(path, "a") as file:
         file.write(".")
+"""
+WAIT = """
+def wait(path, name, gate):
+    import os, time
+    with open(path, "a") as file:
+        file.write(name)
+    while not os.path.exists(gate):
+        time.sleep(0.01)
 """
 SEEN = """
 def seen(path):
@@ -63,3 +72,25 @@ def test_one_users_backlog_delays_anothers_task_by_no_more_than_what_runs(
 
     # Two workers do 200 of Ada's tasks a second: the time to ask, and a few frames, but not her backlog.
     assert answer.json()["result"] - before < BACKLOG // 10, answer.json()
+
+
+def test_a_user_never_has_more_running_than_the_administrator_allows(
+    service: RunningService, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    trace, gate = tmp_path / "trace", tmp_path / "gate"
+    wait = service.add_function(WAIT, "wait", public=True)
+    with running_pool(service, tmp_path / "pool", started=False, name=request.node.name[:60]) as pool:
+        service.http().patch(f"/api/v1/endpoints/{pool.endpoint_id}", json={"public": True})
+        document = json.loads(pool.settings_path.read_text())
+        share = {"most_running_per_principal": 1, "weights": {"urn:headrace:user:admin": 3}}
+        pool.settings_path.write_text(json.dumps({**document, "fair_share": share}))
+        pool.start()
+        submit(service, pool, service.token, wait, [[str(trace), "a", str(gate)]] * 5)
+        eventually(lambda: trace.exists() and trace.read_text() == "a", 10)
+
+        # One of two workers is free, but not for the same user.
+        submit(service, pool, service.add_user("hopper"), wait, [[str(trace), "h", str(gate)]])
+        eventually(lambda: trace.read_text() == "ah", 10)
+        gate.touch()
+
+        eventually(lambda: sorted(trace.read_text()) == list("aaaaah"), 10)
