@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import random
 import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -43,6 +44,7 @@ MESSAGE_ID_HEADER = "Nats-Msg-Id"
 EXPECTED_SEQUENCE_HEADER = "Nats-Expected-Last-Subject-Sequence"
 
 _RECONNECT_WAIT_S = 0.1
+_LONGEST_RECONNECT_WAIT_S = 1.0
 _REFUSED_WAIT_S = 1.0
 _ATTEMPT_S = 2.0
 _ANSWER_WAIT_S = 5.0
@@ -389,6 +391,7 @@ class Connection:
     async def _connect(self, credentials: Credentials) -> Link:
         """A new link, within the time limit. A server that does not answer is knocked at again and again."""
         error: BusError | None = None
+        wait_s = _RECONNECT_WAIT_S
         try:
             async with asyncio.timeout(self._connect_timeout_s):
                 for url in itertools.cycle(self._urls):
@@ -396,7 +399,9 @@ class Connection:
                         return await self._open_link(url, credentials)
                     except BusUnavailable as unavailable:
                         error = unavailable
-                        await asyncio.sleep(_RECONNECT_WAIT_S)
+                        # Not all clients of a server that is away at the same moments, nor ten times a second.
+                        await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))  # noqa: S311 - nothing secret
+                        wait_s = min(wait_s * 1.5, _LONGEST_RECONNECT_WAIT_S)
         except TimeoutError:
             pass
         except PermissionDenied:
