@@ -16,7 +16,7 @@ demo: $(VENV)/.ready
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # What a user installs: the built wheel with all its dependencies in a fresh environment, and a function that runs there.
 wheel-test: $(VENV)/.ready

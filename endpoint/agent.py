@@ -190,8 +190,11 @@ class Agent:
                 await self._connection.publish(held.ack_subject, b"-NAK")
         with suppress(BusError):
             await self._connection.flush(1.0)
-        for task in list(self._tasks):
-            task.cancel()
+        # One that ends may begin another; none outlives the agent.
+        while self._tasks:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks)
 
     def adopt(self, grant: PoolGrant) -> None:
         """Go on with a renewed grant, before the connection moves to it: then nothing comes that it cannot check."""

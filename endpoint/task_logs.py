@@ -89,8 +89,10 @@ class TaskLogs:
         self.flush()
         if self._stores:
             await asyncio.wait(self._stores, timeout=timeout_s)
-        for task in list(self._stores):
-            task.cancel()
+        if self._stores:
+            for task in self._stores:
+                task.cancel()
+            await asyncio.wait(self._stores)
 
     def _store(self, subject: str, chunks: list[LogChunk], key: bytes) -> None:
         task = asyncio.get_running_loop().create_task(self._stored(subject, chunks, key), name="store log")

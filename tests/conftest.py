@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+
+_HERE = Path(__file__).parent
+_SLOW_FIRST = ("chaos", "powerloss", "large", "packaging", "acceptance", "integration", "unit")
 
 
 @pytest.fixture
@@ -11,10 +16,19 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.hookimpl(trylast=True)  # pytest-randomly has shuffled
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Long runs only when they are asked for: `make chaos`, `make powerloss`."""
-    if "soak" in config.getoption("-m"):
-        return
-    skipped = [item for item in items if item.get_closest_marker("soak")]
-    config.hook.pytest_deselected(items=skipped)
-    items[:] = [item for item in items if item not in skipped]
+    """Long runs only when they are asked for (`make chaos`, `make powerloss`), and the slow folders first.
+
+    Files are dealt out to processes as they come: with a slow one last, all but one process would wait for it. Within
+    a folder the order stays random.
+    """
+    if "soak" not in config.getoption("-m"):
+        skipped = [item for item in items if item.get_closest_marker("soak")]
+        config.hook.pytest_deselected(items=skipped)
+        items[:] = [item for item in items if not item.get_closest_marker("soak")]
+    items.sort(key=_rank)
+
+
+def _rank(item: pytest.Item) -> int:
+    return next((rank for rank, folder in enumerate(_SLOW_FIRST) if _HERE / folder in item.path.parents), 0)

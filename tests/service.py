@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import dataclasses
 import threading
+import time
 from collections.abc import Coroutine, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,11 +57,12 @@ class Loop:
 
 
 async def _finish_tasks() -> None:
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
-        task.cancel()
-    if others:
-        await asyncio.wait(others, timeout=5)
+    # One that ends may begin another.
+    deadline = time.monotonic() + 5
+    while (others := asyncio.all_tasks() - {asyncio.current_task()}) and time.monotonic() < deadline:
+        for task in others:
+            task.cancel()
+        await asyncio.wait(others, timeout=1)
 
 
 @dataclass

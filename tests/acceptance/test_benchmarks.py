@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -35,6 +37,7 @@ def test_the_parts_are_timed_without_a_server() -> None:
     assert all(each["ns"] > 0 for each in json.loads(answer.stdout))
 
 
+@pytest.mark.soak  # `make long-haul` is the same command
 def test_the_long_haul_can_be_short(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.haul", "--factor", "0.002", "--results", str(tmp_path)]
     answer = subprocess.run(

@@ -9,7 +9,6 @@ import socket
 import stat
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,8 +46,9 @@ def test_the_ready_file_says_where_everything_is_and_only_to_its_owner(shared: U
 
 
 def test_it_tells_a_person_what_to_do_next(shared: Up) -> None:
+    # Programs are told first.
+    eventually(lambda: "Ctrl-C stops everything" in shared.said())
     said = shared.said()
-
     assert "Headrace is up after" in said
     assert shared.url in said
     assert shared.endpoint_id in said
@@ -86,11 +86,10 @@ def test_a_signal_stops_everything_in_time(home: Path, number: signal.Signals, s
     with headrace_up(home, "--workers", "1") as up:
         pids = up.pids()
         assert len(pids) >= 3
-        asked_at = time.monotonic()
 
         assert up.stop(number) == status
 
-        assert time.monotonic() - asked_at < 10
+        assert ended_in_order(home)
         assert [command_line(pid) for pid in pids if is_alive(pid)] == []
         assert not up.ready_file.exists()
 
@@ -100,11 +99,12 @@ def test_a_part_that_hangs_does_not_hold_up_the_end(home: Path) -> None:
         pids = up.pids()
         for part in PARTS.values():
             os.kill(up.pid_of(part), signal.SIGSTOP)
-        asked_at = time.monotonic()
 
-        assert up.stop() == 0
+        # Nobody wakes them: it ends only because it does not wait for them.
+        assert up.stop(within_s=45) == 0
 
-        assert time.monotonic() - asked_at < 10
+        assert up.said().rstrip().endswith("Stopped.")
+        assert not ended_in_order(home)
         eventually(lambda: not any(map(is_alive, pids)), message="all processes have ended")
 
 
@@ -114,11 +114,11 @@ def test_a_second_signal_ends_it_at_once(home: Path) -> None:
         os.kill(up.pid_of(PARTS["endpoint"]), signal.SIGSTOP)
         up.process.terminate()
         eventually(lambda: "once more to stop at once" in up.said())
-        asked_at = time.monotonic()
 
         up.stop()
 
-        assert time.monotonic() - asked_at < 1
+        # With patience it would have killed the endpoint in the end, and then stopped the others in order.
+        assert not ended_in_order(home)
         eventually(lambda: not any(map(is_alive, pids)), message="all processes have ended")
 
 
@@ -264,6 +264,11 @@ def refused(home: Path, *options: str) -> str:
     assert [command_line(pid) for pid in left] == []
     # Log lines carry the time; the message is what is said last, by name.
     return "headrace: " + process.stderr.rpartition("\nheadrace: ")[2].removeprefix("headrace: ")
+
+
+def ended_in_order(home: Path) -> bool:
+    """Whether the NATS server, the last part to be stopped, was asked to stop and said so; what is killed cannot."""
+    return "Initiating Shutdown" in (home / "nats" / "nats.log").read_text()
 
 
 def get(up: Up, path: str) -> httpx.Response:
