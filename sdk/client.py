@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import platform
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -21,8 +20,11 @@ from headrace.bus.names import Address
 from headrace.bus.options import changed
 from headrace.bus.payloads import Source
 from headrace.sdk import errors
+from headrace.sdk.cancelling import MOST_AT_ONCE
 from headrace.sdk.http import PROTOCOL, Http, check_protocol, headrace_version
 from headrace.sdk.logs import LogChunk, StreamName, TaskLogs, as_text
+from headrace.sdk.outcomes import error_of_document
+from headrace.sdk.payloads import temporary_file
 from headrace.sdk.profile import Profile
 
 Id = UUID | str
@@ -31,23 +33,6 @@ Document = dict[str, Any]
 
 _LONGEST_POLL_S: Final = 20.0
 _PIECE: Final = 1024 * 1024
-_MOST_CANCELS: Final = 2_000
-_OUTCOMES: Final[Mapping[str, type[errors.TaskError]]] = {
-    kind.code: kind
-    for kind in (
-        errors.TaskLost,
-        errors.TaskCancelled,
-        errors.TaskExpired,
-        errors.FunctionUnusable,
-        errors.ArgumentNotSerialisable,
-        errors.ResultNotSerialisable,
-        errors.ObjectMissing,
-        errors.ObjectDamaged,
-        errors.SubmissionRefused,
-    )
-}
-
-_ENDS: Final = {"cancelled": errors.TaskCancelled.code, "expired": errors.TaskExpired.code}
 
 
 class Client:
@@ -247,10 +232,10 @@ class Client:
             return answer["result"]
         if state in ("pending", "running"):
             raise errors.TaskPending(str(task_id), state)
-        raise _task_error(answer)
+        raise error_of_document(answer)
 
     def _large_result(self, reference: Document) -> Any:
-        with tempfile.TemporaryFile(prefix="headrace-") as file:
+        with temporary_file() as file:
             digest = hashlib.sha256()
 
             def write(piece: bytes) -> None:
@@ -348,7 +333,7 @@ class Client:
         path = f"task-groups/{_id(task_group_id, 'task_group_id')}/cancel"
         if task_ids is not None:
             wanted = [_id(task, "task_ids") for task in task_ids]
-            pages = [wanted[start : start + _MOST_CANCELS] for start in range(0, len(wanted), _MOST_CANCELS)]
+            pages = [wanted[start : start + MOST_AT_ONCE] for start in range(0, len(wanted), MOST_AT_ONCE)]
             answers = [self._cancel_some(path, {"task_ids": page, "force": force}) for page in pages]
         else:
             answers = [self._cancel_some(path, {"force": force})]
@@ -540,13 +525,3 @@ def _check_json(document: object) -> None:
         json.dumps(document, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise errors.ArgumentNotSerialisable(f"JSON cannot carry this: {error}; `Executor.submit` might") from error
-
-
-def _task_error(answer: Document) -> errors.TaskError:
-    error, state = answer.get("error") or {}, answer["state"]
-    code = str(error.get("code") or _ENDS.get(state, ""))
-    message = str(error.get("message") or f"task {answer['task_id']} {state}")
-    kind = _OUTCOMES.get(code)
-    if kind is not None:
-        return kind(message)
-    return errors.TaskFailed(str(error.get("type") or code or "Exception"), message, str(error.get("traceback", "")))

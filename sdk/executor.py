@@ -23,12 +23,13 @@ from headrace.bus.errors import ArgumentNotSerialisable, SubmissionRefused
 from headrace.bus.values import inline_bytes
 from headrace.schemas import HeadraceError
 from headrace.sdk import mapping
+from headrace.sdk.channel import Channel
 from headrace.sdk.client import Client
 from headrace.sdk.forks import tell_after_fork
 from headrace.sdk.future import TaskFuture, failed_future
 from headrace.sdk.limits import BLOCK, WhenFull, most_unfinished
 from headrace.sdk.payloads import encode_call
-from headrace.sdk.session import Channel, Session
+from headrace.sdk.session import Session
 from headrace.sdk.sessions import sessions_of, shared_client
 from headrace.sdk.unfinished import Unfinished
 

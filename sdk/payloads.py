@@ -28,6 +28,7 @@ from headrace.bus.names import Address
 from headrace.bus.payloads import Part, Source, describe
 from headrace.sdk.errors import ClientError, RequestRefused, ServiceUnavailable, ServiceUnreachable
 from headrace.sdk.limits import Room, WhenFull
+from headrace.sdk.outcomes import unreadable
 
 T = TypeVar("T")
 
@@ -264,7 +265,7 @@ def _load(part: Part, file: IO[bytes]) -> Any:
     try:
         return payloads.load_from(part, file)
     except DecodeError as error:
-        raise ResultNotSerialisable(f"the task succeeded, but its result cannot be read here: {error}") from error
+        raise unreadable(error) from error
 
 
 async def in_thread(work: Callable[..., T], *arguments: object) -> T:

@@ -16,9 +16,10 @@ from uuid import UUID
 
 from headrace.schemas import HeadraceError
 from headrace.sdk.client import Client
+from headrace.sdk.grant import Grant
 from headrace.sdk.loop import loop_thread
 from headrace.sdk.profile import Profile
-from headrace.sdk.session import Grant, Session
+from headrace.sdk.session import Session
 
 _AT_EXIT_S = 10.0
 

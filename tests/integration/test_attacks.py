@@ -31,7 +31,7 @@ from headrace.bus.names import Address, object_chunk, stored_results, token
 from headrace.bus.operator import ServiceKeys
 from headrace.endpoint.grant import PoolGrant
 from headrace.sdk import Client, Executor, Forbidden, NotFound
-from headrace.sdk.session import Grant
+from headrace.sdk.grant import Grant
 
 pytestmark = pytest.mark.anyio
 

@@ -302,7 +302,7 @@ def test_an_executor_that_is_closed_with_everything_cancelled_gives_its_subscrip
         executor = Executor(away.endpoint_id, client=client)
         futures = [executor.submit(double, x) for x in range(3)]
         session, channel = executor._channel(executor.endpoint_id)
-        eventually(lambda: len(channel.pending) > 0 and not channel._sending, 10)
+        eventually(lambda: len(channel.awaited.bundles) > 0 and not channel._sending, 10)
 
         executor.shutdown(cancel_futures=True)
 

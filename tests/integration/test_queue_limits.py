@@ -18,7 +18,7 @@ from waiting import eventually
 from headrace.bus.connection import Connection
 from headrace.bus.errors import BusError
 from headrace.sdk import Client
-from headrace.sdk.session import Grant
+from headrace.sdk.grant import Grant
 
 LIMIT = 3
 
