@@ -35,7 +35,7 @@ from headrace.bus.code import FunctionCode, from_source
 from headrace.endpoint.engine import Call
 from headrace.endpoint.turns import Turns
 from headrace.sdk.future import TaskFuture
-from headrace.sdk.outbox import Draft, Outbox
+from headrace.sdk.outbox import Draft, NewTask, Outbox
 
 _REPETITIONS = 7
 _REPETITION_S = 0.03
@@ -101,7 +101,7 @@ def _outbox() -> Iterator[Case]:
         for _ in range(8):
             outbox.learn(1e-6)
         for _ in range(count):
-            outbox.add(use, options, encoding, data, TaskFuture())
+            outbox.add(NewTask(use, options, encoding, data, TaskFuture()))
         outbox.pump()
         while sent:
             outbox.sent(sent.pop())

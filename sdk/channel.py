@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 from uuid import UUID
 
-from headrace.bus.bundles import Bundle, FunctionUse, Runtime, Task, TaskOptions, encode_bundle
+from headrace.bus.bundles import Bundle, FunctionUse, Runtime, Task, encode_bundle
 from headrace.bus.errors import AlreadyStored, BusUnavailable, SubmissionRefused
 from headrace.bus.ids import split_task_id
-from headrace.bus.payloads import Source
 from headrace.schemas import HeadraceError
 from headrace.sdk.awaited import Awaited, Host
 from headrace.sdk.cancelling import Cancellations
@@ -24,7 +23,7 @@ from headrace.sdk.errors import ServiceUnavailable, ServiceUnreachable
 from headrace.sdk.future import TaskFuture
 from headrace.sdk.limits import BLOCK, WhenFull
 from headrace.sdk.loop import LoopThread
-from headrace.sdk.outbox import CLOSED, FIRST_CAP, Draft, Outbox
+from headrace.sdk.outbox import CLOSED, FIRST_CAP, Draft, NewTask, Outbox
 from headrace.sdk.outcomes import fail, refused
 from headrace.sdk.payloads import Sources
 
@@ -86,34 +85,23 @@ class Channel:
         """Whether nobody uses it and no result is awaited."""
         return self.users <= 0 and not self.awaited.bundles
 
-    def submit(
-        self,
-        use: FunctionUse,
-        options: TaskOptions,
-        encoding: int,
-        arguments: bytes,
-        future: TaskFuture,
-        sources: Sequence[Source] = (),
-        *,
-        when_full: WhenFull = BLOCK,
-        check: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Send a task, once `sources` are uploaded; its future gets its id now and its result later. Any thread.
+    def submit(self, task: NewTask, *, when_full: WhenFull = BLOCK, check: Callable[[], None] = lambda: None) -> None:
+        """Send a task, once its sources are uploaded; its future gets its id now and its result later. Any thread.
 
         Waits for room as `when_full` says, `check` being called meanwhile. Raises `QueueFull`, `SubmissionRefused`
         when the client was closed, and what `check` raises.
         """
-        grant = self._session.grant
-        future.function_id, future.endpoint_id, future.task_group_id = use.id, grant.endpoint, self.group
+        grant, future = self._session.grant, task.future
+        future.function_id, future.endpoint_id, future.task_group_id = task.use.id, grant.endpoint, self.group
         future._on_cancel = self._tell_cancel
         if not self._session.allowance.is_free:
             self._wait_for_allowance(when_full, check)
-        if not sources:
-            self._outbox.add(use, options, encoding, arguments, future, when_full=when_full, check=check)
+        if not task.sources:
+            self._outbox.add(task, when_full=when_full, check=check)
             return
-        held = self._session.sources.hold(sources, when_full, check)
+        held = task.sources = self._session.sources.hold(task.sources, when_full, check)
         try:
-            self._large.add(use, options, encoding, arguments, future, held, when_full=when_full, check=check)
+            self._large.add(task, when_full=when_full, check=check)
         except BaseException:
             self._session.sources.let_go(held)
             raise

@@ -28,6 +28,7 @@ from headrace.sdk.client import Client
 from headrace.sdk.forks import tell_after_fork
 from headrace.sdk.future import TaskFuture, failed_future
 from headrace.sdk.limits import BLOCK, WhenFull, most_unfinished
+from headrace.sdk.outbox import NewTask
 from headrace.sdk.payloads import encode_call
 from headrace.sdk.session import Session
 from headrace.sdk.sessions import sessions_of, shared_client
@@ -382,16 +383,8 @@ class Executor(concurrent.futures.Executor):
         future._logs = self._client
         try:
             self._unfinished.add(future, self._when_full, self._check_open)
-            channel.submit(
-                use,
-                self._options(),
-                encoding,
-                payload,
-                future,
-                sources,
-                when_full=self._when_full,
-                check=self._check_open,
-            )
+            task = NewTask(use, self._options(), encoding, payload, future, sources)
+            channel.submit(task, when_full=self._when_full, check=self._check_open)
         except SubmissionRefused as error:
             future.set_exception(error)
         except BaseException:

@@ -45,6 +45,19 @@ _OPEN_IN_FLIGHT = 2
 
 
 @dataclass(slots=True)
+class NewTask:
+    """A task that has no bundle yet, and the future that gets its result."""
+
+    use: FunctionUse
+    options: TaskOptions
+    encoding: int
+    arguments: bytes
+    future: TaskFuture
+    sources: Sequence[Source] = ()
+    """What has to be uploaded first."""
+
+
+@dataclass(slots=True)
 class Draft:
     """A bundle in the making, and after that the bookkeeping of one under way."""
 
@@ -59,25 +72,17 @@ class Draft:
     sources: list[Source] = field(default_factory=list)
     """What has to be in the object store before it is sent."""
 
-    def add(
-        self,
-        use: FunctionUse,
-        options: TaskOptions,
-        encoding: int,
-        arguments: bytes,
-        future: TaskFuture,
-        sources: Sequence[Source] = (),
-    ) -> None:
+    def add(self, task: NewTask) -> None:
         index = len(self.tasks)
-        future.locate(self.id, index)
-        function_index = self.functions.setdefault(use, len(self.functions))
-        options_index = self.options.setdefault(options, len(self.options))
-        self.tasks.append(Task(index, function_index, options_index, encoding, arguments))
-        self.futures.append(future)
-        self.size += len(arguments) + _TASK_BYTES
+        task.future.locate(self.id, index)
+        function_index = self.functions.setdefault(task.use, len(self.functions))
+        options_index = self.options.setdefault(task.options, len(self.options))
+        self.tasks.append(Task(index, function_index, options_index, task.encoding, task.arguments))
+        self.futures.append(task.future)
+        self.size += len(task.arguments) + _TASK_BYTES
         self.live += 1
-        if sources:
-            self.sources.extend(sources)
+        if task.sources:
+            self.sources.extend(task.sources)
 
     def withdraw(self, index: int) -> int:
         """Take a task out; gives its size. 0 when it was not there."""
@@ -143,24 +148,13 @@ class Outbox:
         """How many tasks a bundle may hold at this moment."""
         return max(self._cap, min(self._most, (self._backlog() + self._unsent_tasks) // _PART_OF_BACKLOG))
 
-    def add(
-        self,
-        use: FunctionUse,
-        options: TaskOptions,
-        encoding: int,
-        arguments: bytes,
-        future: TaskFuture,
-        sources: Sequence[Source] = (),
-        *,
-        when_full: WhenFull = BLOCK,
-        check: Callable[[], None] = lambda: None,
-    ) -> None:
+    def add(self, task: NewTask, *, when_full: WhenFull = BLOCK, check: Callable[[], None] = lambda: None) -> None:
         """Put a task into a bundle, once there is room; gives its future its id.
 
         `check` is called while it waits, and may raise. Raises `QueueFull` as `when_full` says, and
         `SubmissionRefused` when the client was closed.
         """
-        size = len(arguments) + _TASK_BYTES
+        size = len(task.arguments) + _TASK_BYTES
 
         def look() -> None:
             self.check_open()
@@ -168,27 +162,19 @@ class Outbox:
 
         self.room.take(size, when_full, look)
         try:
-            woken = self._put(use, options, encoding, arguments, future, sources)
+            woken = self._put(task)
         except BaseException:
             self.room.give(1, size)
             raise
         if not woken:
             self._wake()
 
-    def _put(
-        self,
-        use: FunctionUse,
-        options: TaskOptions,
-        encoding: int,
-        arguments: bytes,
-        future: TaskFuture,
-        sources: Sequence[Source],
-    ) -> bool:
+    def _put(self, task: NewTask) -> bool:
         """Put a task into a bundle; whether the loop has been woken for it already."""
         with self._lock:
             self.check_open()
             draft = self._open
-            if draft is not None and draft.size + len(arguments) > BUNDLE_BYTES:
+            if draft is not None and draft.size + len(task.arguments) > BUNDLE_BYTES:
                 self._full.append(draft)
                 draft = None
             if draft is None:
@@ -196,7 +182,7 @@ class Outbox:
                 self._unsent[draft.id] = draft
                 self._begun()
             self._unsent_tasks += 1
-            draft.add(use, options, encoding, arguments, future, sources)
+            draft.add(task)
             if len(draft.tasks) >= self.cap or draft.size >= BUNDLE_BYTES:
                 self._full.append(draft)
                 self._open = None

@@ -14,7 +14,7 @@ from headrace.bus.ids import split_task_id
 from headrace.sdk.errors import QueueFull, SubmissionRefused
 from headrace.sdk.future import TaskFuture
 from headrace.sdk.limits import MOST_UNSENT_BYTES, MOST_UNSENT_TASKS, WhenFull
-from headrace.sdk.outbox import BUNDLE_BYTES, FIRST_CAP, LARGEST_CAP, Draft, Outbox
+from headrace.sdk.outbox import BUNDLE_BYTES, FIRST_CAP, LARGEST_CAP, Draft, NewTask, Outbox
 
 MOST_TASKS, MOST_BYTES = 12, 900_000
 USE = FunctionUse(uuid.uuid4(), b"", 0)
@@ -35,7 +35,7 @@ class Sink:
 
     def add(self, size: int = 10) -> TaskFuture:
         future = TaskFuture()
-        self.outbox.add(USE, TaskOptions(), 1, b"x" * size, future, when_full=WhenFull(raises=True))
+        self.outbox.add(NewTask(USE, TaskOptions(), 1, b"x" * size, future), when_full=WhenFull(raises=True))
         return future
 
 
