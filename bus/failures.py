@@ -77,7 +77,7 @@ def decode_failure(data: bytes) -> Failure:
     """Read a failure; nothing is unpickled yet. Raises `DecodeError`."""
     try:
         return _decode_failure(data)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DecodeError(f"a failure cannot be read: {error}", raw=data) from error
 
 

@@ -7,7 +7,7 @@ import traceback
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from headrace.bus import failures
@@ -199,6 +199,7 @@ def test_huge_messages_and_exceptions_are_cut() -> None:
     assert "characters left out" in failure.message
 
 
+@example(b"\x94\xa5\x00\x00\x00\x00\x80")  # text that is not UTF-8
 @given(st.binary(max_size=40))
 def test_bytes_that_are_no_failure_are_a_decode_error(data: bytes) -> None:
     with pytest.raises(DecodeError):
