@@ -19,6 +19,7 @@ from typing import cast
 
 from headrace.bus.values import INLINE_BYTES
 from headrace.endpoint.cgroups import MemoryGroup, MemoryGroups
+from headrace.endpoint.descendants import descendants, kill_all
 from headrace.endpoint.frames import (
     COUNTERS_BYTES,
     ERR_BEGIN,
@@ -185,9 +186,12 @@ class WorkerProcess(asyncio.Protocol):
             self._transport.write(frame(work))
 
     def kill(self) -> None:
-        """End it and its whole process group at once; `on_end` follows."""
+        """End it and all that its calls have started at once; `on_end` follows."""
         if self.process is not None and not self._is_over:
+            # Looked for first: with their parent gone nobody could tell whose they were.
+            started = descendants(self.process.pid)
             _kill_group(self.process.pid)
+            kill_all(started)
 
     # What asyncio calls
 

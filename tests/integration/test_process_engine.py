@@ -115,6 +115,12 @@ def spawn_grandchild(folder: str) -> None:
     time.sleep(600)
 
 
+def spawn_a_session_of_its_own(folder: str) -> None:
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    (Path(folder) / "grandchild").write_text(str(child.pid))
+    time.sleep(600)
+
+
 # What works
 
 
@@ -459,8 +465,11 @@ async def test_workers_that_die_at_start_fail_what_waits_with_the_reason() -> No
 # Limits, cancelling, stopping
 
 
-async def test_a_call_over_its_time_limit_expires_and_leaves_no_process_behind(bench: Bench, tmp_path: Path) -> None:
-    key = bench.submit(spawn_grandchild, str(tmp_path), options=TaskOptions(task_timeout_s=1.5))
+@pytest.mark.parametrize("spawn", [spawn_grandchild, spawn_a_session_of_its_own])
+async def test_a_call_over_its_time_limit_expires_and_leaves_no_process_behind(
+    bench: Bench, tmp_path: Path, spawn: Callable[[str], None]
+) -> None:
+    key = bench.submit(spawn, str(tmp_path), options=TaskOptions(task_timeout_s=1.5))
 
     failure = await bench.failure(key, "expired")
 
