@@ -301,12 +301,13 @@ class Executor(concurrent.futures.Executor):
     def reload_tasks(self, task_group_id: UUID | str | None = None) -> list[TaskFuture]:
         """Futures for all tasks of a group (by default this executor's own), whoever submitted them.
 
-        The executor takes the group over. Raises `ValueError` for an id that is no UUID, and `ClientError`.
+        The executor takes the group over. Raises `ValueError` for an id that is no UUID, and `ClientError`; it then
+        keeps the group that it had.
         """
-        group = _uuid(task_group_id, "task_group_id")
-        if group is not None and group != self.task_group_id:
-            self.task_group_id = group
-        document = self.client.get_task_group(self.task_group_id)
+        group = _uuid(task_group_id, "task_group_id") or self.task_group_id
+        document = self.client.get_task_group(group)
+        # Taken over once it is known to be there: what fails must not lead later submissions astray.
+        self.task_group_id = group
         by_endpoint: dict[UUID, list[tuple[UUID, TaskFuture]]] = {}
         for task in document["tasks"]:
             future = TaskFuture()

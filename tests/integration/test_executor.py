@@ -319,6 +319,16 @@ def test_tasks_are_reloaded_by_group_from_another_client(
     assert by_id[waiting.task_id].result() == "done"
 
 
+def test_an_executor_keeps_its_group_when_the_one_to_reload_is_unknown(client: Client, pool: RunningPool) -> None:
+    with Executor(pool.endpoint_id, client=client) as executor:
+        group = executor.task_group_id
+
+        with pytest.raises(NotFound, match="no task group"):
+            executor.reload_tasks(uuid.uuid4())
+
+        assert executor.task_group_id == group
+
+
 def test_executors_of_one_client_that_share_a_group_all_get_its_results(
     client: Client, pool: RunningPool, tmp_path: Path
 ) -> None:
