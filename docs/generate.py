@@ -76,6 +76,58 @@ _TREES: tuple[tuple[str, type[HeadraceError], str], ...] = (
     ("The command line", cli_errors.CommandError, "Said by `headrace up`."),
 )
 
+_FOR_USERS = frozenset({bus_errors.TaskError, sdk_errors.ClientError})
+"""The bases of what users meet; what administrators meet says in its message what to do."""
+
+_ADVICE: Mapping[str, str] = {
+    # Answers over HTTP, and what the SDK makes of them
+    "MalformedRequest": "Send JSON, as UTF-8; the detail says where reading ended",
+    "Unauthenticated": "Send `Authorization: Bearer TOKEN`; get a new token, `headrace login`",
+    "Forbidden": "Ask the owner, or an administrator",
+    "NotFound": "Check the id, and whose it is; an endpoint must be shared with you",
+    "MethodNotAllowed": "See [http.md](http.md)",
+    "RequestTimeout": "Send it again",
+    "Conflict": "Read what is there, then decide",
+    "ProtocolMismatch": "Install the release of the service",
+    "PayloadTooLarge": "Send less at a time; large arguments go through the SDK ([limits](settings.md#limits))",
+    "AddressTooLong": "Shorten the query",
+    "UnsupportedMediaType": "Set `Content-Type`, mostly to `application/json`",
+    "FilterInvalid": "Mend the place that `pointer` names ([filters and templates](filters-and-templates.md))",
+    "InvalidRequest": "Mend the places that `errors` names",
+    "QueueFull": (
+        "Wait for results and try again, or ask the owner of the endpoint; in the SDK `when_full='block'` waits"
+    ),
+    "BusUnavailable": "Try again; if it lasts, look whether NATS runs",
+    "Unavailable": "Try again later",
+    "StreamFull": "Try again later; the administrator makes room on the disk",
+    # Outcomes of tasks
+    "TaskError": "Catch it for all of those below",
+    "TaskFailed": "Read `remote_traceback`, mend the function",
+    "TaskLost": (
+        "See the message and the endpoint's log; often memory. Submit it again if it may run twice "
+        "([guarantees](../explanation/guarantees.md))"
+    ),
+    "TaskCancelled": "Nothing: somebody wanted it so",
+    "TaskExpired": "Raise the limit that the message names, or find out why it took so long",
+    "FunctionUnusable": (
+        "Install what the function imports where it runs; register it anew; ask the owner about `allowed_functions`"
+    ),
+    "ArgumentNotSerialisable": "Send plain data or a path; open files, locks and connections in the function",
+    "ResultNotSerialisable": "Return plain data, or a path",
+    "ObjectMissing": "Submit the task again; if it happens again, look at the disk of the NATS server",
+    "ObjectDamaged": "Submit the task again; if it happens again, look at the disk of the NATS server",
+    "SubmissionRefused": "Submit it again; the message says why it was refused",
+    # The client
+    "ClientError": "Catch it for all of those below",
+    "NotConfigured": "`headrace login`, or set `HEADRACE_URL` and `HEADRACE_TOKEN`",
+    "ServiceUnreachable": "Check the address, and whether the service runs",
+    "ServiceUnavailable": "Try again later; the service's log says more",
+    "TaskPending": "Ask again later, or wait with an `Executor`",
+    "RequestRefused": "The message says what to mend",
+    "Unauthorized": "Get a new token, `headrace login`",
+}
+"""What to do about each error that people meet as users."""
+
 _CONFIG = """\
 # config.yaml of an endpoint
 
@@ -115,10 +167,16 @@ def routes() -> str:
 
 def errors() -> str:
     """All errors, from their classes."""
-    parts = [_NOTE, _ERRORS, _table(("status", "code", "when"), sorted(_answers())), _OTHER_ANSWERS]
+    answers = [(status, f"`{code}`", when, _ADVICE[code]) for status, code, when in sorted(_answers())]
+    parts = [_NOTE, _ERRORS, _table(("status", "code", "when", "what to do"), answers), _OTHER_ANSWERS]
     for title, base, text in _TREES:
-        rows = [(f"`{each.code}`", _when(each)) for each in (base, *_below(base))]
-        parts += [f"## {title}\n", text + "\n", _table(("code", "when"), rows)]
+        kinds = (base, *_below(base))
+        if base in _FOR_USERS:
+            advised = [(f"`{each.code}`", _when(each), _ADVICE[each.code]) for each in kinds]
+            table = _table(("code", "when", "what to do"), advised)
+        else:
+            table = _table(("code", "when"), [(f"`{each.code}`", _when(each)) for each in kinds])
+        parts += [f"## {title}\n", text + "\n", table]
     return "\n".join(parts)
 
 
@@ -232,11 +290,11 @@ def _schema_of(content: tuple[str, Mapping[str, Any]]) -> str:
 
 def _answers() -> set[tuple[str, str, str]]:
     """(status, code, when) of every error that the service may answer with."""
-    found = {(str(each.status), f"`{each.code}`", _when(each)) for each in _below(ServiceError)}
+    found = {(str(each.status), each.code, _when(each)) for each in _below(ServiceError)}
     for sample in _samples():
         answer = answer_to(sample, route="")
-        if not any(row[:2] == (str(answer.status), f"`{answer.code}`") for row in found):
-            found.add((str(answer.status), f"`{answer.code}`", _when(type(sample))))
+        if not any(row[:2] == (str(answer.status), answer.code) for row in found):
+            found.add((str(answer.status), answer.code, _when(type(sample))))
     return found
 
 
