@@ -25,7 +25,7 @@ PARTS = {"nats": "nats-server", "service": "headrace.cli.main serve", "endpoint"
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    """One system for the tests that leave it as it is."""
+    """One system for the tests after which it is as it was."""
     with headrace_up(tmp_path_factory.mktemp("up") / "home", "--workers", "1") as up:
         yield up
 
@@ -135,12 +135,9 @@ def test_nothing_outlives_it_when_it_is_killed(home: Path) -> None:
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_a_part_that_dies_is_started_again_while_the_others_carry_on(home: Path, part: str) -> None:
-    with (
-        headrace_up(home, "--workers", "1") as up,
-        Client(up.url, up.token) as client,
-        Executor(client=client) as executor,
-    ):
+def test_a_part_that_dies_is_started_again_while_the_others_carry_on(shared: Up, part: str) -> None:
+    up = shared
+    with Client(up.url, up.token) as client, Executor(client=client) as executor:
         assert executor.submit(pow, 2, 10).result(20) == 1024
         before = {name: up.pid_of(words) for name, words in PARTS.items()}
 
