@@ -109,7 +109,7 @@ def test_map_gives_results_in_order_with_and_without_chunks(executor: Executor) 
 
 def test_map_keeps_its_time_limit(executor: Executor) -> None:
     with pytest.raises(TimeoutError):
-        list(executor.map(slow, [3], timeout=0.2))
+        list(executor.map(slow, [1], timeout=0.2))
 
 
 def test_futures_work_with_wait_as_completed_and_asyncio(executor: Executor) -> None:
