@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -10,6 +11,7 @@ from headrace.bus.control import Control
 from headrace.bus.errors import TaskError
 from headrace.bus.failures import encode_failure, of_error
 from headrace.bus.names import Address
+from headrace.bus.results import StoredPart
 
 
 @dataclass(slots=True, kw_only=True)
@@ -78,6 +80,11 @@ class Held:
         self.open.difference_update(indices)
         for index in indices:
             self.unstored.pop(index, None)
+
+    def merge(self, parts: Iterable[StoredPart]) -> None:
+        """These parts were stored by somebody, the next one first."""
+        for part in parts:
+            self.stored([result.index for result in part.part.results])
 
     def functions_of(self, results: list[TaskResult]) -> tuple[list[UUID], list[int]]:
         """The functions of the bundle and, where there are several, the place in them of each of these results'."""

@@ -23,11 +23,12 @@ from headrace.bus.keys import bundle_key
 from headrace.bus.names import Address
 from headrace.bus.results import read_parts
 from headrace.bus.values import JSON
-from headrace.endpoint import agent as agent_module
+from headrace.endpoint import in_hand
 from headrace.endpoint.agent import Agent
 from headrace.endpoint.held import Held
 from headrace.endpoint.pool_service import HttpPoolService
 from headrace.endpoint.process_engine import ProcessEngine
+from headrace.endpoint.result_log import ResultLog
 
 pytestmark = pytest.mark.anyio
 
@@ -107,14 +108,14 @@ async def test_a_bundle_whose_side_task_died_comes_again(
     pool: Pool, service: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     function_id = service.add_function()
-    store_part, failures = Agent._store_part, iter([RuntimeError("nobody has thought of this")])
+    store_part, failures = ResultLog._store_part, iter([RuntimeError("nobody has thought of this")])
 
-    async def store_part_later(self: Agent, held: Held, results: list[TaskResult]) -> None:
+    async def store_part_later(self: ResultLog, held: Held, results: list[TaskResult]) -> None:
         for failure in failures:
             raise failure
         await store_part(self, held, results)
 
-    monkeypatch.setattr(Agent, "_store_part", store_part_later)
+    monkeypatch.setattr(ResultLog, "_store_part", store_part_later)
     async with pool.agent() as agent:
         (task_id,) = pool.submit(function_id, [7])
 
@@ -165,7 +166,7 @@ async def test_a_mark_whose_answer_was_lost_is_known_again_also_after_a_crash_of
 async def test_a_pool_that_held_too_many_bytes_asks_for_more_when_it_has_let_go_of_them(
     pool: Pool, service: RunningService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(agent_module, "_MOST_BYTES_IN_HAND", 1)
+    monkeypatch.setattr(in_hand, "_MOST_BYTES", 1)
     function_id = service.add_function()
     # More than a pool that knows nothing yet asks for at once.
     task_ids = pool.submit(function_id, *([number] for number in range(40)))
@@ -176,7 +177,7 @@ async def test_a_pool_that_held_too_many_bytes_asks_for_more_when_it_has_let_go_
         assert results == list(range(40))
         assert time.monotonic() - began < 15
         await eventually_async(lambda: agent.status["bundles"] == 0)
-        assert agent._bytes_in_hand == 0
+        assert agent._in_hand.bytes == 0
 
 
 async def test_what_still_runs_in_a_pool_that_drains_is_not_given_to_another(

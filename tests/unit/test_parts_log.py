@@ -32,7 +32,7 @@ from headrace.bus.ids import new_bundle_id
 from headrace.bus.names import Address
 from headrace.bus.pull import Delivery
 from headrace.bus.results import ResultCollector, stored_part
-from headrace.endpoint import agent as agent_module
+from headrace.endpoint import acks
 from headrace.endpoint.agent import Agent
 from headrace.endpoint.engine import Call, Load, Outcome, OutcomesCallback, Source
 from headrace.endpoint.grant import PoolGrant, PoolService
@@ -157,7 +157,7 @@ class Life:
         self.agent = Agent(
             cast("PoolService", None), cast("Connection", Wire(streams)), grant, self._engine, runtime=RUNTIME
         )
-        self.agent._code._codes[FUNCTION] = CODE
+        self.agent._functions._cache._codes[FUNCTION] = CODE
 
     def _engine(self, source: Source, on_outcomes: OutcomesCallback) -> Any:
         self.engine = Engine(source, on_outcomes)
@@ -194,7 +194,7 @@ class PartsLog(RuleBasedStateMachine):
         agent = self.lives[number].agent
         if not self.streams.ever_delivered:
             # It was stored after this pool had connected: nobody can have had it before.
-            agent._unsure_up_to = 0
+            agent._position.unsure_up_to = 0
         self.streams.deliveries += 1
         self.streams.ever_delivered = True
         delivery = Delivery(
@@ -249,7 +249,7 @@ class PartsLog(RuleBasedStateMachine):
         """The server forgets how often it has delivered; the pools notice that it was away."""
         self.streams.deliveries = 0
         for life in self.lives:
-            life.agent._unsure_up_to = float("inf")
+            life.agent._position.unsure_up_to = float("inf")
 
     @rule(number=st.sampled_from([0, 1]))
     def kill_pool(self, number: int) -> None:
@@ -261,7 +261,7 @@ class PartsLog(RuleBasedStateMachine):
     def hand_back(self, number: int) -> None:
         """A side task of the agent dies."""
         agent = self.lives[number].agent
-        for held in list(agent._held.values()):
+        for held in list(agent._in_hand.bundles.values()):
             self.do(functools.partial(agent._hand_back, held))
 
     # Promises
@@ -308,14 +308,14 @@ class PartsLog(RuleBasedStateMachine):
                     self.end(number, 0)
             while self.streams.under_way:
                 self.store(0, lost=False)
-            if not self.streams.queued and not any(life.agent._held for life in self.lives):
+            if not self.streams.queued and not any(life.agent._in_hand.bundles for life in self.lives):
                 break
         assert not self.streams.queued
         self.each_task_has_one_stored_result_and_keeps_it()
         assert set(self.seen) == set(range(TASKS))
         for life in self.lives:
-            assert not life.agent._held
-            assert life.agent._bytes_in_hand == 0
+            assert not life.agent._in_hand.bundles
+            assert life.agent._in_hand.bytes == 0
         collector = ResultCollector(ADDRESS, RESULT_KEY)
         for number in reversed(range(len(self.parts()))):
             subject = ADDRESS.result_subject(number)
@@ -323,12 +323,7 @@ class PartsLog(RuleBasedStateMachine):
         assert {index: result.value for index, result in collector.results.items()} == self.seen
 
     def bury(self, life: Life) -> None:
-        async def end() -> None:
-            for task in list(life.agent._tasks):
-                task.cancel()
-            await asyncio.gather(*life.agent._tasks, return_exceptions=True)
-
-        self.loop.run_until_complete(end())
+        self.loop.run_until_complete(life.agent._tasks.end())
 
     def do(self, work: Callable[[], Any]) -> Any:
         """Do it on the loop, and let everything happen that follows from it."""
@@ -358,7 +353,7 @@ def answer(publish: Publish, stored: Stored | None) -> None:
 @pytest.fixture(autouse=True, scope="module")
 def acks_at_once() -> Iterable[None]:
     with pytest.MonkeyPatch.context() as patch, contextlib.suppress(AttributeError):
-        patch.setattr(agent_module, "ACK_DELAY_S", 0.0)
+        patch.setattr(acks, "ACK_DELAY_S", 0.0)
         yield
 
 
