@@ -163,7 +163,7 @@ def decode_bundle(message: bytes, *, subject: str, key: Keys) -> Bundle:
     body = _checked(message, 11, subject, key)
     try:
         return _decode_bundle(body)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DecodeError(f"a signed bundle cannot be read: {error}", raw=message) from error
 
 
@@ -179,7 +179,7 @@ def decode_part(message: bytes, *, subject: str, key: Keys) -> ResultPart:
     body = _checked(message, 3, subject, key)
     try:
         return _decode_part(body)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DecodeError(f"a signed result part cannot be read: {error}", raw=message) from error
 
 

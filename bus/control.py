@@ -67,7 +67,7 @@ def decode_control(message: bytes, *, subject: str, pool_secret: Keys) -> Contro
     check_mac(pool_secret, signature, _PURPOSE, subject, body)
     try:
         return _decode(body)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DecodeError(f"a signed cancellation cannot be read: {error}", raw=message) from error
 
 

@@ -112,5 +112,5 @@ async def _between(connection: Connection, subject: str, start: int, end: int) -
 def _read(message: StoredMessage) -> DeadLetter:
     try:
         return _decode(message.data)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DecodeError(f"the dead letter {message.subject!r} cannot be read: {error}", raw=message.data) from error

@@ -84,7 +84,7 @@ class Delivery(msgspec.Struct, array_like=True, frozen=True):
         """Raises `DecodeError`."""
         try:
             return _decode_delivery(data)
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise DecodeError(f"not the origin of a delivery: {error}", raw=data) from error
 
     def _id(self, endpoint: UUID, attempt: str) -> UUID:
@@ -109,7 +109,7 @@ class Waiting(msgspec.Struct, array_like=True, frozen=True):
         """Raises `DecodeError`."""
         try:
             return _decode_waiting(data)
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise DecodeError(f"not a waiting delivery: {error}", raw=data) from error
 
 

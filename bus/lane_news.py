@@ -43,5 +43,5 @@ def decode_news(message: bytes, *, subject: str, pool_secret: Keys) -> LaneName:
     check_mac(pool_secret, signature, _PURPOSE, subject, body)
     try:
         return _decode(body)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DecodeError(f"the signed news of a lane cannot be read: {error}", raw=message) from error

@@ -273,7 +273,7 @@ class Link(asyncio.BufferedProtocol):
     def _on_info(self, document: bytes) -> None:
         try:
             self.info = msgspec.json.decode(document, type=Info)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise ProtocolBroken(f"the server's greeting cannot be read: {error}") from error
         if not self._greeted.done():
             self._greeted.set_result(None)

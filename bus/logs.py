@@ -67,7 +67,7 @@ def decode_log(message: bytes, *, subject: str, key: Keys) -> list[LogChunk]:
     check_mac(key, signature, _MAGIC, subject, body)
     try:
         return _decode(body).chunks
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DecodeError(f"a signed log message cannot be read: {error}", raw=message) from error
 
 

@@ -70,7 +70,7 @@ def read_large(data: bytes) -> Large:
     """Read what travels under the tag `OBJECT`. Raises `DecodeError`."""
     try:
         large = _decode(data)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DecodeError(f"a reference to the object store cannot be read: {error}", raw=data[:200]) from error
     if not large.parts or any(len(part.sha256) != 32 or part.size < 0 for part in large.parts):
         raise DecodeError("a reference to the object store that names no object", raw=data[:200])

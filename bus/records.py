@@ -160,7 +160,7 @@ class Records(Generic[T]):
     def _read(self, key: str, data: bytes, revision: int) -> Record[T]:
         try:
             return Record(key, self._decode(data), revision)
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise DecodeError(f"the {self.name} record {key!r} cannot be read: {error}", raw=data) from error
 
     async def _put(self, key: str, value: T, *, expected: int | None = None, ttl_s: float | None = None) -> int:

@@ -152,6 +152,15 @@ def test_a_duration_that_is_none_is_refused_by_the_reader(name: str, value: floa
         decode_bundle(message, subject="task.a", key=b"k" * 32)
 
 
+def test_a_signed_bundle_whose_text_is_no_text_is_refused_like_any_that_cannot_be_read() -> None:
+    bundle = Bundle(result_key=b"", functions=[], options=[], tasks=[], runtime=Runtime(python="3.11", host="host!"))
+    body = msgspec.msgpack.encode(bundle).replace(b"host!", b"\xff\xfe\xff\xfe!")
+    head, key = b"HB\x01" + (1).to_bytes(8, "big"), b"k" * 32
+
+    with pytest.raises(DecodeError, match="cannot be read"):
+        decode_bundle(head + keys.seal(key, body, head, "task.a") + body, subject="task.a", key=key)
+
+
 def test_a_bundle_of_a_later_wire_version_is_refused_with_its_version() -> None:
     message = b"HB\x09" + bytes(100)
 
