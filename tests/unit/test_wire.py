@@ -153,7 +153,7 @@ def test_a_duration_that_is_none_is_refused_by_the_reader(name: str, value: floa
 
 
 def test_a_signed_bundle_whose_text_is_no_text_is_refused_like_any_that_cannot_be_read() -> None:
-    bundle = Bundle(result_key=b"", functions=[], options=[], tasks=[], runtime=Runtime(python="3.11", host="host!"))
+    bundle = Bundle(result_key=b"", functions=[], options=[], tasks=[], runtime=Runtime("host!", "0.1.0"))
     body = msgspec.msgpack.encode(bundle).replace(b"host!", b"\xff\xfe\xff\xfe!")
     head, key = b"HB\x01" + (1).to_bytes(8, "big"), b"k" * 32
 
