@@ -70,6 +70,17 @@ class Job:
         """The starts so far, the present one included."""
         return self.losses + self.raised + 1
 
+    @property
+    def sandbox(self) -> str:
+        """The directory of this attempt: what an earlier one left, or is still being removed, is not met again."""
+        return str(self.call.key) if self.attempts == 1 else f"{self.call.key}-{self.attempts}"
+
+    def stop_timer(self) -> None:
+        """Let its time limit, or the delay of its retry, not end any more."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
 
 class Slot:
     """The place of one worker: the process that is there now, and what it was sent."""

@@ -25,7 +25,7 @@ from waiting import eventually_async
 from headrace.bus.bundles import TaskOptions
 from headrace.bus.failures import rebuild
 from headrace.bus.values import JSON, decode
-from headrace.endpoint import process_engine
+from headrace.endpoint import dealing
 
 pytestmark = pytest.mark.anyio
 
@@ -173,7 +173,7 @@ async def test_the_callers_own_types_come_back_as_the_very_same_types(bench: Ben
 
 
 async def test_more_functions_than_a_worker_remembers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process_engine, "_MOST_FUNCTIONS", 3)
+    monkeypatch.setattr(dealing, "_MOST_FUNCTIONS", 3)
     async with running(1) as bench:
         keys = [bench.put(f"def f(x): return x + {n}", 1) for n in [*range(10), *range(10)]]
         bench.engine.wake()
@@ -495,7 +495,7 @@ async def test_calls_that_have_not_started_can_be_cancelled(tmp_path: Path) -> N
         keys = [bench.put(usually_short, str(tmp_path), place) for place in range(10)]
         bench.engine.wake()
         # given that all but one were sent to the worker, and came back from it
-        await eventually_async(lambda: len(bench.engine._again) == 9)
+        await eventually_async(lambda: len(bench.engine._backlog.again) == 9)
 
         bench.engine.cancel(keys)
 
