@@ -27,7 +27,7 @@ from headrace.bus.errors import SubmissionRefused
 from headrace.schemas import HeadraceError
 from headrace.sdk.allowance import Allowance, QueueLimit
 from headrace.sdk.channel import Channel
-from headrace.sdk.errors import NotFound
+from headrace.sdk.errors import NotFound, ServiceUnreachable, Unauthorized
 from headrace.sdk.grant import Grant
 from headrace.sdk.loop import LoopThread
 from headrace.sdk.outbox import LARGEST_CAP
@@ -40,7 +40,7 @@ _SWEEP_S = 2.5
 _RENEW_RETRY_S = 2.0
 _MAY_SUBMIT_AGAIN_S = 3.0
 """How often a session is asked for anew that may not submit."""
-_MISSING_TIMES = 3
+_REFUSED_TIMES = 3
 _KEY_MARGIN_S = 10.0
 _LEAST_KEY_S = 0.25
 
@@ -193,7 +193,7 @@ class Session:
         while True:
             await self._until_renewal()
             self._renew_now.clear()
-            missing = 0
+            refused = 0
             while True:
                 if elapsed_s() - self._granted_at > self.grant.expires_in_s:
                     self._usable.clear()
@@ -202,8 +202,8 @@ class Session:
                     break
                 except HeadraceError as error:
                     # Not at the first time: something between us and the service may say so while it restarts.
-                    missing = missing + 1 if isinstance(error, NotFound) else 0
-                    if missing >= _MISSING_TIMES:
+                    refused = refused + 1 if isinstance(error, NotFound | Unauthorized) else 0
+                    if refused >= _REFUSED_TIMES:
                         self._end(error)
                         return
                     logger.warning(
@@ -215,8 +215,8 @@ class Session:
                     await asyncio.sleep(_RENEW_RETRY_S)
 
     def _end(self, error: HeadraceError) -> None:
-        """The endpoint is there no more, or not for us: nothing will ever come."""
-        logger.error("The endpoint is gone; giving up what waits for it: %s", error, extra={"action": "endpoint_gone"})
+        """The endpoint is there no more, or not for us, or our token is not good any more: nothing will ever come."""
+        logger.error("The session has ended; giving up what waits for it: %s", error, extra={"action": "session_ended"})
         for channel in list(self._channels.values()):
             channel.give_up(error, why=str(error))
 
@@ -234,7 +234,13 @@ class Session:
 
     async def _renew_once(self) -> None:
         loop = asyncio.get_running_loop()
-        document = await loop.run_in_executor(None, self.service.open_session, self.grant.endpoint, self._config)
+        try:
+            opening = loop.run_in_executor(None, self.service.open_session, self.grant.endpoint, self._config)
+        except RuntimeError as error:
+            raise ServiceUnreachable(
+                f"this program ends, and asks nothing any more: {error}", was_sent=False
+            ) from error
+        document = await opening
         grant = Grant.of_document(document)
         await self.connection.renew(grant.credentials)
         self.grant = grant

@@ -150,6 +150,23 @@ def test_unfinished_tasks_of_a_deleted_endpoint_are_cancelled_for_everybody(
     (tmp_path / "go").touch()
 
 
+def test_what_waits_for_results_is_told_when_its_token_is_revoked(
+    service: RunningService, admin: Client, pool: RunningPool
+) -> None:
+    token = admin.create_token(label="lost laptop")
+    with Client(service.url, token["token"]) as lost, Executor(pool.endpoint_id, client=lost) as executor:
+        waits = executor.submit(pow, 2, 3)
+        eventually(lambda: waits.task_id and admin.get_task(waits.task_id)["state"] == "pending", WITHIN_S)
+        admin.revoke_token(token["token_id"])
+
+        assert isinstance(waits.exception(WITHIN_S), Unauthorized)
+        with pytest.raises(SubmissionRefused, match="revoked"):
+            executor.submit(pow, 2, 3).result(WITHIN_S)
+    pool.start()
+    with Executor(pool.endpoint_id, client=admin, task_group_id=executor.task_group_id) as heir:
+        assert [future.result(WITHIN_S) for future in heir.reload_tasks()] == [8]
+
+
 def test_with_a_user_end_tokens_endpoints_subscriptions_and_queued_tasks(
     service: RunningService, admin: Client, ada: Client, pool: RunningPool
 ) -> None:
