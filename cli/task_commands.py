@@ -64,7 +64,8 @@ def show(
             output.say(f"{key + ':':18}{shown(task[key])}")
     if task.get("error"):
         error = task["error"]
-        output.say(f"{'error:':18}{error['type']}: {error['message']} ({error['code']})")
+        code = f" ({error['code']})" if _kind(error) != error["code"] else ""
+        output.say(f"{'error:':18}{_kind(error)}: {error['message']}{code}")
         if error.get("traceback"):
             output.say()
             output.say(error["traceback"].rstrip())
@@ -197,8 +198,14 @@ def _row(task: dict[str, Any], names: Mapping[str, str]) -> list[str]:
         shown(names.get(function or "", function)),
         shown(task.get("submitted_at")),
         _took(task),
-        shown(f"{error['type'] or error['code']}: {error['message']}".splitlines()[0][:60] if error else None),
+        shown(f"{_kind(error)}: {error['message']}".splitlines()[0][:60] if error else None),
     ]
+
+
+def _kind(error: dict[str, Any]) -> str:
+    """What a person calls it: the type of what the function raised, else our code."""
+    own = str(error["type"] or "")
+    return error["code"] if own.startswith("headrace.") or not own else own
 
 
 def _took(task: dict[str, Any]) -> str:

@@ -198,6 +198,7 @@ def test_a_task_is_seen_to_run_and_cancelled_as_far_as_asked(shell: Shell, up: U
     for task_id in (running, waiting):
         shown = shell("task", "show", task_id, "--wait", "20s").out
         assert "state:            cancelled" in shown
+        assert "error:            TaskCancelled: " in shown
         assert "result_stored_at: 20" in shown
 
 
