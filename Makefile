@@ -15,8 +15,9 @@ $(VENV)/.ready: pyproject.toml
 demo: $(VENV)/.ready
 	$(BIN)/python examples/demo.py
 
+# One process more than two cores: nearly half of the time tests wait for other processes. The order is that of tests/conftest.py.
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 # What a user installs: the built wheel with all its dependencies in a fresh environment, and a function that runs there.
 wheel-test: $(VENV)/.ready
