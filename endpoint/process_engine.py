@@ -192,7 +192,7 @@ class ProcessEngine:
     def _send(self, slot: Slot) -> None:
         assert slot.worker is not None  # noqa: S101 - only a slot with room was staged for
         for job in slot.staged:
-            if job.alone:
+            if job.alone or slot.is_exclusive:  # it starts now, there is nothing before it
                 self._start_timer(slot, job)
         work = pack(slot, in_sandboxes=self._in_sandboxes)
         self._desk.hurry()

@@ -238,6 +238,7 @@ def test_without_force_a_running_task_goes_on_and_with_force_it_is_stopped(
     assert executor.submit(len, "ab").result(10) == 2
     # Final: nothing that is asked later changes it.
     assert client.cancel(future.task_id, force=True) == ended
+    assert ended["taken_at"] <= ended["started_at"] <= ended["ended_at"]
 
 
 def test_what_ran_when_its_endpoint_was_lost_can_be_cancelled_and_does_not_run_again(
