@@ -70,7 +70,10 @@ def list_keys(home: HomeOption = DEFAULT_HOME) -> None:
     """List the master secrets that are believed besides the one in use, by when they were replaced."""
     from headrace.bus.operator import Operator
 
-    _tell_older(Operator.load(_home(home).keys))
+    operator = Operator.load(_home(home).keys)
+    if not operator.older:
+        output.note("(none)")
+    _tell_older(operator)
 
 
 def _home(path: Path) -> Home:
