@@ -118,7 +118,10 @@ async def fetch_code(call: Call) -> Response:
     _check_grant(call, endpoint_id, pool, function_id)
     endpoint = await service.tables.endpoints.get(endpoint_id.hex)
     if endpoint is None:
-        raise NotFound(f"endpoint {endpoint_id} was deleted")
+        # Not that the function is missing: the tasks are about to be cancelled, and must not fail for lack of code.
+        raise Unauthenticated(
+            f"endpoint {endpoint_id} was deleted, and its pools' tokens with it", problem="invalid_token"
+        )
     function = await service.tables.functions.get(function_id.hex)
     code = await service.tables.function_code.get(function_id.hex)
     if function is None or code is None:

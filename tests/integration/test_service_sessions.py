@@ -158,6 +158,15 @@ def test_code_of_a_deleted_function_is_gone(service: RunningService) -> None:
     assert _fetched(service, endpoint_id, pool["code_token"], grant).status_code == 404
 
 
+def test_of_a_deleted_endpoint_the_token_is_refused_not_the_function(service: RunningService) -> None:
+    endpoint_id, token = service.add_endpoint("leaving")
+    pool = open_pool(service, endpoint_id, token)
+    grant = _granted(service.http(), endpoint_id, service.add_function()).json()
+    service.http().delete(f"/api/v1/endpoints/{endpoint_id}")
+    # With 404 the pool would end tasks as failed that the deletion is about to cancel.
+    assert _fetched(service, endpoint_id, pool["code_token"], grant).status_code == 401
+
+
 def test_code_stops_when_the_allow_list_says_so(service: RunningService) -> None:
     endpoint_id, token = service.add_endpoint("closing")
     function_id = service.add_function()
