@@ -55,8 +55,11 @@ def test_a_pool_that_cannot_write_its_status_goes_on(tmp_path: Path) -> None:
         executor.submit(os.getpid).result(20)
         process = pool._process
         assert process is not None
+        # Held meanwhile: it writes the file whenever it likes.
+        process.send_signal(signal.SIGSTOP)
         pool.status_path.unlink()
         pool.status_path.mkdir()
+        process.send_signal(signal.SIGCONT)
 
         worker = executor.submit(os.getpid).result(20)
         os.kill(worker, signal.SIGKILL)  # its successor is in the file of processes, which is written next to the other
