@@ -20,9 +20,10 @@ from powerloss.layers import Model
 from waiting import eventually
 
 
-@contextlib.contextmanager
 pytestmark = pytest.mark.soak  # a disk that falls silent may hold up who closes a file on it: not for `make test`
 
+
+@contextlib.contextmanager
 def under_load(
     directory: Path, seed: int, *clients: str, most_open: int = 1500
 ) -> Iterator[tuple[SystemUnderFire, Load]]:
