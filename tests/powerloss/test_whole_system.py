@@ -19,8 +19,6 @@ from powerloss.disk import power_disk
 from powerloss.layers import Model
 from waiting import eventually
 
-pytestmark = pytest.mark.soak  # a disk that falls silent may hold up who closes a file on it: not for `make test`
-
 
 @contextlib.contextmanager
 def under_load(
