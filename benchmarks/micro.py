@@ -32,8 +32,8 @@ from headrace.bus.bundles import (
     encode_part,
 )
 from headrace.bus.code import FunctionCode, from_source
-from headrace.endpoint.engine import Call
-from headrace.endpoint.turns import Turns
+from headrace.endpoint.agent.turns import Turns
+from headrace.endpoint.engines.engine import Call
 from headrace.sdk.future import TaskFuture
 from headrace.sdk.outbox import Draft, NewTask, Outbox
 

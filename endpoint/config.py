@@ -12,10 +12,10 @@ from uuid import UUID
 
 import yaml
 
+from headrace.endpoint.engines.processes.output import PRINTED_LIMIT
 from headrace.endpoint.errors import ConfigInvalid
 from headrace.endpoint.fair_share import FairShare
-from headrace.endpoint.limits import LEAST_MEMORY_BYTES, parse_size, shown_size
-from headrace.endpoint.output import PRINTED_LIMIT
+from headrace.endpoint.worker.limits import LEAST_MEMORY_BYTES, parse_size, shown_size
 from headrace.schemas import SchemaViolation, schema, validate
 
 TEMPLATE = """\

@@ -268,7 +268,7 @@ async def _check_python(config: EndpointConfig, directory: EndpointDirectory) ->
         config.python,
         "-P",
         "-c",
-        "import headrace.endpoint.worker",
+        "import headrace.endpoint.worker.__main__",
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

@@ -31,21 +31,21 @@ from headrace.bus.clock import elapsed_s
 from headrace.bus.connection import Connection
 from headrace.bus.errors import BusError
 from headrace.bus.values import inline_bytes
-from headrace.endpoint.agent import Agent
-from headrace.endpoint.cgroups import MemoryGroups
+from headrace.endpoint.agent.loop import Agent
+from headrace.endpoint.agent.object_service import HttpObjectService
+from headrace.endpoint.agent.objects import ObjectDesk
+from headrace.endpoint.agent.task_logs import TaskLogs
+from headrace.endpoint.engines.processes.cgroups import MemoryGroups
+from headrace.endpoint.engines.processes.engine import ProcessEngine
+from headrace.endpoint.engines.processes.output import PRINTED_LIMIT
+from headrace.endpoint.engines.processes.spare_memory import give_back
 from headrace.endpoint.errors import CgroupsUnusable, RegistrationRefused, ServiceAway
 from headrace.endpoint.fair_share import FairShare
 from headrace.endpoint.grant import PoolGrant
-from headrace.endpoint.limits import WorkerLimits, shown_size, worker_environment
-from headrace.endpoint.object_service import HttpObjectService
-from headrace.endpoint.objects import ObjectDesk
-from headrace.endpoint.output import PRINTED_LIMIT
 from headrace.endpoint.pool_service import HttpPoolService
-from headrace.endpoint.process_engine import ProcessEngine
-from headrace.endpoint.sandbox import SandboxRoot
-from headrace.endpoint.spare_memory import give_back
-from headrace.endpoint.spool import Spool
-from headrace.endpoint.task_logs import TaskLogs
+from headrace.endpoint.worker.limits import WorkerLimits, shown_size, worker_environment
+from headrace.endpoint.worker.sandbox import SandboxRoot
+from headrace.endpoint.worker.spool import Spool
 
 logger = logging.getLogger("headrace.endpoint.pool")  # also when it is run as __main__
 

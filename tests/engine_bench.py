@@ -18,8 +18,8 @@ from headrace.bus.bundles import TaskOptions
 from headrace.bus.code import from_function, from_source
 from headrace.bus.failures import Failure, decode_failure
 from headrace.bus.values import decode, encode_arguments, encode_json_arguments
-from headrace.endpoint.engine import Call, Outcome
-from headrace.endpoint.process_engine import ProcessEngine
+from headrace.endpoint.engines.engine import Call, Outcome
+from headrace.endpoint.engines.processes.engine import ProcessEngine
 
 
 class Bench:

@@ -23,12 +23,12 @@ from headrace.bus.keys import bundle_key
 from headrace.bus.names import Address
 from headrace.bus.results import read_parts
 from headrace.bus.values import JSON
-from headrace.endpoint import in_hand
-from headrace.endpoint.agent import Agent
-from headrace.endpoint.held import Held
+from headrace.endpoint.agent import in_hand
+from headrace.endpoint.agent.held import Held
+from headrace.endpoint.agent.loop import Agent
+from headrace.endpoint.agent.result_log import ResultLog
+from headrace.endpoint.engines.processes.engine import ProcessEngine
 from headrace.endpoint.pool_service import HttpPoolService
-from headrace.endpoint.process_engine import ProcessEngine
-from headrace.endpoint.result_log import ResultLog
 
 pytestmark = pytest.mark.anyio
 

@@ -17,8 +17,8 @@ from waiting import eventually_async
 from headrace.bus.bundles import LogEnd, TaskOptions
 from headrace.bus.code import from_source
 from headrace.bus.values import encode_json_arguments
-from headrace.endpoint.engine import Call, Outcome, Output
-from headrace.endpoint.process_engine import ProcessEngine
+from headrace.endpoint.engines.engine import Call, Outcome, Output
+from headrace.endpoint.engines.processes.engine import ProcessEngine
 
 pytestmark = pytest.mark.anyio
 

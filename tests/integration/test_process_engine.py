@@ -25,7 +25,7 @@ from waiting import eventually_async
 from headrace.bus.bundles import TaskOptions
 from headrace.bus.failures import rebuild
 from headrace.bus.values import JSON, decode
-from headrace.endpoint import dealing
+from headrace.endpoint.engines.processes import dealing
 
 pytestmark = pytest.mark.anyio
 

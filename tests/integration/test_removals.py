@@ -20,8 +20,8 @@ from headrace.bus.connection import Connection
 from headrace.bus.errors import FunctionUnusable
 from headrace.bus.operator import ServiceKeys
 from headrace.bus.submission import find
-from headrace.endpoint import code_cache
-from headrace.endpoint.code_cache import CodeCache
+from headrace.endpoint.agent import code_cache
+from headrace.endpoint.agent.code_cache import CodeCache
 from headrace.endpoint.errors import RegistrationRefused, ServiceAway
 from headrace.sdk import Client, Executor, NotFound, RequestRefused, SubmissionRefused, Unauthorized
 

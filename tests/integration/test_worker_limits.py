@@ -21,7 +21,7 @@ from waiting import eventually_async
 
 from headrace.bus.bundles import TaskOptions
 from headrace.bus.failures import rebuild
-from headrace.endpoint.limits import WorkerLimits
+from headrace.endpoint.worker.limits import WorkerLimits
 
 pytestmark = pytest.mark.anyio
 

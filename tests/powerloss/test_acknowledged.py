@@ -39,7 +39,7 @@ class Machine:
         self.ledger = Ledger()
         self.disk = disk
         self._operator = Operator.open(directory / "keys")
-        # The store alone is on the disk: a call of this process to a silent disk would wait for the cut that it has to make.
+        # The store alone is on the disk: this process must not wait for a disk whose power it has to cut.
         server = directory / "nats"
         server.mkdir()
         (server / "jetstream").symlink_to(disk.path)

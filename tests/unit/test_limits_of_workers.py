@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.endpoint.cgroups import MemoryGroup, MemoryGroups, delegated
+from headrace.endpoint.engines.processes.cgroups import MemoryGroup, MemoryGroups, delegated
 from headrace.endpoint.errors import CgroupsUnusable
-from headrace.endpoint.limits import WorkerLimits, parse_size, shown_size, worker_environment
-from headrace.endpoint.sandbox import SandboxRoot, remove_tree
+from headrace.endpoint.worker.limits import WorkerLimits, parse_size, shown_size, worker_environment
+from headrace.endpoint.worker.sandbox import SandboxRoot, remove_tree
 
 
 @pytest.mark.parametrize(

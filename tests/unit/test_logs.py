@@ -18,8 +18,8 @@ from headrace.bus.bundles import LogEnd
 from headrace.bus.errors import DecodeError, SignatureInvalid
 from headrace.bus.logs import LogChunk, LogReader, decode_log, encode_log
 from headrace.bus.names import Address
-from headrace.endpoint.output import OutputFile, RunOutput
-from headrace.endpoint.task_logs import _messages
+from headrace.endpoint.agent.task_logs import _messages
+from headrace.endpoint.engines.processes.output import OutputFile, RunOutput
 
 KEY = b"k" * 32
 ADDRESS = Address(
@@ -156,8 +156,8 @@ def test_where_a_call_began_is_told_until_it_counts_as_finished() -> None:
     """Who looks in between would take the end of the call for its beginning, and its output for nobody's."""
     script = """
 import os
-from headrace.endpoint.frames import ERR_BEGIN, OUT_BEGIN
-from headrace.endpoint.printed import Printed
+from headrace.endpoint.worker.frames import ERR_BEGIN, OUT_BEGIN
+from headrace.endpoint.worker.printed import Printed
 counters = memoryview(bytearray(64)).cast("Q")
 printed = Printed(counters)
 print("some text")

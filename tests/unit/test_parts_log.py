@@ -32,9 +32,9 @@ from headrace.bus.ids import new_bundle_id
 from headrace.bus.names import Address
 from headrace.bus.pull import Delivery
 from headrace.bus.results import ResultCollector, stored_part
-from headrace.endpoint import acks
-from headrace.endpoint.agent import Agent
-from headrace.endpoint.engine import Call, Load, Outcome, OutcomesCallback, Source
+from headrace.endpoint.agent import acks
+from headrace.endpoint.agent.loop import Agent
+from headrace.endpoint.engines.engine import Call, Load, Outcome, OutcomesCallback, Source
 from headrace.endpoint.grant import PoolGrant, PoolService
 
 SECRET, RESULT_KEY = b"s" * 32, b"r" * 32

@@ -11,8 +11,8 @@ from waiting import eventually_async
 
 from headrace.bus.bundles import Bundle, Runtime, Task, TaskOptions, TaskResult
 from headrace.bus.names import Address
-from headrace.endpoint.held import Held
-from headrace.endpoint.patience import Patience, ServerClock
+from headrace.endpoint.agent.held import Held
+from headrace.endpoint.agent.patience import Patience, ServerClock
 
 ADDRESS = Address(
     endpoint=UUID(int=1), pool="default", principal="urn:headrace:user:ada", group=UUID(int=2), bundle=UUID(int=3 << 16)

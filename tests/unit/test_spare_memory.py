@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.endpoint.spare_memory import give_back
+from headrace.endpoint.engines.processes.spare_memory import give_back
 
 PIECES, PIECE_BYTES = 2_000, 60_000
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.endpoint.spool import Spool, open_result
+from headrace.endpoint.worker.spool import Spool, open_result
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from headrace.bus.bundles import TaskOptions
 from headrace.bus.code import FunctionCode
-from headrace.endpoint.engine import Call
+from headrace.endpoint.agent.turns import Turns
+from headrace.endpoint.engines.engine import Call
 from headrace.endpoint.fair_share import FairShare
-from headrace.endpoint.turns import Turns
 
 CODE = FunctionCode(name="f", source="def f(): pass", entry_point="f")
 

@@ -1,0 +1,1 @@
+"""The agent: the loop inside a pool that takes bundles, feeds the engine and stores results."""

@@ -1,0 +1,306 @@
+"""One worker process as its engine sees it: started, spoken to, watched, and ended with all that it started."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import mmap
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+from headrace.bus.values import INLINE_BYTES
+from headrace.endpoint.engines.processes.cgroups import MemoryGroup, MemoryGroups
+from headrace.endpoint.engines.processes.descendants import descendants, kill_all
+from headrace.endpoint.engines.processes.output import WorkerOutput
+from headrace.endpoint.worker.frames import (
+    COUNTERS_BYTES,
+    ERR_BEGIN,
+    FINISHED,
+    HEAD_BYTES,
+    OUT_BEGIN,
+    STARTED,
+    Report,
+    Work,
+    frame,
+    read_report,
+)
+from headrace.endpoint.worker.limits import EXIT_OUT_OF_MEMORY, WorkerLimits, shown_size
+
+logger = logging.getLogger(__name__)
+
+_DRAIN_S = 0.5
+_PIPE_BYTES = 2 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerCommand:
+    """How worker processes are started. None inherits from the engine's process."""
+
+    python: str
+    most_result_bytes: int
+    directory: Path | None = None
+    environment: Mapping[str, str] | None = None
+    output: int | None = None
+    """The file descriptor that takes what calls print, unless it is kept."""
+    keeps_output: bool = False
+    """Whether what calls print is read by the engine."""
+    limits: WorkerLimits = field(default_factory=WorkerLimits)
+    memory_groups: MemoryGroups | None = None
+    """Where the memory limit is put in force; None leaves it to the worker itself."""
+    spool: Path | None = None
+    """The directory for large payloads (`headrace.endpoint.worker.spool`); None sends everything over the socket."""
+    inline_bytes: int = INLINE_BYTES
+    """What is larger is put there."""
+
+
+class WorkerProcess(asyncio.Protocol):
+    """A running worker. `on_report` gets each of its reports; `on_end` comes once, when all that it sent is read."""
+
+    def __init__(
+        self,
+        command: WorkerCommand,
+        *,
+        on_report: Callable[[WorkerProcess, Report], None],
+        on_end: Callable[[WorkerProcess], None],
+    ) -> None:
+        self._command = command
+        self._on_report = on_report
+        self._on_end = on_end
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._buffer = bytearray()
+        self._is_connected = True
+        self._is_over = False
+        self._counters = memoryview(bytes(32)).cast("Q")
+        self.began_at = time.monotonic()
+        self.process: subprocess.Popen[bytes] | None = None
+        self.ended = asyncio.Event()
+        self.output = WorkerOutput() if command.keeps_output else None
+        """What it prints; whoever takes it when the worker has ended closes it."""
+        self._group: MemoryGroup | None = None
+        self.exceeded_memory = False
+        """Whether it ended because it, or what its calls had started, came to its memory limit."""
+
+    async def start(self) -> None:
+        """Start the process. Raises `OSError` when it cannot be started."""
+        ours, theirs = socket.socketpair()
+        for end in (ours, theirs):
+            # A call of a megabyte goes in one piece, rather than by turns of five.
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _PIPE_BYTES)
+        counters = os.memfd_create("headrace-worker")
+        try:
+            os.ftruncate(counters, COUNTERS_BYTES)
+            self._counters = memoryview(mmap.mmap(counters, COUNTERS_BYTES)).cast("B").cast("Q")
+            self.process = self._popen(theirs.fileno(), counters)
+        except OSError:
+            ours.close()
+            if self.output is not None:
+                self.output.close()
+            raise
+        finally:
+            theirs.close()
+            os.close(counters)
+        # Watched before it is spoken to: from here on, whatever happens, `on_end` comes.
+        self._watch(self.process.pid)
+        await self._loop.create_unix_connection(lambda: self, sock=ours)
+
+    def _popen(self, connection: int, counters: int) -> subprocess.Popen[bytes]:
+        command = self._command
+        groups = command.memory_groups
+        limits = command.limits.as_argument(with_memory=groups is None)
+        arguments = [str(connection), str(counters), str(command.most_result_bytes), str(int(command.keeps_output))]
+        arguments.append(limits)
+        if command.spool is not None:
+            arguments += [str(command.spool), str(command.inline_bytes)]
+        self._group = groups.new() if groups else None
+        with contextlib.ExitStack() as stack:
+            stdout = stderr = command.output
+            if self.output is not None:
+                stdout, stderr = (file.writer() for file in self.output.files)
+                stack.callback(os.close, stdout)
+                stack.callback(os.close, stderr)
+            try:
+                return self._started(arguments, stdout, stderr, (connection, counters))
+            except OSError:
+                if self._group is not None:
+                    self._group.close()
+                raise
+
+    def _started(
+        self, arguments: list[str], stdout: int | None, stderr: int | None, passed: tuple[int, int]
+    ) -> subprocess.Popen[bytes]:
+        command = self._command
+        process = subprocess.Popen(
+            # -P: a file `json.py` where the pool happens to be must not take the place of the standard library's.
+            [command.python, "-P", "-m", "headrace.endpoint.worker", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            pass_fds=passed,
+            cwd=command.directory,
+            env=command.environment,
+            start_new_session=True,
+        )
+        if self._group is not None:
+            try:
+                # Before it is sent work, so what calls start is in the group as well.
+                self._group.add(process.pid)
+            except OSError:
+                process.kill()
+                process.wait()
+                raise
+        return process
+
+    @property
+    def pid(self) -> int:
+        """The process id, also that of its group; 0 before it started."""
+        return self.process.pid if self.process else 0
+
+    @property
+    def running(self) -> int:
+        """The number of the call that it runs, or ran when it died; 0 when it was between two calls."""
+        return self._counters[STARTED] if self._counters[STARTED] != self._counters[FINISHED] else 0
+
+    @property
+    def finished(self) -> int:
+        """The number of the last call that it finished."""
+        return self._counters[FINISHED]
+
+    @property
+    def output_begins(self) -> tuple[int, int]:
+        """Where in stdout and stderr the output of the running call begins, or of the next one."""
+        return self._counters[OUT_BEGIN], self._counters[ERR_BEGIN]
+
+    def send(self, work: Work) -> None:
+        """Send it work. What a dead worker does not take is told by its counters."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(frame(work))
+
+    def kill(self) -> None:
+        """End it and all that its calls have started at once; `on_end` follows."""
+        if self.process is not None and not self._is_over:
+            # Looked for first: with their parent gone nobody could tell whose they were.
+            started = descendants(self.process.pid)
+            _kill_group(self.process.pid)
+            kill_all(started)
+
+    # What asyncio calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The socket pair is open."""
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's has the methods, not the base class
+
+    def data_received(self, data: bytes) -> None:
+        """Read the reports that are complete."""
+        buffer = self._buffer
+        buffer += data
+        while len(buffer) >= HEAD_BYTES:
+            end = HEAD_BYTES + int.from_bytes(buffer[:HEAD_BYTES], "little")
+            if len(buffer) < end:
+                return
+            report = read_report(memoryview(buffer)[HEAD_BYTES:end])
+            del buffer[:end]
+            self._on_report(self, report)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """The worker closed its end: it is dead, or will be."""
+        self._is_connected = False
+        self.kill()
+        self._end_if_done()
+
+    # Watching the process
+
+    def _watch(self, pid: int) -> None:
+        try:
+            fd = os.pidfd_open(pid)
+        except OSError:  # Linux before 5.3
+            threading.Thread(target=self._wait_in_thread, args=(pid,), name=f"worker-{pid}", daemon=True).start()
+        else:
+            self._loop.add_reader(fd, self._on_exit, fd)
+
+    def _wait_in_thread(self, pid: int) -> None:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        self._loop.call_soon_threadsafe(self._on_exit, None)
+
+    def _on_exit(self, fd: int | None) -> None:
+        if fd is not None:
+            self._loop.remove_reader(fd)
+            os.close(fd)
+        assert self.process is not None  # noqa: S101 - it is watched since it was started
+        # The group goes before its leader is reaped: until then nobody else can get its number.
+        _kill_group(self.process.pid)
+        self._is_over = True
+        self.process.wait()
+        self._look_at_memory(self.process.returncode)
+        # What it reported before it died may still be on its way; a child that left the group may keep the socket open.
+        self._loop.call_later(_DRAIN_S, self._stop_draining)
+        self._end_if_done()
+
+    def _stop_draining(self) -> None:
+        if self._is_connected and self._transport is not None:
+            self._transport.abort()
+
+    def _end_if_done(self) -> None:
+        if self._is_over and not self._is_connected and not self.ended.is_set():
+            self.ended.set()
+            self._on_end(self)
+
+    def _look_at_memory(self, code: int) -> None:
+        self.exceeded_memory = code == EXIT_OUT_OF_MEMORY and self._command.limits.memory_bytes is not None
+        if self._group is not None:
+            self.exceeded_memory = self.exceeded_memory or self._group.was_exceeded
+            self._group.close()
+
+    def explain_end(self) -> str:
+        """How it ended, for people: `was killed by SIGSEGV (…)`."""
+        code = self.process.returncode if self.process else None
+        limit_bytes = self._command.limits.memory_bytes
+        if self.exceeded_memory and limit_bytes is not None:
+            return f"came to its memory limit of {shown_size(limit_bytes)} (worker_memory_limit) and ended"
+        if code is None or code >= 0:
+            return f"exited with code {code}" if code is not None else "did not start"
+        cause = ""
+        if limit_bytes is not None and -code in _OUT_OF_MEMORY:
+            cause = f"; its memory limit of {shown_size(limit_bytes)} may be the cause"
+        return f"was killed by {_signal_name(-code)}{cause}"
+
+
+_HINTS = {
+    signal.SIGSEGV: "a crash in compiled code",
+    signal.SIGBUS: "a crash in compiled code, or a full memory file system",
+    signal.SIGILL: "an instruction that this processor lacks",
+    signal.SIGABRT: "compiled code gave up",
+    signal.SIGKILL: "often the kernel, out of memory: see its log, and use fewer workers or less memory",
+    signal.SIGXCPU: "a limit on processor time",
+}
+
+_OUT_OF_MEMORY = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGTRAP})
+"""How compiled code ends that was refused memory and does not say so."""
+
+
+def _signal_name(number: int) -> str:
+    try:
+        name = signal.Signals(number)
+    except ValueError:
+        return f"signal {number}"
+    hint = _HINTS.get(name)
+    return f"{name.name} ({hint})" if hint else name.name
+
+
+def _kill_group(pid: int) -> None:
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return  # nobody of it is left
+    except PermissionError:
+        # A member runs as another user; the worker itself can be ended at least.
+        os.kill(pid, signal.SIGKILL)
