@@ -118,7 +118,10 @@ class EndpointConfig:
         document, lines = _load(text, name)
         problems = _unknown_keys(document, lines)
         if not problems:
-            problems = _violations(document, lines) or _size_problems(document, lines)
+            problems = _violations(document, lines) or [
+                *_size_problems(document, lines),
+                *_sandbox_problems(document, lines),
+            ]
         if problems:
             raise ConfigInvalid("\n".join(f"{name}, {problem}" for problem in problems))
         return cls._of_document(document)
@@ -220,6 +223,13 @@ def _size_problems(document: dict[str, Any], lines: dict[str, int]) -> list[str]
             return []
         problem = f"{size} bytes are too few: a worker needs {shown_size(LEAST_MEMORY_BYTES)} at least"
     return [f"line {lines.get('/worker_memory_limit', 1)}: worker_memory_limit: {problem}"]
+
+
+def _sandbox_problems(document: dict[str, Any], lines: dict[str, int]) -> list[str]:
+    if not document.get("keep_failed_sandboxes") or document.get("sandbox"):
+        return []
+    line = lines.get("/keep_failed_sandboxes", 1)
+    return [f"line {line}: keep_failed_sandboxes: there are none to keep without `sandbox: true`; add that line"]
 
 
 def _escaped(key: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import json
 from importlib import resources
-from typing import Any
+from typing import Any, Final
 
 import jsonschema
 from jsonschema.protocols import Validator
@@ -17,6 +17,9 @@ from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
 from headrace.schemas.errors import SchemaViolation, Violation
+
+ALLOWED: Final = "x-allowed"
+"""The keyword beside `pattern` that says in words what the pattern allows: 'x' is not *a name of digits*."""
 
 _MOST_VIOLATIONS = 20
 _MOST_TEXT = 400
@@ -91,7 +94,12 @@ def _problem(error: jsonschema.ValidationError) -> str:
     wanted = error.schema.get("description") if isinstance(error.schema, dict) else None
     if wanted and error.validator in ("anyOf", "oneOf"):
         return f"none of the forms fits: {wanted}"
-    text = error.message
+    if error.validator == "pattern" and isinstance(error.schema, dict) and ALLOWED in error.schema:
+        return f"{_shortened(repr(error.instance))} is not {error.schema[ALLOWED]}"
+    return _shortened(error.message)
+
+
+def _shortened(text: str) -> str:
     return text if len(text) <= _MOST_TEXT else f"{text[: _MOST_TEXT // 2]} … {text[-_MOST_TEXT // 2 :]}"
 
 

@@ -90,10 +90,16 @@ def test_an_empty_allow_list_allows_nothing_and_no_list_allows_all() -> None:
         ("workers: many\n", "a whole number from 1 to 4096, or auto"),
         ("workers: true\n", "a whole number from 1 to 4096, or auto"),
         ("public: maybe\n", "line 1: public: 'maybe' is not of type 'boolean'"),
-        ("shared_with:\n  - urn:headrace:user:ada\n  - ada\n", "line 3: shared_with/1: 'ada' does not match"),
+        ("shared_with:\n  - urn:headrace:user:ada\n  - ada\n", "line 3: shared_with/1: 'ada' is not a URN such as"),
         ("allowed_functions:\n  - nope\n", "line 2: allowed_functions/0: 'nope'"),
         ("environment:\n  A: b\n  C: [1]\n", "line 3: environment/C: [1] is not of type"),
-        ("environment:\n  1A: b\n", "line 1: environment: '1A' does not match"),
+        ("environment:\n  1A: b\n", "line 1: environment: '1A' is not a variable's name: letters, digits and _"),
+        ("environment:\n  HEADRACE_TOKEN: b\n", "line 1: environment: 'HEADRACE_TOKEN' is not a variable's name"),
+        (
+            "public: true\nkeep_failed_sandboxes: true\n",
+            "line 2: keep_failed_sandboxes: there are none to keep without",
+        ),
+        ("sandbox: false\nkeep_failed_sandboxes: true\n", "line 2: keep_failed_sandboxes: there are none to keep"),
         (
             "public: true\nworker_memory_limit: 2 feet\n",
             "line 2: worker_memory_limit: '2 feet' is no size; write",

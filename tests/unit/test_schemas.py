@@ -40,6 +40,22 @@ def test_every_reference_leads_to_a_file(name: str) -> None:
             assert target in FILES
 
 
+@pytest.mark.parametrize("name", schema_names())
+def test_every_pattern_is_said_in_words(name: str) -> None:
+    for part in parts(schema(name)):
+        if isinstance(part.get("pattern"), str):
+            assert part.get("x-allowed"), f"{part['pattern']} says nothing to people"
+
+
+@pytest.mark.parametrize("urn", ["ada", "urn:" + "x" * 500])
+def test_what_a_pattern_refuses_is_told_what_is_allowed(urn: str) -> None:
+    with pytest.raises(SchemaViolation) as caught:
+        validate("urn", urn)
+
+    assert caught.value.violations[0].problem.endswith(" is not a URN such as urn:headrace:user:ada")
+    assert len(str(caught.value)) < 1000
+
+
 @pytest.mark.parametrize("name", BODIES)
 def test_a_body_is_an_object_and_nothing_else(name: str) -> None:
     wrong: object
