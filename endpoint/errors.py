@@ -2,6 +2,7 @@
 
 EndpointError               something about an endpoint on this machine
 ├── ConfigInvalid           config.yaml cannot be used; the message names line, key and problem
+│   └── EngineSettingsInvalid   the engine of a pool cannot be set up as its configuration says
 ├── EndpointNameInvalid     a name that cannot be the name of a directory
 ├── EndpointExists          an endpoint of that name is there already
 ├── EndpointMissing         no endpoint of that name
@@ -12,6 +13,9 @@ EndpointError               something about an endpoint on this machine
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from headrace.schemas import HeadraceError
 
@@ -26,6 +30,26 @@ class ConfigInvalid(EndpointError):
     """Raised when `config.yaml` cannot be used; the message names line, key and problem."""
 
     code = "ConfigInvalid"
+
+
+class SettingProblem(NamedTuple):
+    """What is wrong with one setting: its keys from the outermost on, and the problem."""
+
+    path: tuple[str, ...]
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{'.'.join(self.path)}: {self.problem}"
+
+
+class EngineSettingsInvalid(ConfigInvalid):
+    """Raised when the engine of a pool cannot be set up as its configuration says; `problems` are all of them."""
+
+    code = "EngineSettingsInvalid"
+
+    def __init__(self, problems: Sequence[SettingProblem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(map(str, self.problems)))
 
 
 class EndpointNameInvalid(EndpointError):

@@ -35,10 +35,11 @@ from headrace.endpoint.agent.loop import Agent
 from headrace.endpoint.agent.object_service import HttpObjectService
 from headrace.endpoint.agent.objects import ObjectDesk
 from headrace.endpoint.agent.task_logs import TaskLogs
+from headrace.endpoint.engines.build import Means, build
 from headrace.endpoint.engines.processes.cgroups import MemoryGroups
-from headrace.endpoint.engines.processes.engine import ProcessEngine
 from headrace.endpoint.engines.processes.output import PRINTED_LIMIT
 from headrace.endpoint.engines.processes.spare_memory import give_back
+from headrace.endpoint.engines.settings import EngineSettings, ProcessSettings, engine_settings
 from headrace.endpoint.errors import CgroupsUnusable, RegistrationRefused, ServiceAway
 from headrace.endpoint.fair_share import FairShare
 from headrace.endpoint.grant import PoolGrant
@@ -71,8 +72,11 @@ class PoolSettings:
     status_path: Path
     pids_path: Path
     environment: dict[str, str]
-    """All that workers find; in the file, what is added to what they inherit."""
+    """All that workers of this machine find; in the file, what is added to what they inherit."""
+    added_environment: dict[str, str] = field(default_factory=dict)
+    """What was added, for workers on other machines."""
     allowed_functions: frozenset[UUID] | None = None
+    engine: EngineSettings = field(default_factory=ProcessSettings)
     limits: WorkerLimits = field(default_factory=WorkerLimits)
     task_log_limit_bytes: int = PRINTED_LIMIT
     fair_share: FairShare = field(default_factory=FairShare)
@@ -83,6 +87,11 @@ class PoolSettings:
     def spool_path(self) -> Path:
         """The directory for large payloads."""
         return self.status_path.absolute().with_name(f"pool-{self.pool}.spool")
+
+    @property
+    def engine_directory(self) -> Path:
+        """The directory for the engine's own files."""
+        return self.status_path.absolute().with_name(f"pool-{self.pool}.engine")
 
     @classmethod
     def read(cls, path: Path) -> PoolSettings:
@@ -100,6 +109,7 @@ class PoolSettings:
             pids_path=Path(document["pids_path"]),
             environment=dict(document.get("environment") or {}),
             allowed_functions=None if allowed is None else frozenset(map(UUID, allowed)),
+            engine=engine_settings(document.get("engine")),
             limits=WorkerLimits(**document.get("limits") or {}),
             task_log_limit_bytes=int(document.get("task_log_limit_bytes", PRINTED_LIMIT)),
             fair_share=FairShare.of_document(document.get("fair_share")),
@@ -126,23 +136,24 @@ async def serve(settings: PoolSettings) -> None:
         grant, granted_at = await _granted(service), elapsed_s()
         async with Connection(grant.urls, grant.credentials, name=f"headrace-pool {settings.pool}") as connection:
             logs = TaskLogs(connection)
+            means = Means(
+                workers=settings.workers,
+                python=settings.python,
+                environment=settings.environment,
+                added_environment=settings.added_environment,
+                limits=settings.limits,
+                memory_groups=memory_groups,
+                on_output=logs.add if settings.task_log_limit_bytes else None,
+                most_output_bytes=settings.task_log_limit_bytes,
+                spool=spool.directory,
+                inline_bytes=inline_bytes(grant.max_payload),
+                directory=settings.engine_directory,
+            )
             agent = Agent(
                 service,
                 connection,
                 grant,
-                lambda source, on_outcomes: ProcessEngine(
-                    source,
-                    on_outcomes,
-                    workers=settings.workers,
-                    python=settings.python,
-                    environment=settings.environment,
-                    limits=settings.limits,
-                    memory_groups=memory_groups,
-                    on_output=logs.add if settings.task_log_limit_bytes else None,
-                    most_output_bytes=settings.task_log_limit_bytes,
-                    spool=spool.directory,
-                    inline_bytes=inline_bytes(grant.max_payload),
-                ),
+                lambda source, on_outcomes: build(settings.engine, source, on_outcomes, means),
                 runtime=Runtime(
                     python=platform.python_version(),
                     headrace=version("headrace"),
@@ -294,7 +305,11 @@ def main() -> None:
     path = Path(sys.argv[1])
     _wait_for(path)
     settings = PoolSettings.read(path)
-    settings = replace(settings, environment=worker_environment(os.environ, settings.environment))
+    settings = replace(
+        settings,
+        environment=worker_environment(os.environ, settings.environment),
+        added_environment=settings.environment,
+    )
     logging.basicConfig(
         level=settings.log_level.upper(),
         format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",

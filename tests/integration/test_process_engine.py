@@ -248,6 +248,42 @@ async def test_what_a_call_prints_does_not_disturb(tmp_path: Path) -> None:
             assert "raw bytes\n" in text
 
 
+async def test_each_worker_sees_an_accelerator_of_its_own(tmp_path: Path) -> None:
+    def seen(folder: str, name: str) -> str:
+        (Path(folder) / name).touch()
+        while len(list(Path(folder).iterdir())) < 2:
+            time.sleep(0.005)
+        return os.environ["CUDA_VISIBLE_DEVICES"]
+
+    async with running(2, accelerators=["0", "GPU-7"]) as bench:
+        keys = [bench.submit(seen, str(tmp_path), name) for name in ("a", "b")]
+
+        assert sorted(await bench.all_values(keys)) == ["0", "GPU-7"]
+
+
+async def test_shell_lines_run_before_a_worker_starts(tmp_path: Path) -> None:
+    setup = f"export LOADED='a module'\ncd {tmp_path}\necho not a result"
+
+    async with running(1, setup=setup) as bench:
+        assert await bench.value(bench.submit(lambda: os.environ["LOADED"] + os.getcwd())) == f"a module{tmp_path}"
+        worker = bench.engine.pids()[0]
+        assert await bench.value(bench.submit(pid)) == worker, "the shell is no process of its own"
+
+
+async def test_an_environment_that_shell_lines_activate_runs_the_workers(tmp_path: Path) -> None:
+    (tmp_path / "python3").write_text(f'#!/bin/sh\nexport MARK=activated\nexec {sys.executable} "$@"\n')
+    (tmp_path / "python3").chmod(0o700)
+    setup = f"export VIRTUAL_ENV={tmp_path} PATH={tmp_path}:$PATH"
+
+    async with running(1, setup=setup) as bench:
+        assert await bench.value(bench.submit(lambda: os.environ["MARK"])) == "activated"
+
+
+async def test_shell_lines_that_fail_are_told_with_what_waits() -> None:
+    async with running(1, setup="exit 3", most_start_failures=1) as bench:
+        assert "exited with code 3" in (await bench.failure(bench.submit(double, 1))).message
+
+
 async def test_json_calls_take_and_give_json(bench: Bench) -> None:
     options = TaskOptions(json_result=True)
 

@@ -36,6 +36,7 @@ class Crew:
         on_report: Callable[[Slot, WorkerProcess, Report], None],
         on_death: Callable[[Slot, WorkerProcess], None],
         on_failure: Callable[[], None],
+        accelerators: Sequence[str],
         share: float,
         most_start_failures: int,
     ) -> None:
@@ -45,6 +46,7 @@ class Crew:
         self._report = on_report
         self._death = on_death
         self._failure = on_failure
+        self._accelerators = accelerators
         self._share = share
         self._most_start_failures = most_start_failures
         self._leaving: set[WorkerProcess] = set()
@@ -164,8 +166,11 @@ class Crew:
                 self._fill(slot, _FIRST_BACK_OFF_S)
 
     def _new_worker(self, slot: Slot) -> WorkerProcess:
+        command = self._command
+        if self._accelerators:
+            command = command.on_accelerator(self._accelerators[slot.number % len(self._accelerators)])
         return WorkerProcess(
-            self._command,
+            command,
             on_report=lambda worker, report: self._on_report(slot, worker, report),
             on_end=lambda worker: self._on_end(slot, worker),
         )

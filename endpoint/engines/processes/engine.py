@@ -13,7 +13,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from uuid import UUID
 
@@ -63,12 +63,15 @@ class ProcessEngine:
         memory_groups: MemoryGroups | None = None,
         spool: Path | None = None,
         inline_bytes: int = INLINE_BYTES,
+        accelerators: Sequence[str] = (),
+        setup: str = "",
     ) -> None:
         """`environment`, `directory` and `output` (a descriptor for what calls print) are the workers'; None inherits.
         `spool` is where payloads of more than `inline_bytes` lie; None sends everything to the workers and back.
 
         `on_output` gets what calls print instead of `output`, `most_output_bytes` of each run of a call.
         `memory_groups` is where the memory limit is put in force; without it workers limit themselves.
+        Each worker sees its own of the `accelerators`, if any. `setup` are shell lines to run before a worker starts.
 
         Raises `ValueError` for fewer than one worker.
         """
@@ -85,6 +88,7 @@ class ProcessEngine:
             memory_groups=memory_groups,
             spool=spool,
             inline_bytes=inline_bytes,
+            setup=setup,
         )
         share = command.limits.max_tasks or math.inf
         self._succession_at = (command.limits.max_tasks or 0) // 10
@@ -103,6 +107,7 @@ class ProcessEngine:
             on_report=self._on_report,
             on_death=self._on_death,
             on_failure=self.wake,
+            accelerators=accelerators,
             share=share,
             most_start_failures=most_start_failures,
         )

@@ -13,9 +13,9 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
+from typing import Final, cast
 
 from headrace.bus.values import INLINE_BYTES
 from headrace.endpoint.engines.processes.cgroups import MemoryGroup, MemoryGroups
@@ -36,6 +36,9 @@ from headrace.endpoint.worker.frames import (
 from headrace.endpoint.worker.limits import EXIT_OUT_OF_MEMORY, WorkerLimits, shown_size
 
 logger = logging.getLogger(__name__)
+
+ACCELERATOR_VARIABLES: Final = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK")
+"""What the libraries of the makers of accelerators look at: NVIDIA, AMD, Intel."""
 
 _DRAIN_S = 0.5
 _PIPE_BYTES = 2 * 1024 * 1024
@@ -60,6 +63,35 @@ class WorkerCommand:
     """The directory for large payloads (`headrace.endpoint.worker.spool`); None sends everything over the socket."""
     inline_bytes: int = INLINE_BYTES
     """What is larger is put there."""
+    setup: str = ""
+    """Shell lines that run before the worker starts."""
+
+    def on_accelerator(self, name: str) -> WorkerCommand:
+        """The same for a worker that sees this accelerator only."""
+        found = os.environ if self.environment is None else self.environment
+        return replace(self, environment={**found, **dict.fromkeys(ACCELERATOR_VARIABLES, name)})
+
+    def line(self, arguments: list[str]) -> list[str]:
+        """The command line of a worker."""
+        # -P: a file `json.py` where the pool happens to be must not take the place of the standard library's.
+        line = [self.python, "-P", "-m", "headrace.endpoint.worker", *arguments]
+        return after_setup(self.setup, line) if self.setup else line
+
+
+_SETUP = """\
+before="${VIRTUAL_ENV-}:${CONDA_PREFIX-}"
+%s
+if [ "${VIRTUAL_ENV-}:${CONDA_PREFIX-}" != "$before" ]; then shift; set -- python3 "$@"; fi
+exec "$@"
+"""
+
+
+def after_setup(setup: str, line: list[str]) -> list[str]:
+    """A command line that runs these shell lines first, in the same process: its id stays.
+
+    Where they activate an environment (of venv or conda), its Python takes the place of the line's own.
+    """
+    return ["/bin/bash", "-c", _SETUP % setup, "worker_init", *line]
 
 
 class WorkerProcess(asyncio.Protocol):
@@ -140,8 +172,7 @@ class WorkerProcess(asyncio.Protocol):
     ) -> subprocess.Popen[bytes]:
         command = self._command
         process = subprocess.Popen(
-            # -P: a file `json.py` where the pool happens to be must not take the place of the standard library's.
-            [command.python, "-P", "-m", "headrace.endpoint.worker", *arguments],
+            command.line(arguments),
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,

@@ -1,0 +1,71 @@
+"""Makes the engine that the settings of a pool ask for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from headrace.bus.values import INLINE_BYTES
+from headrace.endpoint.engines.engine import Engine, OutcomesCallback, OutputCallback, Source
+from headrace.endpoint.engines.processes.cgroups import MemoryGroups
+from headrace.endpoint.engines.processes.engine import ProcessEngine
+from headrace.endpoint.engines.processes.output import PRINTED_LIMIT
+from headrace.endpoint.engines.settings import EngineSettings, ProcessSettings
+from headrace.endpoint.errors import EngineSettingsInvalid, SettingProblem
+from headrace.endpoint.worker.limits import WorkerLimits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Means:
+    """What a pool gives its engine, whatever kind it is. None inherits, or is without."""
+
+    workers: int
+    """How many tasks run at a time, where the engine's settings do not say."""
+    python: str = sys.executable
+    environment: Mapping[str, str] | None = None
+    """All that workers on this machine find."""
+    added_environment: Mapping[str, str] = field(default_factory=dict)
+    """What workers elsewhere find besides what is there."""
+    limits: WorkerLimits = field(default_factory=WorkerLimits)
+    memory_groups: MemoryGroups | None = None
+    on_output: OutputCallback | None = None
+    """Gets what tasks print."""
+    most_output_bytes: int = PRINTED_LIMIT
+    spool: Path | None = None
+    """Where large payloads lie."""
+    inline_bytes: int = INLINE_BYTES
+    """What is larger lies there."""
+    directory: Path | None = None
+    """For the files of the engine itself."""
+
+
+def build(settings: EngineSettings, source: Source, on_outcomes: OutcomesCallback, means: Means) -> Engine:
+    """The engine, not started. Raises `EngineSettingsInvalid` when what it needs is not installed."""
+    if isinstance(settings, ProcessSettings):
+        return _process_engine(settings, source, on_outcomes, means)
+    raise EngineSettingsInvalid([SettingProblem(("engine", "type"), f"{settings.type} cannot be run by this release")])
+
+
+def _process_engine(
+    settings: ProcessSettings, source: Source, on_outcomes: OutcomesCallback, means: Means
+) -> ProcessEngine:
+    accelerators = settings.accelerators
+    workers = settings.max_workers_per_node or (len(accelerators) if accelerators else means.workers)
+    return ProcessEngine(
+        source,
+        on_outcomes,
+        workers=min(workers, len(accelerators)) if accelerators else workers,
+        python=means.python,
+        most_losses=settings.most_losses,
+        environment=means.environment,
+        accelerators=accelerators,
+        setup=settings.worker_init,
+        on_output=means.on_output,
+        most_output_bytes=means.most_output_bytes,
+        limits=means.limits,
+        memory_groups=means.memory_groups,
+        spool=means.spool,
+        inline_bytes=means.inline_bytes,
+    )

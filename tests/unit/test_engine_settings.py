@@ -1,0 +1,193 @@
+"""The `engine:` of a configuration: what is read from it, and what is said of mistakes."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import Any
+
+import pytest
+import yaml
+
+from headrace.endpoint.engines.keys import Keys
+from headrace.endpoint.engines.providers import LAUNCHERS, PROVIDERS, Launcher, Slurm, options_of
+from headrace.endpoint.engines.settings import (
+    DaskSettings,
+    ParslSettings,
+    ProcessSettings,
+    ThreadSettings,
+    engine_settings,
+)
+from headrace.endpoint.errors import EngineSettingsInvalid
+
+PAGE = """
+type: GlobusComputeEngine
+container_type: docker
+container_uri: python:3.12
+container_cmd_options:
+provider:
+  init_blocks: 1
+  max_blocks: 1
+  min_blocks: 0
+  type: LocalProvider
+"""
+
+CLUSTER = """
+type: GlobusComputeEngine
+max_workers_per_node: 4
+available_accelerators: 2
+address:
+  type: address_by_interface
+  ifname: ib0
+provider:
+  type: SlurmProvider
+  partition: gpu
+  account: 2041
+  walltime: 10:30:00
+  scheduler_options: "#SBATCH --constraint=a100"
+  worker_init: module load python
+  launcher:
+    type: SrunLauncher
+    overrides: --cpu-bind=none
+job_status_kwargs:
+  max_idletime: 60
+"""
+
+
+def problems(text: str) -> list[str]:
+    with pytest.raises(EngineSettingsInvalid) as caught:
+        engine_settings(yaml.safe_load(text))
+    return [str(problem) for problem in caught.value.problems]
+
+
+def test_without_an_engine_there_are_processes() -> None:
+    assert engine_settings(None) == engine_settings({}) == ProcessSettings()
+
+
+def test_a_plain_local_provider_is_processes_of_this_machine_without_parsl() -> None:
+    settings = engine_settings(yaml.safe_load(PAGE))
+
+    assert settings == ProcessSettings(type="GlobusComputeEngine", container_type="docker", container_uri="python:3.12")
+
+
+def test_blocks_of_a_plain_local_provider_are_so_many_times_the_workers() -> None:
+    settings = engine_settings(
+        {
+            "type": "GlobusComputeEngine",
+            "max_workers_per_node": 3,
+            "provider": {"type": "LocalProvider", "max_blocks": 2},
+        }
+    )
+
+    assert isinstance(settings, ProcessSettings)
+    assert settings.max_workers_per_node == 6
+
+
+def test_a_local_provider_that_asks_for_more_is_parsls() -> None:
+    for provider in ({"nodes_per_block": 2}, {"launcher": {"type": "WrappedLauncher", "prepend": "nice"}}):
+        assert isinstance(engine_settings({"type": "GlobusComputeEngine", "provider": provider}), ParslSettings)
+    assert isinstance(engine_settings({"type": "ParslEngine"}), ParslSettings)
+
+
+def test_a_cluster_is_read_with_all_that_was_said() -> None:
+    settings = engine_settings(yaml.safe_load(CLUSTER))
+
+    assert isinstance(settings, ParslSettings)
+    assert isinstance(settings.provider, Slurm)
+    assert list(settings.accelerators) == ["0", "1"]
+    assert settings.job_status_kwargs.max_idletime == 60
+    assert settings.provider.launcher is not None
+    assert options_of(settings.provider, "launcher") == {
+        "partition": "gpu",
+        "account": "2041",
+        "walltime": "10:30:00",
+        "scheduler_options": "#SBATCH --constraint=a100",
+        "worker_init": "module load python",
+    }
+    assert options_of(settings.provider.launcher) == {"overrides": "--cpu-bind=none"}
+
+
+@pytest.mark.parametrize("name", ["ThreadEngine", "ThreadPoolEngine"])
+@pytest.mark.parametrize("key", ["max_workers", "max_workers_per_node", "workers"])
+def test_names_that_mean_the_same_are_read_alike(name: str, key: str) -> None:
+    assert engine_settings({"type": name, key: 3}) == ThreadSettings(type=name, max_workers=3)
+
+
+def test_dask_is_read() -> None:
+    settings = engine_settings({"type": "DaskEngine", "address": "tcp://head:8786"})
+
+    assert settings == DaskSettings(type="DaskEngine", address="tcp://head:8786")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("type: ParslEngin", "engine.type: 'ParslEngin' is none of them; did you mean 'ParslEngine'?"),
+        ("max_worker: 2", "engine.max_worker: unknown key 'max_worker'; did you mean 'max_workers'?"),
+        ("{type: ThreadEngine, max_workers: 0}", "engine.max_workers: 0 does not fit: expected `int` >= 1"),
+        ("{workers: 1, max_workers: 2}", "engine.max_workers: means the same as 'max_workers_per_node'"),
+        ("[1]", "engine: expected `key: value` lines, not [1]"),
+        ("{type: ParslEngine, provider: Slurm}", "engine.provider: expected `key: value` lines, not 'Slurm'"),
+        ("{type: ParslEngine, provider: {type: SlurmProvder}}", "did you mean 'SlurmProvider'?"),
+        (
+            "{type: ParslEngine, provider: {type: SlurmProvider, wall_time: 1}}",
+            "engine.provider.wall_time: unknown key 'wall_time'; did you mean 'walltime'?",
+        ),
+        (
+            "{type: ParslEngine, provider: {type: SlurmProvider, launcher: {type: SrunLauncer}}}",
+            "engine.provider.launcher.type: 'SrunLauncer' is none of them; did you mean 'SrunLauncher'?",
+        ),
+        (
+            "{type: ParslEngine, provider: {type: KubernetesProvider}}",
+            "engine.provider: the key 'image' is missing",
+        ),
+        (
+            "{type: ParslEngine, provider: {type: LocalProvider, max_blocks: 1, min_blocks: 2}}",
+            "engine.provider.min_blocks: 2 is more than max_blocks, which is 1",
+        ),
+        (
+            "{type: ParslEngine, job_status_kwargs: {strategy: clever}}",
+            "engine.job_status_kwargs.strategy: 'clever' does not fit",
+        ),
+        ("{container_type: docker}", "engine.container_type: needs container_uri"),
+        ("{container_uri: python}", "engine.container_uri: needs container_type"),
+        ("{type: DaskEngine, tls_client_key: k}", "tls_client_cert and tls_client_key belong together"),
+    ],
+)
+def test_a_mistake_is_told_with_its_key_and_what_to_do(text: str, problem: str) -> None:
+    told = problems(text)
+
+    assert len(told) == 1
+    assert problem in told[0]
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    told = problems("{type: ParslEngine, labl: x, encrypted: 7, provider: {type: LocalProvider, blocks: 1}}")
+
+    assert [line.partition(":")[0] for line in told] == ["engine.provider.blocks", "engine.labl", "engine.encrypted"]
+
+
+def parameters(owner: type) -> set[str]:
+    return set(inspect.signature(owner).parameters)
+
+
+def keys_of(kind: type[Keys]) -> set[str]:
+    return {field.name for field in dataclasses.fields(kind)} - {"type"}
+
+
+@pytest.mark.parametrize("name", PROVIDERS)
+def test_the_keys_of_a_provider_are_parsls(name: str) -> None:
+    import parsl.providers
+
+    theirs: Any = getattr(parsl.providers, name)
+
+    # A few providers do not take all that the others have; Parsl's own word decides.
+    assert parameters(theirs) <= keys_of(PROVIDERS[name])
+    assert keys_of(PROVIDERS[name]) - parameters(theirs) <= {"nodes_per_block", "worker_init", "launcher"}
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_the_keys_of_a_launcher_are_parsls(name: str) -> None:
+    import parsl.launchers.launchers as parsls
+
+    assert parameters(getattr(parsls, name)) <= keys_of(Launcher)
