@@ -133,6 +133,12 @@ class ResultPart(msgspec.Struct, array_like=True, frozen=True):
     """The functions that the bundle calls. None where an older release wrote the part."""
     places: list[int] = []
     """For each result its function's place in `functions`; none when there is but one."""
+    pool: bytes = b""
+    """Which process of a pool wrote the part; empty when it was none, or an older release."""
+    started: list[int] = []
+    """Tasks that this process starts next. Stored only of a bundle that comes again and again."""
+    excused: list[int] = []
+    """Tasks of those that it handed back when it was stopped in order: they were not lost with it."""
 
     def function_of(self, number: int) -> UUID | None:
         """Which function gave result number `number` (from 0) of this part; None when the part does not say."""

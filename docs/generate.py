@@ -104,8 +104,8 @@ _ADVICE: Mapping[str, str] = {
     "TaskError": "Catch it for all of those below",
     "TaskFailed": "Read `remote_traceback`, mend the function",
     "TaskLost": (
-        "See the message and the endpoint's log; often memory. Submit it again if it may run twice "
-        "([guarantees](../explanation/guarantees.md))"
+        "See the message and the endpoint's log; often memory, or a signal to the pool. Submit it again if it may run "
+        "twice ([guarantees](../explanation/guarantees.md))"
     ),
     "TaskCancelled": "Nothing: somebody wanted it so",
     "TaskExpired": "Raise the limit that the message names, or find out why it took so long",

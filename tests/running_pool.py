@@ -30,6 +30,11 @@ class RunningPool:
     status_path: Path
     _process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
+    @property
+    def is_running(self) -> bool:
+        """Whether its process lives."""
+        return self._process is not None and self._process.poll() is None
+
     def start(self) -> None:
         """Start the process; returns when it takes tasks."""
         self.status_path.unlink(missing_ok=True)

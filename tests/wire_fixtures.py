@@ -92,6 +92,9 @@ PART: Final = ResultPart(
     stored_at=1.5e9,
     functions=[ID["function"], ID["second"]],
     places=[0, 1],
+    pool=b"p" * 8,
+    started=[1],
+    excused=[1],
 )
 LOG: Final = [LogChunk(0, 1, 2, 1, 10, 1.5e9, b"printed", "vm/12")]
 

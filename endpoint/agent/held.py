@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -35,11 +36,28 @@ class Held:
     control: Control = field(default_factory=Control)
     counted: int = 0
     """How many of its tasks are in its lane's account."""
+    pool: bytes = b""
+    """The process that holds it."""
+    is_suspect: bool = False
+    """Whether it comes so often that the starts of its tasks are stored."""
+    losses: defaultdict[int, set[bytes]] = field(default_factory=lambda: defaultdict(set))
+    """For each of its tasks the other processes that had stored its start."""
+    to_note: list[int] = field(default_factory=list)
+    """Tasks whose starts are to be stored."""
+    noted: set[int] = field(default_factory=set)
+    """Tasks whose starts we have stored."""
+    to_excuse: list[int] = field(default_factory=list)
+    """Tasks that started, and are not lost, but handed back."""
 
     @property
     def complete(self) -> bool:
         """Whether every task has a stored result."""
         return not self.open
+
+    @property
+    def has_news(self) -> bool:
+        """Whether something is to be stored."""
+        return bool(self.unstored or self.to_note or self.to_excuse)
 
     @property
     def left(self) -> int:
@@ -85,6 +103,12 @@ class Held:
         """These parts were stored by somebody, the next one first."""
         for part in parts:
             self.stored([result.index for result in part.part.results])
+            if part.part.pool == self.pool:
+                continue
+            for index in part.part.started:
+                self.losses[index].add(part.part.pool)
+            for index in part.part.excused:
+                self.losses[index].discard(part.part.pool)
 
     def functions_of(self, results: list[TaskResult]) -> tuple[list[UUID], list[int]]:
         """The functions of the bundle and, where there are several, the place in them of each of these results'."""

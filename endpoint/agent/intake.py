@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 from collections.abc import Callable
 
@@ -26,6 +27,7 @@ class Intake:
     """Opens deliveries with the secrets of the pool's `grant` of the moment."""
 
     def __init__(self, grant: Callable[[], PoolGrant], in_hand: InHand, acks: Acks) -> None:
+        self._process = secrets.token_bytes(8)
         self._grant = grant
         self._in_hand = in_hand
         self._acks = acks
@@ -60,6 +62,7 @@ class Intake:
             taken_at=time.time(),
             open={task.index for task in bundle.tasks},
             size=len(delivery.data),
+            pool=self._process,
         )
         self._in_hand.take(held)
         return held

@@ -46,6 +46,7 @@ from headrace.endpoint.agent.position import Position
 from headrace.endpoint.agent.result_log import ResultLog
 from headrace.endpoint.agent.side_tasks import SideTasks
 from headrace.endpoint.agent.started import StartedMarks, tell_started
+from headrace.endpoint.agent.suspects import TRUSTED_DELIVERIES, Suspects
 from headrace.endpoint.agent.task_logs import TaskLogs
 from headrace.endpoint.agent.turns import Turns
 from headrace.endpoint.agent.waiting import WaitingCalls
@@ -115,12 +116,16 @@ class Agent:
             on_end=self._on_end,
             on_change=lambda held: self._lanes.note(held, is_held=in_hand.has(held)),
             on_complete=self._let_go,
+            on_noted=self._on_noted,
         )
         turns = Turns(fair_share or FairShare())
         desk = None if objects is None else objects(lambda: self._grant.code_token)
         self._payloads = LargePayloads(desk, in_hand, turns, results, tasks, self._engine)
         marks = StartedMarks(connection, in_hand, results, tasks, self._engine)
-        self._waiting = WaitingCalls(in_hand, turns, self._clock, results, marks, self._payloads, self._engine)
+        self._suspects = suspects = Suspects(results, turns.ended)
+        self._waiting = WaitingCalls(
+            in_hand, turns, self._clock, results, marks, suspects, self._payloads, self._engine
+        )
         self.engine = engine_of(self._waiting, self._on_outcomes)
 
     async def run(self) -> None:
@@ -144,8 +149,10 @@ class Agent:
         # What still runs must not be given to another pool meanwhile.
         self._tasks.spawn(self._acks.keep_in_progress(self._in_hand), "in progress")
         await self.engine.stop(grace_s=grace_s)
+        for held in list(self._in_hand.bundles.values()):
+            self._suspects.hand_back(held)
         while time.monotonic() < deadline and (
-            self._payloads.keeping or any(held.storing or held.unstored for held in self._in_hand.bundles.values())
+            self._payloads.keeping or any(held.storing or held.has_news for held in self._in_hand.bundles.values())
         ):
             await self._tasks.wait(0.1)
         await self._acks.flush()
@@ -186,6 +193,10 @@ class Agent:
     def _on_end(self, key: UUID) -> None:
         self._waiting.ended(key)
 
+    def _on_noted(self, held: Held, indices: list[int]) -> None:
+        self._suspects.noted(held, indices)
+        self.engine.wake()
+
     # Taken
 
     def _wanted(self) -> int:
@@ -206,6 +217,7 @@ class Agent:
         has_past = delivery.sequence <= self._position.unsure_up_to or delivery.retry or delivery.deliveries > 1
         codes = self._functions.known_codes(held)
         if has_past or codes is None:
+            held.is_suspect = delivery.deliveries > TRUSTED_DELIVERIES
             self._tasks.spawn(self._prepare(held, has_past=has_past), "prepare", held)
         else:
             self._take_early_control(held)
@@ -240,6 +252,7 @@ class Agent:
                 logger.warning("Reading the past of a bundle: %s; trying again.", error)
                 await asyncio.sleep(_RETRY_S)
         held.merge(parts)
+        held.is_suspect = held.is_suspect or any(held.losses.values())
         held.control = control or held.control
 
     # Waiting

@@ -35,7 +35,7 @@ class ResultLog:
     """Ends tasks that do not come to run, and stores what bundles hold.
 
     `on_end` is told of each task that ends here, `on_change` of each bundle before it is settled, `on_complete` of one
-    that has all its results stored.
+    that has all its results stored, `on_noted` of tasks whose starts are.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class ResultLog:
         on_end: Callable[[UUID], None],
         on_change: Callable[[Held], None],
         on_complete: Callable[[Held], None],
+        on_noted: Callable[[Held, list[int]], None],
     ) -> None:
         self._connection = connection
         self._runtime = runtime
@@ -54,6 +55,7 @@ class ResultLog:
         self._on_end = on_end
         self._on_change = on_change
         self._on_complete = on_complete
+        self._on_noted = on_noted
 
     def end(self, held: Held, index: int, error: TaskError, state: str = "failed") -> None:
         """End a task that does not come to run, or must not run again. To be settled."""
@@ -74,7 +76,7 @@ class ResultLog:
         self._on_change(held)
         if held.storing:
             return
-        if held.unstored:
+        if held.has_news:
             held.storing = True
             self._tasks.spawn(self._store(held), "store results", held)
         elif held.complete:
@@ -82,7 +84,7 @@ class ResultLog:
 
     async def _store(self, held: Held) -> None:
         try:
-            while held.unstored:
+            while held.has_news:
                 await self._store_part(held, _portion(held.unstored))
         finally:
             held.storing = False
@@ -90,6 +92,7 @@ class ResultLog:
 
     async def _store_part(self, held: Held, results: list[TaskResult]) -> None:
         subject = held.address.result_subject(held.next_part)
+        started, excused = list(held.to_note), list(held.to_excuse)
         functions, places = held.functions_of(results)
         part = ResultPart(
             results=results,
@@ -99,11 +102,15 @@ class ResultLog:
             stored_at=held.stored_at,
             functions=functions,
             places=places,
+            pool=held.pool,
+            started=started,
+            excused=excused,
         )
         message = encode_part(part, subject=subject, key=held.bundle.result_key)
         try:
             await self._connection.store(subject, message, timeout_s=None)
             held.stored([result.index for result in results])
+            self._note(held, started, excused)
         except AlreadyStored:
             # Somebody (perhaps we, when an answer was lost) was first: what is stored counts, the rest goes on.
             await self._merge(held)
@@ -113,6 +120,15 @@ class ResultLog:
             logger.warning("A result part could not be stored (%s); trying again.", error, extra={"subject": subject})
             await asyncio.sleep(_RETRY_S)
 
+    def _note(self, held: Held, started: list[int], excused: list[int]) -> None:
+        """The starts and ends of these were stored, by us."""
+        if not started and not excused:
+            return
+        held.noted.update(started)
+        held.to_note = [index for index in held.to_note if index not in started]
+        held.to_excuse = [index for index in held.to_excuse if index not in excused]
+        self._on_noted(held, started)
+
     async def _merge(self, held: Held) -> None:
         try:
             parts = await read_parts(self._connection, held.address, held.bundle.result_keys, first_part=held.next_part)
@@ -120,6 +136,9 @@ class ResultLog:
             await asyncio.sleep(_RETRY_S)
             return
         held.merge(parts)
+        for part in parts:
+            if part.part.pool == held.pool:
+                self._note(held, part.part.started, part.part.excused)
 
     def _replace_largest(self, held: Held, results: list[TaskResult], error: PayloadTooLarge) -> None:
         largest = max(results, key=lambda result: len(result.value))

@@ -14,6 +14,7 @@ from headrace.endpoint.agent.large_payloads import LargePayloads
 from headrace.endpoint.agent.patience import ServerClock
 from headrace.endpoint.agent.result_log import ResultLog
 from headrace.endpoint.agent.started import StartedMarks
+from headrace.endpoint.agent.suspects import Suspects
 from headrace.endpoint.agent.turns import Turns
 from headrace.endpoint.engines.engine import Call, Engine
 
@@ -28,6 +29,7 @@ class WaitingCalls:
         clock: ServerClock,
         results: ResultLog,
         marks: StartedMarks,
+        suspects: Suspects,
         payloads: LargePayloads,
         engine: Callable[[], Engine],
     ) -> None:
@@ -36,13 +38,14 @@ class WaitingCalls:
         self._clock = clock
         self._results = results
         self._marks = marks
+        self._suspects = suspects
         self._payloads = payloads
         self._engine = engine
         self.is_closed = False
         """Whether nothing more is handed out."""
 
     def __len__(self) -> int:
-        return len(self._turns) + len(self._payloads)
+        return len(self._turns) + len(self._payloads) + len(self._suspects)
 
     def put(self, held: Held, call: Call) -> None:
         """Let a call wait for its turn."""
@@ -56,6 +59,8 @@ class WaitingCalls:
             self._payloads.fetch_next()
         if self._marks.ready:
             return self._marks.ready.pop()
+        if self._suspects.ready:
+            return self._suspects.ready.pop()
         while True:
             turn = self._turns.take()
             if turn is None:
@@ -70,28 +75,30 @@ class WaitingCalls:
                 if held is not None:
                     self._payloads.fetch(held, call)
                 continue
-            if call.options.rerun_on_loss:
+            if call.options.rerun_on_loss and (held is None or not held.is_suspect):
                 return call
             load = self._engine().load()
-            if self._marks.under_way >= max(1, load.workers - load.busy):
+            if self._marks.under_way + self._suspects.under_way >= max(1, load.workers - load.busy):
                 self._turns.put(principal, group, call)
                 return None
             if held is not None:
-                self._marks.mark(held, call)
+                (self._suspects.take if call.options.rerun_on_loss else self._marks.mark)(held, call)
 
     def ended(self, key: UUID) -> None:
         """A call is not with the workers (any more): its principal may have been waiting for that."""
+        self._suspects.ended(key)
         if self._turns.ended(key):
             asyncio.get_running_loop().call_soon(self._engine().wake)
 
     def remove_unmarked(self, held: Held, keys: Collection[UUID]) -> list[Call]:
-        """Take out those of a bundle's calls that wait for their arguments or their turn, not those that are marked as
-        started; the ones that were there."""
-        return self._payloads.remove(keys) + self._turns.remove(held.address.principal, held.address.group, keys)
+        """Take out those of a bundle's calls that wait for their arguments, their turn or others, not those that are
+        marked as started; the ones that were there."""
+        turns = self._turns.remove(held.address.principal, held.address.group, keys)
+        return self._payloads.remove(keys) + self._suspects.remove_aside(keys) + turns
 
     def remove(self, held: Held, keys: Collection[UUID]) -> list[Call]:
         """Take out those of a bundle's calls that wait; the ones that did."""
-        return self._marks.remove(keys) + self.remove_unmarked(held, keys)
+        return self._marks.remove(keys) + self._suspects.remove(keys) + self.remove_unmarked(held, keys)
 
     def _is_late(self, call: Call) -> bool:
         bundle, index = split_task_id(call.key)

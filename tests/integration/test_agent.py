@@ -27,6 +27,7 @@ from headrace.endpoint.agent import in_hand
 from headrace.endpoint.agent.held import Held
 from headrace.endpoint.agent.loop import Agent
 from headrace.endpoint.agent.result_log import ResultLog
+from headrace.endpoint.agent.suspects import MOST_LOSSES, TRUSTED_DELIVERIES
 from headrace.endpoint.engines.processes.engine import ProcessEngine
 from headrace.endpoint.pool_service import HttpPoolService
 
@@ -194,6 +195,23 @@ async def test_what_still_runs_in_a_pool_that_drains_is_not_given_to_another(
 
         assert (await pool.ended(task_id))["result"] == 1
         assert effects.read_text() == "ran\n"
+
+
+async def test_a_task_whose_pool_is_stopped_in_order_is_never_given_up(
+    pool: Pool, service: RunningService, tmp_path: Path
+) -> None:
+    function_id, effects = service.add_function(TRACE, name="trace"), tmp_path / "effects"
+    (task_id,) = pool.submit(function_id, [str(effects), 60])
+    stops = TRUSTED_DELIVERIES + MOST_LOSSES + 1
+    for number in range(1, stops + 1):
+        async with pool.agent(grace_s=0.0) as agent:
+            await eventually_async(lambda: effects.exists() and effects.read_text() == number * "ran\n", 10)  # noqa: B023
+            (held,) = agent._in_hand.bundles.values()
+            assert held.is_suspect == (number > TRUSTED_DELIVERIES)
+            assert not any(held.losses.values())
+
+    document = await asyncio.to_thread(service.http().get, f"/api/v1/tasks/{task_id}")
+    assert document.json()["state"] in ("pending", "running")
 
 
 async def test_a_bundle_that_contradicts_itself_is_dropped_and_the_others_run(
