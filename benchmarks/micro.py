@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from headrace.bus import values
+from headrace.bus.arguments import decode_arguments, encode_arguments
 from headrace.bus.bundles import (
     Bundle,
     FunctionUse,
@@ -32,6 +33,7 @@ from headrace.bus.bundles import (
     encode_part,
 )
 from headrace.bus.code import FunctionCode, from_source
+from headrace.bus.encodings import ENCODING_NAMES, MSGPACK
 from headrace.endpoint.agent.turns import Turns
 from headrace.endpoint.engines.engine import Call
 from headrace.sdk.future import TaskFuture
@@ -83,9 +85,9 @@ def _values() -> Iterator[Case]:
         "a lambda": (lambda x: x,),
     }
     for name, args in shapes.items():
-        encoding, data = values.encode_arguments(args, {})
-        form, size = values.ENCODING_NAMES[encoding], len(data)
-        encode, decode = partial(values.encode_arguments, args, {}), partial(values.decode_arguments, encoding, data)
+        encoding, data = encode_arguments(args, {})
+        form, size = ENCODING_NAMES[encoding], len(data)
+        encode, decode = partial(encode_arguments, args, {}), partial(decode_arguments, encoding, data)
         yield Case("values", f"encode {name} ({form})", encode, nbytes=size)
         yield Case("values", f"decode {name} ({form})", decode, nbytes=size)
 
@@ -93,7 +95,7 @@ def _values() -> Iterator[Case]:
 def _outbox() -> Iterator[Case]:
     count = 1000
     use, options, endpoint = FunctionUse(uuid4(), b"g" * 32, _EXPIRES), TaskOptions(), uuid4()
-    encoding, data = values.encode_arguments((1,), {})
+    encoding, data = encode_arguments((1,), {})
 
     def through() -> None:
         sent: list[Draft] = []
@@ -154,7 +156,7 @@ def _message_cases(
 
 
 def _bundle(count: int, argument: bytes) -> Bundle:
-    encoding, data = values.encode_arguments((argument,) if argument else (), {})
+    encoding, data = encode_arguments((argument,) if argument else (), {})
     return Bundle(
         result_key=b"r" * 32,
         functions=[FunctionUse(uuid4(), b"g" * 32, _EXPIRES)],
@@ -174,7 +176,7 @@ def _part(count: int, value: bytes) -> ResultPart:
 
 
 def _call(code: FunctionCode) -> Call:
-    return Call(key=uuid4(), function=uuid4(), encoding=values.MSGPACK, arguments=b"", options=TaskOptions(), code=code)
+    return Call(key=uuid4(), function=uuid4(), encoding=MSGPACK, arguments=b"", options=TaskOptions(), code=code)
 
 
 def _size(size: int) -> str:

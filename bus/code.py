@@ -15,8 +15,9 @@ from typing import Any
 
 import msgspec
 
+from headrace.bus.encodings import CLOUDPICKLE
 from headrace.bus.errors import DecodeError, FunctionUnusable
-from headrace.bus.values import CLOUDPICKLE, decode, encode
+from headrace.bus.values import decode, encode
 
 
 class FunctionCode(msgspec.Struct, array_like=True, frozen=True):

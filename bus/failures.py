@@ -15,8 +15,9 @@ from typing import Any, Final
 import msgspec
 
 from headrace.bus import errors
+from headrace.bus.encodings import MSGPACK
 from headrace.bus.errors import DecodeError, TaskError, TaskFailed
-from headrace.bus.values import MSGPACK, decode, encode
+from headrace.bus.values import decode, encode
 from headrace.schemas.errors import HeadraceError
 
 RAISED: Final = TaskFailed.code

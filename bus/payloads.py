@@ -23,8 +23,10 @@ from typing import IO, Any, Final, Self
 import msgspec
 
 from headrace.bus import values
+from headrace.bus.arguments import decode_arguments, encode_arguments
+from headrace.bus.encodings import CLOUDPICKLE, INLINE_BYTES, OBJECT, PICKLE
 from headrace.bus.errors import DecodeError, ObjectMissing, PayloadTooLarge
-from headrace.bus.values import CLOUDPICKLE, INLINE_BYTES, OBJECT, PICKLE
+from headrace.bus.pickles import pickle_into
 
 PART_BYTES: Final = 256 * 1024
 """An argument of such a call that is larger than this becomes an object of its own."""
@@ -119,7 +121,7 @@ class Spill:
     """Takes what is written; beyond `keep` bytes all of it goes to the file that `open_file` gives.
 
     Raises `PayloadTooLarge` when more than `most` bytes are written. As a context it closes its file when an error
-    leaves it. It is a `headrace.bus.values.Sink`.
+    leaves it. It is a `headrace.bus.pickles.Sink`.
     """
 
     def __init__(self, open_file: Callable[[], IO[bytes]], *, keep: int, most: int = MOST_BYTES) -> None:
@@ -217,7 +219,7 @@ def split_arguments(
         else:
             named[place] = None
     try:
-        encoding, data = values.encode_arguments(tuple(rest), named)
+        encoding, data = encode_arguments(tuple(rest), named)
     except BaseException:
         for source in sources:
             source.close()
@@ -241,7 +243,7 @@ def _spilled(value: Any, open_file: Callable[[], IO[bytes]], most: int, keep: in
     spill = _TaggedSpill(open_file, keep=keep, most=most)
     try:
         with spill:
-            spill.tag = values.pickle_into(value, spill)
+            spill.tag = pickle_into(value, spill)
     except (OSError, PayloadTooLarge):
         raise
     except Exception:
@@ -256,7 +258,7 @@ def join_arguments(data: bytes, file_of: Callable[[Part], Path]) -> tuple[tuple[
     for part in large.parts:
         if not part.places:
             encoding, rest = part.encoding, _bytes_of(part, file_of(part))
-    args, kwargs = values.decode_arguments(encoding, rest)
+    args, kwargs = decode_arguments(encoding, rest)
     positional = list(args)
     for part in large.parts:
         value = load(part, file_of(part)) if part.places else None
@@ -302,7 +304,7 @@ def spill_result(value: Any, open_file: Callable[[], IO[bytes]], *, most: int = 
     Raises `PayloadTooLarge`, `OSError` and what cloudpickle raised.
     """
     with Spill(open_file, keep=-1, most=most) as spill:
-        return OBJECT, _as_large(values.pickle_into(value, spill), spill)
+        return OBJECT, _as_large(pickle_into(value, spill), spill)
 
 
 def spill_encoded(

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from types import CodeType, FunctionType, ModuleType
 from typing import Any, Final
 
-from headrace.bus.values import is_installed
+from headrace.bus.installed import is_installed
 
 LAMBDA_NAME: Final = "function"
 

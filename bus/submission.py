@@ -20,6 +20,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from headrace.bus import ids
+from headrace.bus.arguments import encode_json_arguments
 from headrace.bus.bundles import (
     Bundle,
     FunctionUse,
@@ -44,7 +45,6 @@ from headrace.bus.keys import KeyRing, Keys, bundle_key, bundle_keys, function_g
 from headrace.bus.lanes import Lanes
 from headrace.bus.names import DEFAULT_POOL, Address, ResultAddress, token
 from headrace.bus.results import ResultCollector, ResultWatch, stored_part
-from headrace.bus.values import encode_json_arguments
 
 DELIVERIES_GROUP: Final = UUID("8f6c1d3e-5f0b-4c55-9b7e-0d1c0a6e7d01")
 """The group of all deliveries of events."""

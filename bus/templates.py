@@ -28,7 +28,7 @@ from jinja2.tests import TESTS
 
 from headrace.bus.errors import FilterInvalid, InputFailed
 from headrace.bus.events import CloudEvent
-from headrace.bus.values import encode_json
+from headrace.bus.json_values import encode_json
 
 MOST_INPUT_BYTES: Final = 65_536
 MOST_TEMPLATE_CHARACTERS: Final = 16_384

@@ -29,8 +29,8 @@ from uuid import UUID
 from headrace.bus.bundles import Runtime
 from headrace.bus.clock import elapsed_s
 from headrace.bus.connection import Connection
+from headrace.bus.encodings import inline_bytes
 from headrace.bus.errors import BusError
-from headrace.bus.values import inline_bytes
 from headrace.endpoint.agent.loop import Agent
 from headrace.endpoint.agent.object_service import HttpObjectService
 from headrace.endpoint.agent.objects import ObjectDesk

@@ -19,8 +19,8 @@ import msgspec
 from headrace.bus import options
 from headrace.bus.bundles import TaskOptions
 from headrace.bus.chunks import run_chunk
+from headrace.bus.encodings import inline_bytes
 from headrace.bus.errors import ArgumentNotSerialisable, SubmissionRefused
-from headrace.bus.values import inline_bytes
 from headrace.schemas import HeadraceError
 from headrace.sdk import mapping
 from headrace.sdk.channel import Channel

@@ -15,7 +15,9 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import IO, Any, Final, Protocol, TypeVar
 
-from headrace.bus import payloads, values
+from headrace.bus import payloads
+from headrace.bus.arguments import encode_arguments
+from headrace.bus.encodings import INLINE_BYTES
 from headrace.bus.errors import (
     ArgumentNotSerialisable,
     DecodeError,
@@ -49,7 +51,7 @@ _UNREADABLE: Final = {kind.code: kind for kind in (ObjectMissing, ObjectDamaged)
 
 
 def encode_call(
-    args: tuple[Any, ...], kwargs: dict[str, Any], *, inline: int = values.INLINE_BYTES
+    args: tuple[Any, ...], kwargs: dict[str, Any], *, inline: int = INLINE_BYTES
 ) -> tuple[int, bytes, list[Source]]:
     """The arguments of a call as (tag, bytes), and what is to be uploaded before they are sent: nothing, unless they
     are encoded in more than `inline` bytes.
@@ -57,7 +59,7 @@ def encode_call(
     Raises `ArgumentNotSerialisable`, and what pickling the user's own classes raises.
     """
     try:
-        encoding, data = values.encode_arguments(args, kwargs, most=inline)
+        encoding, data = encode_arguments(args, kwargs, most=inline)
         return encoding, data, []
     except PayloadTooLarge:
         pass

@@ -18,7 +18,8 @@ from uuid import UUID
 
 from headrace.bus.bundles import Runtime
 from headrace.bus.connection import Connection
-from headrace.bus.values import MSGPACK, encode
+from headrace.bus.encodings import MSGPACK
+from headrace.bus.values import encode
 from headrace.endpoint.agent.loop import Agent
 from headrace.endpoint.engines.engine import Load, Outcome, OutcomesCallback, Source
 from headrace.endpoint.pool_service import HttpPoolService

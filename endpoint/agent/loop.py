@@ -23,13 +23,13 @@ from headrace.bus.bundles import Runtime, Task, TaskResult, bundle_key_expiry
 from headrace.bus.code import FunctionCode
 from headrace.bus.connection import Connection, Message
 from headrace.bus.control import Control
+from headrace.bus.encodings import OBJECT
 from headrace.bus.errors import BusError, DecodeError, FunctionUnusable, SignatureInvalid, SubmissionRefused
 from headrace.bus.ids import split_task_id, task_id
 from headrace.bus.lane_news import decode_news
 from headrace.bus.names import Address, lane_news, pool_controls
 from headrace.bus.pull import Delivery
 from headrace.bus.results import read_parts
-from headrace.bus.values import OBJECT
 from headrace.endpoint.agent.acks import Acks
 from headrace.endpoint.agent.code_cache import CodeCache
 from headrace.endpoint.agent.controls import Controls

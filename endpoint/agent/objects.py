@@ -15,6 +15,7 @@ from uuid import UUID
 import msgspec
 
 from headrace.bus.bundles import TaskResult
+from headrace.bus.encodings import OBJECT
 from headrace.bus.errors import (
     DecodeError,
     ObjectDamaged,
@@ -25,7 +26,6 @@ from headrace.bus.errors import (
 from headrace.bus.failures import encode_failure, of_error
 from headrace.bus.names import Address
 from headrace.bus.payloads import Large, Part, describe, read_large
-from headrace.bus.values import OBJECT
 from headrace.endpoint.agent.object_service import ObjectService, Reception
 from headrace.endpoint.engines.engine import Call
 from headrace.endpoint.errors import RegistrationRefused, ServiceAway

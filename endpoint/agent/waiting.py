@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable, Collection
 from uuid import UUID
 
+from headrace.bus.encodings import OBJECT
 from headrace.bus.ids import split_task_id
-from headrace.bus.values import OBJECT
 from headrace.endpoint.agent.held import Held
 from headrace.endpoint.agent.in_hand import InHand
 from headrace.endpoint.agent.large_payloads import LargePayloads

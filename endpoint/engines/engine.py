@@ -19,7 +19,7 @@ FinalState = Literal["succeeded", "failed", "cancelled", "expired"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One call to run. `key` is the task's id; `arguments` is encoded as `encoding` says (`headrace.bus.values`)."""
+    """One call to run. `key` is the task's id; `arguments` is encoded as `encoding` says (`headrace.bus.encodings`)."""
 
     key: UUID
     function: UUID

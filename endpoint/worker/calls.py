@@ -9,7 +9,9 @@ from pathlib import Path
 from types import CoroutineType
 from typing import Any
 
+from headrace.bus.arguments import decode_arguments
 from headrace.bus.code import FunctionCode, load, show_lines
+from headrace.bus.encodings import JSON, OBJECT
 from headrace.bus.errors import (
     ArgumentNotSerialisable,
     DecodeError,
@@ -18,7 +20,8 @@ from headrace.bus.errors import (
     TaskError,
 )
 from headrace.bus.failures import capture, encode_failure, of_error
-from headrace.bus.values import JSON, OBJECT, decode_arguments, encode, encode_json
+from headrace.bus.json_values import encode_json
+from headrace.bus.values import encode
 from headrace.endpoint.worker.frames import RAISED, REFUSED, SUCCEEDED
 from headrace.endpoint.worker.limits import with_hint
 

@@ -14,9 +14,9 @@ import pytest
 import uvloop
 from waiting import eventually_async
 
+from headrace.bus.arguments import encode_json_arguments
 from headrace.bus.bundles import LogEnd, TaskOptions
 from headrace.bus.code import from_source
-from headrace.bus.values import encode_json_arguments
 from headrace.endpoint.engines.engine import Call, Outcome, Output
 from headrace.endpoint.engines.processes.engine import ProcessEngine
 

@@ -23,8 +23,9 @@ from engine_bench import Bench, running
 from waiting import eventually_async
 
 from headrace.bus.bundles import TaskOptions
+from headrace.bus.encodings import JSON
 from headrace.bus.failures import rebuild
-from headrace.bus.values import JSON, decode
+from headrace.bus.values import decode
 from headrace.endpoint.engines.processes import dealing
 
 pytestmark = pytest.mark.anyio

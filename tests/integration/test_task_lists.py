@@ -21,6 +21,7 @@ from waiting import eventually
 from headrace.bus import listing
 from headrace.bus.bundles import ResultPart, Runtime, TaskOptions, TaskResult, encode_part
 from headrace.bus.connection import Connection
+from headrace.bus.json_values import encode_json
 from headrace.bus.keys import KeyRing
 from headrace.bus.lanes import Lanes
 from headrace.bus.listing import Marker, TaskQuery, list_tasks
@@ -28,7 +29,6 @@ from headrace.bus.names import Address
 from headrace.bus.operator import ServiceKeys
 from headrace.bus.submission import Call, Submission, Submitted, submit, task_ids
 from headrace.bus.tables import Tables
-from headrace.bus.values import encode_json
 from headrace.sdk import Client
 
 SOURCE = """

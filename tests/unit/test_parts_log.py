@@ -27,8 +27,10 @@ from headrace.bus.bundles import Bundle, FunctionUse, ResultPart, Runtime, Task,
 from headrace.bus.code import FunctionCode
 from headrace.bus.connection import MESSAGE_ID_HEADER, Connection, Stored, StoredMessage
 from headrace.bus.credentials import Credentials
+from headrace.bus.encodings import JSON
 from headrace.bus.errors import AlreadyStored
 from headrace.bus.ids import new_bundle_id
+from headrace.bus.json_values import encode_json
 from headrace.bus.names import Address
 from headrace.bus.pull import Delivery
 from headrace.bus.results import ResultCollector, stored_part
@@ -56,7 +58,7 @@ def bundle_message() -> bytes:
         result_key=RESULT_KEY,
         functions=[FunctionUse(FUNCTION, grant, EXPIRES)],
         options=[TaskOptions(), TaskOptions(rerun_on_loss=False)],
-        tasks=[Task(index, 0, int(index == ONCE), values.JSON, b"") for index in range(TASKS)],
+        tasks=[Task(index, 0, int(index == ONCE), JSON, b"") for index in range(TASKS)],
         runtime=RUNTIME,
     )
     key = keys.bundle_key(SECRET, ADDRESS.principal, EXPIRES)
@@ -277,7 +279,7 @@ class PartsLog(RuleBasedStateMachine):
         assert all(count == 1 for count in Counter(result.index for result in results).values())
         for result in results:
             assert self.seen.setdefault(result.index, result.value) == result.value
-            assert result.state == "failed" or values.decode(values.JSON, result.value) in self.made[result.index]
+            assert result.state == "failed" or values.decode(JSON, result.value) in self.made[result.index]
             # What may run again is given up only when it had been with the workers of so many pools.
             assert result.state == "succeeded" or result.index == ONCE or self.handed_out[result.index] >= MOST_LOSSES
 
@@ -344,7 +346,7 @@ class PartsLog(RuleBasedStateMachine):
 
 
 def succeeded(key: UUID, run: str) -> Outcome:
-    return Outcome(key=key, state="succeeded", encoding=values.JSON, value=values.encode_json(run))
+    return Outcome(key=key, state="succeeded", encoding=JSON, value=encode_json(run))
 
 
 def answer(publish: Publish, stored: Stored | None) -> None:

@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.bus import payloads, values
+from headrace.bus.arguments import decode_arguments, encode_arguments
+from headrace.bus.encodings import CLOUDPICKLE, INLINE_BYTES, JSON, OBJECT, PICKLE
 from headrace.bus.errors import ArgumentNotSerialisable, DecodeError, ObjectMissing, PayloadTooLarge
 from headrace.bus.payloads import PART_BYTES, Large, Part, Source, Spill
-from headrace.bus.values import CLOUDPICKLE, INLINE_BYTES, JSON, OBJECT, PICKLE
 
 LARGE = bytes(PART_BYTES + 1)
 
@@ -59,7 +60,7 @@ def there_and_back(store: Store, *args: Any, **kwargs: Any) -> tuple[tuple[Any, 
     tag, data, sources = payloads.split_arguments(args, kwargs, store.open_file)
     store.keep(sources)
     if tag != OBJECT:
-        return *values.decode_arguments(tag, data), 0
+        return *decode_arguments(tag, data), 0
     assert len(data) < PART_BYTES
     return *payloads.join_arguments(data, store.path), len(sources)
 
@@ -155,7 +156,7 @@ def test_an_object_that_is_not_here_is_missing(store: Store) -> None:
 
 def test_parts_for_arguments_that_are_not_there_are_refused(store: Store) -> None:
     (store.directory / ("00" * 32)).write_bytes(b"\x80\x05N.")
-    large = Large(1, values.encode_arguments((), {})[1], [Part([3], bytes(32), 4, PICKLE)])
+    large = Large(1, encode_arguments((), {})[1], [Part([3], bytes(32), 4, PICKLE)])
 
     with pytest.raises(DecodeError, match="argument 4 of 0"):
         payloads.join_arguments(large.encode(), store.path)
@@ -201,9 +202,9 @@ def test_a_spill_holds_what_was_written_in_memory_or_in_its_file(pieces: list[by
 def test_encoding_stops_as_soon_as_it_is_too_large() -> None:
     for value in (LARGE, "x" * PART_BYTES, [LARGE], np.zeros(PART_BYTES), (LARGE, 1)):
         with pytest.raises(PayloadTooLarge):
-            values.encode_arguments((value,), {}, most=PART_BYTES // 2)
+            encode_arguments((value,), {}, most=PART_BYTES // 2)
     for value in (LARGE, "x" * PART_BYTES, np.zeros(PART_BYTES), (LARGE, 1)):
         with pytest.raises(PayloadTooLarge):
             values.encode(value, most=PART_BYTES // 2)
     assert values.encode((1, 2), most=PART_BYTES) == values.encode((1, 2))
-    assert values.encode_arguments((1, object), {}, most=PART_BYTES) == values.encode_arguments((1, object), {})
+    assert encode_arguments((1, object), {}, most=PART_BYTES) == encode_arguments((1, object), {})

@@ -11,9 +11,12 @@ from headrace.bus import values
 from headrace.bus.bundles import ResultPart, Runtime, TaskResult, encode_part
 from headrace.bus.connection import Message
 from headrace.bus.control import Control, cancel_tasks, decode_control, encode_control
+from headrace.bus.encodings import CLOUDPICKLE, JSON, MSGPACK
 from headrace.bus.errors import SignatureInvalid, TaskCancelled
 from headrace.bus.failures import capture, encode_failure, of_error
+from headrace.bus.json_values import encode_json
 from headrace.bus.names import Address
+from headrace.bus.pickles import pickle_by_value
 from headrace.bus.results import ResultCollector, StoredPart, live_part, plain_result, result_document
 
 KEY = b"k" * 32
@@ -24,7 +27,7 @@ ADDRESS = Address(
 
 
 def result(index: int, value: object = None) -> TaskResult:
-    return TaskResult(index, "succeeded", values.JSON, values.encode_json(value))
+    return TaskResult(index, "succeeded", JSON, encode_json(value))
 
 
 def part(number: int, *indices: int, total: int = 4) -> StoredPart:
@@ -112,7 +115,7 @@ class Trap:
 
 
 def test_a_python_object_is_never_unpickled_here() -> None:
-    tag, data = values.CLOUDPICKLE, values.pickle_by_value(Trap())
+    tag, data = CLOUDPICKLE, pickle_by_value(Trap())
 
     plain = plain_result(TaskResult(0, "succeeded", tag, data))
 
@@ -126,7 +129,7 @@ def test_bytes_of_a_python_caller_are_not_passed_off_as_json() -> None:
 
     plain = plain_result(TaskResult(0, "succeeded", tag, data))
 
-    assert tag == values.MSGPACK
+    assert tag == MSGPACK
     assert "bytes" in plain.python_object
 
 
@@ -154,7 +157,7 @@ def test_a_cancelled_task_says_so() -> None:
 
 
 def test_an_unreadable_failure_is_still_an_error() -> None:
-    document = result_document(UUID(int=7), TaskResult(0, "failed", values.MSGPACK, b"\xff"))
+    document = result_document(UUID(int=7), TaskResult(0, "failed", MSGPACK, b"\xff"))
 
     assert document["error"]["code"] == "TaskFailed"
 

@@ -22,8 +22,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.bus import values
+from headrace.bus.arguments import decode_arguments, encode_arguments, encode_json_arguments
+from headrace.bus.encodings import CLOUDPICKLE, JSON, MSGPACK, PICKLE
 from headrace.bus.errors import ArgumentNotSerialisable, DecodeError, ResultNotSerialisable
-from headrace.bus.values import CLOUDPICKLE, JSON, MSGPACK, PICKLE
+from headrace.bus.json_values import encode_json
 
 
 class Colour(enum.IntEnum):
@@ -74,7 +76,7 @@ def test_a_value_comes_back_unchanged_in_value_and_type(value: Any) -> None:
 
 @given(st.lists(anything, max_size=3), st.dictionaries(st.text(), anything, max_size=3))
 def test_arguments_come_back_unchanged(args: list[Any], kwargs: dict[str, Any]) -> None:
-    decoded = values.decode_arguments(*values.encode_arguments(tuple(args), kwargs))
+    decoded = decode_arguments(*encode_arguments(tuple(args), kwargs))
 
     assert same(decoded, (tuple(args), kwargs))
 
@@ -163,9 +165,9 @@ def test_registrations_of_the_user_stay_as_they_were(own_module: types.ModuleTyp
 
 def test_an_argument_that_cannot_be_sent_is_named() -> None:
     with pytest.raises(ArgumentNotSerialisable, match=r"argument 2, of type _thread.lock, cannot be sent"):
-        values.encode_arguments((1, threading.Lock()), {})
+        encode_arguments((1, threading.Lock()), {})
     with pytest.raises(ArgumentNotSerialisable, match=r"argument 'key', of type generator, .*TypeError"):
-        values.encode_arguments((1,), {"key": (x for x in "a")})
+        encode_arguments((1,), {"key": (x for x in "a")})
 
 
 def test_an_unknown_tag_and_broken_bytes_are_decode_errors() -> None:
@@ -188,7 +190,7 @@ def test_a_package_that_is_missing_on_this_side_is_named() -> None:
 )
 def test_what_is_no_pair_of_arguments_is_refused(tag: int, data: bytes) -> None:
     with pytest.raises(DecodeError, match="not the arguments of a call"):
-        values.decode_arguments(tag, data)
+        decode_arguments(tag, data)
 
 
 # JSON
@@ -206,12 +208,12 @@ json_values = st.recursive(
 
 @given(json_values)
 def test_json_values_come_back_from_json(value: Any) -> None:
-    assert values.decode(JSON, values.encode_json(value)) == value
+    assert values.decode(JSON, encode_json(value)) == value
 
 
 @given(st.lists(json_values, max_size=3), st.dictionaries(st.text(), json_values, max_size=3))
 def test_json_arguments_come_back(args: list[Any], kwargs: dict[str, Any]) -> None:
-    assert values.decode_arguments(*values.encode_json_arguments(args, kwargs)) == (tuple(args), kwargs)
+    assert decode_arguments(*encode_json_arguments(args, kwargs)) == (tuple(args), kwargs)
 
 
 @dataclasses.dataclass
@@ -250,7 +252,7 @@ class Station(msgspec.Struct):
     ],
 )
 def test_obvious_types_have_a_json_form(value: Any, expected: Any) -> None:
-    assert json.loads(values.encode_json(value)) == expected
+    assert json.loads(encode_json(value)) == expected
 
 
 @pytest.mark.parametrize(
@@ -269,7 +271,7 @@ def test_obvious_types_have_a_json_form(value: Any, expected: Any) -> None:
 )
 def test_what_json_cannot_carry_is_refused_with_its_place(value: Any, message: str) -> None:
     with pytest.raises(ResultNotSerialisable, match=message):
-        values.encode_json(value)
+        encode_json(value)
 
 
 def test_a_value_that_contains_itself_is_refused_as_json() -> None:
@@ -277,9 +279,9 @@ def test_a_value_that_contains_itself_is_refused_as_json() -> None:
     knot.append(knot)
 
     with pytest.raises(ResultNotSerialisable, match="contains itself"):
-        values.encode_json(knot)
+        encode_json(knot)
 
 
 def test_a_json_argument_that_cannot_be_sent_is_named() -> None:
     with pytest.raises(ArgumentNotSerialisable, match="argument 'x'"):
-        values.encode_json_arguments([1], {"x": b""})
+        encode_json_arguments([1], {"x": b""})

@@ -17,8 +17,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from uuid import UUID
 
+from headrace.bus.encodings import INLINE_BYTES
 from headrace.bus.errors import TaskError, TaskExpired, TaskLost
-from headrace.bus.values import INLINE_BYTES
 from headrace.endpoint.engines.engine import FinalState, Load, OutcomesCallback, Output, OutputCallback, Source
 from headrace.endpoint.engines.processes.backlog import Backlog
 from headrace.endpoint.engines.processes.cgroups import MemoryGroups

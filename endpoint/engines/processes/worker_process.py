@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, cast
 
-from headrace.bus.values import INLINE_BYTES
+from headrace.bus.encodings import INLINE_BYTES
 from headrace.endpoint.engines.processes.cgroups import MemoryGroup, MemoryGroups
 from headrace.endpoint.engines.processes.descendants import descendants, kill_all
 from headrace.endpoint.engines.processes.output import WorkerOutput
