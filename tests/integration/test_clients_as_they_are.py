@@ -316,7 +316,7 @@ def test_an_executor_that_is_closed_with_everything_cancelled_gives_its_subscrip
 @pytest.fixture
 def short_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningService]:
     """A service whose credentials, keys and grants live for a second or two."""
-    monkeypatch.setattr(sessions_api, "_SLACK_S", 0)
+    monkeypatch.setattr(sessions_api, "_SLACK_S", 1)
     with running_service(tmp_path / "short", session_ttl_s=_LIFE_S, grant_ttl_s=_LIFE_S + 0.5) as running:
         yield running
 
