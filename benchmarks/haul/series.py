@@ -70,9 +70,11 @@ class Haul:
         bundles, before = self.bus(_bundles_ever), self.usage()
         took_s = work()
         after, bundles = self.usage(), self.bus(_bundles_ever) - bundles
+        cost = after.cost(before, tasks, *_OURS, *roles)
         return (
             {"per_s": tasks / took_s, "tasks_per_bundle": tasks / bundles}
-            | after.cost(before, tasks, *_OURS, *roles)
+            | cost
+            | {f"{name}_bundle": cost[name] * tasks / bundles for name in ("cpu_us", "nats_us")}
             | after.memory(*_OURS, *roles)
         )
 
