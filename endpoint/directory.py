@@ -1,7 +1,7 @@
 """The directory of an endpoint on this machine.
 
 <home>/endpoints/NAME/
-    config.yaml               what the administrator set
+    config.yaml               what the administrator set, with the three user_... files: see configuration.files
     endpoint.json             {"endpoint_id"}, and "url" once the endpoint is registered
     endpoint.token            what the manager shows to the service (0600)
     endpoint.lock             held by the manager that runs, with its process id inside
@@ -27,7 +27,15 @@ from typing import Any
 from uuid import UUID
 
 from headrace.bus.operator import write_private
-from headrace.endpoint.config import TEMPLATE, EndpointConfig
+from headrace.endpoint.config import EndpointConfig
+from headrace.endpoint.configuration import written
+from headrace.endpoint.configuration.files import (
+    CONFIG_FILE,
+    ENVIRONMENT_FILE,
+    SCHEMA_FILE,
+    TEMPLATE_FILE,
+    ConfigurationFiles,
+)
 from headrace.endpoint.errors import (
     EndpointError,
     EndpointExists,
@@ -61,8 +69,12 @@ class EndpointDirectory:
         self._lock_file = path / "endpoint.lock"
 
     def config(self) -> EndpointConfig:
-        """What the administrator set. Raises `ConfigInvalid`."""
+        """What the administrator set in `config.yaml`. Raises `ConfigInvalid`."""
         return EndpointConfig.read(self.config_file)
+
+    def configuration(self) -> ConfigurationFiles:
+        """All that the administrator set. Raises `ConfigInvalid`."""
+        return ConfigurationFiles.read(self.path)
 
     def registration(self) -> Registration | None:
         """What the service knows the endpoint by, or None before it is registered. Raises `EndpointError`."""
@@ -150,7 +162,7 @@ class Endpoints:
         self._root = home / "endpoints"
 
     def create(self, name: str, *, config: str | None = None) -> EndpointDirectory:
-        """Make an endpoint's directory with a commented `config.yaml`. Raises `EndpointExists`."""
+        """Make an endpoint's directory with commented files of configuration. Raises `EndpointExists`."""
         directory = self._directory(name)
         if directory.config_file.exists():
             raise EndpointExists(
@@ -159,8 +171,10 @@ class Endpoints:
             )
         try:
             directory.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            text = TEMPLATE.format(name=json.dumps(name)) if config is None else config
-            write_private(directory.config_file, text)
+            for file, text in _written(name, config):
+                # What was prepared before is kept.
+                if not (directory.path / file).exists():
+                    write_private(directory.path / file, text)
         except OSError as error:
             raise EndpointError(f"{directory.path} cannot be made: {error.strerror}") from error
         return directory
@@ -196,6 +210,18 @@ class Endpoints:
                 f"starting with a letter or digit"
             )
         return EndpointDirectory(self._root / name)
+
+
+def _written(name: str, config: str | None) -> tuple[tuple[str, str], ...]:
+    if config is not None:
+        return ((CONFIG_FILE, config),)
+    # config.yaml last: with it, the endpoint is there.
+    return (
+        (TEMPLATE_FILE, written.TEMPLATE),
+        (SCHEMA_FILE, written.SCHEMA),
+        (ENVIRONMENT_FILE, written.ENVIRONMENT),
+        (CONFIG_FILE, written.CONFIG.format(name=json.dumps(name))),
+    )
 
 
 def read_json(path: Path) -> Any:

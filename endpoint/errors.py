@@ -2,7 +2,9 @@
 
 EndpointError               something about an endpoint on this machine
 ├── ConfigInvalid           config.yaml cannot be used; the message names line, key and problem
-│   └── EngineSettingsInvalid   the engine of a pool cannot be set up as its configuration says
+│   ├── EngineSettingsInvalid   the engine of a pool cannot be set up as its configuration says
+│   └── TemplateInvalid     user_config_template.yaml.j2 cannot be used; the message names file, line and problem
+├── OptionsInvalid          a user's options for an endpoint's configuration are refused
 ├── EndpointNameInvalid     a name that cannot be the name of a directory
 ├── EndpointExists          an endpoint of that name is there already
 ├── EndpointMissing         no endpoint of that name
@@ -50,6 +52,18 @@ class EngineSettingsInvalid(ConfigInvalid):
     def __init__(self, problems: Sequence[SettingProblem]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(map(str, self.problems)))
+
+
+class TemplateInvalid(ConfigInvalid):
+    """Raised when `user_config_template.yaml.j2` cannot be used; the message names file, line and problem."""
+
+    code = "TemplateInvalid"
+
+
+class OptionsInvalid(EndpointError):
+    """Raised when the options that a user gave for the endpoint's configuration are refused; the message names them."""
+
+    code = "OptionsInvalid"
 
 
 class EndpointNameInvalid(EndpointError):

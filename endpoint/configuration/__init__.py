@@ -1,0 +1,1 @@
+"""The files of an endpoint's directory that say how its pools are made."""
