@@ -11,13 +11,16 @@ import functools
 import sys
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from headrace.bus.encodings import CLOUDPICKLE
 from headrace.bus.errors import DecodeError, FunctionUnusable
 from headrace.bus.values import decode, encode
+
+_COMMANDS: Final = ("headrace.bus.shell", "headrace.bus.mpi")
+"""Where the kinds of commands are defined; a worker loads them with the first command."""
 
 
 class FunctionCode(msgspec.Struct, array_like=True, frozen=True):
@@ -42,10 +45,14 @@ def from_function(function: Callable[..., Any]) -> FunctionCode:
     Code of the user's own modules goes along by value, so a worker need not have them; installed packages go by name.
     Raises `FunctionUnusable` when neither its source nor a pickle can be had.
     """
-    from headrace.bus.source import source_of
+    from headrace.bus.source import is_generator_function, source_of
 
     if not callable(function):
         raise FunctionUnusable(f"a {type(function).__name__} was given in the place of a function; it cannot be called")
+    if is_generator_function(function):
+        raise FunctionUnusable(_yields(_display_name(function)))
+    if type(function).__module__ in _COMMANDS:
+        return _from_command(function)
     source, entry_point = source_of(function)
     name = _display_name(function)
     try:
@@ -67,7 +74,7 @@ def from_source(source: str, function_name: str | None = None) -> FunctionCode:
     """
     import ast
 
-    from headrace.bus.source import defined_names
+    from headrace.bus.source import defined_names, generator_names
 
     try:
         tree = ast.parse(source)
@@ -85,6 +92,8 @@ def from_source(source: str, function_name: str | None = None) -> FunctionCode:
         function_name = functions[0]
     if function_name is None or function_name not in names:
         raise FunctionUnusable(_not_defined(function_name, functions))
+    if function_name in generator_names(tree):
+        raise FunctionUnusable(_yields(function_name))
     return FunctionCode(name=function_name, source=source, entry_point=function_name, python_version=python_version())
 
 
@@ -116,6 +125,11 @@ def show_lines(code: FunctionCode, function: Callable[..., Any]) -> None:
     register_function_lines(code.source, code.entry_point, function)
 
 
+def _from_command(function: Any) -> FunctionCode:
+    source, entry_point = function.source()
+    return FunctionCode(name=function.__name__, source=source, entry_point=entry_point, python_version=python_version())
+
+
 def _display_name(function: Any) -> str:
     if isinstance(function, functools.partial):
         return _display_name(function.func)
@@ -127,6 +141,13 @@ def _unstorable(name: str, error: Exception) -> str:
         f"{name!r} cannot be sent to a worker: its source was not found, and pickling it failed: "
         f"{type(error).__name__}: {error}. Define it with `def`, open connections, files and locks inside it, "
         "or use register_source_code"
+    )
+
+
+def _yields(name: str) -> str:
+    return (
+        f"{name!r} is a generator function: what it yields would stay on the worker. Return all of it, as a list; or "
+        "publish events as it goes on"
     )
 
 

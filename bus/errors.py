@@ -27,6 +27,9 @@ TaskError                   the outcome of one task that has no value
 ├── TaskCancelled           the task was cancelled
 ├── TaskExpired             a time limit passed: the task waited too long for its start, or ran too long
 ├── FunctionUnusable        the code cannot be found, fetched, loaded or is not allowed here
+├── SerializerNotAllowed    a function, an argument or a result has a form that the other side does not read
+├── EnvironmentUnusable     the packages that the function needs cannot be had where it runs
+├── MpiUnusable             the ranks that the function needs cannot be had where it runs
 ├── ArgumentNotSerialisable an argument cannot be sent
 ├── ResultNotSerialisable   the result cannot be sent back in the form that was asked for
 ├── ObjectMissing           a large argument or result is not, or no longer, in the object store
@@ -237,6 +240,24 @@ class FunctionUnusable(TaskError):
     """The function's code cannot be found, fetched or loaded on the worker, or is not allowed there."""
 
     code = "FunctionUnusable"
+
+
+class SerializerNotAllowed(TaskError):
+    """A function, an argument or a result came in a form that the other side was told not to read: nothing was read."""
+
+    code = "SerializerNotAllowed"
+
+
+class EnvironmentUnusable(TaskError):
+    """The packages that the function needs are not allowed at the endpoint, or cannot be installed there."""
+
+    code = "EnvironmentUnusable"
+
+
+class MpiUnusable(TaskError):
+    """The endpoint has no MPI launcher, or not the ranks that `resource_specification` asks for."""
+
+    code = "MpiUnusable"
 
 
 class ArgumentNotSerialisable(TaskError):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 
+from headrace.bus import mpi
 from headrace.bus.bundles import TaskOptions
 from headrace.bus.errors import TaskExpired
 
@@ -28,6 +30,25 @@ def changed(options: TaskOptions, changes: Mapping[str, Any]) -> TaskOptions:
             raise TypeError(f"{name!r} is not an option of tasks; there are {', '.join(OPTION_NAMES)}")
         check(name, value)
     return msgspec.structs.replace(options, **changes)
+
+
+def with_resources(options: TaskOptions, specification: Mapping[str, Any] | None) -> TaskOptions:
+    """The options with this resource specification, or with none.
+
+    Raises `TypeError` for what JSON cannot carry, and `ValueError`, which names the key, for ranks that cannot be.
+    """
+    name = "resource_specification"
+    if specification is None:
+        return msgspec.structs.replace(options, resource_specification=b"")
+    if not isinstance(specification, dict):
+        raise TypeError(f"{name} must be a dict or None, not {type(specification).__name__}")
+    try:
+        encoded = json.dumps(specification).encode()
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be made of what JSON can carry: {error}") from error
+    if mpi.is_mpi(specification):
+        mpi.ranks(specification)
+    return msgspec.structs.replace(options, resource_specification=encoded if specification else b"")
 
 
 def waited_too_long(limit_s: float) -> TaskExpired:

@@ -8,6 +8,7 @@ which a pickled function is unreadable, can still run the function from its sour
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import linecache
 import math
@@ -59,6 +60,32 @@ def defined_names(tree: ast.Module) -> dict[str, bool]:
             stored = (n for target in targets for n in ast.walk(target) if isinstance(n, ast.Name))
             names.update({n.id: False for n in stored})
     return names
+
+
+def generator_names(tree: ast.Module) -> set[str]:
+    """The names of the functions among a module's own statements that yield."""
+    functions = [node for node in _own_statements(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return {
+        function.name
+        for function in functions
+        if not function.decorator_list and any(isinstance(n, ast.Yield | ast.YieldFrom) for n in _own_parts(function))
+    }
+
+
+def is_generator_function(function: Any) -> bool:
+    """Whether calling it gives a generator, for sure: decorators may make something else of what yields."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    call = function if inspect.isroutine(function) or isinstance(function, type) else type(function).__call__
+    return inspect.isgeneratorfunction(call) or inspect.isasyncgenfunction(call)
+
+
+def _own_parts(function: ast.AST) -> Iterator[ast.AST]:
+    # Without the functions and classes inside, whose `yield` is theirs.
+    for child in ast.iter_child_nodes(function):
+        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
+            yield child
+            yield from _own_parts(child)
 
 
 def _own_statements(node: ast.AST) -> Iterator[ast.AST]:

@@ -112,6 +112,9 @@ _ADVICE: Mapping[str, str] = {
     "FunctionUnusable": (
         "Install what the function imports where it runs; register it anew; ask the owner about `allowed_functions`"
     ),
+    "SerializerNotAllowed": "Choose a strategy that the other side reads ([strategies](sdk.md#what-comes-back))",
+    "EnvironmentUnusable": "Mend `requirements`, or ask the endpoint's administrator, as the message says",
+    "MpiUnusable": "Mend `resource_specification`, or ask the endpoint's administrator for an MPI launcher",
     "ArgumentNotSerialisable": "Send plain data or a path; open files, locks and connections in the function",
     "ResultNotSerialisable": "Return plain data, or a path",
     "ObjectMissing": "Submit the task again; if it happens again, look at the disk of the NATS server",

@@ -1,12 +1,16 @@
 """The client: `Executor` for futures, `Client` for everything that is one request."""
 
+from headrace.bus.mpi import MPIFunction
+from headrace.bus.shell import BashFunction, ShellFunction, ShellResult
 from headrace.sdk.client import Client
 from headrace.sdk.errors import (
     ArgumentNotSerialisable,
     ClientError,
+    EnvironmentUnusable,
     Forbidden,
     FunctionUnusable,
     HeadraceError,
+    MpiUnusable,
     NotConfigured,
     NotFound,
     ObjectDamaged,
@@ -15,6 +19,7 @@ from headrace.sdk.errors import (
     QueueFull,
     RequestRefused,
     ResultNotSerialisable,
+    SerializerNotAllowed,
     ServiceUnavailable,
     ServiceUnreachable,
     SubmissionRefused,
@@ -36,6 +41,11 @@ __all__ = [
     "TaskFuture",
     "TaskTimes",
     "LogChunk",
+    # Functions that are commands
+    "ShellFunction",
+    "BashFunction",
+    "MPIFunction",
+    "ShellResult",
     # Asking the service
     "Client",
     # What can go wrong, all of it
@@ -59,6 +69,9 @@ __all__ = [
     "TaskCancelled",
     "TaskExpired",
     "FunctionUnusable",
+    "SerializerNotAllowed",
+    "EnvironmentUnusable",
+    "MpiUnusable",
     "ArgumentNotSerialisable",
     "ResultNotSerialisable",
     "ObjectMissing",

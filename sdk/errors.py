@@ -18,6 +18,9 @@ HeadraceError
     ├── TaskCancelled           the task was cancelled
     ├── TaskExpired             a time limit passed: the task waited too long for its start, or ran too long
     ├── FunctionUnusable        the code cannot be found, fetched, loaded or is not allowed there
+    ├── SerializerNotAllowed    a function, an argument or a result has a form that the other side does not read
+    ├── EnvironmentUnusable     the packages that the function needs cannot be had where it runs
+    ├── MpiUnusable             the ranks that the function needs cannot be had where it runs
     ├── ArgumentNotSerialisable an argument cannot be sent
     ├── ResultNotSerialisable   the result cannot be sent back in the form that was asked for
     ├── ObjectMissing           a large argument or result is not, or no longer, in the object store
@@ -29,10 +32,13 @@ from __future__ import annotations
 
 from headrace.bus.errors import (
     ArgumentNotSerialisable,
+    EnvironmentUnusable,
     FunctionUnusable,
+    MpiUnusable,
     ObjectDamaged,
     ObjectMissing,
     ResultNotSerialisable,
+    SerializerNotAllowed,
     SubmissionRefused,
     TaskCancelled,
     TaskError,
@@ -63,6 +69,9 @@ __all__ = [
     "TaskCancelled",
     "TaskExpired",
     "FunctionUnusable",
+    "SerializerNotAllowed",
+    "EnvironmentUnusable",
+    "MpiUnusable",
     "ArgumentNotSerialisable",
     "ResultNotSerialisable",
     "ObjectMissing",

@@ -14,13 +14,12 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 from uuid import UUID
 
-import msgspec
-
 from headrace.bus import options
 from headrace.bus.bundles import TaskOptions
 from headrace.bus.chunks import run_chunk
 from headrace.bus.encodings import inline_bytes
 from headrace.bus.errors import ArgumentNotSerialisable, SubmissionRefused
+from headrace.bus.mpi import MPIFunction
 from headrace.schemas import HeadraceError
 from headrace.sdk import mapping
 from headrace.sdk.channel import Channel
@@ -150,12 +149,17 @@ class Executor(concurrent.futures.Executor):
 
     @property
     def resource_specification(self) -> dict[str, Any] | None:
-        """What a task needs; sent with each task. Raises `TypeError` when set to what JSON cannot carry."""
+        """What a task needs; sent with each task. Raises `TypeError` when set to what JSON cannot carry.
+
+        For an `MPIFunction` it has `num_nodes`, `ranks_per_node`, `num_ranks` and `launcher_options`, of which
+        `ValueError` names one that cannot be.
+        """
         return self._resource_specification
 
     @resource_specification.setter
     def resource_specification(self, value: dict[str, Any] | None) -> None:
-        self._resource_specification = _json_dict(value, "resource_specification")
+        options.with_resources(TaskOptions(), value)
+        self._resource_specification = value
 
     @property
     def user_endpoint_config(self) -> dict[str, Any] | None:
@@ -179,6 +183,7 @@ class Executor(concurrent.futures.Executor):
         max_retries: int | Keep = KEEP,
         retry_delay_s: float | Keep = KEEP,
         rerun_on_loss: bool | Keep = KEEP,
+        resource_specification: dict[str, Any] | Keep | None = KEEP,
         when_full: Literal["block", "raise"] | Keep = KEEP,
         full_timeout_s: float | Keep | None = KEEP,
     ) -> Executor:
@@ -190,6 +195,7 @@ class Executor(concurrent.futures.Executor):
             longer never starts, and is `expired`. None: no limit.
         max_retries: how often the function is run again when it raises. retry_delay_s: the pause before that.
         rerun_on_loss: whether the task runs again when its worker or machine dies; False ends it as `TaskLost`.
+        resource_specification: what the task needs of the engine, in place of the executor's.
         when_full, full_timeout_s: what a submission does that finds no room; see `Executor`.
 
         The view *is* this executor but for the options: same group, functions, settings, and `shutdown` of one is the
@@ -207,6 +213,9 @@ class Executor(concurrent.futures.Executor):
             "rerun_on_loss": rerun_on_loss,
         }
         changes = {name: value for name, value in given.items() if value is not KEEP}
+        base = self._task_options
+        if not isinstance(resource_specification, Keep):
+            base = options.with_resources(base, resource_specification)
         full = self._when_full
         if when_full is not KEEP or full_timeout_s is not KEEP:
             kept = "raise" if full.raises else "block"
@@ -214,7 +223,7 @@ class Executor(concurrent.futures.Executor):
                 kept if isinstance(when_full, Keep) else when_full,
                 full.timeout_s if isinstance(full_timeout_s, Keep) else full_timeout_s,
             )
-        return _View(self, options.changed(self._task_options, changes), full)
+        return _View(self, options.changed(base, changes), full)
 
     def register_function(self, fn: Callable[..., Any], function_id: str | None = None, **details: Any) -> str:
         """Register a function and give its id; needs no endpoint. The same function again gives the same id.
@@ -241,11 +250,13 @@ class Executor(concurrent.futures.Executor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskFuture:
         """Run `fn(*args, **kwargs)` on the endpoint. Registers the function at its first use.
 
-        Raises `TypeError` when `fn` cannot be called, `QueueFull` where there is no room (see `when_full`), and
-        `RuntimeError` after `shutdown`.
+        Raises `TypeError` when `fn` cannot be called, `QueueFull` where there is no room (see `when_full`),
+        `ValueError` for an `MPIFunction` without a resource specification, and `RuntimeError` after `shutdown`.
         """
         if not callable(fn):
             raise TypeError(f"submit() needs a function to call, not {fn!r}")
+        if isinstance(fn, MPIFunction) and not self._options().resource_specification:
+            raise ValueError(f"set the executor's resource_specification before submitting {fn!r}")
         self._check_open()
         function_id = self._functions.get(_key(fn))
         if function_id is None:
@@ -398,9 +409,9 @@ class Executor(concurrent.futures.Executor):
 
     def _options(self) -> TaskOptions:
         specification = self._resource_specification
-        if not specification:
+        if not specification or self._task_options.resource_specification:
             return self._task_options
-        return msgspec.structs.replace(self._task_options, resource_specification=json.dumps(specification).encode())
+        return options.with_resources(self._task_options, specification)
 
     def _on_idle(self) -> None:
         if self._shut_down:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from service import RunningService
 from waiting import eventually
@@ -75,9 +76,18 @@ class RunningPool:
 
 @contextlib.contextmanager
 def running_pool(
-    service: RunningService, directory: Path, *, workers: int = 2, started: bool = True, name: str = "here"
+    service: RunningService,
+    directory: Path,
+    *,
+    workers: int = 2,
+    started: bool = True,
+    name: str = "here",
+    **settings: Any,
 ) -> Iterator[RunningPool]:
-    """Register an endpoint of the administrator's and run its default pool (later, without `started`)."""
+    """Register an endpoint of the administrator's and run its default pool (later, without `started`).
+
+    `settings` are those of `headrace.endpoint.pool.PoolSettings`, as they are in its file.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     endpoint_id, token = service.add_endpoint(name)
     token_path = directory / "endpoint.token"
@@ -97,6 +107,7 @@ def running_pool(
                 "pids_path": str(directory / "pids"),
                 "environment": {},
                 "grace_s": 1.0,
+                **settings,
             }
         )
     )

@@ -52,6 +52,8 @@ class Work(msgspec.Struct, array_like=True):
     """Exit in peace: nothing comes after this."""
     sandboxes: dict[int, str] = {}
     """The names of the calls' sandboxes, by the calls' numbers; empty where there are none."""
+    specifications: dict[int, bytes] = {}
+    """The resource specifications (JSON) of those calls that have one, by the calls' numbers."""
 
 
 class Report(msgspec.Struct, array_like=True):

@@ -8,12 +8,13 @@ takes long.
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 import select
 import socket
 import threading
 import time
-from typing import Any
+from typing import Any, Final
 
 from headrace.endpoint.worker.calls import Calls, Outcome
 from headrace.endpoint.worker.frames import (
@@ -34,6 +35,7 @@ from headrace.endpoint.worker.minder import TICK_S, Minder, kill_own_group
 from headrace.endpoint.worker.printed import Printed
 from headrace.endpoint.worker.sandbox import Sandboxes
 
+_NOTHING: Final = contextlib.nullcontext()
 _FLUSH_AFTER_S = 0.001
 _FLUSH_BYTES = 256_000
 
@@ -54,6 +56,7 @@ class Worker:
         self._calls = calls
         self._sandboxes: Sandboxes | None = None
         self._sandbox_names: dict[int, str] = {}
+        self._specifications: dict[int, bytes] = {}
         if limits.sandboxes is not None:
             self._sandboxes = Sandboxes(limits.sandboxes, keep_failed=limits.keep_failed_sandboxes)
         self._pid = os.getpid()
@@ -154,6 +157,8 @@ class Worker:
         self._calls.learn(work.functions, forget=work.forget)
         if work.sandboxes:
             self._sandbox_names.update(work.sandboxes)
+        if work.specifications:
+            self._specifications.update(work.specifications)
         self._leaving = work.leave
         self._waiting.extend(work.calls)
 
@@ -182,10 +187,12 @@ class Worker:
         self.running_since = began = time.perf_counter()
         self.running = number
         started_at = time.time()
-        if self._sandboxes is None:
-            kind, tag, value = self._calls.run(function, encoding, arguments, json_result)
-        else:
-            kind, tag, value = self._sandboxed(self._sandboxes, number, function, encoding, arguments, json_result)
+        specification = self._specifications.pop(number, b"") if self._specifications else b""
+        with _applied(specification) if specification else _NOTHING:
+            if self._sandboxes is None:
+                kind, tag, value = self._calls.run(function, encoding, arguments, json_result)
+            else:
+                kind, tag, value = self._sandboxed(self._sandboxes, number, function, encoding, arguments, json_result)
         now = time.perf_counter()
         if os.getpid() != self._pid:
             os._exit(0)  # a child that the function forked came back here: it must not speak for the worker
@@ -211,3 +218,10 @@ class Worker:
             os._exit(0)  # a child that the function forked: the directory is the worker's
         sandboxes.leave(failed=outcome[0] != SUCCEEDED)
         return outcome
+
+
+def _applied(specification: bytes) -> contextlib.AbstractContextManager[None]:
+    # Loaded by those who need it: most workers never meet a resource specification.
+    from headrace.bus.mpi import applied
+
+    return applied(specification)

@@ -336,7 +336,7 @@ async def test_a_result_that_cannot_be_sent_fails_its_call_alone(bench: Bench) -
     assert failure.code == "ResultNotSerialisable"
     assert "of type _thread.lock, cannot be sent back" in failure.message
     assert await bench.all_values([keys[0], keys[2]]) == [2, 4]
-    generator = await bench.failure(bench.submit("def f(): yield 1"))
+    generator = await bench.failure(bench.submit("def f(): return (x for x in [1])"))
     assert "return list(...) of it" in generator.message
 
 

@@ -53,6 +53,7 @@ def pack(slot: Slot, *, in_sandboxes: bool) -> Work:
     """The frame of the calls that are staged; from here on they are in flight."""
     calls, functions = [], []
     sandboxes: dict[int, str] = {}
+    specifications: dict[int, bytes] = {}
     number = slot.sent
     # Nothing that was sent before is left to run, so nothing needs the functions sent before.
     forget = len(slot.functions) > _MOST_FUNCTIONS and not slot.inflight
@@ -70,8 +71,10 @@ def pack(slot: Slot, *, in_sandboxes: bool) -> Work:
         calls.append((number, place, call.encoding, call.arguments, call.options.json_result))
         if in_sandboxes:
             sandboxes[number] = job.sandbox
+        if call.options.resource_specification:
+            specifications[number] = call.options.resource_specification
     slot.sent = number
     slot.share -= len(calls)
     slot.frame_ends.append(number)
     slot.staged, slot.staged_bytes = [], 0
-    return Work(calls, functions, forget, sandboxes=sandboxes)
+    return Work(calls, functions, forget, sandboxes=sandboxes, specifications=specifications)
