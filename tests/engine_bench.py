@@ -26,13 +26,17 @@ from headrace.endpoint.engines.processes.engine import ProcessEngine
 class Bench:
     """An engine, the source that it pulls from, and the outcomes that it gave."""
 
-    def __init__(self, workers: int, **settings: Any) -> None:
+    def __init__(self, workers: int, engine_of: Any = ProcessEngine, **settings: Any) -> None:
         self.waiting: collections.deque[Call] = collections.deque()
         self.outcomes: dict[uuid.UUID, Outcome] = {}
         self.doubled: list[uuid.UUID] = []
         self.reports: list[int] = []
         self._functions: dict[Any, tuple[uuid.UUID, Any]] = {}
-        self.engine = ProcessEngine(self, self._take, workers=workers, **settings)
+        self.engine = engine_of(self, self._take, workers=workers, **settings)
+
+    def forget_functions(self) -> None:
+        """Register them anew, so that the engine knows nothing of them."""
+        self._functions.clear()
 
     def next_call(self) -> Call | None:
         return self.waiting.popleft() if self.waiting else None

@@ -9,10 +9,12 @@ from pathlib import Path
 
 from headrace.bus.encodings import INLINE_BYTES
 from headrace.endpoint.engines.engine import Engine, OutcomesCallback, OutputCallback, Source
+from headrace.endpoint.engines.grids.engine import GridEngine
+from headrace.endpoint.engines.grids.threads import ThreadGrid
 from headrace.endpoint.engines.processes.cgroups import MemoryGroups
 from headrace.endpoint.engines.processes.engine import ProcessEngine
 from headrace.endpoint.engines.processes.output import PRINTED_LIMIT
-from headrace.endpoint.engines.settings import EngineSettings, ProcessSettings
+from headrace.endpoint.engines.settings import EngineSettings, ProcessSettings, ThreadSettings
 from headrace.endpoint.errors import EngineSettingsInvalid, SettingProblem
 from headrace.endpoint.worker.limits import WorkerLimits
 
@@ -45,6 +47,14 @@ def build(settings: EngineSettings, source: Source, on_outcomes: OutcomesCallbac
     """The engine, not started. Raises `EngineSettingsInvalid` when what it needs is not installed."""
     if isinstance(settings, ProcessSettings):
         return _process_engine(settings, source, on_outcomes, means)
+    if isinstance(settings, ThreadSettings):
+        grid = ThreadGrid(
+            settings.max_workers or means.workers,
+            spool=means.spool,
+            inline_bytes=means.inline_bytes,
+            most_output_bytes=means.most_output_bytes if means.on_output else 0,
+        )
+        return GridEngine(source, on_outcomes, grid, on_output=means.on_output, most_losses=settings.most_losses)
     raise EngineSettingsInvalid([SettingProblem(("engine", "type"), f"{settings.type} cannot be run by this release")])
 
 

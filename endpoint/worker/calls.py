@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import CoroutineType
@@ -38,6 +39,7 @@ class Calls:
         self._spool = spool
         self._inline_bytes = inline_bytes
         self._recursion_limit = sys.getrecursionlimit()
+        self._loading = threading.RLock()
         self._functions: dict[int, Callable[..., Any]] = {}
         self._codes: dict[int, FunctionCode] = {}
 
@@ -47,6 +49,11 @@ class Calls:
             self._functions.clear()
             self._codes.clear()
         self._codes.update(functions)
+
+    def forget(self, number: int) -> None:
+        """Drop a function that no call will name any more."""
+        self._functions.pop(number, None)
+        self._codes.pop(number, None)
 
     def run(self, number: int, encoding: int, arguments: bytes, json_result: bool) -> Outcome:
         """Run a function on encoded arguments. Never raises: whatever happens is an outcome."""
@@ -103,7 +110,11 @@ class Calls:
         return REFUSED, *encode_failure(capture(self._hinted(error), runner_file=__file__))
 
     def _load(self, number: int) -> Callable[..., Any]:
-        function = self._functions[number] = load(self._codes[number])
+        # Threads that share the functions must share the state of their modules, too.
+        with self._loading:
+            function = self._functions.get(number)
+            if function is None:
+                function = self._functions[number] = load(self._codes[number])
         return function
 
     def _raised(self, number: int, function: Callable[..., Any], error: BaseException) -> Outcome:

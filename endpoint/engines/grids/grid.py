@@ -1,0 +1,69 @@
+"""What a grid is: places that run calls, one each, and may become more or fewer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Protocol
+from uuid import UUID
+
+import msgspec
+
+from headrace.bus.bundles import LogEnd
+from headrace.endpoint.engines.engine import Call, FinalState
+from headrace.schemas import HeadraceError
+
+Piece = tuple[int, int, int, int, float, bytes]
+"""Some bytes that a call printed: stream, run, attempt, offset, unix seconds, data."""
+
+
+class Ending(msgspec.Struct, array_like=True, kw_only=True):
+    """How a call ended at its place. What it printed comes along, unless the place could tell of it before."""
+
+    state: FinalState
+    encoding: int
+    value: bytes
+    started_at: float
+    ended_at: float
+    attempts: int = 1
+    worker: str = ""
+    log_end: LogEnd | None = None
+    printed: list[Piece] = []
+    raised: bool = False
+    """Whether its function raised, so that another try may help."""
+
+
+class PlaceLost(HeadraceError):
+    """Raised when the place where a call ran is gone; the message says how."""
+
+    code = "PlaceLost"
+
+
+class Grid(Protocol):
+    """Runs calls. All of it belongs to the event loop that `start` runs in."""
+
+    slots: int
+    """How many calls it can run now."""
+    most: int
+    """How many it could run if it grew as far as it may."""
+    broken: str
+    """Why it can run none, and will not soon; empty while that is not so."""
+
+    async def start(self, on_change: Callable[[], None]) -> None:
+        """Begin to have places. Returns soon; `on_change` is called whenever `slots` or `broken` change."""
+
+    def submit(self, call: Call, *, attempts: int) -> asyncio.Future[Ending]:
+        """Run a call that was tried so often before. Raises `PlaceLost`, also in the future; a cancelled future means
+        nothing to the grid."""
+
+    def want(self, calls: int) -> None:
+        """Say how many calls are here, running or waiting: what a grid that can grow goes by."""
+
+    def kill(self, keys: Iterable[UUID]) -> None:
+        """End these calls at their places, as cancelled; soon, as far as that can be done."""
+
+    def pids(self) -> list[int]:
+        """The processes on this machine that run calls; each leads a process group of its own."""
+
+    async def stop(self) -> None:
+        """Give all places up, with what runs there."""
