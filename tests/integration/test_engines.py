@@ -18,8 +18,8 @@ from engine_bench import Bench
 from waiting import eventually_async
 
 from headrace.bus.bundles import TaskOptions
+from headrace.bus.encodings import JSON, OBJECT
 from headrace.bus.failures import rebuild
-from headrace.bus.values import JSON, OBJECT
 from headrace.endpoint.engines.build import Means, build
 from headrace.endpoint.engines.engine import Output
 from headrace.endpoint.engines.settings import engine_settings
