@@ -125,7 +125,7 @@ class Backlog:
         known = self._own.get(key)
         if known is None or known.is_stale(room):
             state = await self._lanes.state(endpoint.endpoint_id, DEFAULT_POOL, principal)
-            known = _Known(0 if state is None else state.depth.used, time.monotonic())
+            known = _Known(state.depth.used, time.monotonic())
             if len(self._own) >= _MOST_KNOWN:
                 self._own.clear()
             self._own[key] = known

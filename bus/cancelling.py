@@ -17,14 +17,14 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator,
 from typing import Final, TypeVar
 from uuid import UUID
 
-from headrace.bus import submission
-from headrace.bus.connection import Connection, StoredMessage
+from headrace.bus.connection import EXPECTED_SEQUENCE_HEADER, Connection, StoredMessage
+from headrace.bus.control import Control, cancel_tasks, decode_control, encode_control
 from headrace.bus.endings import end_unstarted, with_marks
-from headrace.bus.errors import BusError, BusUnavailable, TaskCancelled
+from headrace.bus.errors import BusError, BusUnavailable, DecodeError, RecordConflict, SignatureInvalid, TaskCancelled
 from headrace.bus.ids import split_task_id
-from headrace.bus.keys import KeyRing
+from headrace.bus.keys import KeyRing, Keys
 from headrace.bus.names import Address, token
-from headrace.bus.submission import TaskView
+from headrace.bus.task_views import TaskView, finished_in, queued_tasks
 
 _PAGE: Final = 100
 _READS_AT_ONCE: Final = 16
@@ -40,6 +40,36 @@ UNKNOWN: Final = "unknown"
 
 T = TypeVar("T")
 IsUp = Callable[[Address], Awaitable[bool]]
+
+
+async def cancel(
+    connection: Connection,
+    key_ring: KeyRing,
+    address: Address,
+    indices: Collection[int] | None = None,
+    *,
+    force: bool = False,
+) -> None:
+    """Ask the pool to cancel these tasks of a bundle (None: all); `force` stops running ones as well.
+
+    The request is stored: a pool that is away now finds it before it starts anything. Several add up. What has a
+    result already keeps it. Raises `BusUnavailable`.
+    """
+    subject = address.control_subject
+    secrets = key_ring.pool_secrets(address.endpoint, address.pool)
+    wanted = cancel_tasks(indices, force=force)
+    stored: StoredMessage | None = None  # as a rule there is none
+    while True:
+        control = wanted.merged(_control(stored, secrets))
+        expected = {EXPECTED_SEQUENCE_HEADER: str(stored.sequence if stored else 0)}
+        payload = encode_control(control, subject=subject, pool_secret=secrets[0])
+        try:
+            await connection.store(subject, payload, headers=expected)
+        except RecordConflict:
+            # There is one, or somebody else's came between (or our own, its answer lost): add to that one.
+            stored = await connection.read_last("CONTROL", subject)
+            continue
+        return
 
 
 class Cancelling:
@@ -133,7 +163,7 @@ class Cancelling:
     async def _cancel_queued(self, messages: list[StoredMessage], chosen: set[UUID] | None) -> set[UUID]:
         """Cancel the chosen tasks (None: all) of queued bundles; the ones that were there."""
         by_bundle: dict[UUID, list[TaskView]] = defaultdict(list)
-        for task, view in submission.queued_tasks(self._key_ring, messages).items():
+        for task, view in queued_tasks(self._key_ring, messages).items():
             if chosen is None or task in chosen:
                 by_bundle[view.address.bundle].append(view)
         bundles = list(by_bundle.values())
@@ -146,7 +176,7 @@ class Cancelling:
 
     async def _store_cancellation(self, views: Sequence[TaskView]) -> None:
         indices = [view.index for view in views]
-        await submission.cancel(self._connection, self._key_ring, views[0].address, indices, force=self._force)
+        await cancel(self._connection, self._key_ring, views[0].address, indices, force=self._force)
 
     async def _end(self, views: Sequence[TaskView], *, dated: bool = False) -> list[TaskView]:
         """Store `cancelled` for the tasks of one bundle that have not started."""
@@ -166,7 +196,7 @@ class Cancelling:
         found: dict[UUID, TaskView] = {}
         bundles = {split_task_id(task)[0] for task in tasks}
         for some in _pages(list(bundles), _READS_AT_ONCE):
-            reads = (submission.finished_in(self._connection, self._key_ring, principal, bundle) for bundle in some)
+            reads = (finished_in(self._connection, self._key_ring, principal, bundle) for bundle in some)
             for views in await asyncio.gather(*reads):
                 found.update(views)
         self._count(found[task] for task in tasks if task in found)
@@ -213,3 +243,12 @@ async def _marks(connection: Connection, bundles: Sequence[Sequence[TaskView]]) 
 
 def _pages(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _control(stored: StoredMessage | None, secrets: Keys) -> Control:
+    if stored is None:
+        return Control()
+    try:
+        return decode_control(stored.data, subject=stored.subject, pool_secret=secrets)
+    except (SignatureInvalid, DecodeError):
+        return Control()  # Nobody obeys that one: it is replaced.

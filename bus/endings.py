@@ -13,7 +13,8 @@ from headrace.bus.errors import AlreadyStored, BusError, TaskError
 from headrace.bus.failures import encode_failure, of_error
 from headrace.bus.keys import KeyRing
 from headrace.bus.results import ResultCollector, StoredPart
-from headrace.bus.submission import TaskView, service_runtime
+from headrace.bus.submission import service_runtime
+from headrace.bus.task_views import TaskView
 
 End = tuple[TaskView, TaskError]
 

@@ -73,10 +73,10 @@ class Depth:
 class LaneState:
     """What the NATS server knows of a lane."""
 
-    depth: Depth
-    taken_up_to: int
+    depth: Depth = Depth()
+    taken_up_to: int = 0
     """The highest sequence that was given to a pool so far."""
-    requests: int
+    requests: int = 0
     """How many requests for bundles wait: none when no pool is there, or a full one."""
     now: float
     """When this was so: unix seconds, the server's clock."""
@@ -128,8 +128,8 @@ class Lanes:
                 await self._make(lane)
         return lanes
 
-    async def state(self, endpoint: UUID, pool: str, principal: str) -> LaneState | None:
-        """What the server knows of a lane; None when there is none."""
+    async def state(self, endpoint: UUID, pool: str, principal: str) -> LaneState:
+        """What the server knows of a lane; an empty one when there is none."""
         key = lane_key(endpoint, pool, principal)
         lane = self._used.get(key)
         if lane is not None:
@@ -140,7 +140,8 @@ class Lanes:
         if found is not None:
             with contextlib.suppress(StreamMissing):
                 return await self._state_of(found.value)
-        return None
+        info = await self._connection.api("STREAM.INFO.TASKS")
+        return LaneState(now=_now_of(info))
 
     async def depths(self, endpoint: UUID) -> dict[str, Depth]:
         """How much of each principal is unfinished at an endpoint, all its pools together."""
@@ -336,5 +337,9 @@ def _state(info: dict[str, Any]) -> LaneState:
         depth=Depth(waiting=info["num_pending"], taken=info["num_ack_pending"]),
         taken_up_to=info["delivered"]["stream_seq"],
         requests=info["num_waiting"],
-        now=datetime.fromisoformat(info["ts"]).timestamp(),
+        now=_now_of(info),
     )
+
+
+def _now_of(info: dict[str, Any]) -> float:
+    return datetime.fromisoformat(info["ts"]).timestamp()

@@ -27,7 +27,7 @@ from headrace.bus.errors import BusError, BusUnavailable
 from headrace.bus.ids import task_id
 from headrace.bus.keys import KeyRing
 from headrace.bus.names import token
-from headrace.bus.submission import TaskView, ended_tasks, queued_tasks
+from headrace.bus.task_views import TaskView, ended_tasks, queued_tasks
 
 STATES: Final = ("pending", "running", "succeeded", "failed", "cancelled", "expired")
 UNFINISHED: Final = frozenset({"pending", "running"})

@@ -14,6 +14,9 @@ from headrace.bus.errors import TaskExpired
 
 OPTION_NAMES: Final = ("task_timeout_s", "queue_timeout_s", "max_retries", "retry_delay_s", "rerun_on_loss")
 
+JSON_RESULT: Final = TaskOptions(json_result=True)
+"""How those are run whose results must be read without Python."""
+
 MOST_RETRIES: Final = 100
 MOST_SECONDS: Final = 1_000_000_000
 

@@ -22,7 +22,7 @@ from headrace.bus.errors import BusError
 from headrace.bus.log_watch import LogWatch
 from headrace.bus.logs import STREAMS, LogPiece, LogReader, StreamName
 from headrace.bus.results import ResultWatch
-from headrace.bus.submission import TaskView
+from headrace.bus.task_views import TaskView
 from headrace.schemas import Violation
 
 logger = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from headrace.action_provider.api.task_documents import located_document, task_d
 from headrace.action_provider.errors import Conflict, InvalidRequest, NotFound
 from headrace.action_provider.http import WAIT, Operation, reply
 from headrace.action_provider.http import Call as Request
-from headrace.bus import submission
+from headrace.bus import submission, task_views
 from headrace.bus.bundles import TaskOptions, TaskResult
 from headrace.bus.cancelling import Cancelling
 from headrace.bus.endings import end_unstarted, ended
@@ -33,7 +33,8 @@ from headrace.bus.models import EndpointRecord
 from headrace.bus.names import Address
 from headrace.bus.options import of_document, waited_too_long
 from headrace.bus.results import ResultCollector, ResultWatch, plain_result
-from headrace.bus.submission import Call, Plan, Submission, TaskView
+from headrace.bus.submission import Call, Plan, Submission
+from headrace.bus.task_views import TaskView
 from headrace.schemas import Violation
 
 _INVOKE_WAIT_S = 5.0
@@ -94,7 +95,7 @@ async def get_result(call: Request) -> Response:
 async def get_group(call: Request) -> Response:
     """All tasks of one of the caller's groups that are queued or have results."""
     group, service = call.path_id("task_group_id"), call.service
-    views = await submission.find_group(service.connection, service.keys, call.caller.principal, group)
+    views = await task_views.find_group(service.connection, service.keys, call.caller.principal, group)
     if not views:
         raise NotFound(f"there is no task group {group} of yours, or all its results have expired")
     tasks = [{**located_document(view), "bundle": view.address.bundle, "index": view.index} for view in views]
@@ -179,7 +180,7 @@ async def find_task(call: Request) -> TaskView:
     """The task that the path names, as it is now. Raises `NotFound` unless it is the caller's."""
     task_id, service = call.path_id("task_id"), call.service
     try:
-        view = await submission.find(service.connection, service.keys, call.caller.principal, task_id)
+        view = await task_views.find(service.connection, service.keys, call.caller.principal, task_id)
     except ValueError as error:
         raise NotFound(f"there is no task {task_id}: {error}") from None
     if view is None:
@@ -196,8 +197,8 @@ async def _is_up(call: Request, address: Address) -> bool:
     if await call.service.tables.presence.get(address.endpoint.hex) is not None:
         return True
     # Its manager may be unable to reach the service while its pool goes on.
-    queue = await submission.lane_queue(call.service.connection, call.service.lanes, address)
-    return queue.requests > 0
+    lane = await call.service.lanes.state(address.endpoint, address.pool, address.principal)
+    return lane.requests > 0
 
 
 async def _unless_late(call: Request, view: TaskView) -> TaskView:
@@ -210,10 +211,11 @@ async def _unless_late(call: Request, view: TaskView) -> TaskView:
     if view.result is not None or limit_s is None or time.time() < view.stored_at + limit_s:
         return view
     service = call.service
-    queue = await submission.lane_queue(service.connection, service.lanes, view.address)
-    if queue.now < view.stored_at + limit_s:
+    address = view.address
+    lane = await service.lanes.state(address.endpoint, address.pool, address.principal)
+    if lane.now < view.stored_at + limit_s:
         return view
-    if view.sequence <= queue.taken_up_to and await _is_up(call, view.address):
+    if view.sequence <= lane.taken_up_to and await _is_up(call, view.address):
         return view
     error = waited_too_long(limit_s)
     return (await end_unstarted(service.connection, service.keys, [(view, error)], "expired"))[0]
@@ -227,7 +229,7 @@ async def _awaited(call: Request, view: TaskView, wait_s: float) -> TaskView:
         await watch.catch_up()
         await watch.until_complete(wait_s)
     view = ended(view, collector)
-    return view if view.marked_at else await submission.with_mark(call.service.connection, view)
+    return view if view.marked_at else await task_views.with_mark(call.service.connection, view)
 
 
 def _calls(body: dict[str, Any]) -> list[Call]:
@@ -275,7 +277,7 @@ async def _views(call: Request, plan: Plan, results: Sequence[TaskResult | None]
     if not waited or all(results):
         return views
     address = views[0].address
-    started = await submission.started(call.service.connection, address.principal, address.group)
+    started = await task_views.started(call.service.connection, address.principal, address.group)
     return [replace(view, marked_at=started.get(view.task_id, 0.0)) for view in views]
 
 

@@ -34,11 +34,13 @@ from headrace.action_provider.providers.requests import ActionRequest, check_bod
 from headrace.action_provider.state import Service
 from headrace.bus.actions import ActionBundle, ActionRecord, ActionWork, Start, request_key
 from headrace.bus.bundles import TaskOptions
+from headrace.bus.cancelling import cancel
 from headrace.bus.errors import ArgumentNotSerialisable, PayloadTooLarge, QueueFull
 from headrace.bus.ids import task_id
 from headrace.bus.names import DEFAULT_POOL
 from headrace.bus.results import ResultCollector, ResultWatch
-from headrace.bus.submission import Call, Plan, Submission, cancel, collector, started
+from headrace.bus.submission import Call, Plan, Submission, collector
+from headrace.bus.task_views import started
 from headrace.schemas import Violation, schema
 
 logger = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from headrace.bus.code import FunctionCode, from_source
 from headrace.bus.connection import Connection
 from headrace.bus.errors import FunctionUnusable
 from headrace.bus.operator import ServiceKeys
-from headrace.bus.submission import find
+from headrace.bus.task_views import find
 from headrace.endpoint.agent import code_cache
 from headrace.endpoint.agent.code_cache import CodeCache
 from headrace.endpoint.errors import RegistrationRefused, ServiceAway

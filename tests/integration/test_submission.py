@@ -15,6 +15,7 @@ from service import RunningService, running_service
 from waiting import eventually
 
 from headrace.bus import ids
+from headrace.bus.cancelling import cancel
 from headrace.bus.connection import Connection
 from headrace.bus.errors import PayloadTooLarge
 from headrace.bus.keys import KeyRing
@@ -27,16 +28,13 @@ from headrace.bus.submission import (
     Plan,
     Submission,
     Submitted,
-    cancel,
     collect,
-    find,
-    find_group,
-    queued_address,
     submit,
     submit_and_collect,
     task_ids,
 )
 from headrace.bus.tables import Tables
+from headrace.bus.task_views import find, find_group
 
 ADA = "urn:headrace:user:ada"
 BOB = "urn:headrace:user:bob"
@@ -234,7 +232,7 @@ def test_what_is_cancelled_while_the_pool_is_away_never_starts(
 
     assert desk.outcomes(bundles) == ["0", "cancelled", "2", "cancelled"]
     assert sorted(path.read_text()) == ["0", "2"]
-    eventually(lambda: service.bus(lambda c: queued_address(c, ADA, bundles[0].address.bundle)) is None)
+    eventually(lambda: service.bus(lambda c: c.read_last("TASKS", bundles[0].address.task_subject)) is None)
 
 
 def test_concurrent_cancellations_all_count(service: RunningService, sleeping_pool: RunningPool, double: UUID) -> None:
