@@ -53,8 +53,8 @@ from headrace.bus.backlog import Backlog
 from headrace.bus.connection import Connection
 from headrace.bus.errors import BusError, BusUnavailable, KeysUnusable
 from headrace.bus.lanes import Lanes
-from headrace.bus.operator import ServiceKeys
-from headrace.bus.server import OLDEST_VERSION
+from headrace.bus.nats_binary import OLDEST_VERSION
+from headrace.bus.service_keys import ServiceKeys
 from headrace.bus.tables import Tables
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from headrace.bus.connection import Connection
 from headrace.bus.credentials import Minter
 from headrace.bus.keys import KeyRing
 from headrace.bus.lanes import Lanes
-from headrace.bus.operator import Revocation
+from headrace.bus.service_keys import Revocation
 from headrace.bus.tables import Tables
 
 

@@ -15,13 +15,12 @@ from __future__ import annotations
 import base64
 import json
 import os
-import stat
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from headrace.bus.accounts import Accounts, claims_update, edge_claims, exports, limits
 from headrace.bus.credentials import (
     ACCOUNT_KEY,
     OPERATOR_KEY,
@@ -33,93 +32,12 @@ from headrace.bus.credentials import (
 )
 from headrace.bus.errors import KeysUnusable
 from headrace.bus.keys import KEY_BYTES, KeyRing
-
-_SERVICES: Final = {
-    "task.>": "Singleton",
-    "result.>": "Singleton",
-    "progress.>": "Singleton",
-    "log.>": "Singleton",
-    "$JS.ACK.>": "Singleton",
-    "$JS.API.CONSUMER.MSG.NEXT.*.*": "Stream",
-    "$JS.API.DIRECT.GET.RESULTS.>": "Stream",
-    "$JS.API.DIRECT.GET.CONTROL.>": "Stream",
-}
-_STREAMS: Final = ("stored.>", "control.>")
+from headrace.bus.private_files import make_private_directory, write_private
+from headrace.bus.service_keys import incomplete, read_document
 
 _KINDS: Final = {"operator": OPERATOR_KEY}
 _ACCOUNTS: Final = ("core", "edge")
 _SIGNING: Final = ("operator", *_ACCOUNTS)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Accounts:
-    """What a NATS server is told: the operator's JWT, and the JWT of each account by its public key."""
-
-    operator_jwt: str
-    system_account: str
-    jwts: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Revocation:
-    """What it takes to end EDGE credentials before they expire: the account is stated anew, with a list of them."""
-
-    system: Credentials
-    """A user of the SYS account who may do this and nothing else."""
-    signer: KeyPair
-    core_account: str
-    edge: AccountSigner
-
-    @property
-    def subject(self) -> str:
-        """Where the NATS servers are told. They end the connections of revoked users at once."""
-        return _claims_update(self.edge.account)
-
-    def statement(self, revoked: Mapping[str, int]) -> bytes:
-        """The account without these users: for each one's public key, what was issued up to a time (unix seconds)."""
-        claims = _edge_claims(self.core_account, self.edge.key.public, revoked)
-        return sign_claims(self.signer, subject=self.edge.account, name="EDGE", claims=claims).encode()
-
-
-class ServiceKeys:
-    """What a service works with: its own CORE credential, the signing and revoking of EDGE users, the master secret."""
-
-    def __init__(
-        self,
-        *,
-        core: Credentials,
-        edge: AccountSigner,
-        revocation: Revocation,
-        master: bytes,
-        older_masters: Sequence[bytes] = (),
-    ) -> None:
-        self.core = core
-        self.minter = Minter(edge=edge)
-        self.revocation = revocation
-        self._master = master
-        self._older_masters = tuple(older_masters)
-
-    def key_ring(self) -> KeyRing:
-        """The secrets of bundles and results."""
-        return KeyRing(self._master, self._older_masters)
-
-    @classmethod
-    def load(cls, keys_dir: Path) -> ServiceKeys:
-        """Read `service.json` and `master.key`. Raises `KeysUnusable`."""
-        document = _read_document(keys_dir / "service.json")
-        try:
-            core = Credentials(jwt=document["core"]["jwt"], seed=document["core"]["seed"])
-            edge = AccountSigner(account=document["edge"]["account"], key=KeyPair(document["edge"]["seed"]))
-            revocation = Revocation(
-                system=Credentials(jwt=document["system"]["jwt"], seed=document["system"]["seed"]),
-                signer=KeyPair(document["operator"]["seed"]),
-                core_account=document["core"]["account"],
-                edge=edge,
-            )
-            older = [base64.b64decode(each, validate=True) for each in document.get("older_masters", ())]
-        except (KeyError, TypeError, ValueError) as error:
-            raise _incomplete(keys_dir / "service.json", error) from error
-        return cls(core=core, edge=edge, revocation=revocation, master=_read_master(keys_dir), older_masters=older)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,13 +85,13 @@ class Operator:
     def load(cls, keys_dir: Path) -> Operator:
         """Load keys that were created before. Raises `KeysUnusable`."""
         path = keys_dir / "operator.json"
-        document = _read_document(path)
+        document = read_document(path)
         try:
             seeds = {name: str(document["seeds"][name]) for name in _seed_names()}
             older = [OlderMaster.of_document(each) for each in document.get("older_masters", ())]
             return cls(seeds, base64.b64decode(document["master"], validate=True), older)
         except (KeyError, TypeError, ValueError) as error:
-            raise _incomplete(path, error) from error
+            raise incomplete(path, error) from error
 
     @classmethod
     def _create(cls, keys_dir: Path) -> Operator:
@@ -182,7 +100,7 @@ class Operator:
                 f"{keys_dir} holds service.json but no operator.json: these are the keys of a service alone, and new"
                 " ones would not fit it. Restore operator.json from your backup, or start with another --home"
             )
-        _make_private_dir(keys_dir)
+        make_private_directory(keys_dir)
         operator = cls(_new_seeds(), os.urandom(KEY_BYTES))
         write_private(keys_dir / "operator.json", operator._document())
         return operator
@@ -234,13 +152,13 @@ class Operator:
             operator_jwt=sign_claims(operator, subject=operator.public, name="headrace", claims=operator_claims),
             system_account=system.public,
             jwts={
-                system.public: self._account(system.public, "SYS", _limits(jetstream=False), {}),
+                system.public: self._account(system.public, "SYS", limits(jetstream=False), {}),
                 self.core.account: self._core_statement(room=True),
                 self.edge.account: sign_claims(
                     operator,
                     subject=self.edge.account,
                     name="EDGE",
-                    claims=_edge_claims(self.core.account, self.edge.key.public, {}),
+                    claims=edge_claims(self.core.account, self.edge.key.public, {}),
                 ),
             },
         )
@@ -248,19 +166,19 @@ class Operator:
     def system_user(self) -> Credentials:
         """Who may state this installation's accounts anew, and nothing else."""
         system = AccountSigner(account=self._pairs["system"].public, key=self._pairs["system"])
-        subjects = [_claims_update(account) for account in (self.core.account, self.edge.account)]
+        subjects = [claims_update(account) for account in (self.core.account, self.edge.account)]
         return system.user("operator", publish=subjects, subscribe=["_INBOX.>"], ttl_s=None)
 
     def storing(self, *, room: bool) -> tuple[str, bytes]:
         """What to tell the NATS server, and on which subject, so that it stores messages, or refuses to."""
-        return _claims_update(self.core.account), self._core_statement(room=room).encode()
+        return claims_update(self.core.account), self._core_statement(room=room).encode()
 
     def _core_statement(self, *, room: bool) -> str:
-        limits = _limits(jetstream=True)
+        core_limits = limits(jetstream=True)
         if not room:
             # One byte is exceeded already, so everything is refused with a clear answer; 0 would switch JetStream off.
-            limits["disk_storage"] = 1
-        return self._account(self.core.account, "CORE", limits, {"exports": _exports(), **self._signing("core")})
+            core_limits["disk_storage"] = 1
+        return self._account(self.core.account, "CORE", core_limits, {"exports": exports(), **self._signing("core")})
 
     def _signer(self, name: str) -> AccountSigner:
         return AccountSigner(account=self._pairs[name].public, key=self._pairs[f"{name}_signing"])
@@ -286,7 +204,7 @@ class Operator:
     def _service_document(self) -> str:
         core = self.core.user("service", publish=None, subscribe=None, ttl_s=None)
         system = AccountSigner(account=self._pairs["system"].public, key=self._pairs["system"]).user(
-            "service", publish=[_claims_update(self.edge.account)], subscribe=["_INBOX.>"], ttl_s=None
+            "service", publish=[claims_update(self.edge.account)], subscribe=["_INBOX.>"], ttl_s=None
         )
         return json.dumps(
             {
@@ -301,115 +219,9 @@ class Operator:
         )
 
 
-def write_private(path: Path, content: str | bytes) -> None:
-    """Put a file in place at once and whole, readable by its owner only, and there after a power cut."""
-    data = content.encode() if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mkstemp makes it 0600
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    _sync_directory(path.parent)
-
-
-def _sync_directory(path: Path) -> None:
-    """Make the names in a directory durable: a synced file is of no use under the name that it had before."""
-    if os.name == "nt":
-        return  # it opens no directories, and its file systems keep names in order
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def read_private(path: Path) -> bytes:
-    """Read a secret. Raises `KeysUnusable` when it is not there, not readable, or readable by others."""
-    try:
-        with path.open("rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            if mode & 0o077:
-                raise KeysUnusable(f"{path} is open to other users (mode {mode:04o}); run: chmod 600 {path}")
-            return file.read()
-    except FileNotFoundError:
-        raise KeysUnusable(f"{path} is missing; restore it from your backup, or start with another --home") from None
-    except OSError as error:
-        raise KeysUnusable(f"{path} cannot be read: {error.strerror or error}") from error
-
-
 def _seed_names() -> list[str]:
     return ["operator", "system", *_ACCOUNTS, *(f"{name}_signing" for name in _SIGNING)]
 
 
 def _new_seeds() -> dict[str, str]:
     return {name: KeyPair.create(_KINDS.get(name.removesuffix("_signing"), ACCOUNT_KEY)).seed for name in _seed_names()}
-
-
-def _make_private_dir(path: Path) -> None:
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.chmod(0o700)
-    except OSError as error:
-        raise KeysUnusable(f"{path} cannot be made: {error.strerror or error}") from error
-
-
-def _read_document(path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(read_private(path))
-    except ValueError as error:
-        raise KeysUnusable(f"{path} is damaged ({error}); restore it from your backup") from error
-    if not isinstance(document, dict):
-        raise _incomplete(path, "it is not an object")
-    return document
-
-
-def _read_master(keys_dir: Path) -> bytes:
-    master = read_private(keys_dir / "master.key")
-    if len(master) < KEY_BYTES:
-        raise KeysUnusable(f"{keys_dir / 'master.key'} is damaged: {len(master)} bytes, not {KEY_BYTES}")
-    return master
-
-
-def _incomplete(path: Path, problem: object) -> KeysUnusable:
-    return KeysUnusable(f"{path} is not complete ({problem}); restore it from your backup")
-
-
-def _limits(*, jetstream: bool) -> dict[str, Any]:
-    unlimited = ("subs", "data", "payload", "imports", "exports", "conn", "leaf")
-    limits: dict[str, Any] = {**dict.fromkeys(unlimited, -1), "wildcards": True}
-    if jetstream:
-        limits |= dict.fromkeys(("mem_storage", "disk_storage", "streams", "consumer"), -1)
-    return limits
-
-
-def _claims_update(account: str) -> str:
-    return f"$SYS.REQ.ACCOUNT.{account}.CLAIMS.UPDATE"
-
-
-def _edge_claims(core_account: str, signing_key: str, revoked: Mapping[str, int]) -> dict[str, Any]:
-    return {
-        "type": "account",
-        "version": 2,
-        "limits": _limits(jetstream=False),
-        "imports": _imports(core_account),
-        "signing_keys": [signing_key],
-        "revocations": dict(revoked),
-    }
-
-
-def _exports() -> list[dict[str, str]]:
-    services = [
-        {"name": subject, "subject": subject, "type": "service", "response_type": answers}
-        for subject, answers in _SERVICES.items()
-    ]
-    return services + [{"name": subject, "subject": subject, "type": "stream"} for subject in _STREAMS]
-
-
-def _imports(core: str) -> list[dict[str, str]]:
-    kinds = {**dict.fromkeys(_SERVICES, "service"), **dict.fromkeys(_STREAMS, "stream")}
-    return [{"name": subject, "subject": subject, "account": core, "type": kind} for subject, kind in kinds.items()]

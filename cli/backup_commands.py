@@ -152,7 +152,7 @@ def _place_for(home: Path) -> Iterator[Path]:
 
 
 def _write_files(archive: Archive, directory: Path) -> None:
-    from headrace.bus.operator import write_private
+    from headrace.bus.private_files import write_private
 
     for name, content in archive.files():
         path = directory / name

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from headrace.bus.server import die_with_parent
+from headrace.bus.parent import die_with_parent
 
 LONGEST_LOG_BYTES = 10 * 1024 * 1024
 

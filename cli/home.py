@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from headrace.bus.operator import read_private, write_private
+from headrace.bus.private_files import read_private, write_private
 from headrace.cli.errors import AlreadyRunning, HomeUnusable
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Final
 
 from headrace.bus.disk_guard import DiskGuard
-from headrace.bus.operator import Operator, write_private
+from headrace.bus.operator import Operator
+from headrace.bus.private_files import write_private
 from headrace.bus.server import NatsServer, ServerSettings
 from headrace.cli import ports
 from headrace.cli.child import Child, last_lines

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from headrace.bus.operator import write_private
+from headrace.bus.private_files import write_private
 from headrace.endpoint.config import EndpointConfig
 from headrace.endpoint.configuration import written
 from headrace.endpoint.configuration.files import (

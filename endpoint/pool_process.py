@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from headrace.bus.operator import write_private
-from headrace.bus.server import die_with_parent
+from headrace.bus.parent import die_with_parent
+from headrace.bus.private_files import write_private
 from headrace.endpoint.directory import EndpointDirectory, read_json
 
 logger = logging.getLogger(__name__)

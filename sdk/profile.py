@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from headrace.bus.operator import write_private
+from headrace.bus.private_files import write_private
 from headrace.sdk.errors import NotConfigured
 
 logger = logging.getLogger(__name__)

@@ -23,8 +23,9 @@ from described import check_described
 
 from headrace.action_provider import ServiceSettings, serve_async
 from headrace.bus.connection import Connection
-from headrace.bus.operator import Operator, ServiceKeys
+from headrace.bus.operator import Operator
 from headrace.bus.server import NatsServer, ServerSettings
+from headrace.bus.service_keys import ServiceKeys
 
 T = TypeVar("T")
 

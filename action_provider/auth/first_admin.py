@@ -13,7 +13,7 @@ from headrace.action_provider.auth.tokens import new_token, record_of
 from headrace.action_provider.errors import ServiceUnusable
 from headrace.bus.errors import RecordConflict
 from headrace.bus.models import TokenRecord, UserRecord
-from headrace.bus.operator import read_private, write_private
+from headrace.bus.private_files import read_private, write_private
 from headrace.bus.tables import Tables
 
 logger = logging.getLogger(__name__)

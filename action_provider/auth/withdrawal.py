@@ -18,8 +18,8 @@ from headrace.bus.connection import Connection
 from headrace.bus.credentials import Credentials, KeyPair
 from headrace.bus.errors import BusUnavailable
 from headrace.bus.models import RevocationRecord, SessionRecord
-from headrace.bus.operator import Revocation
 from headrace.bus.records import Record
+from headrace.bus.service_keys import Revocation
 from headrace.bus.tables import Tables
 
 logger = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ from benchmarks.systems.headrace import Headrace
 from headrace.bus.bundles import TaskOptions
 from headrace.bus.connection import Connection
 from headrace.bus.lanes import Lanes
-from headrace.bus.operator import ServiceKeys
+from headrace.bus.service_keys import ServiceKeys
 from headrace.bus.submission import Call, Submission, submit
 from headrace.bus.tables import Tables
 from headrace.sdk import Executor

@@ -28,7 +28,7 @@ from headrace.bus.errors import BusError, BusUnavailable, PermissionDenied
 from headrace.bus.keys import KeyRing
 from headrace.bus.logs import LogChunk, encode_log
 from headrace.bus.names import Address, object_chunk, stored_results, token
-from headrace.bus.operator import ServiceKeys
+from headrace.bus.service_keys import ServiceKeys
 from headrace.endpoint.grant import PoolGrant
 from headrace.sdk import Client, Executor, Forbidden, NotFound
 from headrace.sdk.grant import Grant

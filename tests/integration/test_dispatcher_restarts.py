@@ -23,7 +23,7 @@ from headrace.bus.deliveries import Delivery
 from headrace.bus.dispatcher import DUE_CONSUMER, RESULTS_CONSUMER, Dispatcher
 from headrace.bus.errors import StreamMissing
 from headrace.bus.names import matcher_consumer
-from headrace.bus.operator import ServiceKeys
+from headrace.bus.service_keys import ServiceKeys
 from headrace.bus.streams import StreamSettings, delete_consumer, purge
 from headrace.bus.subscriptions import SubscriptionRecord
 from headrace.bus.tables import Tables

@@ -19,7 +19,7 @@ from headrace.bus.errors import SignatureInvalid
 from headrace.bus.lane_news import LaneName, decode_news, encode_news
 from headrace.bus.lanes import Lanes
 from headrace.bus.names import lane_key
-from headrace.bus.operator import ServiceKeys
+from headrace.bus.service_keys import ServiceKeys
 from headrace.bus.streams import delete_consumer, ensure_consumer
 from headrace.bus.tables import Tables
 

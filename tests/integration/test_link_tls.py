@@ -16,8 +16,8 @@ from waiting import eventually_async
 
 from headrace.bus.connection import Connection, Message
 from headrace.bus.errors import BusUnavailable
+from headrace.bus.nats_binary import find_binary
 from headrace.bus.operator import Operator
-from headrace.bus.server import find_binary
 
 pytestmark = pytest.mark.anyio
 LARGE = bytes(range(256)) * 2_000

@@ -18,7 +18,7 @@ from headrace.bus.bundles import FunctionUse
 from headrace.bus.code import FunctionCode, from_source
 from headrace.bus.connection import Connection
 from headrace.bus.errors import FunctionUnusable
-from headrace.bus.operator import ServiceKeys
+from headrace.bus.service_keys import ServiceKeys
 from headrace.bus.task_views import find
 from headrace.endpoint.agent import code_cache
 from headrace.endpoint.agent.code_cache import CodeCache

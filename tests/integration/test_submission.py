@@ -21,8 +21,8 @@ from headrace.bus.errors import PayloadTooLarge
 from headrace.bus.keys import KeyRing
 from headrace.bus.lanes import Lanes
 from headrace.bus.names import Address
-from headrace.bus.operator import ServiceKeys
 from headrace.bus.results import plain_result
+from headrace.bus.service_keys import ServiceKeys
 from headrace.bus.submission import (
     Call,
     Plan,

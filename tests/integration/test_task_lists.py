@@ -26,7 +26,7 @@ from headrace.bus.keys import KeyRing
 from headrace.bus.lanes import Lanes
 from headrace.bus.listing import Marker, TaskQuery, list_tasks
 from headrace.bus.names import Address
-from headrace.bus.operator import ServiceKeys
+from headrace.bus.service_keys import ServiceKeys
 from headrace.bus.submission import Call, Submission, Submitted, submit, task_ids
 from headrace.bus.tables import Tables
 from headrace.sdk import Client

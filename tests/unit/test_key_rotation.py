@@ -21,7 +21,8 @@ from headrace.bus.keys import (
     mac,
     seal,
 )
-from headrace.bus.operator import Operator, ServiceKeys
+from headrace.bus.operator import Operator
+from headrace.bus.service_keys import ServiceKeys
 
 ADA = "urn:headrace:user:ada"
 ENDPOINT = uuid.uuid4()

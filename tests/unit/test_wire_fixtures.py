@@ -17,7 +17,8 @@ import msgspec
 import pytest
 from wire_fixtures import FIXTURES, SAMPLES, revisions, shape_of_file
 
-from headrace.bus.operator import Operator, ServiceKeys
+from headrace.bus.operator import Operator
+from headrace.bus.service_keys import ServiceKeys
 from headrace.bus.tables import Tables
 
 KEYS = FIXTURES.parent / "keys"
