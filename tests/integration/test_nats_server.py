@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from headrace_up import is_alive
-from waiting import eventually
+from waiting import eventually, eventually_async
 
 from headrace.bus.connection import Connection, Message
 from headrace.bus.errors import BusError, PermissionDenied, ServerUnusable
@@ -209,6 +209,21 @@ async def test_a_server_that_never_answers_is_given_up_and_ended(settings: Serve
     pid = int((tmp_path / "pid").read_text())
     await server.wait()
     assert not is_alive(pid)
+
+
+async def test_a_start_that_is_given_up_leaves_nothing_running(settings: ServerSettings, tmp_path: Path) -> None:
+    script = f"echo $$ > {tmp_path}/$(echo $1 | tr -d -); exec sleep 60"
+    server = NatsServer(replace(settings, binary=_script(tmp_path / "nats-server", script)))
+    starting = asyncio.create_task(server.start())
+    asked, started = tmp_path / "version", tmp_path / "config"
+    await eventually_async(lambda: asked.exists() and started.exists() and asked.read_text() and started.read_text())
+
+    starting.cancel()
+    await asyncio.wait({starting})
+    await server.wait()
+
+    assert not is_alive(int(asked.read_text()))
+    assert not is_alive(int(started.read_text()))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux ends children with their parent")
