@@ -34,7 +34,7 @@ def hold(path):
     import os, time
     open(path + ".held", "w").close()
     while not os.path.exists(path):
-        time.sleep(0.02)
+        time.sleep(0.02)  # until the test lets it go on
     return "held"
 
 def filled(size):

@@ -32,6 +32,12 @@ def eventually(condition: Callable[[], T], within_s: float = 5.0, message: str =
         time.sleep(_POLL_S)
 
 
+def let_pass(seconds: float, until: str) -> None:
+    """Let time itself pass: only for what nothing but time brings, such as the end of a limit. `until` says what."""
+    assert until, "say what only time brings"
+    time.sleep(seconds)
+
+
 async def eventually_async(condition: Callable[[], T], within_s: float = 5.0, message: str = "") -> T:
     """`eventually` that lets the event loop run between the tries."""
     deadline = time.monotonic() + within_s

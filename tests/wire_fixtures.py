@@ -316,7 +316,7 @@ def main() -> int:
         if not known or sample.stable(known[-1].read_bytes()) != sample.stable(today):
             path = FIXTURES / f"{name}.{len(known) + 1}.{sample.suffix}"
             path.write_bytes(today)
-            print(f"added {path}")  # noqa: T201  # a script
+            print(f"added {path}")  # noqa: T201 - a script
     return 0
 
 

@@ -33,7 +33,7 @@ def refuse(event):
 
 def linger():
     import time
-    time.sleep(300)
+    time.sleep(300)  # until it is cancelled
 '''
 
 

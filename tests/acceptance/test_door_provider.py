@@ -122,7 +122,8 @@ def test_actions_survive_the_death_of_the_service_and_a_restart(tmp_path: Path) 
 def test_an_action_that_runs_while_everything_dies_ends_once(tmp_path: Path) -> None:
     home, notes, gate = tmp_path / "home", tmp_path / "notes", tmp_path / "gate"
     source = (
-        "def gated(gate, path):\n    import os, time\n    while not os.path.exists(gate):\n        time.sleep(0.01)\n"
+        "def gated(gate, path):\n    import os, time\n    while not os.path.exists(gate):\n"
+        "        time.sleep(0.01)  # until the test opens the gate\n"
         "    with open(path, 'a') as file:\n        file.write('x')\n    return 'through'\n"
     )
     with headrace_up(home, "--workers", "1") as up, client(up) as http:

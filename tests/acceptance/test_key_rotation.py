@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from gates import wait_for
 from headrace_up import Up, headrace_up
 
 from headrace.sdk import Client, Executor
@@ -19,15 +20,6 @@ def headrace(*arguments: str, ok: bool = True) -> subprocess.CompletedProcess[st
     done = subprocess.run(command, capture_output=True, text=True, timeout=WITHIN_S, check=False)
     assert (done.returncode == 0) is ok, done.stdout + done.stderr
     return done
-
-
-def wait_for(path: str) -> str:
-    import time
-    from pathlib import Path
-
-    while not Path(path).exists():
-        time.sleep(0.01)
-    return "went on"
 
 
 def where(up: Up) -> tuple[str, ...]:
@@ -55,7 +47,7 @@ def test_keys_are_replaced_with_tasks_queued_and_running(tmp_path: Path) -> None
     with headrace_up(home, *addresses) as up:
         go.touch()
         assert [future.result(WITHIN_S) for future in queued] == [2**number for number in range(50)]
-        assert runs.result(WITHIN_S) == "went on"
+        assert runs.result(WITHIN_S) == "done"
         assert executor.submit(pow, 2, 6).result(WITHIN_S) == 64
         # What was stored before is believed, by those who come now.
         with Executor(up.endpoint_id, task_group_id=executor.task_group_id, client=client) as late:

@@ -37,7 +37,7 @@ def leave_a_trace(path: str, number: int, seconds: float) -> list[Any]:
         os.write(descriptor, f"{number} {run} {time.time():.6f} {seconds}\n".encode())
     finally:
         os.close(descriptor)
-    time.sleep(seconds)
+    time.sleep(seconds)  # what a short and a long task differ in
     return [number, run]
 
 
@@ -129,7 +129,7 @@ class LoadClient:
                     return []
                 if time.monotonic() > deadline:
                     raise
-                time.sleep(0.2)
+                time.sleep(0.2)  # a pace for asking again, as a user's program would
 
     def follow(self, future: TaskFuture) -> None:
         with self.changed:
@@ -149,7 +149,7 @@ class LoadClient:
 
     def await_all(self) -> int:
         while not (self.directory / "stop").exists():
-            time.sleep(0.02)
+            time.sleep(0.02)  # a process of its own: told by a file
         with self.changed:
             if self.changed.wait_for(lambda: self.open == 0, timeout=self.settings["deadline_s"]):
                 return 0

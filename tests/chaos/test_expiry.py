@@ -32,7 +32,7 @@ def test_outages_longer_than_the_life_of_credentials_lose_no_task(tmp_path: Path
             end = time.monotonic() + duration_s
             while time.monotonic() < end:
                 futures.extend(executor.submit(pow, 2, len(futures) % 50) for _ in range(10))
-                time.sleep(0.05)
+                time.sleep(0.05)  # a rate: the load is to last as long as a credential
 
         for outage_s in (0.5, _OUTAGE_S):
             # Long enough for a renewal on the way.
@@ -46,5 +46,5 @@ def test_outages_longer_than_the_life_of_credentials_lose_no_task(tmp_path: Path
             service.loop.run(service.nats.start())
             back_at = time.monotonic()
             eventually(lambda: all(future.done() for future in futures), 40, "every future has its end")
-            print(f"all had ended {time.monotonic() - back_at:.1f} s after an outage of {outage_s} s")  # noqa: T201
+            print(f"all had ended {time.monotonic() - back_at:.1f} s after an outage of {outage_s} s")  # noqa: T201 - shown in a long run, and when it fails
         assert [future.result() for future in futures] == [2 ** (number % 50) for number in range(len(futures))]

@@ -19,7 +19,7 @@ def fail_but_hang_in_the_second_run(path: str) -> None:
     with Path(path).open("a") as file:
         file.write("run\n")
     if len(Path(path).read_text().splitlines()) == 2:
-        time.sleep(60)
+        time.sleep(60)  # until its pool is killed
     raise ValueError("as ever")
 
 

@@ -81,7 +81,7 @@ def test_what_a_killed_pool_held_goes_to_the_other_and_nothing_else_runs_twice(t
                 assert type(ends[number]).__name__ == "TaskLost"
             if number % 20 == 0:
                 assert len(runs.get(number, ())) <= 1
-        print(f"{len(repeated)} of 240 ran twice")  # noqa: T201
+        print(f"{len(repeated)} of 240 ran twice")  # noqa: T201 - shown in a long run, and when it fails
 
 
 def _bundles(pool: RunningPool) -> int:

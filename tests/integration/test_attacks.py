@@ -73,7 +73,7 @@ class Stage:
 
 
 def answer() -> int:
-    print("thinking")  # noqa: T201
+    print("thinking")  # noqa: T201 - what a task prints is the case
     return 42
 
 

@@ -22,27 +22,9 @@ from headrace.sdk.loop import loop_thread
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    with running_service(tmp_path_factory.mktemp("service")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def pool(service: RunningService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPool]:
-    with running_pool(service, tmp_path_factory.mktemp("pool")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def away(service: RunningService) -> str:
     """An endpoint that is never there."""
     return service.add_endpoint("away")[0]
-
-
-@pytest.fixture
-def client(service: RunningService) -> Iterator[Client]:
-    with Client(service.url, service.token) as made:
-        yield made
 
 
 def double(x: Any) -> Any:

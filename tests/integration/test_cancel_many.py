@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from running_pool import RunningPool, running_pool
-from service import RunningService, running_service
+from gates import wait_for
+from running_pool import RunningPool
+from service import RunningService
 from waiting import eventually
 
 from headrace.bus.connection import Connection
@@ -19,17 +19,7 @@ from headrace.sdk import Client, Executor, NotFound, TaskCancelled
 from headrace.sdk.cancelling import Cancellations
 from headrace.sdk.errors import RequestRefused, ServiceUnavailable
 
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    with running_service(tmp_path_factory.mktemp("service")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def pool(service: RunningService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPool]:
-    with running_pool(service, tmp_path_factory.mktemp("pool"), workers=1) as running:
-        yield running
+WORKERS = 1
 
 
 @pytest.fixture(scope="module")
@@ -38,23 +28,8 @@ def away(service: RunningService) -> str:
     return service.add_endpoint("away")[0]
 
 
-@pytest.fixture
-def client(service: RunningService) -> Iterator[Client]:
-    with Client(service.url, service.token) as made:
-        yield made
-
-
 def double(x: Any) -> Any:
     return x * 2
-
-
-def wait_for(path: str) -> str:
-    import time
-    from pathlib import Path
-
-    while not Path(path).exists():
-        time.sleep(0.005)
-    return "done"
 
 
 def states(client: Client, executor: Executor) -> Counter[str]:

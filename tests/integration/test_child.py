@@ -70,7 +70,7 @@ async def main():
     await child.wait()
 asyncio.run(main())
 """
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as parent:  # noqa: ASYNC220
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as parent:  # noqa: ASYNC220 - its first line is all that is waited for
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
         assert is_alive(pid)

@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 from events_desk import NOTES, EventsDesk
 from running_pool import running_pool
-from service import RunningService, running_service
+from service import RunningService
 from waiting import eventually
 
 from headrace.bus.connection import Connection
@@ -23,12 +23,6 @@ from headrace.bus.streams import purge
 from headrace.bus.submission import DELIVERIES_GROUP
 
 _kinds = (f"org.example.kind{n}" for n in itertools.count())
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    with running_service(tmp_path_factory.mktemp("service")) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

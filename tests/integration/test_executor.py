@@ -7,15 +7,13 @@ import concurrent.futures
 import multiprocessing
 import os
 import threading
-import time
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from running_pool import RunningPool, running_pool
-from service import RunningService, running_service
+from service import RunningService
 from waiting import eventually
 
 from headrace.bus import bundles
@@ -32,30 +30,6 @@ from headrace.sdk import (
     TaskFuture,
     TaskLost,
 )
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    with running_service(tmp_path_factory.mktemp("service")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def pool(service: RunningService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPool]:
-    with running_pool(service, tmp_path_factory.mktemp("pool")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def client(service: RunningService) -> Iterator[Client]:
-    with Client(service.url, service.token) as made:
-        yield made
-
-
-@pytest.fixture
-def executor(pool: RunningPool, client: Client) -> Iterator[Executor]:
-    with Executor(pool.endpoint_id, client=client) as made:
-        yield made
 
 
 def double(x: Any) -> Any:
@@ -266,12 +240,10 @@ def test_a_task_that_waits_can_be_cancelled_wherever_it_is(executor: Executor, t
 def test_a_running_task_is_stopped_by_force(executor: Executor) -> None:
     future = executor.submit(slow, 60.0)
     eventually(future.running, within_s=10)
-    began = time.monotonic()
 
     assert future.cancel(force=True)
 
     assert isinstance(future.exception(20), Exception)
-    assert time.monotonic() - began < 20
     assert executor.submit(double, 1).result(20) == 2
 
 

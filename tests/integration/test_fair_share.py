@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from running_pool import RunningPool, running_pool
-from service import RunningService, running_service
+from service import RunningService
 from waiting import eventually
 
 BACKLOG = 4000
@@ -17,7 +17,7 @@ BACKLOG = 4000
 WORK = """
 def work(path, seconds):
     import time
-    time.sleep(seconds)
+    time.sleep(seconds)  # what makes a backlog: tasks that take their time
     with open(path, "a") as file:
         file.write(".")
 """
@@ -27,19 +27,13 @@ def wait(path, name, gate):
     with open(path, "a") as file:
         file.write(name)
     while not os.path.exists(gate):
-        time.sleep(0.01)
+        time.sleep(0.01)  # until the test opens the gate
 """
 SEEN = """
 def seen(path):
     import os
     return os.path.getsize(path)
 """
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    with running_service(tmp_path_factory.mktemp("service")) as service:
-        yield service
 
 
 @pytest.fixture

@@ -26,12 +26,6 @@ from headrace.bus.tables import Tables
 ADMIN = "urn:headrace:user:admin"
 
 
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    with running_service(tmp_path_factory.mktemp("service")) as service:
-        yield service
-
-
 class Desk:
     """The lane of the administrator at an endpoint whose pool is started and stopped."""
 

@@ -40,24 +40,6 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService
         yield running
 
 
-@pytest.fixture(scope="module")
-def pool(service: RunningService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPool]:
-    with running_pool(service, tmp_path_factory.mktemp("pool")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def client(service: RunningService) -> Iterator[Client]:
-    with Client(service.url, service.token) as made:
-        yield made
-
-
-@pytest.fixture
-def executor(pool: RunningPool, client: Client) -> Iterator[Executor]:
-    with Executor(pool.endpoint_id, client=client) as made:
-        yield made
-
-
 def objects(service: RunningService) -> list[str]:
     """The SHA-256s of what is stored."""
 

@@ -31,7 +31,7 @@ def nap(seconds, path=None):
     if path:
         with open(path, "w") as file:
             file.write("started")
-    time.sleep(seconds)
+    time.sleep(seconds)  # a task that takes its time
     return "rested"
 """
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import uvloop
+from gates import LIVE
 from waiting import eventually_async
 
 from headrace.bus.arguments import encode_json_arguments
@@ -103,15 +104,6 @@ def f(text):
     print(text.upper(), end="", file=sys.stderr)
 """
 
-LIVE = """
-def f(path):
-    import os, time
-    print("begun")
-    while not os.path.exists(path):
-        time.sleep(0.01)
-    print("done")
-"""
-
 
 async def test_what_two_calls_print_one_after_the_other_is_told_apart(press: Press) -> None:
     keys = [press.submit(SPEAK, f"line {number}", wake=False) for number in range(200)]
@@ -160,7 +152,7 @@ def f(path):
             print(end="", flush=True)
             os._exit(0)
         os.waitpid(pid, 0)
-        time.sleep(0.01)
+        time.sleep(0.01)  # a pace: no more than a hundred a second until the test ends it
 """
     key = press.submit(source, str(tmp_path / "go"))
 
@@ -199,7 +191,7 @@ def f(how):
     os.write(2, b"and more")
     if how == "crash":
         os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(60)
+    time.sleep(60)  # until it is killed
 """
     limits: dict[str, dict[str, Any]] = {"crash": {"rerun_on_loss": False}, "time-out": {"task_timeout_s": 0.3}}
     key = press.submit(source, how, **limits.get(how, {}))
@@ -306,7 +298,7 @@ def f(path):
     import os, threading, time
     def later():
         while not os.path.exists(path):
-            time.sleep(0.01)
+            time.sleep(0.01)  # until the test, which saw the call end, lets it go on
         print("from a thread", flush=True)
     threading.Thread(target=later).start()
 """

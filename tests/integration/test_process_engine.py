@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import uvloop
 from engine_bench import Bench, running
-from waiting import eventually_async
+from waiting import eventually, eventually_async
 
 from headrace.bus.bundles import TaskOptions
 from headrace.bus.encodings import JSON
@@ -84,7 +84,7 @@ def hold(folder: str, name: str = "held") -> str:
     """Run until `folder/go` exists."""
     (Path(folder) / name).write_text(str(os.getpid()))
     while not (Path(folder) / "go").exists():
-        time.sleep(0.005)
+        time.sleep(0.005)  # in a worker, which has none of the helpers of tests
     return name
 
 
@@ -113,13 +113,13 @@ def kill_self() -> None:
 def spawn_grandchild(folder: str) -> None:
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     (Path(folder) / "grandchild").write_text(str(child.pid))
-    time.sleep(600)
+    time.sleep(600)  # until it is killed
 
 
 def spawn_a_session_of_its_own(folder: str) -> None:
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
     (Path(folder) / "grandchild").write_text(str(child.pid))
-    time.sleep(600)
+    time.sleep(600)  # until it is killed
 
 
 # What works
@@ -197,7 +197,7 @@ async def test_long_calls_go_to_idle_workers_one_at_a_time(bench: Bench, tmp_pat
 async def test_short_calls_behind_one_that_turns_out_long_are_given_to_others(bench: Bench, tmp_path: Path) -> None:
     def usually_short(folder: str, place: int) -> int:
         while place == 3 and not (Path(folder) / "go").exists():
-            time.sleep(0.005)
+            time.sleep(0.005)  # in a worker: until the test lets it end
         return place
 
     # given that the function is known as short
@@ -222,7 +222,7 @@ async def test_arguments_and_results_of_megabytes_pass(bench: Bench) -> None:
 
 async def test_coroutine_functions_are_run(bench: Bench) -> None:
     async def later(x: int) -> int:
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # the case: it gives way to its loop
         return x + 1
 
     async def fails() -> None:
@@ -524,7 +524,7 @@ async def test_a_call_within_its_time_limit_is_not_touched(bench: Bench) -> None
 async def test_calls_that_have_not_started_can_be_cancelled(tmp_path: Path) -> None:
     def usually_short(folder: str, place: int) -> int:
         while folder and not (Path(folder) / "go").exists():
-            time.sleep(0.005)
+            time.sleep(0.005)  # in a worker: until the test lets it end
         return place
 
     async with running(1) as bench:
@@ -571,7 +571,7 @@ async def test_stopping_lets_running_calls_end_and_gives_the_others_back(tmp_pat
         await eventually_async((tmp_path / "a").exists)
 
         stopping = asyncio.ensure_future(bench.engine.stop(grace_s=10))
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # no time: the stop has begun
         (tmp_path / "go").touch()
 
         assert await stopping == []
@@ -594,7 +594,7 @@ async def test_stopping_kills_what_outlives_the_grace_and_a_second_stop_hurries(
         worker = int((tmp_path / "held").read_text())
 
         stopping = asyncio.ensure_future(bench.engine.stop(grace_s=3600))
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # no time: the first stop has begun
 
         assert await bench.engine.stop(grace_s=0) == [key]
         assert await stopping == [key]
@@ -618,11 +618,7 @@ asyncio.run(main())
     process = subprocess.Popen([sys.executable, "-c", script], env=environment)
     try:
         path = tmp_path / "grandchild"
-        deadline = time.monotonic() + 10
-        while not (path.exists() and path.read_text()):
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-        grandchild = int(path.read_text())
+        grandchild = int(eventually(lambda: path.read_text() if path.exists() else "", 10, "a call has a child"))
         worker = parent_of(grandchild)
         assert is_alive(worker)
         yield [worker, grandchild]

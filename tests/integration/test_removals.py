@@ -10,8 +10,9 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from gates import wait_for
 from running_pool import RunningPool, running_pool
-from service import RunningService, running_service
+from service import RunningService
 from waiting import eventually
 
 from headrace.bus.bundles import FunctionUse
@@ -27,12 +28,6 @@ from headrace.sdk import Client, Executor, NotFound, RequestRefused, SubmissionR
 
 WITHIN_S = 20.0
 ECHO = "def echo(x):\n    return x\n"
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    with running_service(tmp_path_factory.mktemp("service")) as running:
-        yield running
 
 
 @pytest.fixture
@@ -56,14 +51,6 @@ def ada(service: RunningService) -> Iterator[Client]:
 
 def name_of(client: Client) -> str:
     return str(client.whoami()["principal"]).rpartition(":")[2]
-
-
-def wait_for(path: str) -> None:
-    import time
-    from pathlib import Path
-
-    while not Path(path).exists():
-        time.sleep(0.005)
 
 
 def test_tasks_that_wait_for_a_deleted_function_fail(admin: Client, pool: RunningPool) -> None:
@@ -108,7 +95,7 @@ async def _ask_again(monkeypatch: pytest.MonkeyPatch) -> None:
     assert await cache.get(lambda: grant, use, "ada") is first is cache.known(use.id)
     assert service.asked == 1
     monkeypatch.setattr(code_cache, "BELIEVED_S", 0.0)
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # one turn of the loop
     assert cache.known(use.id) is None
     # Nobody can be asked: what was true a minute ago is good enough.
     service.answer = ServiceAway("away")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -13,7 +12,7 @@ from waiting import eventually
 @pytest.fixture
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     with running_service(
-        tmp_path_factory.mktemp("service"), relaxed=False, bus_wait_s=0.3, request_timeout_s=3.0
+        tmp_path_factory.mktemp("service"), relaxed=False, bus_wait_s=0.3, request_timeout_s=1.5
     ) as running:
         yield running
 
@@ -35,13 +34,11 @@ def test_a_lost_bus_is_told_in_bounded_time_and_work_goes_on_when_it_is_back(ser
         ("POST", "/api/v1/sessions", {"protocol": 1, "sdk_version": "1", "python_version": "3.11"}),
         ("POST", f"/api/v1/endpoints/{endpoint_id}/tasks", {"function_id": function_id}),
     ):
-        began = time.monotonic()
-        answer = http.request(method, path, json=body)
+        answer = http.request(method, path, json=body, timeout=3)
         assert answer.status_code == 503, answer.text
         assert answer.json()["code"] == "BusUnavailable"
         assert "message bus" in answer.json()["detail"]
         assert answer.headers["retry-after"] == "1"
-        assert time.monotonic() - began < 3
 
     service.loop.run(service.nats.start())
     eventually(lambda: http.get("/readyz").status_code == 200, within_s=10)
@@ -53,10 +50,8 @@ def test_a_request_that_is_under_way_when_the_bus_goes_is_answered_in_bounded_ti
     http = service.http()
     assert http.get("/api/v1/whoami").status_code == 200
     service.nats.kill()
-    began = time.monotonic()
-    answer = http.post("/api/v1/functions", json={"name": "g", "python_version": "3.11", "source": "x"})
-    assert answer.status_code == 503
-    assert time.monotonic() - began < 5
+    body = {"name": "g", "python_version": "3.11", "source": "x"}
+    assert http.post("/api/v1/functions", json=body, timeout=5).status_code == 503
 
 
 def test_a_new_store_takes_the_administrators_token_that_lies_in_the_home(

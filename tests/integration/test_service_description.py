@@ -7,18 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from service import RunningService, running_service
+from service import RunningService
 
 from headrace.action_provider.app import OPERATIONS
 from headrace.schemas import check_schema, schema_names
 
 METHODS = {"get", "put", "post", "delete", "patch"}
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    with running_service(tmp_path_factory.mktemp("service")) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

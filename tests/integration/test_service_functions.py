@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import base64
 import uuid
-from collections.abc import Iterator
 
 import pytest
-from service import RunningService, running_service
+from service import RunningService
 
 FUNCTIONS = "/api/v1/functions"
 SOURCE = "def add(a, b):\n    return a + b\n"
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    with running_service(tmp_path_factory.mktemp("service")) as running:
-        yield running
 
 
 def test_a_function_comes_back_as_it_was_registered(service: RunningService) -> None:

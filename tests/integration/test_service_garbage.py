@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from service import RunningService, running_service
+from service import RunningService
 
 from headrace.action_provider.app import OPERATIONS
 from headrace.action_provider.http import Operation
@@ -18,12 +18,6 @@ from headrace.schemas import schema
 
 IDS = [str(uuid.uuid4()), "x", "%00", "a" * 300, "%F0%9F%98%80", "..%2f..", "*", "%3E", "a%20b", "1" * 32]
 VALUES: list[Any] = [None, True, -1, 1e308, "", "\x00", "💥" * 50, [], [[]], {}, {"a": {}}, "urn:x:y", 10**30]
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    with running_service(tmp_path_factory.mktemp("service")) as running:
-        yield running
 
 
 def addresses(operation: Operation) -> Iterator[str]:

@@ -10,7 +10,6 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,12 +32,6 @@ logging.basicConfig(level=logging.INFO)
 home = Path(sys.argv[1])
 serve(ServiceSettings(home=home, keys_dir=Path(sys.argv[2]), nats_url=sys.argv[3], start_timeout_s=1.0))
 """
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    with running_service(tmp_path_factory.mktemp("service")) as running:
-        yield running
 
 
 def start(service: RunningService, tmp_path: Path) -> subprocess.Popen[str]:
@@ -98,10 +91,8 @@ def test_who_waits_for_a_task_is_answered_when_it_stops(
         waiter.start()
         open_requests = f"{url}/metrics"
         eventually(lambda: "headrace_http_open_requests 2.0" in httpx.get(open_requests, trust_env=False).text)
-        began = time.monotonic()
         process.send_signal(signal.SIGTERM)
-        assert process.wait(5) == 0
-        assert time.monotonic() - began < 2
+        assert process.wait(2) == 0
         waiter.join(5)
     assert answers[0].json()["state"] == "pending"
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
 import httpx
-import pytest
-from service import RunningService, running_service
+from service import RunningService
 
 from headrace.bus.connection import Connection
 from headrace.bus.credentials import Credentials
@@ -19,12 +17,6 @@ from headrace.bus.keys import bundle_key, check_function_grant
 SDK = {"protocol": 1, "sdk_version": "0.1.0", "python_version": "3.11.7"}
 ABOUT = {"python_version": "3.11.7", "headrace_version": "0.1.0", "host": "h", "protocol": 1}
 POOL = {"pool": "default", **ABOUT, "lanes": True}
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    with running_service(tmp_path_factory.mktemp("service")) as running:
-        yield running
 
 
 def open_pool(service: RunningService, endpoint_id: str, token: str) -> dict[str, Any]:

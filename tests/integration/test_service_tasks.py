@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import threading
-import time
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from gates import WAIT_FOR
 from running_pool import RunningPool, running_pool
-from service import RunningService, running_service
+from service import RunningService
 from waiting import eventually
 
 SOURCE = """
@@ -24,27 +23,11 @@ def echo(*args, **kwargs):
 def fail(text):
     raise ValueError(text)
 
-def wait_for(path):
-    import os
-    while not os.path.exists(path):
-        time.sleep(0.01)
-    return "done"
-
 def an_object():
     return object()
+
 """
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    with running_service(tmp_path_factory.mktemp("service")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def pool(service: RunningService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPool]:
-    with running_pool(service, tmp_path_factory.mktemp("pool")) as running:
-        yield running
+SOURCE += WAIT_FOR
 
 
 @pytest.fixture
@@ -119,10 +102,8 @@ def test_a_long_poll_answers_when_the_task_ends(
     task_id = answer.json()["tasks"][0]["task_id"]
     assert answer.json()["tasks"][0]["state"] == "pending"
 
-    began = time.monotonic()
-    early = http.get(f"/api/v1/tasks/{task_id}", params={"wait": "300ms"})
+    early = http.get(f"/api/v1/tasks/{task_id}", params={"wait": "300ms"}, timeout=3)
     assert early.json()["state"] in ("pending", "running")
-    assert 0.3 <= time.monotonic() - began < 3
 
     opener = threading.Timer(0.3, gate.touch)
     opener.start()

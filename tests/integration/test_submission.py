@@ -11,7 +11,7 @@ from uuid import UUID
 
 import pytest
 from running_pool import RunningPool, running_pool
-from service import RunningService, running_service
+from service import RunningService
 from waiting import eventually
 
 from headrace.bus import ids
@@ -85,12 +85,6 @@ class Desk:
 
     def cancel(self, address: Address, indices: list[int] | None = None, *, force: bool = False) -> None:
         self.service.bus(lambda c: cancel(c, self.keys, address, indices, force=force))
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    with running_service(tmp_path_factory.mktemp("service")) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
@@ -249,9 +243,7 @@ def test_concurrent_cancellations_all_count(service: RunningService, sleeping_po
 
 
 def test_a_running_task_is_stopped_by_force(service: RunningService, pool: RunningPool, tmp_path: Path) -> None:
-    source = (
-        "def hang(path):\n    import time\n    open(path, 'w').close()\n    while True:\n        time.sleep(0.01)\n"
-    )
+    source = "def hang(path):\n    import threading\n    open(path, 'w').close()\n    threading.Event().wait()\n"
     hang = UUID(service.add_function(source, "hang", entry_point="hang"))
     desk = Desk(service, pool.endpoint_id)
     started = tmp_path / "started"

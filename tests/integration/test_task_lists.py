@@ -14,8 +14,9 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from running_pool import RunningPool, running_pool
-from service import RunningService, running_service
+from gates import WAIT_FOR
+from running_pool import RunningPool
+from service import RunningService
 from waiting import eventually
 
 from headrace.bus import listing
@@ -31,31 +32,17 @@ from headrace.bus.submission import Call, Submission, Submitted, submit, task_id
 from headrace.bus.tables import Tables
 from headrace.sdk import Client
 
-SOURCE = """
+WORKERS = 1
+
+SOURCE = f"""
 def echo(x):
     return x
 
 def fail(text):
     raise ValueError(text)
 
-def wait_for(path):
-    import os, time
-    while not os.path.exists(path):
-        time.sleep(0.01)
-"""
+{WAIT_FOR}"""
 TIMES = ("submitted_at", "stored_at", "taken_at", "started_at", "ended_at", "result_stored_at")
-
-
-@pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    with running_service(tmp_path_factory.mktemp("service")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def pool(service: RunningService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPool]:
-    with running_pool(service, tmp_path_factory.mktemp("pool"), workers=1) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

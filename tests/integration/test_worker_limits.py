@@ -131,7 +131,7 @@ async def test_calls_run_on_no_more_workers_than_there_are_while_one_is_replaced
     def alone(folder: str) -> bool:
         mark = Path(folder) / "busy"
         mark.mkdir()
-        time.sleep(0.001)
+        time.sleep(0.001)  # long enough for another worker to meet it, if there were one
         mark.rmdir()
         return True
 
@@ -145,7 +145,7 @@ async def test_calls_run_on_no_more_workers_than_there_are_while_one_is_replaced
 async def test_the_next_worker_is_up_before_the_last_call_of_the_present_one_ends(tmp_path: Path) -> None:
     def hold(folder: str) -> int:
         while not (Path(folder) / "go").exists():
-            time.sleep(0.005)
+            time.sleep(0.005)  # in a worker: until the test lets it end
         return os.getpid()
 
     async with running(1, limits=WorkerLimits(max_tasks=1)) as bench:
@@ -289,7 +289,7 @@ async def test_short_calls_that_are_given_back_find_their_directories_elsewhere(
     def usually_short(place: int) -> int:
         Path("mine").touch(exist_ok=False)
         if place == 20:
-            time.sleep(0.1)
+            time.sleep(0.1)  # far longer than its like: the calls behind it are given to the other worker
         return place
 
     async with running(2, limits=sandboxed(tmp_path / "s")) as bench:

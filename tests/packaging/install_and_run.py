@@ -57,7 +57,7 @@ def headrace_up(bin_: Path, place: Path) -> Iterator[Path]:
         while not ready.exists():
             if process.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit(f"headrace up is not ready:\n{(place / 'up.log').read_text()}")
-            time.sleep(0.05)
+            time.sleep(0.05)  # a script of its own: the helpers of tests, and pytest, are not there
         yield home
         process.terminate()
         if process.wait(15):

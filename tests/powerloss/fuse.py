@@ -446,9 +446,9 @@ def main() -> None:
     try:
         mount.mount()
     except OSError as error:
-        print(json.dumps({"error": f"{error.strerror}: {error.filename}"}), flush=True)  # noqa: T201
+        print(json.dumps({"error": f"{error.strerror}: {error.filename}"}), flush=True)  # noqa: T201 - the answer
         return
-    print(json.dumps({"mounted": sys.argv[1]}), flush=True)  # noqa: T201
+    print(json.dumps({"mounted": sys.argv[1]}), flush=True)  # noqa: T201 - the answer
     mount.run()
 
 

@@ -82,7 +82,7 @@ class Machine:
 
 
 def _seed() -> int:
-    seed = int(os.environ.get("POWERLOSS_SEED") or random.randrange(1 << 30))  # noqa: S311
+    seed = int(os.environ.get("POWERLOSS_SEED") or random.randrange(1 << 30))  # noqa: S311 - a repeatable misfortune
     print(f"\nPOWERLOSS_SEED={seed}", flush=True)  # noqa: T201 - shown when it fails
     return seed
 
@@ -127,5 +127,5 @@ async def test_everything_acknowledged_survives_many_power_cuts(tmp_path: Path, 
                 assert missing.lost == []
                 looked, back = looked + machine.ledger.entries, back + len(missing.back)
                 machine.ledger = Ledger()
-        print(f"{cuts} cuts ({cut}): {looked} acknowledgements held, {back} removed messages came back")  # noqa: T201
+        print(f"{cuts} cuts ({cut}): {looked} acknowledgements held, {back} removed messages came back")  # noqa: T201 - shown in a long run, and when it fails
         assert looked > 0

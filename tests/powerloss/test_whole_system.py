@@ -45,7 +45,7 @@ def await_more(load: Load) -> None:
 
 
 def test_what_clients_were_told_is_there_after_a_power_cut(tmp_path: Path) -> None:
-    seed = random.randrange(1 << 30)  # noqa: S311
+    seed = random.randrange(1 << 30)  # noqa: S311 - a repeatable misfortune
     print(f"seed {seed}")  # noqa: T201 - shown when it fails
     with under_load(tmp_path, seed, "ada", most_open=150) as (system, load):
         system.cut_power()
@@ -53,7 +53,7 @@ def test_what_clients_were_told_is_there_after_a_power_cut(tmp_path: Path) -> No
 
         reckoning = reckon(load, system.failures)
 
-        print(reckoning)  # noqa: T201
+        print(reckoning)  # noqa: T201 - shown in a long run, and when it fails
         assert reckoning.acknowledged > 0
         assert reckoning.repeated_once == 0
 
@@ -62,8 +62,8 @@ def test_what_clients_were_told_is_there_after_a_power_cut(tmp_path: Path) -> No
 @pytest.mark.timeout(0)
 def test_what_clients_were_told_is_there_after_many_power_cuts(tmp_path: Path) -> None:
     cuts = int(os.environ.get("POWERLOSS_CUTS", "40")) // 4
-    seed = int(os.environ.get("POWERLOSS_SEED") or random.randrange(1 << 30))  # noqa: S311
-    print(f"\nPOWERLOSS_SEED={seed}", flush=True)  # noqa: T201
+    seed = int(os.environ.get("POWERLOSS_SEED") or random.randrange(1 << 30))  # noqa: S311 - a repeatable misfortune
+    print(f"\nPOWERLOSS_SEED={seed}", flush=True)  # noqa: T201 - shown in a long run, and when it fails
     with under_load(tmp_path, seed, "ada", "bob") as (system, load):
         for number in range(cuts):
             if number % 3 == 2:
@@ -77,5 +77,5 @@ def test_what_clients_were_told_is_there_after_many_power_cuts(tmp_path: Path) -
                 system.cut_power()
             await_more(load)
         load.finish()
-        print(f"{cuts} power cuts\n{reckon(load, system.failures)}", flush=True)  # noqa: T201
+        print(f"{cuts} power cuts\n{reckon(load, system.failures)}", flush=True)  # noqa: T201 - shown in a long run, and when it fails
         system.stop()

@@ -136,7 +136,7 @@ def test_what_has_neither_source_nor_pickle_is_refused() -> None:
     ):
         from_function(functools.partial(print, LOCK))
     with pytest.raises(FunctionUnusable, match="a int was given in the place of a function"):
-        from_function(3)  # type: ignore[arg-type]
+        from_function(3)  # type: ignore[arg-type]  # what is refused
 
 
 def test_a_function_whose_globals_cannot_be_pickled_is_stored_somehow() -> None:

@@ -79,19 +79,21 @@ def test_a_session_id_cannot_widen_an_inbox(operator: Operator) -> None:
 
 
 def test_an_edge_credential_expires_and_is_signed_for_the_edge_account(operator: Operator) -> None:
+    before = int(time.time())
     credentials = operator.minter.sdk_user(ADA, ENDPOINT, "default", "s1", 600)
 
     stated = claims(credentials.jwt)
-    assert abs(stated["exp"] - (time.time() + 600)) < 5
+    assert before <= stated["exp"] - 600 <= time.time() + 1
     assert stated["nats"]["issuer_account"] == operator.edge.account
     assert stated["sub"] == nkeys.from_seed(bytearray(credentials.seed.encode())).public_key.decode()
 
 
 def test_a_credential_tells_when_it_was_issued(operator: Operator) -> None:
+    before = int(time.time())
     credentials = operator.minter.sdk_user(ADA, ENDPOINT, "default", "s1", 600)
 
     assert issued_at(credentials.jwt) == claims(credentials.jwt)["iat"]
-    assert abs(issued_at(credentials.jwt) - time.time()) < 5
+    assert before <= issued_at(credentials.jwt) <= time.time()
 
 
 @pytest.mark.parametrize("text", ["", "a.b.c", "a.e30.c", "a.bnVsbA.c"])

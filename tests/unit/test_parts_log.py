@@ -339,7 +339,7 @@ class PartsLog(RuleBasedStateMachine):
         async def done() -> Any:
             result = work()
             for _ in range(25):
-                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # no time passes on this loop: a turn for each step that may follow
             return result
 
         return self.loop.run_until_complete(done())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from uuid import UUID
 
 import pytest
@@ -72,13 +71,12 @@ async def test_bundles_are_named_in_the_order_of_their_ends() -> None:
     task.cancel()
 
 
+@pytest.mark.timeout(5)  # each costs the same, however many there were
 def test_bundles_that_are_done_are_forgotten_in_time() -> None:
     patience = Patience(ServerClock())
     alive = {UUID(int=5)}
-    began = time.monotonic()
 
     for number in range(50_000):
         patience.add(float(number), UUID(int=number), alive)
 
     assert len(patience) < 20_000
-    assert time.monotonic() - began < 5

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from typing import Any
 
 import pytest
@@ -192,12 +191,11 @@ def test_data_may_have_names_that_look_private(template: str) -> None:
     compile_input({"args": [template]})
 
 
+@pytest.mark.timeout(3)
 @pytest.mark.parametrize("template", BOMBS)
 def test_a_template_that_would_take_all_time_or_memory_is_ended(template: str) -> None:
-    began = time.monotonic()
     with pytest.raises((FilterInvalid, InputFailed)):
         rendered(template)
-    assert time.monotonic() - began < 3
 
 
 def test_rendering_does_not_change_the_event() -> None:

@@ -144,7 +144,7 @@ def test_code_of_the_users_own_modules_travels_inside_the_value(
 
 
 def test_a_module_that_holds_what_cannot_be_pickled_goes_by_reference(own_module: types.ModuleType) -> None:
-    own_module.LOCK = threading.Lock()  # type: ignore[attr-defined]
+    own_module.LOCK = threading.Lock()  # type: ignore[attr-defined]  # a name that the module has from here on
     exec("def g(): return LOCK", own_module.__dict__)  # noqa: S102 - a function of that module
 
     assert values.decode(*values.encode(own_module.g)) is own_module.g
@@ -237,7 +237,7 @@ class Station(msgspec.Struct):
         (np.array(["2026-01-02"], dtype="datetime64[ns]"), ["2026-01-02T00:00:00"]),
         (datetime(2026, 1, 2, tzinfo=UTC), "2026-01-02T00:00:00+00:00"),
         (date(2026, 1, 2), "2026-01-02"),
-        (Reading("dam", datetime(2026, 1, 2), 1.5), {"place": "dam", "at": "2026-01-02T00:00:00", "level": 1.5}),  # noqa: DTZ001
+        (Reading("dam", datetime(2026, 1, 2), 1.5), {"place": "dam", "at": "2026-01-02T00:00:00", "level": 1.5}),  # noqa: DTZ001 - a time without a zone travels as it is
         (Station(uuid.UUID(int=1)), {"id": "00000000-0000-0000-0000-000000000001"}),
         (pathlib.PurePosixPath("/a/b"), "/a/b"),
         (decimal.Decimal("1.50"), "1.50"),

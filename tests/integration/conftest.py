@@ -1,0 +1,52 @@
+"""What most tests of this tier stand on. A module that needs it otherwise has a fixture of the same name."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from running_pool import RunningPool, running_pool
+from service import RunningService, running_service
+
+from headrace.sdk import Client, Executor
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """A service and its NATS server, for all tests of a module."""
+    with running_service(tmp_path_factory.mktemp("service")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def pool(
+    service: RunningService, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[RunningPool]:
+    """A pool with two workers, or as many as the module's `WORKERS` says."""
+    workers = getattr(request.module, "WORKERS", 2)
+    with running_pool(service, tmp_path_factory.mktemp("pool"), workers=workers) as running:
+        yield running
+
+
+@pytest.fixture
+def late(service: RunningService, tmp_path: Path) -> Iterator[RunningPool]:
+    """A pool with one worker, of an endpoint of the test's own, that has not been started yet."""
+    name = f"late {uuid.uuid4().hex}"
+    with running_pool(service, tmp_path / "late", started=False, workers=1, name=name) as running:
+        yield running
+
+
+@pytest.fixture
+def client(service: RunningService) -> Iterator[Client]:
+    """The administrator's."""
+    with Client(service.url, service.token) as made:
+        yield made
+
+
+@pytest.fixture
+def executor(pool: RunningPool, client: Client) -> Iterator[Executor]:
+    """The administrator's, for the endpoint of `pool`."""
+    with Executor(pool.endpoint_id, client=client) as made:
+        yield made
