@@ -27,6 +27,11 @@ from headrace.endpoint.errors import RegistrationRefused, ServiceAway
 from headrace.sdk import Client, Executor, NotFound, RequestRefused, SubmissionRefused, Unauthorized
 
 WITHIN_S = 20.0
+TELL = """
+def tell(x):
+    print("told", x)
+    return x
+"""
 ECHO = "def echo(x):\n    return x\n"
 
 
@@ -135,6 +140,19 @@ def test_unfinished_tasks_of_a_deleted_endpoint_are_cancelled_for_everybody(
     with pytest.raises(NotFound):
         ada.submit(pool.endpoint_id, ada.register_source_code(ECHO), [1])
     (tmp_path / "go").touch()
+
+
+def test_what_had_ended_on_a_deleted_endpoint_can_be_read_with_what_it_printed(
+    admin: Client, pool: RunningPool
+) -> None:
+    pool.start()
+    task = admin.submit(pool.endpoint_id, admin.register_source_code(TELL), [7])
+    assert admin.get_result(task, wait_s=WITHIN_S) == 7
+    admin.delete_endpoint(pool.endpoint_id)
+
+    assert admin.get_task(task)["state"] == "succeeded"
+    assert admin.get_result(task) == 7
+    assert admin.task_logs(task) == "told 7\n"
 
 
 def test_what_waits_for_results_is_told_when_its_token_is_revoked(

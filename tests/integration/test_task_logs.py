@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import json
 import os
@@ -224,6 +225,29 @@ def flood(count):
     assert len(text) + cut == 1_500_008
     assert f"[headrace: {cut} bytes cut]" in desk.text(task_id)
     assert desk.text(task_id, tail=2) == "000149999\nthe end\n"
+
+
+def test_each_attempt_has_the_limit_for_itself(desk: Desk, tmp_path: Path) -> None:
+    source = """
+def flood(path):
+    with open(path, "a") as file:
+        file.write("+")
+    attempt = len(open(path).read())
+    for number in range(60_000 if attempt < 3 else 150_000):
+        print(f"{attempt}{number:08}")
+    raise ValueError("as ever")
+"""
+    task_id = desk.submit(source, str(tmp_path / "attempts"), max_retries=2)
+    assert desk.ended(task_id)["attempts"] == 3
+
+    kept, cut = collections.Counter[int](), collections.Counter[int]()
+    for chunk in desk.logs(task_id)["chunks"]:
+        kept[chunk["attempt"]] += len(chunk["text"])
+        cut[chunk["attempt"]] += chunk.get("cut_bytes", 0)
+    # Together they are more than the 1 MiB that one may have.
+    assert (kept[1], kept[2]) == (600_000, 600_000)
+    assert kept[3] <= 1024 * 1024
+    assert cut == {1: 0, 2: 0, 3: 1_500_000 - kept[3]}
 
 
 def test_a_log_that_is_too_long_for_one_answer_shows_its_end(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
