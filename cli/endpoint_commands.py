@@ -38,8 +38,8 @@ def configure(
     ] = None,
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
-    """Make an endpoint's directory with a commented config.yaml."""
-    directory = _endpoints(home).create(name)
+    """Make an endpoint's directory with commented files of configuration: config.yaml and those for users' options."""
+    directory = endpoints_of(home).create(name)
     if endpoint_id is not None:
         directory.keep_registration(endpoint_id, None, None)
     output.say(f"Configured the endpoint {name}: edit {directory.config_file}")
@@ -69,7 +69,7 @@ def start(
 
     from headrace.endpoint.manager import Manager, ManagerSettings
 
-    endpoints = _endpoints(home)
+    endpoints = endpoints_of(home)
     if name == _UNCONFIGURED and not any(each.name == name for each in endpoints.list()):
         endpoints.create(name)
     directory = endpoints.get(name)
@@ -118,7 +118,7 @@ def stop(
     import os
     import signal
 
-    directory = _endpoints(home).get(name)
+    directory = endpoints_of(home).get(name)
     pid = directory.running_pid()
     if pid is None:
         output.say(f"The endpoint {name} is not running.")
@@ -144,7 +144,7 @@ def stop(
 @app.command("list")
 def list_endpoints(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
     """List the endpoints on this machine."""
-    endpoints = [_described(directory) for directory in _endpoints(home).list()]
+    endpoints = [_described(directory) for directory in endpoints_of(home).list()]
     if as_json:
         output.say_json(endpoints)
         return
@@ -158,7 +158,7 @@ def list_endpoints(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False)
 @app.command()
 def status(name: NameArgument = _UNCONFIGURED, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
     """Show what an endpoint on this machine does, and what the service knows of it."""
-    directory = _endpoints(home).get(name)
+    directory = endpoints_of(home).get(name)
     document = {**_described(directory), "service": _service_status(directory)}
     if as_json:
         output.say_json(document)
@@ -189,7 +189,7 @@ def delete(
     ] = False,
 ) -> None:
     """Delete an endpoint: here and at the service, with what is queued for it. Results stay."""
-    endpoints = _endpoints(home)
+    endpoints = endpoints_of(home)
     directory = endpoints.get(name)
     where = "on this machine" if local else "here and at the service, with what is queued for it"
     confirmed(f"Delete the endpoint {name} {where}?", yes=yes)
@@ -205,7 +205,8 @@ def _most(limit: int | None) -> str:
     return "" if limit is None else f" (at most {limit})"
 
 
-def _endpoints(home: Path) -> Endpoints:
+def endpoints_of(home: Path) -> Endpoints:
+    """The endpoints under a home."""
     from headrace.endpoint.directory import Endpoints
 
     return Endpoints(expanded(home))

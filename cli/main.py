@@ -22,6 +22,7 @@ from headrace.cli import (
     user_commands,
 )
 from headrace.cli.backup_commands import backup, restore
+from headrace.cli.configuration_commands import render_user_config, validate
 from headrace.cli.dispatch import dispatch
 from headrace.cli.login_command import login
 from headrace.cli.serve import serve
@@ -38,6 +39,8 @@ app = typer.Typer(
 )
 app.command()(up)
 app.command()(login)
+endpoint_commands.app.command()(validate)
+endpoint_commands.app.command()(render_user_config)
 app.add_typer(endpoint_commands.app, name="endpoint")
 app.add_typer(function_commands.app, name="function")
 app.add_typer(task_commands.app, name="task")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from headrace.endpoint.configuration.engine_keys import engine_problems
 from headrace.endpoint.configuration.worker_keys import sandbox_problems, size_problems
 from headrace.endpoint.configuration.yaml_file import NO_EFFECT, YamlFile, read_text
 from headrace.endpoint.engines.processes.output import PRINTED_LIMIT
@@ -64,7 +65,7 @@ class EndpointConfig:
         """Read a text. Raises `ConfigInvalid`, which names line, key and problem."""
         file = YamlFile.parse(text, name=name)
         file.check("endpoint-config")
-        file.refuse([*size_problems(file), *sandbox_problems(file)])
+        file.refuse([*size_problems(file), *sandbox_problems(file), *engine_problems(file)])
         return cls._of_document(file.document)
 
     @classmethod

@@ -9,6 +9,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from headrace.endpoint.config import EndpointConfig
+from headrace.endpoint.configuration.engine_keys import engine_problems
 from headrace.endpoint.configuration.worker_keys import sandbox_problems, size_problems
 from headrace.endpoint.configuration.yaml_file import NO_EFFECT, YamlFile
 from headrace.endpoint.engines.processes.output import PRINTED_LIMIT
@@ -78,7 +79,7 @@ class PoolConfig:
         """This configuration with what a rendered text says. Raises `ConfigInvalid`, naming line, key and problem."""
         file = YamlFile.parse(text, name=name)
         file.check(_SCHEMA)
-        file.refuse([*size_problems(file), *sandbox_problems(file)])
+        file.refuse([*size_problems(file), *sandbox_problems(file), *engine_problems(file)])
         described = schema(_SCHEMA)["properties"]
         said = {key: value for key, value in file.document.items() if NO_EFFECT not in described[key]}
         return replace(self, **self._fields(said), notes=tuple(file.without_effect(_SCHEMA)), lines=dict(file.lines))

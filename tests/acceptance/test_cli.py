@@ -363,6 +363,34 @@ def test_an_endpoint_is_configured_listed_and_deleted(tmp_path: Path) -> None:
     assert shell("endpoint", "list", "--json").json() == []
 
 
+def test_the_files_of_an_endpoint_are_checked_and_shown_without_running_it(tmp_path: Path) -> None:
+    shell, directory = Shell(tmp_path), tmp_path / "endpoints" / "lab"
+    shell("endpoint", "configure", "lab")
+    (tmp_path / "options.json").write_text('{"workers": 2}')
+
+    assert "is valid" in shell("endpoint", "validate", "lab").out
+    assert "\nworkers: 2\n" in shell("endpoint", "render-user-config", "lab", "--options", '{"workers": 2}').out
+    assert "is valid" in shell("endpoint", "validate", "lab", "--options", f"@{tmp_path}/options.json").out
+    assert "did you mean 'workers'?" in shell("endpoint", "validate", "lab", "--options", '{"wokers": 2}', status=1).err
+    assert "--options is a JSON object" in shell("endpoint", "validate", "lab", "--options", "[]", status=1).err
+    assert "no endpoint 'lap'" in shell("endpoint", "validate", "lap", status=1).err
+
+    template = directory / "user_config_template.yaml.j2"
+    template.write_text("engine:\n  type: ProcessEngine\n  max_workers: {{ n }}\n")
+    (directory / "user_config_schema.json").unlink()
+    said = shell("endpoint", "validate", "lab")
+    assert "is valid" in said.out
+    assert f"Without options there is no pool: {template}, line 3: 'n' is undefined" in said.err
+    said = shell("endpoint", "render-user-config", "lab", "--options", '{"n": "many"}', status=1)
+    assert said.out.endswith('max_workers: "many"\n')
+    assert f"{template}, rendered, line 3: engine.max_workers: 'many' does not fit" in said.err
+
+    (directory / "config.yaml").write_text("multi_user: false\n")
+    template.unlink()
+    assert "config.yaml, line 1: multi_user has no effect" in shell("endpoint", "validate", "lab").err
+    assert "has no user_config_template" in shell("endpoint", "render-user-config", "lab", status=1).err
+
+
 def submitting(shell: Shell, up: Up, source: Path) -> Callable[[str, list[Any]], str]:
     """Submits a call of a function of the file; there is no command for that."""
 

@@ -1,0 +1,108 @@
+"""`headrace endpoint validate` and `render-user-config`: an endpoint's files, looked at without running anything."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from headrace.cli import output
+from headrace.cli.endpoint_commands import NameArgument, endpoints_of
+from headrace.cli.errors import CommandError
+from headrace.cli.options import DEFAULT_HOME, HomeOption
+from headrace.cli.service import json_option
+
+if TYPE_CHECKING:
+    from headrace.endpoint.configuration.files import ConfigurationFiles
+
+_DEFAULT: Final = "default"
+
+_OptionsOption = Annotated[
+    str | None, typer.Option("--options", help="A user's options: JSON, or @FILE (JSON or YAML, @- is standard input).")
+]
+_RuntimeOption = Annotated[
+    str | None,
+    typer.Option("--user-runtime", help="The user's side, `_GC.user_runtime`: JSON or @FILE; by default this machine."),
+]
+_IdentityOption = Annotated[
+    str | None, typer.Option("--mapped-identity", help="Who the user is here, `_GC.mapped_identity`: JSON or @FILE.")
+]
+
+
+def validate(
+    name: NameArgument = _DEFAULT,
+    options: _OptionsOption = None,
+    user_runtime: _RuntimeOption = None,
+    mapped_identity: _IdentityOption = None,
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Check an endpoint's files of configuration, and what comes of them for a user's options; nothing is started.
+
+    A mistake is named with file and line, and ends the command with status 1.
+    """
+    from headrace.endpoint.errors import OptionsInvalid
+
+    files = endpoints_of(home).get(name).configuration()
+    for note in files.notes:
+        output.note(f"{files.directory / 'config.yaml'}, {note}")
+    known = _known(user_runtime, mapped_identity)
+    try:
+        pool = files.pool(_object(options, "--options"), **known)
+    except OptionsInvalid as error:
+        if options is not None:
+            raise
+        # Without options a template may ask for some: that is its right, and no mistake.
+        output.note(f"Without options there is no pool: {error}\nCheck it with --options as well.")
+    else:
+        for note in pool.notes:
+            output.note(f"{_rendered(files)}, {note}")
+    output.say(f"The configuration of the endpoint {name} is valid.")
+
+
+def render_user_config(
+    name: NameArgument = _DEFAULT,
+    options: _OptionsOption = None,
+    user_runtime: _RuntimeOption = None,
+    mapped_identity: _IdentityOption = None,
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Print what user_config_template.yaml.j2 gives for a user's options.
+
+    It is checked as well: a mistake is named with its line after the text, and ends the command with status 1.
+    """
+    files = endpoints_of(home).get(name).configuration()
+    if not files.takes_options:
+        raise CommandError(f"{files.directory} has no user_config_template.yaml.j2: config.yaml says all")
+    chosen, known = _object(options, "--options"), _known(user_runtime, mapped_identity)
+    output.say(files.render(chosen, **known).rstrip("\n"))
+    files.pool(chosen, **known)
+
+
+def _known(user_runtime: str | None, mapped_identity: str | None) -> dict[str, Any]:
+    runtime = _this_machine() if user_runtime is None else _object(user_runtime, "--user-runtime")
+    return {"user_runtime": runtime, "mapped_identity": _object(mapped_identity, "--mapped-identity")}
+
+
+def _object(text: str | None, option: str) -> dict[str, Any]:
+    document = json_option(text, option)
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise CommandError(f'{option} is a JSON object, like {{"workers": 2}}; it was {text!r}')
+    return document
+
+
+def _this_machine() -> dict[str, Any]:
+    import platform
+    from importlib.metadata import version
+
+    from headrace.bus.bundles import Runtime
+    from headrace.endpoint.configuration.runtime import user_runtime
+
+    python = ".".join(map(str, sys.version_info[:3]))
+    return user_runtime(Runtime(python, version("headrace"), platform.node(), platform.system()))
+
+
+def _rendered(files: ConfigurationFiles) -> str:
+    return "config.yaml" if files.templates is None else f"{files.templates.main}, rendered"

@@ -1,0 +1,36 @@
+"""The configuration that a running manager goes by. It changes when the manager is told to read the files again."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from headrace.endpoint.configuration.changes import changes
+from headrace.endpoint.configuration.files import ConfigurationFiles
+from headrace.endpoint.errors import ConfigInvalid
+
+logger = logging.getLogger(__name__)
+
+
+class LiveConfiguration:
+    """`files` is what counts now. Making the object reads them, and raises `ConfigInvalid`."""
+
+    def __init__(self, directory: Path) -> None:
+        self.files = ConfigurationFiles.read(directory)
+        for note in self.files.notes:
+            logger.info("config.yaml, %s", note, extra={"action": "config_note"})
+
+    def reload(self) -> bool:
+        """Read the files again, and tell what changed; whether anything did. Files with mistakes change nothing."""
+        try:
+            fresh = ConfigurationFiles.read(self.files.directory)
+        except ConfigInvalid as error:
+            logger.error("The configuration stays as it was: %s", error, extra={"action": "config_refused"})
+            return False
+        found = changes(self.files, fresh)
+        self.files = fresh
+        for change in found:
+            logger.info("Changed: %s", change, extra={"action": "config_changed"})
+        if not found:
+            logger.info("The configuration has not changed.", extra={"action": "config_same"})
+        return bool(found)
