@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import concurrent.futures
-import copy
-import enum
 import functools
 import itertools
-import json
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -16,34 +13,24 @@ from uuid import UUID
 
 from headrace.bus import options
 from headrace.bus.bundles import TaskOptions
-from headrace.bus.chunks import run_chunk
 from headrace.bus.encodings import inline_bytes
 from headrace.bus.errors import ArgumentNotSerialisable, SubmissionRefused
 from headrace.bus.mpi import MPIFunction
 from headrace.schemas import HeadraceError
-from headrace.sdk import mapping
+from headrace.sdk import arguments, mapping
 from headrace.sdk.channel import Channel
+from headrace.sdk.channels import Channels
 from headrace.sdk.client import Client
 from headrace.sdk.forks import tell_after_fork
 from headrace.sdk.future import TaskFuture, failed_future
-from headrace.sdk.limits import BLOCK, WhenFull, most_unfinished
+from headrace.sdk.limits import WhenFull, most_unfinished
 from headrace.sdk.outbox import NewTask
 from headrace.sdk.payloads import encode_call
+from headrace.sdk.registered import Registered
 from headrace.sdk.session import Session
-from headrace.sdk.sessions import sessions_of, shared_client
+from headrace.sdk.sessions import shared_client
+from headrace.sdk.submission import KEEP, Keep, Submission
 from headrace.sdk.unfinished import Unfinished
-
-
-class Keep(enum.Enum):
-    """Stands for an option that is not given: what was set before stays."""
-
-    KEEP = "as it is"
-
-    def __repr__(self) -> str:
-        return "KEEP"
-
-
-KEEP = Keep.KEEP
 
 _CANCELS_S = 60.0
 
@@ -77,8 +64,7 @@ class Executor(concurrent.futures.Executor):
     refusal) fails the future it belongs to; the executor lives on.
     """
 
-    _task_options = TaskOptions()
-    _when_full = BLOCK
+    _submission = Submission()
 
     def __init__(
         self,
@@ -95,19 +81,18 @@ class Executor(concurrent.futures.Executor):
         full_timeout_s: float | None = None,
     ) -> None:
         self.endpoint_id = endpoint_id
-        self._task_group_id = _uuid(task_group_id, "task_group_id") or uuid.uuid4()
+        self.task_group_id = uuid.uuid4() if task_group_id is None else task_group_id
         self.resource_specification = resource_specification
         self.user_endpoint_config = user_endpoint_config
         self.label = label
         self.batch_size = max(1, int(batch_size))
         self._client = client
-        self._lock = threading.RLock()
-        self._functions: dict[Any, UUID] = {}
-        self._chunks: dict[Any, Callable[..., Any]] = {}
-        self._channels: dict[tuple[UUID | None, str], tuple[Session, Channel]] = {}
+        self._lock = threading.Lock()
+        self._registered = Registered()
+        self._channels = Channels(lambda: self.client)
         self._most_unfinished = most_unfinished(max_unfinished)
         self._unfinished = Unfinished(self._most_unfinished, self._on_idle)
-        self._when_full = WhenFull.of(when_full, full_timeout_s)
+        self._submission = Submission(when_full=WhenFull.of(when_full, full_timeout_s))
         self._submitted = 0
         self._shut_down = False
         tell_after_fork(self)
@@ -131,7 +116,7 @@ class Executor(concurrent.futures.Executor):
 
     @endpoint_id.setter
     def endpoint_id(self, value: UUID | str | None) -> None:
-        self._endpoint_id = _uuid(value, "endpoint_id")
+        self._endpoint_id = arguments.uuid_or_none(value, "endpoint_id")
 
     @property
     def task_group_id(self) -> UUID:
@@ -140,12 +125,7 @@ class Executor(concurrent.futures.Executor):
 
     @task_group_id.setter
     def task_group_id(self, value: UUID | str) -> None:
-        group = _uuid(value, "task_group_id")
-        if group is None:
-            raise ValueError("task_group_id must be a UUID")
-        with self._lock:
-            self._task_group_id = group
-            self._channels = {}
+        self._task_group_id = arguments.as_uuid(value, "task_group_id")
 
     @property
     def resource_specification(self) -> dict[str, Any] | None:
@@ -168,7 +148,7 @@ class Executor(concurrent.futures.Executor):
 
     @user_endpoint_config.setter
     def user_endpoint_config(self, value: dict[str, Any] | None) -> None:
-        self._user_endpoint_config = _json_dict(value, "user_endpoint_config")
+        self._user_endpoint_config = arguments.json_dict(value, "user_endpoint_config")
 
     @property
     def task_count_submitted(self) -> int:
@@ -205,25 +185,17 @@ class Executor(concurrent.futures.Executor):
 
         Raises `TypeError` and `ValueError`, naming the option, for a value that cannot be.
         """
-        given = {
+        changes = {
             "task_timeout_s": task_timeout_s,
             "queue_timeout_s": queue_timeout_s,
             "max_retries": max_retries,
             "retry_delay_s": retry_delay_s,
             "rerun_on_loss": rerun_on_loss,
+            "resource_specification": resource_specification,
+            "when_full": when_full,
+            "full_timeout_s": full_timeout_s,
         }
-        changes = {name: value for name, value in given.items() if value is not KEEP}
-        base = self._task_options
-        if not isinstance(resource_specification, Keep):
-            base = options.with_resources(base, resource_specification)
-        full = self._when_full
-        if when_full is not KEEP or full_timeout_s is not KEEP:
-            kept = "raise" if full.raises else "block"
-            full = WhenFull.of(
-                kept if isinstance(when_full, Keep) else when_full,
-                full.timeout_s if isinstance(full_timeout_s, Keep) else full_timeout_s,
-            )
-        return _View(self, options.changed(base, changes), full)
+        return _View(self, self._submission.changed(changes))
 
     def register_function(self, fn: Callable[..., Any], function_id: str | None = None, **details: Any) -> str:
         """Register a function and give its id; needs no endpoint. The same function again gives the same id.
@@ -231,14 +203,9 @@ class Executor(concurrent.futures.Executor):
         With `function_id` the service is not asked: `fn` is then taken for the code behind that id. `details` go to
         `Client.register_function`. Raises `ClientError`, and `FunctionUnusable` when the function cannot be packed.
         """
-        with self._lock:
-            if function_id is None:
-                known = self._functions.get(_key(fn))
-                if known is not None and not details:
-                    return str(known)
-                function_id = self.client.register_function(fn, **details)
-            self._functions[_key(fn)] = UUID(str(function_id))
-            return str(function_id)
+        if function_id is not None:
+            return self._registered.register(fn, lambda: str(function_id), again=True)
+        return self._registered.register(fn, lambda: self.client.register_function(fn, **details), again=bool(details))
 
     def register_source_code(self, source: str, function_name: str, **details: Any) -> str:
         """Register the text of a module and the name of the function in it; gives the function's id.
@@ -258,7 +225,7 @@ class Executor(concurrent.futures.Executor):
         if isinstance(fn, MPIFunction) and not self._options().resource_specification:
             raise ValueError(f"set the executor's resource_specification before submitting {fn!r}")
         self._check_open()
-        function_id = self._functions.get(_key(fn))
+        function_id = self._registered.find(fn)
         if function_id is None:
             try:
                 function_id = UUID(self.register_function(fn))
@@ -267,7 +234,7 @@ class Executor(concurrent.futures.Executor):
         return self._submit(function_id, args, kwargs)
 
     def submit_to_registered_function(
-        self, function_id: str | UUID, /, *arguments: Any, args: Any = None, kwargs: dict[str, Any] | None = None
+        self, function_id: str | UUID, /, *given: Any, args: Any = None, kwargs: dict[str, Any] | None = None
     ) -> TaskFuture:
         """Run a registered function.
 
@@ -279,11 +246,8 @@ class Executor(concurrent.futures.Executor):
         where there is no room, and `RuntimeError` after `shutdown`.
         """
         self._check_open()
-        identifier = _uuid(function_id, "function_id")
-        if identifier is None:
-            raise ValueError("function_id must be a UUID")
-        positional, named = _arguments(arguments, args, kwargs)
-        return self._submit(identifier, positional, named)
+        identifier = arguments.as_uuid(function_id, "function_id")
+        return self._submit(identifier, *arguments.of_call(given, args, kwargs))
 
     def map(
         self,
@@ -315,7 +279,7 @@ class Executor(concurrent.futures.Executor):
         The executor takes the group over. Raises `ValueError` for an id that is no UUID, and `ClientError`; it then
         keeps the group that it had.
         """
-        group = _uuid(task_group_id, "task_group_id") or self.task_group_id
+        group = arguments.uuid_or_none(task_group_id, "task_group_id") or self.task_group_id
         document = self.client.get_task_group(group)
         # Taken over once it is known to be there: what fails must not lead later submissions astray.
         self.task_group_id = group
@@ -344,9 +308,8 @@ class Executor(concurrent.futures.Executor):
         With `wait` the service has also been told of everything that was cancelled: the process may end then.
         Idempotent. Without `wait` results still arrive as long as the process lives.
         """
-        with self._lock:
-            self._shut_down = True
-            channels = list(self._channels.values())
+        self._shut_down = True
+        channels = self._channels.all()
         # Whoever is blocked in `submit` hears of it now.
         self._unfinished.wake()
         for _, channel in channels:
@@ -360,20 +323,18 @@ class Executor(concurrent.futures.Executor):
             if channel.cancellations.untold and not session.thread.is_current:
                 channel.cancellations.wait(_CANCELS_S)
         if not self._unfinished:
-            self._leave_channels()
+            self._channels.leave()
 
     def after_fork(self) -> None:
         """In a forked child: make connections of its own when they are needed. Functions stay registered."""
-        self._lock = threading.RLock()
-        self._channels = {}
+        self._lock = threading.Lock()
+        self._registered.after_fork()
+        self._channels = Channels(lambda: self.client)
         self._unfinished = Unfinished(self._most_unfinished, self._on_idle)
 
     def _submit_chunk(self, fn: Callable[..., Any], calls: tuple[tuple[Any, ...], ...]) -> TaskFuture:
         self._check_open()
-        chunk = self._chunks.get(_key(fn))
-        if chunk is None:
-            chunk = self._chunks.setdefault(_key(fn), functools.partial(run_chunk, fn))
-        return self.submit(chunk, calls)
+        return self.submit(self._registered.chunk(fn), calls)
 
     def _submit(self, function_id: UUID, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TaskFuture:
         try:
@@ -394,9 +355,9 @@ class Executor(concurrent.futures.Executor):
         future = TaskFuture()
         future._logs = self._client
         try:
-            self._unfinished.add(future, self._when_full, self._check_open)
+            self._unfinished.add(future, self._submission.when_full, self._check_open)
             task = NewTask(use, self._options(), encoding, payload, future, sources)
-            channel.submit(task, when_full=self._when_full, check=self._check_open)
+            channel.submit(task, when_full=self._submission.when_full, check=self._check_open)
         except SubmissionRefused as error:
             future.set_exception(error)
         except BaseException:
@@ -408,34 +369,18 @@ class Executor(concurrent.futures.Executor):
         return future
 
     def _options(self) -> TaskOptions:
-        specification = self._resource_specification
-        if not specification or self._task_options.resource_specification:
-            return self._task_options
-        return options.with_resources(self._task_options, specification)
+        task, specification = self._submission.task, self._resource_specification
+        if not specification or task.resource_specification:
+            return task
+        return options.with_resources(task, specification)
+
+    def _channel(self, endpoint_id: UUID | None) -> tuple[Session, Channel]:
+        config, group = self._user_endpoint_config, self._task_group_id
+        return self._channels.get(endpoint_id, config, group, most_per_bundle=self.batch_size)
 
     def _on_idle(self) -> None:
         if self._shut_down:
-            self._leave_channels()
-
-    def _channel(self, endpoint_id: UUID | None) -> tuple[Session, Channel]:
-        config = self._user_endpoint_config
-        key = (endpoint_id, json.dumps(config, sort_keys=True) if config else "")
-        found = self._channels.get(key)
-        if found is None:
-            with self._lock:
-                found = self._channels.get(key)
-                if found is None:
-                    session = sessions_of(self.client).get(endpoint_id, copy.deepcopy(config))
-                    opening = session.channel(self.task_group_id, most_per_bundle=self.batch_size)
-                    channel = session.thread.run(opening, timeout_s=30.0)
-                    found = self._channels[key] = (session, channel)
-        return found
-
-    def _leave_channels(self) -> None:
-        with self._lock:
-            channels, self._channels = self._channels, {}
-        for session, channel in channels.values():
-            session.thread.call(functools.partial(_leave, session, channel))
+            self._channels.leave()
 
     def _check_open(self) -> None:
         if self._shut_down:
@@ -445,61 +390,8 @@ class Executor(concurrent.futures.Executor):
 class _View(Executor):
     """An executor that shares all of its state with another one, but for the options."""
 
-    __slots__ = ("_task_options", "_when_full")
+    __slots__ = ("_submission",)
 
-    def __init__(self, executor: Executor, task_options: TaskOptions, when_full: WhenFull) -> None:
+    def __init__(self, executor: Executor, submission: Submission) -> None:
         self.__dict__ = executor.__dict__
-        self._task_options = task_options
-        self._when_full = when_full
-
-
-def _leave(session: Session, channel: Channel) -> None:
-    session.spawn(session.leave(channel), "leave channel")
-
-
-def _arguments(
-    given: tuple[Any, ...], args: Any, kwargs: dict[str, Any] | None
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if kwargs is not None and not isinstance(kwargs, dict):
-        raise TypeError(f"kwargs must be a dict, not {type(kwargs).__name__}")
-    if given and args is not None:
-        raise TypeError("give the arguments either positionally or as args=, not both")
-    if args is not None:
-        if not isinstance(args, tuple | list):
-            raise TypeError(f"args must be a tuple or list of arguments, not {type(args).__name__}; pass ({args!r},)")
-        return tuple(args), kwargs or {}
-    if given and isinstance(given[0], tuple):
-        if len(given) == 1:
-            return given[0], kwargs or {}
-        if len(given) == 2 and isinstance(given[1], dict) and kwargs is None:
-            return given[0], given[1]
-    return given, kwargs or {}
-
-
-def _key(fn: Callable[..., Any]) -> Any:
-    try:
-        hash(fn)
-    except TypeError:
-        return id(fn)
-    return fn
-
-
-def _uuid(value: UUID | str | None, name: str) -> UUID | None:
-    if value is None or isinstance(value, UUID):
-        return value
-    try:
-        return UUID(str(value))
-    except ValueError:
-        raise ValueError(f"{name} must be a UUID, not {value!r}") from None
-
-
-def _json_dict(value: dict[str, Any] | None, name: str) -> dict[str, Any] | None:
-    if value is None:
-        return None
-    if not isinstance(value, dict):
-        raise TypeError(f"{name} must be a dict or None, not {type(value).__name__}")
-    try:
-        json.dumps(value)
-    except (TypeError, ValueError) as error:
-        raise TypeError(f"{name} must be made of what JSON can carry: {error}") from error
-    return value
+        self._submission = submission

@@ -30,6 +30,11 @@ class WhenFull:
     raises: bool = False
     timeout_s: float | None = None
 
+    @property
+    def name(self) -> str:
+        """The argument `when_full` that says this."""
+        return "raise" if self.raises else "block"
+
     @classmethod
     def of(cls, when_full: str, timeout_s: float | None) -> WhenFull:
         """From the arguments of an `Executor`. Raises `ValueError` and `TypeError`, naming the argument."""

@@ -25,7 +25,7 @@ def test_an_executor_that_begins_while_the_bus_is_away_waits_for_it(tmp_path: Pa
         assert early.submit(pow, 2, 3).result(20) == 8
         service.nats.kill()
         service.loop.run(service.nats.wait())
-        session, _ = next(iter(early._channels.values()))
+        session, _ = early._channels.all()[0]
         eventually(lambda: not session.connection.connected)
         results: list[object] = []
 

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from client_process import client_process
@@ -246,6 +246,17 @@ def test_executors_that_are_made_and_closed_leave_nothing_behind(
     eventually(lambda: not session._channels, 10)
     eventually(lambda: not grown(before, held(service)), 10)
     assert len(subscriptions) == subscribed
+
+
+def test_an_executor_that_went_through_many_groups_leaves_nothing_behind(client: Client, pool: RunningPool) -> None:
+    with Executor(pool.endpoint_id, client=client) as executor:
+        for number in range(5):
+            executor.task_group_id = uuid4()
+            assert executor.submit(double, number).result(20) == 2 * number
+        (session, _), *_ = executor._channels.all()
+        assert len(session._channels) >= 5
+
+    eventually(lambda: not session._channels, 10)
 
 
 def test_clients_that_are_made_and_closed_leave_nothing_behind(service: RunningService, pool: RunningPool) -> None:

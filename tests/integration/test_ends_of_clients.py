@@ -118,7 +118,7 @@ def test_what_cannot_be_stored_before_the_end_is_told(tmp_path: Path, caplog: py
     with running_service(tmp_path) as service, Client(service.url, service.token) as client:
         executor = Executor(service.add_endpoint("away")[0], client=client)
         executor.submit(pow, 2, 2)
-        ((session, channel),) = executor._channels.values()
+        ((session, channel),) = executor._channels.all()
         session.finish(time.monotonic() + 20)
         assert not caplog.records
         service.nats.kill()

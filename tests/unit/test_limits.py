@@ -190,7 +190,10 @@ def test_a_view_may_refuse_where_its_executor_waits() -> None:
 
     view = executor.with_options(when_full="raise")
 
-    assert (view._when_full, executor._when_full) == (WhenFull(raises=True, timeout_s=3), WhenFull(timeout_s=3))
-    assert view.with_options(full_timeout_s=None)._when_full == WhenFull(raises=True)
+    assert (view._submission.when_full, executor._submission.when_full) == (
+        WhenFull(raises=True, timeout_s=3),
+        WhenFull(timeout_s=3),
+    )
+    assert view.with_options(full_timeout_s=None)._submission.when_full == WhenFull(raises=True)
     with pytest.raises(ValueError, match="when_full"):
         executor.with_options(when_full="perhaps")  # type: ignore[arg-type]  # what is refused
