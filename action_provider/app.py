@@ -33,6 +33,7 @@ from headrace.action_provider.api import (
     task_lists,
     tasks,
     users,
+    wanted_pools,
 )
 from headrace.action_provider.auth.first_admin import ensure_admin
 from headrace.action_provider.auth.tokens import BuiltInTokens
@@ -54,6 +55,7 @@ from headrace.bus.connection import Connection
 from headrace.bus.errors import BusError, BusUnavailable, KeysUnusable
 from headrace.bus.lanes import Lanes
 from headrace.bus.nats_binary import OLDEST_VERSION
+from headrace.bus.pools import Pools
 from headrace.bus.service_keys import ServiceKeys
 from headrace.bus.tables import Tables
 
@@ -69,6 +71,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *presence.ROUTES,
     *queues.ROUTES,
     *pools.ROUTES,
+    *wanted_pools.ROUTES,
     *objects.ROUTES,
     *sessions.ROUTES,
     *tasks.ROUTES,
@@ -116,6 +119,9 @@ async def open_service(settings: ServiceSettings) -> AsyncIterator[Service]:
         lanes = Lanes(connection, keys.key_ring(), tables.lanes)
         # What an earlier release left gives way before anybody gets a credential.
         await lanes.sweep()
+        pool_records = Pools(connection, lanes, tables.pools)
+        stack.push_async_callback(pool_records.stop)
+        await pool_records.start()
         tokens = BuiltInTokens(tables, cache_s=settings.token_cache_s)
         service = Service(
             settings=settings,
@@ -123,7 +129,10 @@ async def open_service(settings: ServiceSettings) -> AsyncIterator[Service]:
             tables=tables,
             keys=keys.key_ring(),
             lanes=lanes,
-            backlog=Backlog(lanes, per_principal=settings.most_bundles_per_principal),
+            pools=pool_records,
+            backlog=Backlog(
+                lanes, per_principal=settings.most_bundles_per_principal, pools_of=pool_records.awake_of_principal
+            ),
             minter=keys.minter,
             revocation=keys.revocation,
             tokens=tokens,

@@ -35,6 +35,7 @@ from headrace.bus.errors import (
     ObjectDamaged,
     ObjectMissing,
     PayloadTooLarge,
+    PoolFailed,
     QueueFull,
     RecordConflict,
     RecordMissing,
@@ -211,6 +212,10 @@ def answer_to(error: Exception, *, route: str) -> Answer:  # noqa: PLR0911, PLR0
         case PayloadTooLarge():
             limit = f"{error.limit} bytes" if error.limit else "the bus's limit"
             return Answer(413, error.code, f"this makes a message of {error.size} bytes; at most {limit} can be stored")
+        case PoolFailed():
+            return Answer(
+                422, error.code, str(error), (Violation(pointer="/user_endpoint_config", problem=str(error)),)
+            )
         case ArgumentNotSerialisable() | ObjectDamaged():
             return Answer(422, error.code, str(error))
         case ObjectMissing():

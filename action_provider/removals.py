@@ -85,7 +85,7 @@ async def _end_tasks(service: Service, removal: RemovalRecord, *, within_s: floa
     pattern = f"task.{removal.subject}.>" if gone else f"task.*.*.{removal.subject}.>"
 
     async def is_up(address: Address) -> bool:
-        return not gone and await service.tables.presence.get(address.endpoint.hex) is not None
+        return not gone and await service.tables.presence.is_online(address.endpoint)
 
     end = (await connection.api("STREAM.INFO.TASKS"))["state"]["last_seq"]
     cancelling = Cancelling(connection, service.keys, force=False, is_up=is_up, reasons=_WHY[removal.kind])

@@ -43,6 +43,9 @@ class ServiceSettings:
     lanes_sweep_s: float = 60.0
     """How often lanes that nobody uses are removed, and bundles without one are looked for."""
 
+    pools_sweep_s: float = 2.0
+    """How often tasks are looked for whose pool sleeps though they are there; they should have woken it."""
+
     most_bundles_per_principal: int | None = MOST_BUNDLES_PER_PRINCIPAL
     """Unfinished ones at one endpoint, where its owner has set no limit; None sets none either."""
     queue_watch_s: float = 5.0

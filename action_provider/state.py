@@ -17,6 +17,7 @@ from headrace.bus.connection import Connection
 from headrace.bus.credentials import Minter
 from headrace.bus.keys import KeyRing
 from headrace.bus.lanes import Lanes
+from headrace.bus.pools import Pools
 from headrace.bus.service_keys import Revocation
 from headrace.bus.tables import Tables
 
@@ -30,6 +31,7 @@ class Service:
     tables: Tables
     keys: KeyRing
     lanes: Lanes
+    pools: Pools
     backlog: Backlog
     minter: Minter
     revocation: Revocation

@@ -9,9 +9,10 @@ tells it how much room there is, and one that goes far beyond it gets credential
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -71,9 +72,17 @@ class _Known:
 class Backlog:
     """What is unfinished at endpoints, and what may be added. Counts may be a second old."""
 
-    def __init__(self, lanes: Lanes, *, per_principal: int | None = MOST_BUNDLES_PER_PRINCIPAL) -> None:
-        """`per_principal` is the limit where an endpoint's owner has set none; None is no limit."""
+    def __init__(
+        self,
+        lanes: Lanes,
+        *,
+        per_principal: int | None = MOST_BUNDLES_PER_PRINCIPAL,
+        pools_of: Callable[[UUID, str], Iterable[str]] = lambda _endpoint, _principal: (),
+    ) -> None:
+        """`per_principal` is the limit where an endpoint's owner has set none; None is no limit. `pools_of` gives
+        a principal's pools at an endpoint beside the default one."""
         self._lanes = lanes
+        self._pools_of = pools_of
         self._per_principal = per_principal
         self._own: dict[tuple[UUID, str], _Known] = {}
         self._whole: dict[UUID, _Known] = {}
@@ -124,8 +133,9 @@ class Backlog:
         key = (endpoint.endpoint_id, principal)
         known = self._own.get(key)
         if known is None or known.is_stale(room):
-            state = await self._lanes.state(endpoint.endpoint_id, DEFAULT_POOL, principal)
-            known = _Known(state.depth.used, time.monotonic())
+            pools = (DEFAULT_POOL, *self._pools_of(*key))
+            states = await asyncio.gather(*(self._lanes.state(key[0], pool, principal) for pool in pools))
+            known = _Known(sum(state.depth.used for state in states), time.monotonic())
             if len(self._own) >= _MOST_KNOWN:
                 self._own.clear()
             self._own[key] = known

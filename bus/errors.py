@@ -7,6 +7,7 @@ BusError                    something about the bus itself
 ├── AlreadyStored           the subject already holds a message (the first writer won)
 ├── StreamFull              a stream or its disk is full; nothing was stored
 ├── QueueFull               a principal, or everybody together, has as much queued at an endpoint as its owner allows
+├── PoolLimit               a principal has as many configurations at an endpoint as it remembers
 ├── ConsumerOverlaps        another consumer takes some of the same messages of a work queue
 ├── StreamMissing           the server has no such stream
 ├── PayloadTooLarge         the message is larger than the server takes
@@ -30,6 +31,7 @@ TaskError                   the outcome of one task that has no value
 ├── SerializerNotAllowed    a function, an argument or a result has a form that the other side does not read
 ├── EnvironmentUnusable     the packages that the function needs cannot be had where it runs
 ├── MpiUnusable             the ranks that the function needs cannot be had where it runs
+├── PoolFailed              the pool that the options ask for cannot be had: options, template or engine are wrong
 ├── ArgumentNotSerialisable an argument cannot be sent
 ├── ResultNotSerialisable   the result cannot be sent back in the form that was asked for
 ├── ObjectMissing           a large argument or result is not, or no longer, in the object store
@@ -90,6 +92,12 @@ class QueueFull(BusError):
         self.limit = limit
         self.used = used
         super().__init__(message)
+
+
+class PoolLimit(BusError):
+    """Raised when a principal has as many configurations at an endpoint as are remembered."""
+
+    code = "PoolLimit"
 
 
 class ConsumerOverlaps(BusError):
@@ -258,6 +266,12 @@ class MpiUnusable(TaskError):
     """The endpoint has no MPI launcher, or not the ranks that `resource_specification` asks for."""
 
     code = "MpiUnusable"
+
+
+class PoolFailed(TaskError):
+    """The pool that the `user_endpoint_config` asks for cannot be had; the message has the endpoint's own words."""
+
+    code = "PoolFailed"
 
 
 class ArgumentNotSerialisable(TaskError):

@@ -34,7 +34,7 @@ from headrace.bus.errors import ConsumerOverlaps, DecodeError, RecordConflict, S
 from headrace.bus.keys import KeyRing
 from headrace.bus.lane_news import LaneName, encode_news
 from headrace.bus.models import LaneRecord
-from headrace.bus.names import Address, lane_key, lane_news, lane_of, lane_tasks
+from headrace.bus.names import DEFAULT_POOL, Address, lane_key, lane_news, lane_of, lane_tasks
 from headrace.bus.records import Record, Records
 from headrace.bus.streams import delete_consumer, ensure_consumer
 
@@ -161,6 +161,16 @@ class Lanes:
                 with contextlib.suppress(DecodeError):
                     endpoint, _, principal = lane_of(_filters(info).pop())
                     yield endpoint, principal, depth
+
+    async def unserved(self) -> AsyncIterator[tuple[UUID, str]]:
+        """The pools in whose lanes bundles wait while nobody asks for any, and nobody has one in hand."""
+        async for info in self._consumers():
+            state = _state(info)
+            if state.depth.waiting and not state.depth.taken and not state.requests:
+                with contextlib.suppress(DecodeError):
+                    endpoint, pool, _ = lane_of(_filters(info).pop())
+                    if pool != DEFAULT_POOL:
+                        yield endpoint, pool
 
     async def rename(self, endpoint: UUID) -> None:
         """Give every lane of an endpoint another name, so that nobody who knew the old ones takes from them."""

@@ -97,6 +97,8 @@ class PresenceRecord(msgspec.Struct, frozen=True, kw_only=True):
     headrace_version: str
     seen_at: float
     pools: tuple[PoolPresence, ...] = ()
+    manager: str = ""
+    """Which of the endpoint's managers it is."""
 
 
 class UserRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -197,3 +199,75 @@ class LaneRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Who knows this name may take from the lane: it is told to its pool and to nobody else."""
     used_until: float
     """Until then the principal may submit without asking; later the lane may be removed if it is empty."""
+
+
+_RUNNING = ("starting", "running", "waiting")
+
+
+class PoolReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What one manager says of a pool. An endpoint on several machines has several managers."""
+
+    manager: str
+    state: Literal["starting", "running", "waiting", "stopped", "failed"]
+    """`waiting`: for room among the endpoint's pools; `failed`: it cannot be had, for the reason in `problem`."""
+    answers: int
+    """The number of the wish (`PoolRecord.wanted`) that this answers."""
+    at: float
+    problem: str = ""
+
+
+class PoolRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A pool that somebody's options ask for: see `headrace.bus.pools`. Goes away when it is not used for long."""
+
+    endpoint_id: UUID
+    pool: str
+    principal: str
+    options: dict[str, Any]
+    """The `user_endpoint_config`."""
+    environment: str = ""
+    """The key of the environment of its functions."""
+    runtime: dict[str, str] = {}
+    """What its first submitter runs on: `python`, `headrace`."""
+    used_at: float
+    """When it was used last, roughly: it is not written at each use."""
+    wanted: int = 1
+    """Grows each time that the pool is wanted while nobody has it running."""
+    reports: tuple[PoolReport, ...] = ()
+
+    @property
+    def running(self) -> bool:
+        """Whether some manager has it running, or is about to."""
+        return any(each.state in _RUNNING for each in self.reports)
+
+    @property
+    def running_now(self) -> bool:
+        """Whether some manager has it running, or is about to, after the last wish."""
+        return any(each.state in _RUNNING and each.answers >= self.wanted for each in self.reports)
+
+    @property
+    def answered(self) -> bool:
+        """Whether somebody has answered the last wish."""
+        return any(each.answers >= self.wanted for each in self.reports)
+
+    @property
+    def asleep(self) -> bool:
+        """Whether it must be wanted again before anybody starts it."""
+        return self.answered and not self.running
+
+    def wanted_of(self, manager: str, *, restarted: bool = False) -> bool:
+        """Whether a manager is to have it running, and has not answered that yet; what it ran before it was
+        `restarted` counts as well."""
+        if self.asleep:
+            return False
+        mine = next((each for each in self.reports if each.manager == manager), None)
+        if mine is None or mine.answers < self.wanted:
+            return True
+        return restarted and mine.state in _RUNNING
+
+    def failure(self, managers: AbstractSet[str]) -> str | None:
+        """Why it cannot be had, when all these managers, of which there must be one, say so of the last wish."""
+        failed = {each.manager: each.problem for each in self.reports if self._says_no(each)}
+        return failed[min(managers)] if managers and failed.keys() >= managers else None
+
+    def _says_no(self, report: PoolReport) -> bool:
+        return report.state == "failed" and report.answers >= self.wanted

@@ -142,6 +142,11 @@ def lane_news(endpoint: UUID, pool: str) -> str:
     return f"control.{endpoint.hex}.{token(pool)}.lanes"
 
 
+def pool_key(endpoint: UUID, pool: str) -> str:
+    """The key of a pool's record."""
+    return f"{endpoint.hex}.{token(pool)}"
+
+
 def lane_key(endpoint: UUID, pool: str, principal: str) -> str:
     """The key of a lane's record."""
     return f"{endpoint.hex}.{token(pool)}.{token(principal)}"

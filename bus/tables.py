@@ -14,6 +14,7 @@ from headrace.bus.models import (
     LaneRecord,
     ObjectRecord,
     ObjectUseRecord,
+    PoolRecord,
     PresenceRecord,
     RemovalRecord,
     RevocationRecord,
@@ -21,6 +22,7 @@ from headrace.bus.models import (
     TokenRecord,
     UserRecord,
 )
+from headrace.bus.presence import Presence
 from headrace.bus.records import Records
 from headrace.bus.subscriptions import SubscriptionRecord
 
@@ -31,13 +33,14 @@ PRESENCE_TTL_S = 15.0
 class Tables:
     """One `Records` per kind of record. Functions, their code, endpoints, presence and subscriptions are keyed by the
     hex of a UUID, users by the token of their name, tokens and sessions by their id, revocations by the public key,
-    objects and their uses as `headrace.bus.objects` says, lanes by `headrace.bus.names.lane_key`."""
+    objects and their uses as `headrace.bus.objects` says, lanes by `headrace.bus.names.lane_key`,
+    pools by `headrace.bus.names.pool_key`."""
 
     functions: Records[FunctionRecord]
     function_code: Records[FunctionCodeRecord]
     endpoints: Records[EndpointRecord]
     endpoint_names: Records[EndpointNameRecord]
-    presence: Records[PresenceRecord]
+    presence: Presence
     users: Records[UserRecord]
     tokens: Records[TokenRecord]
     sessions: Records[SessionRecord]
@@ -45,6 +48,7 @@ class Tables:
     removals: Records[RemovalRecord]
     subscriptions: Records[SubscriptionRecord]
     lanes: Records[LaneRecord]
+    pools: Records[PoolRecord]
     actions: Actions
     objects: Records[ObjectRecord]
     object_uses: Records[ObjectUseRecord]
@@ -57,7 +61,7 @@ class Tables:
             function_code=Records(connection, "function_code", FunctionCodeRecord),
             endpoints=Records(connection, "endpoints", EndpointRecord),
             endpoint_names=Records(connection, "endpoint_names", EndpointNameRecord),
-            presence=Records(connection, "presence", PresenceRecord),
+            presence=Presence(Records(connection, "presence", PresenceRecord)),
             users=Records(connection, "users", UserRecord),
             tokens=Records(connection, "tokens", TokenRecord),
             sessions=Records(connection, "sessions", SessionRecord),
@@ -65,6 +69,7 @@ class Tables:
             removals=Records(connection, "removals", RemovalRecord),
             subscriptions=Records(connection, "subscriptions", SubscriptionRecord),
             lanes=Records(connection, "lanes", LaneRecord),
+            pools=Records(connection, "pools", PoolRecord),
             actions=Actions(connection),
             objects=Records(connection, "objects", ObjectRecord),
             object_uses=Records(connection, "object_uses", ObjectUseRecord),
@@ -84,6 +89,7 @@ class Tables:
         await self.removals.ensure(replicas=replicas)
         await self.subscriptions.ensure(replicas=replicas)
         await self.lanes.ensure(replicas=replicas)
+        await self.pools.ensure(replicas=replicas)
         await self.actions.ensure(replicas=replicas)
         await self.objects.ensure(replicas=replicas)
         await self.object_uses.ensure(replicas=replicas)

@@ -115,6 +115,11 @@ _ADVICE: Mapping[str, str] = {
     "SerializerNotAllowed": "Choose a strategy that the other side reads ([strategies](sdk.md#what-comes-back))",
     "EnvironmentUnusable": "Mend `requirements`, or ask the endpoint's administrator, as the message says",
     "MpiUnusable": "Mend `resource_specification`, or ask the endpoint's administrator for an MPI launcher",
+    "PoolFailed": (
+        "Mend the `user_endpoint_config` as the message says; else show it to the owner of the endpoint: its template, "
+        "or what it starts, does not work"
+    ),
+    "PoolLimit": "Use one of your configurations again",
     "ArgumentNotSerialisable": "Send plain data or a path; open files, locks and connections in the function",
     "ResultNotSerialisable": "Return plain data, or a path",
     "ObjectMissing": "Submit the task again; if it happens again, look at the disk of the NATS server",

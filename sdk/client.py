@@ -435,9 +435,13 @@ class Client:
     # What the Executor needs
 
     def open_session(
-        self, endpoint_id: Id | None = None, user_endpoint_config: Mapping[str, Any] | None = None
+        self,
+        endpoint_id: Id | None = None,
+        user_endpoint_config: Mapping[str, Any] | None = None,
+        wanted: bool = True,
     ) -> Document:
-        """A short-lived credential for the bus and the keys for one endpoint's pool.
+        """A short-lived credential for the bus and the keys for one endpoint's pool: that of the configuration, which
+        is started unless it is not `wanted` now.
 
         Without an endpoint the only one that is accessible is used. Raises `ProtocolMismatch`, and `RequestRefused`
         (409, naming them) when there is none or more than one.
@@ -445,6 +449,7 @@ class Client:
         body = _given(
             endpoint_id=None if endpoint_id is None else _id(endpoint_id, "endpoint_id"),
             user_endpoint_config=None if user_endpoint_config is None else dict(user_endpoint_config),
+            wanted=None if wanted else False,
             protocol=PROTOCOL,
             sdk_version=headrace_version(),
             python_version=platform.python_version(),

@@ -21,6 +21,7 @@ HeadraceError
     ├── SerializerNotAllowed    a function, an argument or a result has a form that the other side does not read
     ├── EnvironmentUnusable     the packages that the function needs cannot be had where it runs
     ├── MpiUnusable             the ranks that the function needs cannot be had where it runs
+    ├── PoolFailed              the pool that the options ask for cannot be had: options, template or engine are wrong
     ├── ArgumentNotSerialisable an argument cannot be sent
     ├── ResultNotSerialisable   the result cannot be sent back in the form that was asked for
     ├── ObjectMissing           a large argument or result is not, or no longer, in the object store
@@ -37,6 +38,7 @@ from headrace.bus.errors import (
     MpiUnusable,
     ObjectDamaged,
     ObjectMissing,
+    PoolFailed,
     ResultNotSerialisable,
     SerializerNotAllowed,
     SubmissionRefused,
@@ -72,6 +74,7 @@ __all__ = [
     "SerializerNotAllowed",
     "EnvironmentUnusable",
     "MpiUnusable",
+    "PoolFailed",
     "ArgumentNotSerialisable",
     "ResultNotSerialisable",
     "ObjectMissing",

@@ -294,7 +294,8 @@ class Executor(concurrent.futures.Executor):
         futures = [future for tasks in by_endpoint.values() for _, future in tasks]
         for endpoint, tasks in by_endpoint.items():
             try:
-                session, channel = self._channel(endpoint)
+                # Results need no pool: reading them starts none.
+                session, channel = self._channel(endpoint, None)
             except HeadraceError as error:
                 for _, future in tasks:
                     future.set_exception(error)
@@ -338,7 +339,7 @@ class Executor(concurrent.futures.Executor):
 
     def _submit(self, function_id: UUID, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TaskFuture:
         try:
-            session, channel = self._channel(self.endpoint_id)
+            session, channel = self._channel(self.endpoint_id, self._user_endpoint_config)
             use = session.function_use(function_id)
         except (HeadraceError, TimeoutError) as error:
             return failed_future(error)
@@ -374,9 +375,8 @@ class Executor(concurrent.futures.Executor):
             return task
         return options.with_resources(task, specification)
 
-    def _channel(self, endpoint_id: UUID | None) -> tuple[Session, Channel]:
-        config, group = self._user_endpoint_config, self._task_group_id
-        return self._channels.get(endpoint_id, config, group, most_per_bundle=self.batch_size)
+    def _channel(self, endpoint_id: UUID | None, config: dict[str, Any] | None) -> tuple[Session, Channel]:
+        return self._channels.get(endpoint_id, config, self.task_group_id, most_per_bundle=self.batch_size)
 
     def _on_idle(self) -> None:
         if self._shut_down:

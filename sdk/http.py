@@ -20,6 +20,7 @@ from headrace.sdk.errors import (
     ClientError,
     Forbidden,
     NotFound,
+    PoolFailed,
     ProtocolMismatch,
     QueueFull,
     RequestRefused,
@@ -222,13 +223,15 @@ def headrace_version() -> str:
     return importlib.metadata.version("headrace")
 
 
-def refusal(response: httpx.Response, url: str) -> ClientError:
+def refusal(response: httpx.Response, url: str) -> ClientError | PoolFailed:
     """The error that an answer other than 2xx means."""
     code, detail, errors = _error_body(response)
     if code == "ProtocolMismatch":
         return ProtocolMismatch(detail)
     if code == QueueFull.code:
         return QueueFull(detail, **_numbers(response, "limit", "used"))
+    if code == PoolFailed.code:
+        return PoolFailed(detail)
     if response.status_code >= 500:
         return ServiceUnavailable(
             f"the service at {url} cannot work now: {detail} ({code}, HTTP {response.status_code})",

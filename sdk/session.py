@@ -95,7 +95,7 @@ class Session:
         return self._asked_use(function_id) if use is None else use
 
     def _asked_use(self, function_id: UUID) -> FunctionUse:
-        use = self.service.grant_function(self.grant.endpoint, function_id)
+        use = self.service.grant_function(self.grant.endpoint, function_id, self.grant.pool)
         with self._functions_lock:
             self._functions[function_id] = use
         return use
@@ -235,7 +235,8 @@ class Session:
     async def _renew_once(self) -> None:
         loop = asyncio.get_running_loop()
         try:
-            opening = loop.run_in_executor(None, self.service.open_session, self.grant.endpoint, self._config)
+            # A pool that sleeps meanwhile sleeps on: the first task wakes it.
+            opening = loop.run_in_executor(None, self.service.open_session, self.grant.endpoint, self._config, False)
         except RuntimeError as error:
             raise ServiceUnreachable(
                 f"this program ends, and asks nothing any more: {error}", was_sent=False

@@ -163,6 +163,18 @@ _RECORDS: Final[dict[str, msgspec.Struct]] = {
         headrace_version="0.1.0",
         seen_at=1.5e9,
         pools=(models.PoolPresence(pool="default", workers=2, busy=1, queued=3),),
+        manager="vm-1",
+    ),
+    "pools": models.PoolRecord(
+        endpoint_id=ID["endpoint"],
+        pool="p-0123456789abcdef0123",
+        principal=ADA,
+        options={"account": "physics", "nodes": 2},
+        environment="numpy",
+        runtime={"python": "3.11.7", "headrace": "0.1.0"},
+        used_at=1.5e9,
+        wanted=3,
+        reports=(models.PoolReport(manager="vm-1", state="failed", answers=3, at=1.6e9, problem="no such queue"),),
     ),
     "users": models.UserRecord(
         name="ada", principal=ADA, created_at=1.5e9, groups=("urn:headrace:group:lab",), admin=True, removed_at=1.6e9

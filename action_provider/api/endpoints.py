@@ -68,9 +68,9 @@ async def change(call: Call) -> Response:
 
 async def list_endpoints(call: Call) -> Response:
     """All endpoints that the caller may use, by name."""
-    online = {record.key for record in await call.service.tables.presence.list()}
+    online = await call.service.tables.presence.online()
     usable = await endpoints_of(call.service, call.caller)
-    return reply({"endpoints": [{**_described(e), "status": _word(e.endpoint_id.hex in online)} for e in usable]})
+    return reply({"endpoints": [{**_described(e), "status": _word(e.endpoint_id in online)} for e in usable]})
 
 
 async def get(call: Call) -> Response:
@@ -81,11 +81,11 @@ async def get(call: Call) -> Response:
 async def status(call: Call) -> Response:
     """Whether an endpoint gives signs of life, and what its pools do."""
     endpoint = await endpoint_for(call.service, call.caller, call.path_id("endpoint_id"))
-    found = await call.service.tables.presence.get(endpoint.endpoint_id.hex)
+    found = await call.service.tables.presence.of(endpoint.endpoint_id)
     answer: dict[str, Any] = {"endpoint_id": endpoint.endpoint_id, "name": endpoint.name, "status": _word(bool(found))}
-    if found is None:
+    if not found:
         return reply({**answer, "pools": []})
-    presence = found.value
+    presence = found[0]
     return reply(
         {
             **answer,
@@ -93,7 +93,9 @@ async def status(call: Call) -> Response:
             "python_version": presence.python_version,
             "headrace_version": presence.headrace_version,
             "seen_at": timestamp(presence.seen_at),
-            "pools": presence.pools,
+            "pools": [
+                {**msgspec.structs.asdict(pool), "host": manager.host} for manager in found for pool in manager.pools
+            ],
         }
     )
 
@@ -111,7 +113,8 @@ async def remove(service: Service, endpoint: EndpointRecord) -> None:
     await _withdraw_token(service, endpoint.token_id)
     await _release_name(service, endpoint)
     await end_sessions(service.tables, lambda session: session.endpoint_id == endpoint.endpoint_id)
-    await service.tables.presence.delete(key)
+    await service.tables.presence.remove(endpoint.endpoint_id)
+    await service.pools.remove(endpoint.endpoint_id)
     await service.lanes.remove(endpoint.endpoint_id)
     await end_tasks_of_endpoint(service, endpoint)
 

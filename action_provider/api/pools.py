@@ -12,14 +12,15 @@ from uuid import UUID
 from starlette.responses import Response
 
 from headrace.action_provider.api.access import check_allowed, own_endpoint
+from headrace.action_provider.auth.pool_token import PoolToken
 from headrace.action_provider.auth.withdrawal import keep_session, user_key
 from headrace.action_provider.errors import Forbidden, InvalidRequest, NotFound, ProtocolMismatch, Unauthenticated
 from headrace.action_provider.http import Call, Operation, Query, reply
 from headrace.action_provider.protocol import PROTOCOL, service_version
-from headrace.action_provider.routing import bearer_of
+from headrace.action_provider.routing import authenticate, bearer_of
 from headrace.bus.errors import SignatureInvalid
 from headrace.bus.keys import KeyRing, check_function_grant
-from headrace.bus.models import SessionRecord
+from headrace.bus.models import EndpointRecord, SessionRecord
 from headrace.schemas import Violation
 
 _GRANT_REACH_S = 30 * 86_400.0
@@ -57,7 +58,7 @@ class CodeToken:
 
 async def open_pool(call: Call) -> Response:
     """See to the pool's lanes, and hand out their names, its credential, secret and code token."""
-    endpoint = await own_endpoint(call)
+    endpoint = await _opened_by(call)
     service, pool = call.service, call.body["pool"]
     endpoint_id, ttl_s = endpoint.endpoint_id, call.service.settings.session_ttl_s
     if not call.body.get("lanes"):
@@ -74,7 +75,7 @@ async def open_pool(call: Call) -> Response:
         principal=endpoint.owner,
         endpoint_id=endpoint_id,
         pool=pool,
-        token_id=call.caller.token_id,
+        token_id=endpoint.token_id,
         user_key=user_key(credentials),
         expires_at=float(expires),
     )
@@ -105,6 +106,23 @@ async def open_pool(call: Call) -> Response:
         },
         201,
     )
+
+
+async def _opened_by(call: Call) -> EndpointRecord:
+    """The endpoint whose pool asks, by its own token or the endpoint's."""
+    token = PoolToken.read(bearer_of(call.request), call.service.keys)
+    if token is None:
+        caller = await authenticate(call.request, call.service)
+        if caller.endpoint_id is None or caller.endpoint_id != call.path_id("endpoint_id"):
+            raise Forbidden("only the endpoint itself may do this, with the token that its registration gave")
+        call.known_caller = caller
+        return await own_endpoint(call)
+    if (token.endpoint_id, token.pool) != (call.path_id("endpoint_id"), call.body["pool"]):
+        raise Forbidden(f"this token is for the pool {token.pool!r} of endpoint {token.endpoint_id} alone")
+    found = await call.service.tables.endpoints.get(token.endpoint_id.hex)
+    if found is None or found.value.token_id != token.token_id:
+        raise Unauthenticated("the endpoint was deleted, or registered again since", problem="invalid_token")
+    return found.value
 
 
 async def fetch_code(call: Call) -> Response:
@@ -171,8 +189,8 @@ ROUTES = (
         method="POST",
         path="/api/v1/endpoints/{endpoint_id}/pools",
         handler=open_pool,
-        summary="Open, or renew, a pool's session",
-        auth="endpoint",
+        summary="Open, or renew, a pool's session; with the token of the pool, or of its endpoint",
+        auth="own",
         request_schema="pool-request",
         response_schema="pool-session",
         status=201,

@@ -1,4 +1,4 @@
-"""Presence: the manager's sign of life. The record goes away by itself when the signs stop."""
+"""Presence: a manager's sign of life. The record goes away by itself when the signs stop."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 from starlette.responses import Response
 
 from headrace.action_provider.api.access import own_endpoint
-from headrace.action_provider.http import Call, Operation, no_content
+from headrace.action_provider.http import Call, Operation, Query, no_content
 from headrace.bus.models import PoolPresence, PresenceRecord
 
 
@@ -23,15 +23,16 @@ async def tell(call: Call) -> Response:
         headrace_version=body["headrace_version"],
         seen_at=time.time(),
         pools=msgspec.convert(body["pools"], tuple[PoolPresence, ...]),
+        manager=body.get("manager", ""),
     )
-    await call.service.tables.presence.put(endpoint.endpoint_id.hex, record, ttl_s=call.service.settings.presence_ttl_s)
+    await call.service.tables.presence.tell(record, ttl_s=call.service.settings.presence_ttl_s)
     return no_content()
 
 
 async def end(call: Call) -> Response:
-    """Say that the manager stops, so that the endpoint is seen as offline at once."""
+    """Say that a manager stops, so that the endpoint is seen as offline at once if it was the last one."""
     endpoint = await own_endpoint(call)
-    await call.service.tables.presence.delete(endpoint.endpoint_id.hex)
+    await call.service.tables.presence.end(endpoint.endpoint_id, call.query("manager") or "")
     return no_content()
 
 
@@ -51,8 +52,9 @@ ROUTES = (
         method="DELETE",
         path=_PATH,
         handler=end,
-        summary="Tell that the endpoint stops",
+        summary="Tell that the endpoint's manager stops",
         auth="endpoint",
         status=204,
+        query=(Query(name="manager", description="Which of the endpoint's managers it is."),),
     ),
 )

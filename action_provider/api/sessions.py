@@ -10,13 +10,12 @@ from starlette.responses import Response
 
 from headrace.action_provider.api.access import check_allowed, chosen_endpoint, endpoint_for, function_for
 from headrace.action_provider.auth.withdrawal import keep_session, user_key
-from headrace.action_provider.errors import InvalidRequest
 from headrace.action_provider.http import Call, Operation, reply
 from headrace.action_provider.protocol import PROTOCOL, service_version
+from headrace.action_provider.wishes import pool_for
 from headrace.bus.keys import bundle_key, function_grant
 from headrace.bus.models import SessionRecord
 from headrace.bus.names import DEFAULT_POOL
-from headrace.schemas import Violation
 
 _SLACK_S = 60
 """A bundle that leaves in a credential's last moment may be stored a little later."""
@@ -27,8 +26,15 @@ async def open_session(call: Call) -> Response:
     body, service, caller = call.body, call.service, call.caller
     endpoint_id = UUID(body["endpoint_id"]) if body.get("endpoint_id") else None
     endpoint = await chosen_endpoint(service, caller, endpoint_id)
-    _check_config(body.get("user_endpoint_config"))
-    pool, ttl_s = DEFAULT_POOL, caller.at_most_s(service.settings.session_ttl_s)
+    pool = await pool_for(
+        service,
+        caller.principal,
+        endpoint.endpoint_id,
+        body.get("user_endpoint_config"),
+        runtime={"python": body["python_version"], "headrace": body["sdk_version"]},
+        wanted=body.get("wanted", True),
+    )
+    ttl_s = caller.at_most_s(service.settings.session_ttl_s)
     session_id = uuid.uuid4().hex
     expires = int(time.time() + ttl_s)
     standing = await service.backlog.standing(endpoint, caller.principal)
@@ -92,15 +98,6 @@ async def grant_function(call: Call) -> Response:
             "grant_expires": expires,
         }
     )
-
-
-def _check_config(config: object) -> None:
-    if config:
-        problem = "this release has one pool per endpoint, with the endpoint's own configuration; leave it out"
-        raise InvalidRequest(
-            f"user_endpoint_config: {problem}",
-            violations=(Violation(pointer="/user_endpoint_config", problem=problem),),
-        )
 
 
 ROUTES = (

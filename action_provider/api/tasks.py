@@ -24,6 +24,7 @@ from headrace.action_provider.api.task_documents import located_document, task_d
 from headrace.action_provider.errors import Conflict, InvalidRequest, NotFound
 from headrace.action_provider.http import WAIT, Operation, reply
 from headrace.action_provider.http import Call as Request
+from headrace.action_provider.wishes import pool_for
 from headrace.bus import submission, task_views
 from headrace.bus.bundles import TaskOptions, TaskResult
 from headrace.bus.cancelling import Cancelling
@@ -153,10 +154,13 @@ async def _run(
     service = call.service
     for function_id in {each.function for each in calls}:
         check_allowed(endpoint, await function_for(service, call.caller, function_id))
+    options = (call.body or {}).get("user_endpoint_config")
+    pool = await pool_for(service, call.caller.principal, endpoint.endpoint_id, options)
     plan = Plan(
         Submission(
             principal=call.caller.principal,
             endpoint=endpoint.endpoint_id,
+            pool=pool,
             group=group,
             calls=calls,
             options=_options(call.body or {}),
@@ -194,7 +198,7 @@ def _cancelling(call: Request, *, force: bool) -> Cancelling:
 
 
 async def _is_up(call: Request, address: Address) -> bool:
-    if await call.service.tables.presence.get(address.endpoint.hex) is not None:
+    if await call.service.tables.presence.is_online(address.endpoint):
         return True
     # Its manager may be unable to reach the service while its pool goes on.
     lane = await call.service.lanes.state(address.endpoint, address.pool, address.principal)

@@ -32,12 +32,12 @@ from headrace.action_provider.providers.outcome import (
 from headrace.action_provider.providers.provider import ActionRow
 from headrace.action_provider.providers.requests import ActionRequest, check_body
 from headrace.action_provider.state import Service
+from headrace.action_provider.wishes import pool_for
 from headrace.bus.actions import ActionBundle, ActionRecord, ActionWork, Start, request_key
 from headrace.bus.bundles import TaskOptions
 from headrace.bus.cancelling import cancel
-from headrace.bus.errors import ArgumentNotSerialisable, PayloadTooLarge, QueueFull
+from headrace.bus.errors import ArgumentNotSerialisable, PayloadTooLarge, PoolFailed, QueueFull
 from headrace.bus.ids import task_id
-from headrace.bus.names import DEFAULT_POOL
 from headrace.bus.results import ResultCollector, ResultWatch
 from headrace.bus.submission import Call, Plan, Submission, collector
 from headrace.bus.task_views import started
@@ -188,11 +188,6 @@ async def _planned(service: Service, caller: Caller, request: ActionRequest) -> 
     """The request's tasks, cut into bundles. Raises `ServiceError` when they cannot run."""
     body = request.body
     check_body("compute-body", body)
-    if body.get("user_endpoint_config"):
-        raise MalformedRequest(
-            "user_endpoint_config: this release has one pool per endpoint, with the endpoint's own configuration;"
-            " leave it out"
-        )
     functions = list(dict.fromkeys(UUID(task["function_id"]) for task in body["tasks"]))
     try:
         endpoint, records = await asyncio.gather(
@@ -204,10 +199,14 @@ async def _planned(service: Service, caller: Caller, request: ActionRequest) -> 
         raise MalformedRequest(error.detail) from None
     for record in records:
         check_allowed(endpoint, record)
+    try:
+        pool = await pool_for(service, caller.principal, endpoint.endpoint_id, body.get("user_endpoint_config"))
+    except PoolFailed as error:
+        raise MalformedRequest(f"user_endpoint_config: {error}") from None
     submission = Submission(
         principal=caller.principal,
         endpoint=endpoint.endpoint_id,
-        pool=DEFAULT_POOL,
+        pool=pool,
         group=UUID(body["task_group_id"]) if body.get("task_group_id") else uuid.uuid4(),
         calls=[
             Call(function=UUID(task["function_id"]), args=task.get("args") or (), kwargs=task.get("kwargs") or {})

@@ -282,7 +282,7 @@ def test_an_executor_that_is_closed_with_everything_cancelled_gives_its_subscrip
     with running_pool(service, tmp_path, started=False, name="far away") as away:
         executor = Executor(away.endpoint_id, client=client)
         futures = [executor.submit(double, x) for x in range(3)]
-        session, channel = executor._channel(executor.endpoint_id)
+        session, channel = executor._channel(executor.endpoint_id, None)
         eventually(lambda: len(channel.awaited.bundles) > 0 and not channel._sending, 10)
 
         executor.shutdown(cancel_futures=True)

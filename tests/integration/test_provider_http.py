@@ -333,12 +333,6 @@ def test_a_private_endpoint_is_not_there_for_strangers(service: RunningService, 
     refused(Flows(stranger, private, function_id).run(), 400, "BadActionRequest")
 
 
-def test_an_endpoint_with_another_configuration_is_refused_in_words(flows: Flows) -> None:
-    flows.body["user_endpoint_config"] = {"queue": "short"}
-
-    assert "user_endpoint_config" in refused(flows.run(), 400, "BadActionRequest")
-
-
 @pytest.mark.parametrize("token", ["", "a-token-that-nobody-knows"])
 def test_nothing_but_introspection_works_without_a_good_token(
     service: RunningService, flows: Flows, token: str

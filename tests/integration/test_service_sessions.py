@@ -73,16 +73,6 @@ def test_a_stranger_gets_no_session(service: RunningService) -> None:
     assert service.http(token).post("/api/v1/sessions", json=SDK).status_code == 403
 
 
-def test_a_configuration_of_ones_own_is_refused_with_the_place(service: RunningService) -> None:
-    endpoint_id, _ = service.add_endpoint("plain")
-    body = {**SDK, "endpoint_id": endpoint_id, "user_endpoint_config": {"workers": 9}}
-    answer = service.http().post("/api/v1/sessions", json=body)
-    assert answer.status_code == 422
-    assert answer.json()["errors"][0]["pointer"] == "/user_endpoint_config"
-    body["user_endpoint_config"] = {}
-    assert service.http().post("/api/v1/sessions", json=body).status_code == 201
-
-
 def test_a_grant_is_what_the_pool_checks(service: RunningService) -> None:
     endpoint_id, token = service.add_endpoint("granting")
     function_id = service.add_function()

@@ -1,0 +1,70 @@
+"""The pool for what somebody submits: the default one, or the one that their options ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from headrace.action_provider.errors import Conflict, InvalidRequest
+from headrace.action_provider.state import Service
+from headrace.bus.errors import PoolFailed, PoolLimit
+from headrace.bus.names import DEFAULT_POOL
+from headrace.bus.pools import canonical
+from headrace.schemas import Violation
+
+MOST_OPTION_BYTES = 64 * 1024
+_ANSWER_S = 2.0
+
+
+async def pool_for(
+    service: Service,
+    principal: str,
+    endpoint: UUID,
+    options: Mapping[str, Any] | None,
+    *,
+    runtime: Mapping[str, str] | None = None,
+    wanted: bool = True,
+) -> str:
+    """The name of the pool. One that sleeps is woken up, unless it is not `wanted` now.
+
+    An endpoint that is there is asked whether it takes the options, which it says within milliseconds; one that is
+    away says so when it is back, and the tasks end then. Raises `PoolFailed`, `InvalidRequest`, `Conflict` and
+    `BusUnavailable`.
+    """
+    if not options:
+        return DEFAULT_POOL
+    _check(options)
+    try:
+        record = await service.pools.use(endpoint, principal, options, runtime=runtime, wanted=wanted)
+    except PoolLimit as error:
+        raise Conflict(str(error)) from None
+    if wanted and not record.answered:
+        managers = await service.tables.presence.managers(endpoint)
+        # All of them: one may be able to do what another one is not.
+        await service.pools.until(lambda: _is_settled(service, endpoint, record.pool, managers), _ANSWER_S)
+        now = service.pools.get(endpoint, record.pool)
+        problem = None if now is None else now.failure(managers)
+        if problem is not None:
+            raise PoolFailed(problem)
+    return record.pool
+
+
+def _is_settled(service: Service, endpoint: UUID, pool: str, managers: set[str]) -> bool:
+    record = service.pools.get(endpoint, pool)
+    # An endpoint that is away, or deleted by now, answers nothing.
+    return not managers or record is None or record.running_now or record.failure(managers) is not None
+
+
+def _check(options: Mapping[str, Any]) -> None:
+    try:
+        size = len(canonical(options))
+    except RecursionError:
+        problem = "is nested too deeply"
+    else:
+        if size <= MOST_OPTION_BYTES:
+            return
+        problem = f"takes {size} bytes; at most {MOST_OPTION_BYTES} can be kept"
+    raise InvalidRequest(
+        f"user_endpoint_config {problem}", violations=(Violation(pointer="/user_endpoint_config", problem=problem),)
+    )

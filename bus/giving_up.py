@@ -1,0 +1,34 @@
+"""Giving up tasks that are queued for a pool that cannot be had: each ends as failed, and says why."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from uuid import UUID
+
+from headrace.bus.connection import Connection
+from headrace.bus.endings import end_unstarted
+from headrace.bus.errors import TaskError
+from headrace.bus.keys import KeyRing
+from headrace.bus.task_views import TaskView, queued_tasks
+
+_PAGE = 100
+
+
+async def fail_queued(connection: Connection, key_ring: KeyRing, subjects: str, error: TaskError) -> int:
+    """End all that is queued under a pattern of subjects; gives how many tasks.
+
+    What has a stored result keeps it. Safe to do twice, and by many at once. Raises `BusUnavailable` and `StreamFull`.
+    """
+    start, ended = 1, 0
+    while True:
+        query = {"seq": start, "next_by_subj": subjects, "batch": _PAGE}
+        messages, pending = await connection.read_many("TASKS", query)
+        by_bundle: dict[UUID, list[TaskView]] = defaultdict(list)
+        for view in queued_tasks(key_ring, messages).values():
+            by_bundle[view.address.bundle].append(view)
+        for views in by_bundle.values():
+            await end_unstarted(connection, key_ring, [(view, error) for view in views], "failed", dated=False)
+            ended += len(views)
+        if not messages or not pending:
+            return ended
+        start = messages[-1].sequence + 1
