@@ -8,6 +8,7 @@ import functools
 import json
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -159,7 +160,7 @@ def test_the_first_start_registers_and_the_endpoint_runs_tasks(up: Up, client: C
         eventually(lambda: online(client, endpoint), 10)
 
         assert client.get_endpoint_status(endpoint.id)["pools"] == [
-            {"pool": "default", "workers": 1, "busy": 0, "queued": 0}
+            {"pool": "default", "workers": 1, "busy": 0, "queued": 0, "host": socket.gethostname()}
         ]
         assert client.get_endpoint_metadata(endpoint.id)["name"] == name
         assert stat.S_IMODE(endpoint.directory.token_file.stat().st_mode) == 0o600
