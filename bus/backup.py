@@ -23,8 +23,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from headrace.bus.connection import Connection, Message
+from headrace.bus.connection import Connection
 from headrace.bus.errors import BackupFailed, BusError, BusUnavailable
+from headrace.bus.message import Message
 
 _ORDER: Final = (
     *("KV_subscriptions", "KV_actions", "EVENTS", "DELIVERIES", "TASKS", "CONTROL", "PROGRESS", "RESULTS"),

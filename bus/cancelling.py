@@ -17,7 +17,8 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator,
 from typing import Final, TypeVar
 from uuid import UUID
 
-from headrace.bus.connection import EXPECTED_SEQUENCE_HEADER, Connection, StoredMessage
+from headrace.bus.answers import StoredMessage
+from headrace.bus.connection import EXPECTED_SEQUENCE_HEADER, Connection
 from headrace.bus.control import Control, cancel_tasks, decode_control, encode_control
 from headrace.bus.endings import end_unstarted, with_marks
 from headrace.bus.errors import BusError, BusUnavailable, DecodeError, RecordConflict, SignatureInvalid, TaskCancelled

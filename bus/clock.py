@@ -21,3 +21,21 @@ def _clock() -> Callable[[], float]:
 
 elapsed_s = _clock()
 """Seconds since some moment in the past; never goes back, never stands still."""
+
+
+class Deadline:
+    """A moment after which nobody waits any more; with None for the time limit it never comes."""
+
+    def __init__(self, timeout_s: float | None) -> None:
+        self._end = None if timeout_s is None else elapsed_s() + timeout_s
+
+    @property
+    def passed(self) -> bool:
+        """Whether the time is over."""
+        return self._end is not None and elapsed_s() >= self._end
+
+    def cut(self, most_s: float) -> float:
+        """The time that is left, at most `most_s`, never quite nothing."""
+        if self._end is None:
+            return most_s
+        return min(most_s, max(0.01, self._end - elapsed_s()))

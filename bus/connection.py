@@ -14,28 +14,19 @@ import logging
 import random
 import re
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, NamedTuple
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 import msgspec
 
-from headrace.bus.clock import elapsed_s
+from headrace.bus.answers import Batch, Stored, StoredMessage, read_direct, read_document, read_stored
+from headrace.bus.clock import Deadline
 from headrace.bus.credentials import Credentials
-from headrace.bus.errors import (
-    AlreadyStored,
-    BusError,
-    BusUnavailable,
-    ConsumerOverlaps,
-    PayloadTooLarge,
-    PermissionDenied,
-    RecordConflict,
-    StreamFull,
-    StreamMissing,
-)
-from headrace.bus.link import Link
-from headrace.bus.message import Message as Message  # noqa: PLC0414 - whoever uses a connection has it from here
+from headrace.bus.errors import BusError, BusUnavailable, PermissionDenied
+from headrace.bus.link import Callback, Link, message_too_large
+from headrace.bus.listening import Subscription, Subscriptions
+from headrace.bus.message import Message
+from headrace.bus.requests import Interrupted, Requests
 
 logger = logging.getLogger(__name__)
 
@@ -49,92 +40,14 @@ _REFUSED_WAIT_S = 1.0
 _ATTEMPT_S = 2.0
 _ANSWER_WAIT_S = 5.0
 _RETIRE_S = 2.0
-_FULL = ("maximum bytes", "maximum messages", "insufficient", "no space left", "resource limits exceeded")
-_OVERLAPS = 10100
 _DENIED = re.compile(r"Permissions Violation for (?:Publish|Subscription) to \"([^\"]+)\"")
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """The server's word that a message is stored. `duplicate`: it was stored before, under the same message id."""
-
-    sequence: int
-    duplicate: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class StoredMessage:
-    """A message read from a stream; `time` is when it was stored (RFC 3339, the server's clock)."""
-
-    subject: str
-    data: bytes
-    sequence: int
-    time: str
-    headers: Mapping[str, str]
-
-    @property
-    def stored_at(self) -> float:
-        """When it was stored: unix seconds, the server's clock."""
-        return datetime.fromisoformat(self.time).timestamp()
-
-
-class _ApiFault(msgspec.Struct):
-    code: int = 0
-    err_code: int = 0
-    description: str = ""
-
-
-class _StoreAnswer(msgspec.Struct):
-    seq: int = 0
-    duplicate: bool = False
-    error: _ApiFault | None = None
-
-
-_decode_answer = msgspec.json.Decoder(_StoreAnswer).decode
-
-Callback = Callable[[Message], None]
-
-
-class _Interrupted(Exception):
-    """The connection broke while a request was under way: nobody knows whether it arrived."""
-
-
-class _Asked(NamedTuple):
-    """A request that waits for its answer, and the link that it went over."""
-
-    subject: str
-    answer: asyncio.Future[Message]
-    link: Link
-
-
-@dataclass(eq=False, slots=True)
-class Subscription:
-    """A subscription that outlives reconnects and renewals; `cancel` ends it."""
-
-    _connection: Connection
-    _subject: str
-    _inbox: bool
-    _callback: Callback
-    _number: int
-
-    @property
-    def subject(self) -> str:
-        """What is subscribed now; an inbox moves with the credential."""
-        return self._subject_of(self._connection.inbox_prefix)
-
-    def _subject_of(self, inbox_prefix: str) -> str:
-        return f"{inbox_prefix}.{self._subject}" if self._inbox else self._subject
-
-    async def cancel(self) -> None:
-        """End the subscription."""
-        self._connection._forget(self)
 
 
 class Connection:
     """A connection to the bus. Use as `async with Connection(urls, credentials, …) as connection`.
 
-    `on_connected` is called after each successful (re)connect
-    and renewal, `on_closed` when the server ended the connection for good (an expired credential): then `renew`.
+    `on_connected` is called after each reconnect and renewal, `on_closed` when the server ended the connection for
+    good (an expired credential): then `renew`.
     """
 
     def __init__(
@@ -150,11 +63,9 @@ class Connection:
         self._name = name
         self._connect_timeout_s = connect_timeout_s
         self._link: Link | None = None
-        self._answer_subjects: dict[Link, str] = {}
-        self._subscriptions: list[Subscription] = []
-        self._numbers = itertools.count(1)
-        self._answers: dict[str, _Asked] = {}
-        self._tokens = itertools.count(1)
+        self._requests = Requests()
+        self._subscriptions = Subscriptions()
+        self._batches = itertools.count(1)
         self._generation = 0
         self._reconnecting: asyncio.Task[None] | None = None
         self._unique = uuid.uuid4().hex
@@ -178,11 +89,12 @@ class Connection:
     async def close(self) -> None:
         """Send what was published and disconnect. Idempotent."""
         self._closing = True
-        self._interrupt()
+        self._requests.interrupt_all()
         reconnecting, self._reconnecting = self._reconnecting, None
         if reconnecting is not None:
             reconnecting.cancel()
             await asyncio.wait({reconnecting})
+        self._subscriptions.leave()
         link, self._link = self._link, None
         if link is not None:
             await link.close()
@@ -192,6 +104,9 @@ class Connection:
         moment a message may come twice, and what is under way is answered. Raises as `open` does, and then nothing
         has changed."""
         link = await self._connect_and_subscribe(credentials)
+        if self._closing:
+            await link.close()
+            raise BusUnavailable(f"the connection to {self._where} is closed")
         old, self._credentials = self._link, credentials
         if self._reconnecting is not None:
             self._reconnecting.cancel()
@@ -236,12 +151,15 @@ class Connection:
         await self._linked.publish(subject, payload, reply, headers)
 
     async def subscribe(self, subject: str, callback: Callback) -> Subscription:
-        """Call `callback` (quick, not blocking) for each message on `subject`, across reconnects."""
-        return self._subscribe(Subscription(self, subject, False, callback, next(self._numbers)))
+        """Call `callback` (quick, not blocking) for each message on `subject`, across reconnects.
+
+        Raises `BusUnavailable` when the connection is closed.
+        """
+        return self._subscriptions.add(subject, callback)
 
     async def subscribe_inbox(self, suffix: str, callback: Callback) -> Subscription:
         """As `subscribe`, on a subject of this connection's own inbox, which moves with the credential."""
-        return self._subscribe(Subscription(self, suffix, True, callback, next(self._numbers)))
+        return self._subscriptions.add(suffix, callback, inbox=True)
 
     async def flush(self, timeout_s: float = _ANSWER_WAIT_S) -> None:
         """Wait until the server has seen everything that was sent. Raises `BusUnavailable`."""
@@ -259,10 +177,10 @@ class Connection:
         headers: dict[str, str] | None = None,
         timeout_s: float = _ANSWER_WAIT_S,
     ) -> Message:
-        """Ask and wait for the one answer. Raises `BusUnavailable`, `PermissionDenied`, `StreamMissing`."""
+        """Ask and wait for the one answer. Raises `BusUnavailable` and `PermissionDenied`."""
         try:
             return await self._ask(subject, payload, headers, timeout_s)
-        except _Interrupted:
+        except Interrupted:
             raise BusUnavailable(f"the connection to the bus broke while {subject!r} was under way") from None
 
     async def store(
@@ -284,20 +202,15 @@ class Connection:
         `PermissionDenied`, `StreamMissing`, and `BusUnavailable` when the time is over.
         """
         if self._link is not None and len(payload) > self.max_payload:
-            limit = self.max_payload
-            raise PayloadTooLarge(
-                f"a message of {len(payload)} bytes is larger than the bus takes ({limit} bytes)",
-                size=len(payload),
-                limit=limit,
-            )
+            raise message_too_large(len(payload), self.max_payload)
         if retry:
             headers = {**(headers or {}), RETRY_HEADER: "1"}
-        deadline = _Deadline(timeout_s)
+        deadline = Deadline(timeout_s)
         while True:
             try:
                 answer = await self._ask(subject, payload, headers, deadline.cut(_ANSWER_WAIT_S))
-                return _stored(answer, subject)
-            except (_Interrupted, BusUnavailable) as error:
+                return read_stored(answer, subject)
+            except (Interrupted, BusUnavailable) as error:
                 problem = str(error)
             if not deadline.passed:
                 # A client that is down already would fail at once: wait for it instead of spinning.
@@ -309,14 +222,14 @@ class Connection:
 
     async def read_last(self, stream: str, subject: str, *, timeout_s: float = 10.0) -> StoredMessage | None:
         """The message stored last under a subject, or None. Raises `BusUnavailable` and `PermissionDenied`."""
-        deadline = _Deadline(timeout_s)
+        deadline = Deadline(timeout_s)
         while True:
             try:
                 answer = await self._ask(
                     f"$JS.API.DIRECT.GET.{stream}.{subject}", b"", None, deadline.cut(_ANSWER_WAIT_S)
                 )
-                return _read(answer)
-            except (_Interrupted, BusUnavailable) as error:
+                return read_direct(answer)
+            except (Interrupted, BusUnavailable) as error:
                 if deadline.passed:
                     raise BusUnavailable(f"{subject!r} could not be read within {timeout_s:g} s: {error}") from None
             await self._pause(deadline)
@@ -329,36 +242,17 @@ class Connection:
         `query` is the request's body, for instance `{"seq": 1, "next_by_subj": "a.>", "batch": 500}` or
         `{"multi_last": ["a.>"], "batch": 500}`.
         """
-        messages: list[StoredMessage] = []
-        end: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-
-        def on_message(message: Message) -> None:
-            if end.done():
-                return
-            if message.status == 0:
-                messages.append(_stored_message(message))
-                if "Nats-Num-Pending" not in message.headers:
-                    end.set_result(0)
-            elif message.status == 204:
-                end.set_result(int(message.headers.get("Nats-Num-Pending", "0")))
-            elif message.status == 404:
-                end.set_result(0)
-            elif message.status == 503:
-                end.set_exception(StreamMissing(f"the bus has no stream {stream!r}, or it does not answer now"))
-            else:
-                end.set_exception(BusError(f"reading {stream}: {message.headers.get('Description', message.status)}"))
-
-        suffix = f"many{next(self._tokens)}"
-        subscription = await self.subscribe_inbox(suffix, on_message)
+        batch = Batch(stream)
+        subscription = await self.subscribe_inbox(f"many{next(self._batches)}", batch.take)
         try:
             await self.publish(f"$JS.API.DIRECT.GET.{stream}", msgspec.json.encode(query), reply=subscription.subject)
             async with asyncio.timeout(timeout_s):
-                pending = await end
+                pending = await batch.end
         except TimeoutError:
             raise BusUnavailable(f"reading {stream} took longer than {timeout_s:g} s") from None
         finally:
             await subscription.cancel()
-        return messages, pending
+        return batch.messages, pending
 
     async def api(self, subject: str, body: dict[str, Any] | None = None, *, timeout_s: float = 10.0) -> dict[str, Any]:
         """Call the JetStream API (`$JS.API.` + subject). Only for the service's account.
@@ -368,12 +262,7 @@ class Connection:
         """
         payload = b"" if body is None else msgspec.json.encode(body)
         answer = await self.request(f"$JS.API.{subject}", payload, timeout_s=timeout_s)
-        if answer.status == 503:
-            raise BusUnavailable("JetStream does not answer")
-        document: dict[str, Any] = msgspec.json.decode(answer.data)
-        if "error" in document:
-            raise _fault(msgspec.convert(document["error"], _ApiFault), subject)
-        return document
+        return read_document(answer, subject)
 
     @property
     def _linked(self) -> Link:
@@ -412,7 +301,7 @@ class Connection:
     async def _connect_and_subscribe(self, credentials: Credentials) -> Link:
         link = await self._connect(credentials)
         try:
-            await self._subscribe_all(link, credentials)
+            await self._subscriptions.make_over(link, self._own_inbox(credentials))
         except BaseException:
             await link.close()
             raise
@@ -427,19 +316,18 @@ class Connection:
         except TimeoutError:
             raise BusUnavailable(f"no answer from {url} within {_ATTEMPT_S:g} s") from None
         self._generation += 1
-        self._answer_subjects[link] = f"{self._own_inbox(credentials)}.a{self._generation}"
-        link.subscribe(0, f"{self._answer_subjects[link]}.*", self._on_answer)
+        self._requests.answer_on(link, f"{self._own_inbox(credentials)}.a{self._generation}")
         return link
 
     def _use(self, link: Link) -> None:
         self._link = link
+        self._subscriptions.use(link, self.inbox_prefix)
         self._up.set()
         if not link.is_up:  # lost again already
             self._on_lost(link)
 
     def _on_lost(self, link: Link) -> None:
-        self._interrupt(link)
-        self._answer_subjects.pop(link, None)
+        self._requests.forget(link)
         if self._link is not link or self._closing:
             return
         self._up.clear()
@@ -470,157 +358,29 @@ class Connection:
     def _on_error(self, link: Link, text: str) -> None:
         denied = _DENIED.search(text)
         if denied:
-            for asked in list(self._answers.values()):
-                if asked.subject == denied[1] and asked.link is link and not asked.answer.done():
-                    asked.answer.set_exception(PermissionDenied(f"the credential does not allow {asked.subject!r}"))
+            self._requests.deny(link, denied[1])
             logger.warning("The bus refused a subject.", extra={"action": "bus_denied", "subject": denied[1]})
         else:
             logger.warning("The bus reported: %s", text, extra={"action": "bus_error", "connection": self._name})
 
-    def _on_answer(self, message: Message) -> None:
-        asked = self._answers.get(message.subject.rsplit(".", 1)[1])
-        if asked is not None and not asked.answer.done():
-            asked.answer.set_result(message)
-
-    async def _ask(
-        self, subject: str, payload: bytes, headers: dict[str, str] | None, timeout_s: float | None
-    ) -> Message:
-        link = self._linked
-        if not link.is_up:
-            raise _Interrupted("not connected")
-        token = str(next(self._tokens))
-        future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        self._answers[token] = _Asked(subject, future, link)
-        # A timer instead of asyncio.timeout: a third of the cost, on the hottest path there is.
-        timer = None if timeout_s is None else future.get_loop().call_later(timeout_s, _time_out, future, subject)
-        try:
-            await link.publish(subject, payload, f"{self._answer_subjects[link]}.{token}", headers)
-            answer = await future
-        finally:
-            if timer is not None:
-                timer.cancel()
-            del self._answers[token]
-        if answer.status == 503:
-            raise BusUnavailable(f"nobody listens on {subject!r} at this moment")
-        return answer
-
-    def _interrupt(self, link: Link | None = None) -> None:
-        """End the waiting for answers, of one link or of all."""
-        for asked in list(self._answers.values()):
-            if not asked.answer.done() and (link is None or asked.link is link):
-                asked.answer.set_exception(_Interrupted("the connection broke"))
+    def _ask(
+        self, subject: str, payload: bytes, headers: dict[str, str] | None, timeout_s: float
+    ) -> Coroutine[Any, Any, Message]:
+        return self._requests.ask(self._linked, subject, payload, headers, timeout_s)
 
     async def _retire(self, link: Link) -> None:
         """End a link of which nothing more is asked, once it has given what is under way to it."""
-        waiting = [asked.answer for asked in self._answers.values() if asked.link is link]
-        if waiting and link.is_up:
-            await asyncio.wait(waiting, timeout=_RETIRE_S)
-        self._interrupt(link)
+        await self._requests.settle(link, within_s=_RETIRE_S)
         with contextlib.suppress(TimeoutError, BusUnavailable):
             async with asyncio.timeout(_RETIRE_S):
                 await link.drain()
         await link.close()
 
-    async def _pause(self, deadline: _Deadline) -> None:
+    async def _pause(self, deadline: Deadline) -> None:
         with contextlib.suppress(BusUnavailable):
             await self.wait_connected(deadline.cut(_ANSWER_WAIT_S))
         await asyncio.sleep(0.05)
 
-    def _subscribe(self, subscription: Subscription) -> Subscription:
-        link = self._linked
-        self._subscriptions.append(subscription)
-        if link.is_up:  # else the next link begins with it
-            link.subscribe(subscription._number, subscription.subject, subscription._callback)
-        return subscription
-
-    async def _subscribe_all(self, link: Link, credentials: Credentials) -> None:
-        """Make all subscriptions, those that come meanwhile as well, over another link; the server knows them then.
-
-        Raises `BusUnavailable`.
-        """
-        done: set[Subscription] = set()
-        inbox = self._own_inbox(credentials)
-        while missing := [each for each in self._subscriptions if each not in done]:
-            for each in missing:
-                link.subscribe(each._number, each._subject_of(inbox), each._callback)
-                done.add(each)
-            try:
-                async with asyncio.timeout(_ANSWER_WAIT_S):
-                    await link.flush()
-            except TimeoutError:
-                raise BusUnavailable("the bus does not answer") from None
-        for each in done - set(self._subscriptions):
-            link.unsubscribe(each._number)  # cancelled meanwhile
-
-    def _forget(self, subscription: Subscription) -> None:
-        if subscription in self._subscriptions:
-            self._subscriptions.remove(subscription)
-            if self._link is not None:
-                self._link.unsubscribe(subscription._number)
-
     def _tell(self, listeners: list[Callable[[], None]]) -> None:
         for listener in list(listeners):
             listener()
-
-
-class _Deadline:
-    def __init__(self, timeout_s: float | None) -> None:
-        self._end = None if timeout_s is None else elapsed_s() + timeout_s
-
-    @property
-    def passed(self) -> bool:
-        return self._end is not None and elapsed_s() >= self._end
-
-    def cut(self, most_s: float) -> float:
-        """The time that is left, at most `most_s`, never quite nothing."""
-        if self._end is None:
-            return most_s
-        return min(most_s, max(0.01, self._end - elapsed_s()))
-
-
-def _time_out(future: asyncio.Future[Message], subject: str) -> None:
-    if not future.done():
-        future.set_exception(BusUnavailable(f"no answer on {subject!r} within the time limit"))
-
-
-def _stored(answer: Message, subject: str) -> Stored:
-    decoded = _decode_answer(answer.data)
-    if decoded.error is not None:
-        raise _fault(decoded.error, subject)
-    return Stored(decoded.seq, decoded.duplicate)
-
-
-def _fault(fault: _ApiFault, subject: str) -> BusError:  # noqa: PLR0911  # one for each kind of refusal
-    text = fault.description.lower()
-    if "per subject" in text:
-        return AlreadyStored(f"{subject!r} holds a message already")
-    if fault.err_code in (10071, 10164) or "wrong last sequence" in text:
-        return RecordConflict(f"{subject!r} was changed by somebody else")
-    if any(sign in text for sign in _FULL):
-        return StreamFull(f"nothing more can be stored under {subject!r} now: {fault.description}")
-    if fault.err_code == _OVERLAPS:
-        return ConsumerOverlaps(f"{subject!r}: {fault.description}")
-    if fault.code == 404:
-        return StreamMissing(f"{subject!r}: {fault.description}")
-    if fault.code == 503:
-        return BusUnavailable(f"{subject!r}: {fault.description}")
-    return BusError(f"{subject!r} was refused: {fault.description} (error {fault.err_code})")
-
-
-def _read(answer: Message) -> StoredMessage | None:
-    if answer.status == 404:
-        return None
-    if answer.status:
-        raise BusUnavailable(f"the store answers {answer.status} {answer.headers.get('Description', '')}")
-    return _stored_message(answer)
-
-
-def _stored_message(message: Message) -> StoredMessage:
-    headers = message.headers
-    return StoredMessage(
-        subject=headers["Nats-Subject"],
-        data=message.data,
-        sequence=int(headers["Nats-Sequence"]),
-        time=headers["Nats-Time-Stamp"],
-        headers=headers,
-    )

@@ -7,7 +7,8 @@ from uuid import UUID
 
 import msgspec
 
-from headrace.bus.connection import Connection, StoredMessage
+from headrace.bus.answers import StoredMessage
+from headrace.bus.connection import Connection
 from headrace.bus.deliveries import FailedAttempt
 from headrace.bus.errors import AlreadyStored, DecodeError
 from headrace.bus.names import dead_letter_subject, dead_letters_of

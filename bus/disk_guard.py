@@ -59,7 +59,7 @@ class DiskGuard:
         self._refusing, self._told_pid = refuse, self._server.pid
 
     async def _tell(self, *, room: bool) -> None:
-        from headrace.bus.connection import Connection  # loads the client, which hardly anybody needs here
+        from headrace.bus.connection import Connection
 
         pid = self._server.pid
         async with Connection([self._server.url], self._operator.system_user(), name="headrace disk guard") as system:

@@ -115,11 +115,7 @@ class Link(asyncio.BufferedProtocol):
         if not subject or _BLANK.search(subject) or _BLANK.search(reply):
             raise BusError(f"not a subject that the bus can carry: {subject!r}")
         if len(payload) > self.info.max_payload:
-            raise PayloadTooLarge(
-                f"a message of {len(payload)} bytes is larger than the bus takes ({self.info.max_payload} bytes)",
-                size=len(payload),
-                limit=self.info.max_payload,
-            )
+            raise message_too_large(len(payload), self.info.max_payload)
         if headers:
             try:
                 block = headers_block(headers)
@@ -321,3 +317,10 @@ class Link(asyncio.BufferedProtocol):
     def _abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()
+
+
+def message_too_large(size: int, limit: int) -> PayloadTooLarge:
+    """What to raise for a message of more bytes than the server takes."""
+    return PayloadTooLarge(
+        f"a message of {size} bytes is larger than the bus takes ({limit} bytes)", size=size, limit=limit
+    )

@@ -22,7 +22,8 @@ from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
-from headrace.bus.connection import Connection, StoredMessage
+from headrace.bus.answers import StoredMessage
+from headrace.bus.connection import Connection
 from headrace.bus.errors import BusError, BusUnavailable
 from headrace.bus.ids import task_id
 from headrace.bus.keys import KeyRing

@@ -9,11 +9,14 @@ import logging
 from types import TracebackType
 from typing import Final
 
+from headrace.bus.answers import StoredMessage
 from headrace.bus.bundles import LogEnd
-from headrace.bus.connection import Connection, Message, StoredMessage, Subscription
+from headrace.bus.connection import Connection
 from headrace.bus.errors import DecodeError, SignatureInvalid
 from headrace.bus.keys import Keys
+from headrace.bus.listening import Subscription
 from headrace.bus.logs import LogPiece, LogReader, decode_log
+from headrace.bus.message import Message
 from headrace.bus.names import Address
 
 logger = logging.getLogger(__name__)

@@ -28,7 +28,8 @@ from uuid import UUID
 import msgspec
 
 from headrace.bus import names
-from headrace.bus.connection import Connection, Stored, StoredMessage
+from headrace.bus.answers import Stored, StoredMessage
+from headrace.bus.connection import Connection
 from headrace.bus.errors import (
     AlreadyStored,
     BusError,

@@ -23,9 +23,11 @@ from uuid import UUID
 
 import msgspec
 
-from headrace.bus.connection import Connection, Message, Subscription
+from headrace.bus.connection import Connection
 from headrace.bus.errors import BusError, PoolLimit, RecordConflict
 from headrace.bus.lanes import Lanes
+from headrace.bus.listening import Subscription
+from headrace.bus.message import Message
 from headrace.bus.models import PoolRecord, PoolReport
 from headrace.bus.names import DEFAULT_POOL, lane_tasks, pool_key
 from headrace.bus.records import Record, Records, Watch

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 import msgspec
 
-from headrace.bus.connection import RETRY_HEADER, Connection, Message
+from headrace.bus.connection import RETRY_HEADER, Connection
 from headrace.bus.errors import BusUnavailable
+from headrace.bus.message import Message
 
 logger = logging.getLogger(__name__)
 

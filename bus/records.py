@@ -14,8 +14,10 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from headrace.bus.connection import EXPECTED_SEQUENCE_HEADER, Connection, Message, StoredMessage
+from headrace.bus.answers import StoredMessage
+from headrace.bus.connection import EXPECTED_SEQUENCE_HEADER, Connection
 from headrace.bus.errors import AlreadyStored, DecodeError, RecordConflict, RecordMissing
+from headrace.bus.message import Message
 from headrace.bus.streams import Stream, ensure_stream
 
 logger = logging.getLogger(__name__)

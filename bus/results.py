@@ -17,13 +17,16 @@ from types import TracebackType
 from typing import Any
 from uuid import UUID
 
+from headrace.bus.answers import StoredMessage
 from headrace.bus.bundles import ResultPart, Runtime, TaskResult, decode_part
-from headrace.bus.connection import Connection, Message, StoredMessage, Subscription
+from headrace.bus.connection import Connection
 from headrace.bus.encodings import ENCODING_NAMES, JSON, MSGPACK, OBJECT
 from headrace.bus.errors import DecodeError, ResultNotSerialisable, SignatureInvalid
 from headrace.bus.failures import decode_failure
 from headrace.bus.json_values import encode_json
 from headrace.bus.keys import Keys
+from headrace.bus.listening import Subscription
+from headrace.bus.message import Message
 from headrace.bus.names import Address, ResultAddress, stored_results
 from headrace.bus.payloads import Part, whole
 from headrace.bus.values import decode as decode_value

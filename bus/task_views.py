@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 from headrace.bus import ids
+from headrace.bus.answers import StoredMessage
 from headrace.bus.bundles import Bundle, Task, TaskOptions, TaskResult, bundle_key_expiry, decode_bundle
-from headrace.bus.connection import Connection, StoredMessage
+from headrace.bus.connection import Connection
 from headrace.bus.errors import DecodeError, SignatureInvalid
 from headrace.bus.keys import KeyRing, bundle_keys
 from headrace.bus.names import DEFAULT_POOL, Address, ResultAddress, token

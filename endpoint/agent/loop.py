@@ -21,12 +21,13 @@ from uuid import UUID
 
 from headrace.bus.bundles import Runtime, Task, TaskResult, bundle_key_expiry
 from headrace.bus.code import FunctionCode
-from headrace.bus.connection import Connection, Message
+from headrace.bus.connection import Connection
 from headrace.bus.control import Control
 from headrace.bus.encodings import OBJECT
 from headrace.bus.errors import BusError, DecodeError, FunctionUnusable, SignatureInvalid, SubmissionRefused
 from headrace.bus.ids import split_task_id, task_id
 from headrace.bus.lane_news import decode_news
+from headrace.bus.message import Message
 from headrace.bus.names import Address, lane_news, pool_controls
 from headrace.bus.pull import Delivery
 from headrace.bus.results import read_parts

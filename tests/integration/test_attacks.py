@@ -23,10 +23,11 @@ from service import RunningService, running_service
 from waiting import eventually, eventually_async
 
 from headrace.bus.bundles import Bundle, FunctionUse, Runtime, Task, TaskOptions, encode_bundle
-from headrace.bus.connection import Connection, Message
+from headrace.bus.connection import Connection
 from headrace.bus.errors import BusError, BusUnavailable, PermissionDenied
 from headrace.bus.keys import KeyRing
 from headrace.bus.logs import LogChunk, encode_log
+from headrace.bus.message import Message
 from headrace.bus.names import Address, object_chunk, stored_results, token
 from headrace.bus.service_keys import ServiceKeys
 from headrace.endpoint.grant import PoolGrant

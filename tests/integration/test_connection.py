@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from waiting import eventually_async
 
-from headrace.bus.connection import Connection, Message
+from headrace.bus.connection import Connection
 from headrace.bus.credentials import Credentials
 from headrace.bus.errors import (
     AlreadyStored,
@@ -23,6 +23,7 @@ from headrace.bus.errors import (
     StreamFull,
     StreamMissing,
 )
+from headrace.bus.message import Message
 from headrace.bus.names import Address, stored_results
 from headrace.bus.operator import Operator
 from headrace.bus.pull import Delivery, Puller

@@ -14,8 +14,9 @@ import pytest
 import uvloop
 from waiting import eventually_async
 
-from headrace.bus.connection import Connection, Message
+from headrace.bus.connection import Connection
 from headrace.bus.errors import BusUnavailable
+from headrace.bus.message import Message
 from headrace.bus.nats_binary import find_binary
 from headrace.bus.operator import Operator
 

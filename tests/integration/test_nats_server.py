@@ -19,8 +19,9 @@ import pytest
 from headrace_up import is_alive
 from waiting import eventually, eventually_async
 
-from headrace.bus.connection import Connection, Message
+from headrace.bus.connection import Connection
 from headrace.bus.errors import BusError, PermissionDenied, ServerUnusable
+from headrace.bus.message import Message
 from headrace.bus.names import Address, stored_results
 from headrace.bus.operator import Operator
 from headrace.bus.server import NatsServer, ServerSettings

@@ -9,7 +9,8 @@ from random import Random
 
 import msgspec
 
-from headrace.bus.connection import Connection, Message
+from headrace.bus.connection import Connection
+from headrace.bus.message import Message
 from headrace.bus.operator import Operator
 from headrace.bus.records import Records
 from headrace.bus.streams import StreamSettings, ensure, ensure_consumer

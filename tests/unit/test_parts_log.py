@@ -23,9 +23,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from headrace.bus import keys, values
+from headrace.bus.answers import Stored, StoredMessage
 from headrace.bus.bundles import Bundle, FunctionUse, ResultPart, Runtime, Task, TaskOptions, decode_part, encode_bundle
 from headrace.bus.code import FunctionCode
-from headrace.bus.connection import MESSAGE_ID_HEADER, Connection, Stored, StoredMessage
+from headrace.bus.connection import MESSAGE_ID_HEADER, Connection
 from headrace.bus.credentials import Credentials
 from headrace.bus.encodings import JSON
 from headrace.bus.errors import AlreadyStored

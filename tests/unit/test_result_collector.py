@@ -9,12 +9,12 @@ import pytest
 
 from headrace.bus import values
 from headrace.bus.bundles import ResultPart, Runtime, TaskResult, encode_part
-from headrace.bus.connection import Message
 from headrace.bus.control import Control, cancel_tasks, decode_control, encode_control
 from headrace.bus.encodings import CLOUDPICKLE, JSON, MSGPACK
 from headrace.bus.errors import SignatureInvalid, TaskCancelled
 from headrace.bus.failures import capture, encode_failure, of_error
 from headrace.bus.json_values import encode_json
+from headrace.bus.message import Message
 from headrace.bus.names import Address
 from headrace.bus.pickles import pickle_by_value
 from headrace.bus.results import ResultCollector, StoredPart, live_part, plain_result, result_document
