@@ -5,16 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 _POLL_S = 0.002
 
 T = TypeVar("T")
-
-
-def _gave_up(message: str, within_s: float, error: BaseException | None) -> AssertionError:
-    cause = f"; the last try raised {error!r}" if error else ""
-    return AssertionError(f"{message or 'the condition'} did not come true within {within_s} s{cause}")
 
 
 def eventually(condition: Callable[[], T], within_s: float = 5.0, message: str = "") -> T:
@@ -22,14 +17,19 @@ def eventually(condition: Callable[[], T], within_s: float = 5.0, message: str =
 
     Raises `AssertionError` when the time is over, with the last error of the condition as its cause.
     """
-    deadline = time.monotonic() + within_s
-    while True:
-        value, error = _tried(condition)
-        if value is not None:
-            return value
-        if time.monotonic() > deadline:
-            raise _gave_up(message, within_s, error) from error
+    tries = _Tries(condition, within_s, message)
+    while (value := tries.next()) is None:
         time.sleep(_POLL_S)
+    return value
+
+
+async def eventually_async(condition: Callable[[], T], within_s: float = 5.0, message: str = "") -> T:
+    """`eventually` that lets the event loop run between the tries."""
+    tries = _Tries(condition, within_s, message)
+    while True:
+        if (value := tries.next()) is not None:
+            return value
+        await asyncio.sleep(_POLL_S)
 
 
 def let_pass(seconds: float, until: str) -> None:
@@ -38,20 +38,22 @@ def let_pass(seconds: float, until: str) -> None:
     time.sleep(seconds)
 
 
-async def eventually_async(condition: Callable[[], T], within_s: float = 5.0, message: str = "") -> T:
-    """`eventually` that lets the event loop run between the tries."""
-    deadline = time.monotonic() + within_s
-    while True:
-        value, error = _tried(condition)
-        if value is not None:
-            return value
-        if time.monotonic() > deadline:
-            raise _gave_up(message, within_s, error) from error
-        await asyncio.sleep(_POLL_S)
+class _Tries(Generic[T]):
+    """One look at a condition after the other, until the time is over."""
 
+    def __init__(self, condition: Callable[[], T], within_s: float, message: str) -> None:
+        self._condition, self._within_s, self._message = condition, within_s, message
+        self._deadline = time.monotonic() + within_s
 
-def _tried(condition: Callable[[], T]) -> tuple[T | None, BaseException | None]:
-    try:
-        return condition() or None, None
-    except AssertionError as error:
-        return None, error
+    def next(self) -> T | None:
+        """The condition's value where it is true. Raises `AssertionError` when that was the last look."""
+        error = None
+        try:
+            value = self._condition() or None
+        except AssertionError as raised:
+            value, error = None, raised
+        if value is None and time.monotonic() > self._deadline:
+            cause = f"; the last try raised {error!r}" if error else ""
+            what = self._message or "the condition"
+            raise AssertionError(f"{what} did not come true within {self._within_s} s{cause}") from error
+        return value

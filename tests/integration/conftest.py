@@ -38,6 +38,12 @@ def late(service: RunningService, tmp_path: Path) -> Iterator[RunningPool]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def away(service: RunningService) -> str:
+    """An endpoint that is never there."""
+    return service.add_endpoint("away")[0]
+
+
 @pytest.fixture
 def client(service: RunningService) -> Iterator[Client]:
     """The administrator's."""

@@ -21,12 +21,6 @@ from headrace.sdk import Client, Executor, QueueFull, SubmissionRefused
 from headrace.sdk.loop import loop_thread
 
 
-@pytest.fixture(scope="module")
-def away(service: RunningService) -> str:
-    """An endpoint that is never there."""
-    return service.add_endpoint("away")[0]
-
-
 def double(x: Any) -> Any:
     return x * 2
 
@@ -214,7 +208,6 @@ def _states(service: RunningService, executor: Executor) -> list[str]:
     return [task["state"] for task in answer.json().get("tasks", ())]
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
 def test_ctrl_c_ends_a_blocked_submission(service: RunningService, away: str) -> None:
     script = (
         "import sys\nfrom headrace.sdk import Client, Executor\n"

@@ -22,12 +22,6 @@ from headrace.sdk.errors import RequestRefused, ServiceUnavailable
 WORKERS = 1
 
 
-@pytest.fixture(scope="module")
-def away(service: RunningService) -> str:
-    """An endpoint that is never there."""
-    return service.add_endpoint("away")[0]
-
-
 def double(x: Any) -> Any:
     return x * 2
 

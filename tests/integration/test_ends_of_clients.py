@@ -26,12 +26,6 @@ def double(x):
 """
 
 
-@pytest.fixture(scope="module")
-def away(service: RunningService) -> str:
-    """An endpoint that is never there."""
-    return service.add_endpoint("away")[0]
-
-
 def run(service: RunningService, endpoint: str, script: str) -> tuple[str, uuid.UUID]:
     """What a program with an executor says until it ends, and its group."""
     group = uuid.uuid4()

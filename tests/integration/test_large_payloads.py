@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import socket
-import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
+from cut_line import cut_line
 from running_pool import RunningPool, running_pool
 from service import RunningService, running_service
 from waiting import eventually
@@ -20,14 +18,12 @@ from waiting import eventually
 from headrace.bus.encodings import INLINE_BYTES
 from headrace.bus.names import object_chunk
 from headrace.bus.objects import CHUNK_BYTES, ObjectStore
-from headrace.bus.payloads import Source
 from headrace.bus.tables import Tables
 from headrace.sdk import (
     Client,
     Executor,
     ObjectDamaged,
     ObjectMissing,
-    ServiceUnreachable,
     SubmissionRefused,
 )
 
@@ -234,31 +230,15 @@ def test_somebody_elses_large_result_cannot_be_read(client: Client, service: Run
     assert stranger.get(f"/api/v1/objects/{reference['sha256']}").status_code == 404
 
 
-def test_an_upload_that_breaks_is_sent_again(executor: Executor, client: Client, service: RunningService) -> None:
-    content, broken = os.urandom(6 * MB), threading.Event()
-    upload = client.upload_object
-
-    def breaks_once(source: Source) -> None:
-        if not broken.is_set():
-            broken.set()
-            cut_off(service, f"/api/v1/objects/{source.sha256}", content[: 3 * MB], len(content))
-            raise ServiceUnreachable("the connection broke")
-        upload(source)
-
-    client.upload_object = breaks_once  # type: ignore[method-assign]
-    try:
+def test_an_upload_that_breaks_is_sent_again(service: RunningService, pool: RunningPool) -> None:
+    content = os.urandom(6 * MB)
+    with (
+        cut_line(service.url, after_bytes=3 * MB) as line,
+        Client(line.url, service.token) as client,
+        Executor(pool.endpoint_id, client=client) as executor,
+    ):
         assert executor.submit(lambda x: x, content).result(50) == content
-    finally:
-        del client.upload_object
-    assert broken.is_set()
-
-
-def cut_off(service: RunningService, path: str, beginning: bytes, size: int) -> None:
-    """Begin an upload, and break the connection in the middle."""
-    url = httpx.URL(service.url)
-    with socket.create_connection((url.host, url.port or 80)) as connection:
-        head = f"PUT {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {service.token}\r\nContent-Length: {size}"
-        connection.sendall(f"{head}\r\n\r\n".encode() + beginning)
+        assert line.cuts == 1
 
 
 def test_a_bus_that_takes_small_messages_only_sends_more_through_the_store(tmp_path: Path) -> None:

@@ -422,6 +422,21 @@ def test_a_chunk_shows_what_is_missing() -> None:
     assert str(LogChunk(stream="stdout", text="end\n", cut_bytes=7)) == "\n[headrace: 7 bytes cut]\nend\n"
 
 
+@contextlib.contextmanager
+def following_shell(desk: Desk, task_id: str) -> Iterator[subprocess.Popen[str]]:
+    """`headrace task logs -f`, once it has shown that the task has begun."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "headrace.cli.main", "task", "logs", "-f", task_id],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "HEADRACE_URL": desk.service.url, "HEADRACE_TOKEN": desk.service.token},
+    ) as shell:
+        assert shell.stdout is not None
+        assert shell.stdout.readline() == "begun\n"
+        yield shell
+
+
 def test_the_command_line_follows_a_task(desk: Desk, tmp_path: Path) -> None:
     go = tmp_path / "go"
     task_id = desk.submit(
@@ -436,16 +451,7 @@ def both(path):
 """,
         str(go),
     )
-    environment = {**os.environ, "HEADRACE_URL": desk.service.url, "HEADRACE_TOKEN": desk.service.token}
-    with subprocess.Popen(
-        [sys.executable, "-m", "headrace.cli.main", "task", "logs", "-f", task_id],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    ) as shell:
-        assert shell.stdout is not None
-        assert shell.stdout.readline() == "begun\n"
+    with following_shell(desk, task_id) as shell:
         go.touch()
         out, err = shell.communicate(timeout=20)
     assert (shell.returncode, out, err) == (0, "done", "a warning\n")
@@ -454,16 +460,7 @@ def both(path):
 def test_the_command_line_that_follows_ends_with_ctrl_c(desk: Desk, tmp_path: Path) -> None:
     go = tmp_path / "go"
     task_id = desk.submit(LIVE, str(go))
-    environment = {**os.environ, "HEADRACE_URL": desk.service.url, "HEADRACE_TOKEN": desk.service.token}
-    with subprocess.Popen(
-        [sys.executable, "-m", "headrace.cli.main", "task", "logs", "-f", task_id],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    ) as shell:
-        assert shell.stdout is not None
-        assert shell.stdout.readline() == "begun\n"
+    with following_shell(desk, task_id) as shell:
         shell.send_signal(signal.SIGINT)
         assert shell.communicate(timeout=20) == ("", "")
     assert shell.returncode == 130
