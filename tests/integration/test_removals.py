@@ -24,7 +24,7 @@ from headrace.bus.task_views import find
 from headrace.endpoint.agent import code_cache
 from headrace.endpoint.agent.code_cache import CodeCache
 from headrace.endpoint.errors import RegistrationRefused, ServiceAway
-from headrace.sdk import Client, Executor, NotFound, RequestRefused, SubmissionRefused, Unauthorized
+from headrace.sdk import Client, Executor, NotFound, RequestRefused, SubmissionRefused, Unauthorized, session
 
 WITHIN_S = 20.0
 TELL = """
@@ -52,6 +52,12 @@ def admin(service: RunningService) -> Iterator[Client]:
 def ada(service: RunningService) -> Iterator[Client]:
     with Client(service.url, service.add_user(f"ada{uuid.uuid4().hex[:8]}")) as made:
         yield made
+
+
+@pytest.fixture
+def quick_renewals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sessions of this process ask again sooner; how often they must be refused stays."""
+    monkeypatch.setattr(session, "_RENEW_RETRY_S", 0.1)
 
 
 def name_of(client: Client) -> str:
@@ -112,6 +118,7 @@ async def _ask_again(monkeypatch: pytest.MonkeyPatch) -> None:
     assert await cache.get(lambda: grant, use, "ada") is service.answer
 
 
+@pytest.mark.usefixtures("quick_renewals")
 def test_unfinished_tasks_of_a_deleted_endpoint_are_cancelled_for_everybody(
     service: RunningService, admin: Client, ada: Client, pool: RunningPool, tmp_path: Path
 ) -> None:
@@ -155,6 +162,7 @@ def test_what_had_ended_on_a_deleted_endpoint_can_be_read_with_what_it_printed(
     assert admin.task_logs(task) == "told 7\n"
 
 
+@pytest.mark.usefixtures("quick_renewals")
 def test_what_waits_for_results_is_told_when_its_token_is_revoked(
     service: RunningService, admin: Client, pool: RunningPool
 ) -> None:
