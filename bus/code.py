@@ -32,6 +32,11 @@ class FunctionCode(msgspec.Struct, array_like=True, frozen=True):
     entry_point: str = ""
     python_version: str = ""
     kind: str = "python"
+    modules: bytes = b""
+    """Modules that it imports (`headrace.bus.modules`)."""
+    requirements: list[str] = []
+    """Packages that it needs (`headrace.bus.requirements`)."""
+    requires_python: str = ""
 
 
 def python_version() -> str:

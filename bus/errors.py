@@ -21,6 +21,7 @@ BusError                    something about the bus itself
 ├── KeysUnusable            keys that are missing, damaged, or open to other users
 ├── FilterInvalid           an event filter or input template that cannot be compiled
 ├── InputFailed             an input template that cannot be rendered for one event
+├── RequirementsInvalid     the packages or the Python that a function is said to need cannot be
 └── DeliveryForbidden       the owner of a subscription may not run its function at its endpoint
 TaskError                   the outcome of one task that has no value
 ├── TaskFailed              the function raised, and its own type cannot be raised here
@@ -199,6 +200,20 @@ class DeliveryForbidden(BusError):
     """Raised when the owner of a subscription may not, or no longer, run its function at its endpoint."""
 
     code = "DeliveryForbidden"
+
+
+class RequirementsInvalid(BusError):
+    """Raised when the packages, or the Python, that a function is said to need are not written as they should be.
+
+    `field` is `requirements` or `requires_python`; `problem` is the message without what the field is called.
+    """
+
+    code = "RequirementsInvalid"
+
+    def __init__(self, problem: str, *, field: str = "requirements") -> None:
+        self.field = field
+        self.problem = problem
+        super().__init__(f"{field}: {problem}")
 
 
 class TaskError(HeadraceError):

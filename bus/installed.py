@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import sys
 import sysconfig
+from collections.abc import Callable
 from pathlib import PurePath
 from types import ModuleType
 
@@ -16,6 +17,15 @@ _INSTALLED_FOLDERS = ("site-packages", "dist-packages")
 _installed: dict[str, bool] = {"builtins": True, "__main__": False, "__mp_main__": False}
 _need_no_look = {"builtins", "__main__", "__mp_main__"}
 """Modules that are installed, or go by value without having been registered."""
+
+
+_goes_by_name: Callable[[str], bool] | None = None
+
+
+def also_by_name(rule: Callable[[str], bool]) -> None:
+    """Let this rule say of further modules that their code goes by name, as long as it says so."""
+    global _goes_by_name  # noqa: PLW0603 - one worker, one rule
+    _goes_by_name = rule
 
 
 def is_installed(module_name: str) -> bool:
@@ -26,6 +36,8 @@ def is_installed(module_name: str) -> bool:
     known = _installed.get(module_name)
     if known is not None:
         return known
+    if _goes_by_name is not None and _goes_by_name(module_name):
+        return True
     module = sys.modules.get(module_name)
     if module is None:
         return False  # it was made, not imported; perhaps it is imported later, so nothing is remembered

@@ -23,6 +23,10 @@ class FunctionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     description: str = ""
     public: bool = False
     metadata: dict[str, Any] = {}
+    requirements: tuple[str, ...] = ()
+    """The packages that it needs: see `headrace.bus.requirements`."""
+    requires_python: str = ""
+    """The Python that it needs: a version or a specifier; empty is any."""
 
     def visible_to(self, principal: str) -> bool:
         """Whether this principal may see and use the function."""
@@ -37,6 +41,8 @@ class FunctionCodeRecord(msgspec.Struct, frozen=True, kw_only=True, omit_default
     pickled: bytes | None = None
     entry_point: str | None = None
     """The name in the source's module that is called; None is the function's name."""
+    modules: bytes | None = None
+    """The modules that travel with it: see `headrace.bus.modules`."""
 
 
 class QueueLimits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

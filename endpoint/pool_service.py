@@ -73,6 +73,9 @@ class HttpPoolService:
             pickled=base64.b64decode(document.get("pickled") or ""),
             entry_point=document.get("entry_point") or "",
             python_version=document["python_version"],
+            modules=base64.b64decode(document.get("modules") or ""),
+            requirements=list(document.get("requirements") or ()),
+            requires_python=document.get("requires_python") or "",
         )
 
     def _ask(self, method: str, url: str, token: str, **options: Any) -> dict[str, Any]:

@@ -16,13 +16,16 @@ from uuid import UUID, uuid4
 
 from headrace.bus.bundles import FunctionUse, TaskOptions
 from headrace.bus.code import FunctionCode, from_function, from_source
+from headrace.bus.modules import Modules
 from headrace.bus.names import Address
 from headrace.bus.options import changed
 from headrace.bus.payloads import Source
+from headrace.bus.requirements import of_script
 from headrace.sdk import errors
 from headrace.sdk.cancelling import MOST_AT_ONCE
 from headrace.sdk.http import PROTOCOL, Http, check_protocol, headrace_version
 from headrace.sdk.logs import LogChunk, StreamName, TaskLogs, as_text
+from headrace.sdk.needs import Requirements, needs_of, with_needs
 from headrace.sdk.outcomes import error_of_document
 from headrace.sdk.payloads import temporary_file
 from headrace.sdk.profile import Profile
@@ -82,13 +85,22 @@ class Client:
         description: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         public: bool = False,
+        *,
+        requirements: Requirements | None = None,
+        python: str | None = None,
+        modules: Iterable[Modules] = (),
     ) -> str:
         """Store a function, by source and by cloudpickle; gives its id. The docstring is its description by default.
 
-        Raises `FunctionUnusable` when the function can be stored in neither form.
+        requirements: the packages that it needs, as a list (`["numpy>=2"]`) or as the path of a `requirements.txt`.
+        python: the Python that it needs (`"3.12"`, `">=3.11"`). modules: what travels with it: modules, `.py` files,
+            folders.
+
+        Raises `FunctionUnusable` when the function or a module cannot be stored, and `RequirementsInvalid`.
         """
         about = description if description is not None else (getattr(function, "__doc__", None) or "")
-        return self._register(from_function(function), about, metadata, public)
+        code = with_needs(from_function(function), needs_of(requirements, python), modules)
+        return self._register(code, about, metadata, public)
 
     def register_source_code(
         self,
@@ -97,12 +109,22 @@ class Client:
         description: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         public: bool = False,
+        *,
+        requirements: Requirements | None = None,
+        python: str | None = None,
+        modules: Iterable[Modules] = (),
     ) -> str:
         """Store the text of a module; gives the id of its function `function_name`, by default the only one in it.
 
-        Raises `FunctionUnusable` when the text does not compile, or defines no such function.
+        What it needs is said as for `register_function`, or else in the text itself (`# /// script`, PEP 723).
+
+        Raises `FunctionUnusable` when the text does not compile, or defines no such function, and
+        `RequirementsInvalid`.
         """
-        return self._register(from_source(source, function_name), description or "", metadata, public)
+        said = requirements is not None or python is not None
+        needs = needs_of(requirements, python) if said else of_script(source)
+        code = with_needs(from_source(source, function_name), needs, modules)
+        return self._register(code, description or "", metadata, public)
 
     def get_function(self, function_id: Id) -> Document:
         """What is known of a function, its source included."""
@@ -493,6 +515,9 @@ class Client:
             pickled=base64.b64encode(code.pickled).decode("ascii") or None,
             entry_point=code.entry_point or None,
             python_version=code.python_version,
+            modules=base64.b64encode(code.modules).decode("ascii") or None,
+            requirements=code.requirements or None,
+            requires_python=code.requires_python or None,
             description=description or None,
             public=public,
             metadata=None if metadata is None else dict(metadata),

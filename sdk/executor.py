@@ -15,6 +15,7 @@ from headrace.bus import options
 from headrace.bus.bundles import TaskOptions
 from headrace.bus.encodings import inline_bytes
 from headrace.bus.errors import ArgumentNotSerialisable, SubmissionRefused
+from headrace.bus.modules import Modules, pack
 from headrace.bus.mpi import MPIFunction
 from headrace.schemas import HeadraceError
 from headrace.sdk import arguments, mapping
@@ -89,6 +90,7 @@ class Executor(concurrent.futures.Executor):
         self._client = client
         self._lock = threading.Lock()
         self._registered = Registered()
+        self._modules: list[Modules] = []
         self._channels = Channels(lambda: self.client)
         self._most_unfinished = most_unfinished(max_unfinished)
         self._unfinished = Unfinished(self._most_unfinished, self._on_idle)
@@ -201,18 +203,36 @@ class Executor(concurrent.futures.Executor):
         """Register a function and give its id; needs no endpoint. The same function again gives the same id.
 
         With `function_id` the service is not asked: `fn` is then taken for the code behind that id. `details` go to
-        `Client.register_function`. Raises `ClientError`, and `FunctionUnusable` when the function cannot be packed.
+        `Client.register_function`, `requirements=`, `python=` and `modules=` among them. Raises `ClientError`, and
+        `FunctionUnusable` when the function cannot be packed.
         """
         if function_id is not None:
             return self._registered.register(fn, lambda: str(function_id), again=True)
-        return self._registered.register(fn, lambda: self.client.register_function(fn, **details), again=bool(details))
+        return self._registered.register(fn, lambda: self._register(fn, details), again=bool(details))
 
     def register_source_code(self, source: str, function_name: str, **details: Any) -> str:
         """Register the text of a module and the name of the function in it; gives the function's id.
 
         Raises `FunctionUnusable` when the text does not compile or does not define the name, and `ClientError`.
         """
-        return self.client.register_source_code(source, function_name, **details)
+        return self.client.register_source_code(source, function_name, **self._with_modules(details))
+
+    def register_module(self, *modules: Modules) -> None:
+        """Send these along with every function that is registered through this executor from now on.
+
+        Each is a module, a `.py` file, the folder of a package, or a folder whose modules are wanted. Where the
+        function runs they are imported under their names. Raises `FunctionUnusable` for what cannot be sent.
+        """
+        pack(modules)
+        with self._lock:
+            self._modules.extend(modules)
+
+    def _register(self, fn: Callable[..., Any], details: dict[str, Any]) -> str:
+        self._registered.details(fn, details)
+        return self.client.register_function(fn, **self._with_modules(details))
+
+    def _with_modules(self, details: dict[str, Any]) -> dict[str, Any]:
+        return {**details, "modules": [*self._modules, *details.get("modules", ())]} if self._modules else details
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> TaskFuture:
         """Run `fn(*args, **kwargs)` on the endpoint. Registers the function at its first use.
@@ -335,7 +355,13 @@ class Executor(concurrent.futures.Executor):
 
     def _submit_chunk(self, fn: Callable[..., Any], calls: tuple[tuple[Any, ...], ...]) -> TaskFuture:
         self._check_open()
-        return self.submit(self._registered.chunk(fn), calls)
+        chunk, details = self._registered.chunk(fn), self._registered.details(fn)
+        if details and self._registered.find(chunk) is None:
+            try:
+                self.register_function(chunk, **details)
+            except HeadraceError as error:
+                return failed_future(error)
+        return self.submit(chunk, calls)
 
     def _submit(self, function_id: UUID, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TaskFuture:
         try:

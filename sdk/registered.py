@@ -19,6 +19,7 @@ class Registered:
     def __init__(self) -> None:
         self._ids: dict[Any, UUID] = {}
         self._chunks: dict[Any, Function] = {}
+        self._details: dict[Any, dict[str, Any]] = {}
         self._lock = threading.RLock()
 
     def after_fork(self) -> None:
@@ -36,6 +37,12 @@ class Registered:
             if known is None:
                 known = self._ids[_key(fn)] = UUID(register())
             return str(known)
+
+    def details(self, fn: Function, given: dict[str, Any] | None = None) -> dict[str, Any]:
+        """What was said of a function when it was registered; with `given` that is what is said now."""
+        if given is not None:
+            self._details[_key(fn)] = given
+        return self._details.get(_key(fn), {})
 
     def chunk(self, fn: Function) -> Function:
         """What runs a function over a tuple of calls; always the same one for a function."""

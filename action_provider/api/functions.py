@@ -14,7 +14,9 @@ from starlette.responses import Response
 from headrace.action_provider.api.access import function_for, timestamp
 from headrace.action_provider.errors import Forbidden, InvalidRequest
 from headrace.action_provider.http import Call, Operation, no_content, reply
+from headrace.bus.errors import RequirementsInvalid
 from headrace.bus.models import FunctionCodeRecord, FunctionRecord
+from headrace.bus.requirements import Needs
 from headrace.schemas import Violation
 
 
@@ -25,9 +27,11 @@ async def register(call: Call) -> Response:
     code = FunctionCodeRecord(
         function_id=function_id,
         source=body.get("source"),
-        pickled=_decoded(body.get("pickled")),
+        pickled=_decoded(body.get("pickled"), "pickled"),
         entry_point=body.get("entry_point"),
+        modules=_decoded(body.get("modules"), "modules"),
     )
+    needs = _needs(body)
     record = FunctionRecord(
         function_id=function_id,
         name=body["name"],
@@ -37,6 +41,8 @@ async def register(call: Call) -> Response:
         description=body.get("description") or "",
         public=body.get("public", False),
         metadata=body.get("metadata") or {},
+        requirements=needs.requirements,
+        requires_python=needs.python,
     )
     # The code comes first: a crash in between leaves code that nobody can name, not a function without code.
     await call.service.tables.function_code.put(function_id.hex, code)
@@ -81,19 +87,29 @@ def _described(function: FunctionRecord) -> dict[str, Any]:
         "description": function.description,
         "public": function.public,
         "metadata": function.metadata,
+        "requirements": list(function.requirements),
+        "requires_python": function.requires_python,
         "created_at": timestamp(function.created_at),
     }
 
 
-def _decoded(pickled: str | None) -> bytes | None:
-    if pickled is None:
+def _needs(body: dict[str, Any]) -> Needs:
+    try:
+        return Needs.of(body.get("requirements") or (), body.get("requires_python") or "")
+    except RequirementsInvalid as error:
+        pointer = f"/{error.field}"
+        raise InvalidRequest(str(error), violations=(Violation(pointer=pointer, problem=error.problem),)) from None
+
+
+def _decoded(data: str | None, name: str) -> bytes | None:
+    if data is None:
         return None
     try:
-        return base64.b64decode(pickled, validate=True)
+        return base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError) as error:
         problem = f"not base64: {error}"
         raise InvalidRequest(
-            f"pickled is {problem}", violations=(Violation(pointer="/pickled", problem=problem),)
+            f"{name} is {problem}", violations=(Violation(pointer=f"/{name}", problem=problem),)
         ) from None
 
 

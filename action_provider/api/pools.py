@@ -153,6 +153,9 @@ async def fetch_code(call: Call) -> Response:
             "pickled": code.value.pickled,
             "entry_point": code.value.entry_point or function.value.name,
             "python_version": function.value.python_version,
+            "modules": code.value.modules,
+            "requirements": list(function.value.requirements),
+            "requires_python": function.value.requires_python,
         }
     )
 

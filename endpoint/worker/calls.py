@@ -42,13 +42,16 @@ class Calls:
         self._loading = threading.RLock()
         self._functions: dict[int, Callable[..., Any]] = {}
         self._codes: dict[int, FunctionCode] = {}
+        self._has_modules = False
 
     def learn(self, functions: Iterable[tuple[int, FunctionCode]], *, forget: bool) -> None:
         """Take in code that calls will name by number; `forget` drops what was known before."""
         if forget:
             self._functions.clear()
             self._codes.clear()
-        self._codes.update(functions)
+        new = dict(functions)
+        self._codes.update(new)
+        self._has_modules = self._has_modules or any(code.modules for code in new.values())
 
     def forget(self, number: int) -> None:
         """Drop a function that no call will name any more."""
@@ -58,6 +61,8 @@ class Calls:
     def run(self, number: int, encoding: int, arguments: bytes, json_result: bool) -> Outcome:
         """Run a function on encoded arguments. Never raises: whatever happens is an outcome."""
         try:
+            if self._has_modules:
+                _activate(self._codes[number].modules)
             function = self._functions.get(number)
             if function is None:
                 function = self._load(number)
@@ -136,6 +141,13 @@ def _read_arguments(encoding: int, arguments: bytes, spool: Path | None) -> tupl
         if isinstance(error.__cause__, MemoryError):
             raise error.__cause__ from None
         raise ArgumentNotSerialisable(f"the arguments cannot be read on the worker: {error}") from error
+
+
+def _activate(modules: bytes) -> None:
+    # Loaded by those who need it: most workers never meet a function with modules.
+    from headrace.bus.modules import activate
+
+    activate(modules)
 
 
 def _joined(arguments: bytes, spool: Path) -> tuple[tuple[Any, ...], dict[str, Any]]:

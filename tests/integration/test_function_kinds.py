@@ -156,3 +156,25 @@ def test_generators_are_refused_where_they_are_given(executor: Executor) -> None
 def test_a_generator_that_is_returned_is_refused(executor: Executor) -> None:
     with pytest.raises(ResultNotSerialisable, match=r"generator.*Instead, return list\(\.\.\.\) of it"):
         executor.submit(eval, "(x for x in [1])").result()
+
+
+def test_a_function_imports_the_modules_that_travel_with_it(executor: Executor, tmp_path: Path, client: Client) -> None:
+    def run(x: int) -> int:
+        from shipped_helper import LIMIT  # type: ignore[import-not-found]  # it exists where the function runs
+
+        return int(x + LIMIT)
+
+    seen = []
+    for limit in (10, 20):
+        (tmp_path / "shipped_helper.py").write_text(f"LIMIT = {limit}\n")
+        function = client.register_function(run, modules=[tmp_path])
+        seen.append(executor.submit_to_registered_function(function, (1,)).result())
+
+    executor.register_module(tmp_path / "shipped_helper.py")
+    (tmp_path / "shipped_helper.py").write_text("LIMIT = 30\n")
+    source = executor.register_source_code("import shipped_helper as s\ndef f(x): return s.LIMIT + x\n", "f")
+
+    assert seen == [11, 21]
+    assert executor.submit_to_registered_function(source, (1,)).result() == 31
+    assert executor.submit(run, 1).result() == 31
+    assert executor.submit(isinstance, 1, int).result() is True
