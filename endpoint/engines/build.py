@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from headrace.bus.encodings import INLINE_BYTES
 from headrace.endpoint.engines.engine import Engine, OutcomesCallback, OutputCallback, Source
+from headrace.endpoint.engines.grids.courier import Courier
+from headrace.endpoint.engines.grids.dask import DaskGrid
 from headrace.endpoint.engines.grids.engine import GridEngine
 from headrace.endpoint.engines.grids.threads import ThreadGrid
 from headrace.endpoint.engines.processes.cgroups import MemoryGroups
 from headrace.endpoint.engines.processes.engine import ProcessEngine
 from headrace.endpoint.engines.processes.output import PRINTED_LIMIT
-from headrace.endpoint.engines.settings import EngineSettings, ProcessSettings, ThreadSettings
+from headrace.endpoint.engines.settings import DaskSettings, EngineSettings, ProcessSettings, ThreadSettings
 from headrace.endpoint.errors import EngineSettingsInvalid, SettingProblem
 from headrace.endpoint.worker.limits import WorkerLimits
 
@@ -48,14 +50,30 @@ def build(settings: EngineSettings, source: Source, on_outcomes: OutcomesCallbac
     if isinstance(settings, ProcessSettings):
         return _process_engine(settings, source, on_outcomes, means)
     if isinstance(settings, ThreadSettings):
-        grid = ThreadGrid(
+        threads = ThreadGrid(
             settings.max_workers or means.workers,
             spool=means.spool,
             inline_bytes=means.inline_bytes,
             most_output_bytes=means.most_output_bytes if means.on_output else 0,
         )
+        return GridEngine(source, on_outcomes, threads, on_output=means.on_output, most_losses=settings.most_losses)
+    if isinstance(settings, DaskSettings):
+        grid = DaskGrid(settings, _courier(settings.run_in_sandbox, means), workers=means.workers)
         return GridEngine(source, on_outcomes, grid, on_output=means.on_output, most_losses=settings.most_losses)
     raise EngineSettingsInvalid([SettingProblem(("engine", "type"), f"{settings.type} cannot be run by this release")])
+
+
+def _courier(run_in_sandbox: bool, means: Means) -> Courier:
+    limits = means.limits
+    if run_in_sandbox and limits.sandboxes is None and means.directory is not None:
+        limits = replace(limits, sandboxes=str(means.directory / "sandboxes"))
+    return Courier(
+        environment=means.added_environment,
+        limits=limits,
+        most_output_bytes=means.most_output_bytes if means.on_output else 0,
+        spool=means.spool,
+        inline_bytes=means.inline_bytes,
+    )
 
 
 def _process_engine(

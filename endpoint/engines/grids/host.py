@@ -1,0 +1,238 @@
+"""A place on another machine: a process engine inside a Dask worker, or inside one of the processes that Parsl starts.
+
+So a call has a process of its own there as well: it can be stopped, its crash is told of, and what it prints is kept.
+The host ends with the process that it is in, and the calls' processes end with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import concurrent.futures
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from uuid import UUID
+
+import msgspec
+
+from headrace.bus.encodings import INLINE_BYTES, OBJECT
+from headrace.bus.errors import ObjectMissing, TaskError
+from headrace.bus.failures import RAISED, decode_failure, encode_failure, of_error
+from headrace.endpoint.engines.engine import Call, FinalState, Outcome, Output
+from headrace.endpoint.engines.grids.control import Listener
+from headrace.endpoint.engines.grids.grid import Ending, Piece
+from headrace.endpoint.engines.grids.orders import Order, Terms, encode, read_order, read_terms
+from headrace.endpoint.engines.processes.endings import cancelled
+from headrace.endpoint.engines.processes.engine import ProcessEngine
+from headrace.endpoint.engines.processes.output import PRINTED_LIMIT
+from headrace.endpoint.worker.limits import WorkerLimits, worker_environment
+from headrace.endpoint.worker.sandbox import SandboxRoot
+
+_MOST_REVOKED = 10_000
+_MPI_PREFIX = "PARSL_"
+
+Reply = bytes
+"""An encoded `Ending`."""
+
+
+class Host:
+    """Runs the calls of one pool, `workers` at a time, for threads that wait for them."""
+
+    def __init__(self, terms: Terms, *, workers: int) -> None:
+        self._terms = terms
+        self._workers = workers
+        self._calls: collections.deque[Call] = collections.deque()
+        self._waiting: dict[UUID, concurrent.futures.Future[Outcome]] = {}
+        self._printed: dict[UUID, list[Piece]] = collections.defaultdict(list)
+        self._revoked: collections.OrderedDict[UUID, None] = collections.OrderedDict()
+        self._spool = _visible_spool(terms)
+        self._loop = asyncio.new_event_loop()
+        self._engine = self._new_engine()
+        self._thread = threading.Thread(target=self._run_loop, name="headrace-host", daemon=True)
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self._engine.start(), self._loop).result()
+        self._listener = Listener(terms.control, self.kill) if terms.control is not None else None
+
+    def run(self, order: Order) -> Ending:
+        """Run a call and wait for its end."""
+        if order.encoding == OBJECT and self._spool is None:
+            return _refused(order, "failed", ObjectMissing(_NOT_SHARED.format(self._terms.spool)))
+        options = msgspec.structs.replace(order.options, max_retries=0)
+        if self._terms.is_mpi:
+            options = msgspec.structs.replace(options, resource_specification=b"")
+        call = Call(
+            key=UUID(bytes=order.key),
+            function=UUID(bytes=order.function),
+            encoding=order.encoding,
+            arguments=order.arguments,
+            options=options,
+            code=order.code,
+        )
+        waiter: concurrent.futures.Future[Outcome] = concurrent.futures.Future()
+        self._loop.call_soon_threadsafe(self._add, call, waiter)
+        outcome = waiter.result()
+        may_retry = order.options.max_retries > 0 and outcome.state == "failed"
+        return Ending(
+            state=outcome.state,
+            encoding=outcome.encoding,
+            value=outcome.value,
+            started_at=outcome.started_at,
+            ended_at=outcome.ended_at,
+            attempts=outcome.attempts,
+            worker=outcome.worker,
+            log_end=outcome.log_end,
+            printed=self._take_printed(call.key, order.attempts),
+            raised=may_retry and decode_failure(outcome.value).code == RAISED,
+        )
+
+    def kill(self, keys: Iterable[UUID]) -> None:
+        """Cancel calls, also those that come later."""
+        self._loop.call_soon_threadsafe(self._kill, list(keys))
+
+    def close(self) -> None:
+        """End all that runs."""
+        if self._listener is not None:
+            self._listener.close()
+        asyncio.run_coroutine_threadsafe(self._engine.stop(grace_s=0), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+    def _run_loop(self) -> None:
+        with contextlib.closing(self._loop):
+            self._loop.run_forever()
+
+    # In the event loop
+
+    def next_call(self) -> Call | None:
+        """For the engine."""
+        return self._calls.popleft() if self._calls else None
+
+    def _add(self, call: Call, waiter: concurrent.futures.Future[Outcome]) -> None:
+        self._waiting[call.key] = waiter
+        if call.key in self._revoked:
+            self._end_cancelled(call.key)
+            return
+        self._calls.append(call)
+        self._engine.wake()
+
+    def _kill(self, keys: list[UUID]) -> None:
+        for key in keys:
+            self._revoked[key] = None
+            while len(self._revoked) > _MOST_REVOKED:
+                self._revoked.popitem(last=False)
+        for call in [call for call in self._calls if call.key in keys]:
+            self._calls.remove(call)
+            self._end_cancelled(call.key)
+        self._engine.cancel(keys, force=True)
+
+    def _end_cancelled(self, key: UUID) -> None:
+        encoding, value = encode_failure(of_error(cancelled()))
+        now = time.time()
+        self._on_outcomes(
+            [
+                Outcome(
+                    key=key,
+                    state="cancelled",
+                    encoding=encoding,
+                    value=value,
+                    started_at=now,
+                    ended_at=now,
+                    attempts=0,
+                )
+            ]
+        )
+
+    def _on_outcomes(self, outcomes: list[Outcome]) -> None:
+        for outcome in outcomes:
+            waiter = self._waiting.pop(outcome.key, None)
+            if waiter is not None:
+                waiter.set_result(outcome)
+
+    def _on_output(self, output: Output) -> None:
+        piece = (output.stream, output.run, output.attempt, output.offset, output.time, output.data)
+        self._printed[output.key].append(piece)
+
+    def _take_printed(self, key: UUID, attempts: int) -> list[Piece]:
+        pieces = self._printed.pop(key, [])
+        return [(stream, run, attempts + n, offset, at, data) for stream, run, n, offset, at, data in pieces]
+
+    def _new_engine(self) -> ProcessEngine:
+        terms = self._terms
+        limits = WorkerLimits.of_argument(terms.limits)
+        sandboxes = SandboxRoot.of(limits)
+        if sandboxes is not None:
+            sandboxes.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return ProcessEngine(
+            self,
+            self._on_outcomes,
+            workers=self._workers,
+            python=sys.executable,
+            environment=worker_environment(os.environ, terms.environment),
+            limits=limits,
+            on_output=self._on_output if terms.most_output_bytes else None,
+            most_output_bytes=terms.most_output_bytes or PRINTED_LIMIT,
+            spool=self._spool,
+            inline_bytes=terms.inline_bytes or INLINE_BYTES,
+        )
+
+
+_hosts: dict[bytes, Host] = {}
+_lock = threading.Lock()
+
+
+def run(order: bytes, *, workers: int = 1) -> Reply:
+    """Run a call here; this process runs up to `workers` of them at a time."""
+    read = read_order(order)
+    terms = read_terms(read.terms)
+    if not terms.is_mpi:
+        return encode(_host(read.terms, terms, workers).run(read))
+    # Each call has nodes of its own, which this process's environment names: new for each call.
+    host = Host(terms, workers=1)
+    try:
+        return encode(host.run(read))
+    finally:
+        host.close()
+
+
+def kill(keys: Iterable[bytes]) -> None:
+    """End calls that run here, whoever's they are."""
+    found = [UUID(bytes=key) for key in keys]
+    for host in list(_hosts.values()):
+        host.kill(found)
+
+
+def close_all(terms: bytes) -> None:
+    """End what runs here for a pool."""
+    with _lock:
+        found = _hosts.pop(terms, None)
+    if found is not None:
+        found.close()
+
+
+def _host(key: bytes, terms: Terms, workers: int) -> Host:
+    with _lock:
+        host = _hosts.get(key)
+        if host is None:
+            host = _hosts[key] = Host(terms, workers=workers)
+        return host
+
+
+def _visible_spool(terms: Terms) -> Path | None:
+    return Path(terms.spool) if terms.mark and Path(terms.mark).exists() else None
+
+
+_NOT_SHARED = (
+    "the arguments are too large for a message, and the file system that they lie on ({}) is not there on this node: "
+    "its administrator puts the directory of the endpoint on a file system that the nodes share"
+)
+
+
+def _refused(order: Order, state: FinalState, error: TaskError) -> Ending:
+    encoding, value = encode_failure(of_error(error))
+    now = time.time()
+    return Ending(state=state, encoding=encoding, value=value, started_at=now, ended_at=now)
