@@ -21,6 +21,9 @@ from headrace.bus.keys import SEAL_BYTES, Keys, check_seal, seal
 
 WIRE_VERSION: Final = 1
 
+STATES: Final = ("pending", "running", "succeeded", "failed", "cancelled", "expired")
+"""The states of a task; the last four are final."""
+
 _BUNDLE_MAGIC = b"HB" + bytes([WIRE_VERSION])
 _PART_MAGIC = b"HR" + bytes([WIRE_VERSION])
 

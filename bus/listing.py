@@ -23,6 +23,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from headrace.bus.answers import StoredMessage
+from headrace.bus.bundles import STATES
 from headrace.bus.connection import Connection
 from headrace.bus.errors import BusError, BusUnavailable
 from headrace.bus.ids import task_id
@@ -30,7 +31,6 @@ from headrace.bus.keys import KeyRing
 from headrace.bus.names import token
 from headrace.bus.task_views import TaskView, ended_tasks, queued_tasks
 
-STATES: Final = ("pending", "running", "succeeded", "failed", "cancelled", "expired")
 UNFINISHED: Final = frozenset({"pending", "running"})
 
 _FIRST_STRETCH = 256

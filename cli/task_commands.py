@@ -182,7 +182,8 @@ def _say_cancelled(answer: dict[str, Any], *, force: bool, as_json: bool) -> Non
         output.say_json(answer)
         return
     group, running = answer["task_group_id"], len(answer["running"])
-    output.say(f"Cancelled {answer['states'].get('cancelled', 0)} tasks of group {group}.")
+    cancelled = answer["states"].get("cancelled", 0)
+    output.say(f"Cancelled {cancelled} tasks of group {group}; {answer['found']} found that had not ended.")
     if running and not force:
         output.say(f"{running} run, and go on; `headrace task cancel --force --group {group}` stops them.")
     elif running:

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Final, Literal, Self, overload
 from uuid import UUID, uuid4
 
-from headrace.bus.bundles import FunctionUse, TaskOptions
+from headrace.bus.bundles import STATES, FunctionUse, TaskOptions
 from headrace.bus.code import FunctionCode, from_function, from_source
 from headrace.bus.modules import Modules
 from headrace.bus.names import Address
@@ -292,15 +292,20 @@ class Client:
 
         state: one or several of `pending`, `running`, `succeeded`, `failed`, `cancelled`, `expired`.
         since: a time (UTC where it has no zone), or how long ago as in `15m`; what was stored, or has ended, since.
+
+        Raises `ValueError`, at once, for another state or an id that is not a UUID.
         """
         query = _given(
-            state=None if state is None else state if isinstance(state, str) else ",".join(state),
+            state=None if state is None else _states(state),
             endpoint_id=None if endpoint_id is None else _id(endpoint_id, "endpoint_id"),
             function_id=None if function_id is None else _id(function_id, "function_id"),
             task_group_id=None if task_group_id is None else _id(task_group_id, "task_group_id"),
             since=since.isoformat() if isinstance(since, datetime) else since,
             limit=page_size,
         )
+        return self._pages(query)
+
+    def _pages(self, query: Document) -> Iterator[Document]:
         while True:
             answer: Document = self._http.request("GET", "tasks", query=query)
             yield from answer["tasks"]
@@ -349,8 +354,9 @@ class Client:
     def cancel_group(self, task_group_id: Id, task_ids: Iterable[Id] | None = None, *, force: bool = False) -> Document:
         """Cancel tasks of a group, the given ones or all that are queued or run, each as `cancel` does it.
 
-        `states` in the answer says how many of them are in which state now (`unknown`: there is no such task, or its
-        result has expired), `running` names those that have no result yet.
+        In the answer `found` is how many there were, 0 where nothing of the group is queued or runs; `states` says
+        how many of them are in which state now (`unknown`: there is no such task, or its result has expired), and
+        `running` names those that have no result yet.
         """
         path = f"task-groups/{_id(task_group_id, 'task_group_id')}/cancel"
         if task_ids is not None:
@@ -365,7 +371,8 @@ class Client:
         for answer in answers:
             states.update(answer["states"])
         running = [task for answer in answers for task in answer["running"]]
-        return {"task_group_id": str(task_group_id), "states": dict(states), "running": running}
+        found = sum(answer["found"] for answer in answers)
+        return {"task_group_id": str(task_group_id), "found": found, "states": dict(states), "running": running}
 
     def _cancel_some(self, path: str, body: Document) -> Document:
         answer: Document = self._http.request("POST", path, body=body, repeatable=True)
@@ -531,6 +538,15 @@ def _id(value: Id, name: str) -> str:
         return str(value if isinstance(value, UUID) else UUID(value))
     except (ValueError, AttributeError, TypeError):
         raise ValueError(f"{name} is {value!r}, which is not a UUID") from None
+
+
+def _states(state: str | Iterable[str]) -> str:
+    """One or several states, as a query has them."""
+    wanted = [each.strip() for each in (state.split(",") if isinstance(state, str) else state)]
+    for each in wanted:
+        if each not in STATES:
+            raise ValueError(f"state is {each!r}, which is none of {', '.join(STATES)}")
+    return ",".join(wanted)
 
 
 def _segment(value: str, name: str) -> str:

@@ -39,6 +39,7 @@ PROTOCOL: Final = WIRE_VERSION
 _REFUSALS: Final = {401: Unauthorized, 403: Forbidden, 404: NotFound}
 _SILENCE_S: Final = 60.0
 """How long a transfer may stand still."""
+_RETRIED_FOR_S: Final = 4.0
 _RETRIED_STATUSES: Final = frozenset({502, 503, 504})
 
 
@@ -46,9 +47,9 @@ _RETRIED_STATUSES: Final = frozenset({502, 503, 504})
 class Retries:
     """How long, and in which steps, a request that met a broken connection or a busy service is tried again."""
 
+    within_s: float
     first_pause_s: float = 0.1
     longest_pause_s: float = 1.0
-    within_s: float = 4.0
 
     def pauses(self) -> Iterator[float]:
         """The pauses before each new attempt; they end when `within_s` is over."""
@@ -64,12 +65,10 @@ class Http:
     `find_profile` is called at the first request and may raise `NotConfigured`.
     """
 
-    def __init__(
-        self, find_profile: Callable[[], Profile], *, timeout_s: float = 30.0, retries: Retries | None = None
-    ) -> None:
+    def __init__(self, find_profile: Callable[[], Profile], *, timeout_s: float = 30.0) -> None:
         self._find_profile = find_profile
         self._timeout_s = timeout_s
-        self._retries = retries or Retries()
+        self._retries = Retries(within_s=min(_RETRIED_FOR_S, timeout_s))
         self._lock = threading.Lock()
         self._profile: Profile | None = None
         self._client: httpx.Client | None = None

@@ -27,7 +27,7 @@ from headrace.action_provider.http import Call as Request
 from headrace.action_provider.wishes import pool_for
 from headrace.bus import submission, task_views
 from headrace.bus.bundles import TaskOptions, TaskResult
-from headrace.bus.cancelling import Cancelling
+from headrace.bus.cancelling import UNKNOWN, Cancelling
 from headrace.bus.endings import end_unstarted, ended
 from headrace.bus.ids import task_id
 from headrace.bus.models import EndpointRecord
@@ -71,8 +71,8 @@ async def invoke(call: Request) -> Response:
 
 async def get_task(call: Request) -> Response:
     """One task of the caller's; with `wait` the answer comes when it ends, or when the time is over."""
-    view = await find_task(call)
     wait_s = call.wait_s()
+    view = await find_task(call)
     if view.result is None and wait_s > 0:
         view = await call.unless_stopping(_awaited(call, view, wait_s)) or view
     return reply(located_document(view))
@@ -113,7 +113,11 @@ async def cancel(call: Request) -> Response:
 
 
 async def cancel_group(call: Request) -> Response:
-    """Cancel tasks of one of the caller's groups, those that are named or all: as if each were cancelled by itself."""
+    """Cancel tasks of one of the caller's groups, those that are named or all: as if each were cancelled by itself.
+
+    A group of which nothing is queued is no error: what has ended is not counted here, so that cancelling twice is
+    well, and a group that never was looks the same. `found` says how many tasks there were to cancel.
+    """
     group, body = call.path_id("task_group_id"), call.body or {}
     cancelling = _cancelling(call, force=bool(body.get("force")))
     principal = call.caller.principal
@@ -130,6 +134,7 @@ async def cancel_group(call: Request) -> Response:
         go_on = await cancelling.group(principal, group, start=body.get("after", 0) + 1, within_s=budget_s)
     answer: dict[str, Any] = {
         "task_group_id": group,
+        "found": cancelling.states.total() - cancelling.states[UNKNOWN],
         "states": dict(sorted(cancelling.states.items())),
         "running": cancelling.running[:_MOST_NAMED],
     }

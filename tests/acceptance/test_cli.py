@@ -192,6 +192,9 @@ def test_a_task_is_seen_to_run_and_cancelled_as_far_as_asked(shell: Shell, up: U
     assert "Asked to stop" in shell("task", "cancel", "--force", running).out
     group = json.loads(shell("task", "show", waiting, "--json").out)["task_group_id"]
     assert f"of group {group}" in shell("task", "cancel", "--group", group).out
+    nothing = shell("task", "cancel", "--group", str(uuid.uuid4())).out
+    assert nothing.startswith("Cancelled 0 tasks of group ")
+    assert nothing.endswith("; 0 found that had not ended.\n")
     assert shell("task", "cancel", waiting, waiting).out.count("Cancelled") == 2
     assert "--group" in shell("task", "cancel", status=2).err
 

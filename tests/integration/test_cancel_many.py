@@ -62,10 +62,16 @@ def test_a_whole_group_is_cancelled_with_one_call_and_its_futures_hear_of_it(cli
 
         answer = client.cancel_group(executor.task_group_id)
 
-        assert answer["states"] == {"cancelled": 300}
+        assert (answer["found"], answer["states"]) == (300, {"cancelled": 300})
         assert answer["running"] == []
         assert all(isinstance(future.exception(20), TaskCancelled) for future in futures)
         assert client.cancel_group(executor.task_group_id)["states"] == {}
+
+
+def test_a_group_that_never_was_is_answered_with_nothing_found(client: Client) -> None:
+    answer = client.cancel_group(uuid.uuid4())
+
+    assert (answer["found"], answer["states"], answer["running"]) == (0, {}, [])
 
 
 def test_named_tasks_are_cancelled_and_the_others_stay(client: Client, away: str) -> None:
@@ -77,6 +83,7 @@ def test_named_tasks_are_cancelled_and_the_others_stay(client: Client, away: str
     answer = client.cancel_group(executor.task_group_id, [str(future.task_id) for future in futures[::2]] + [stranger])
 
     assert answer["states"] == {"cancelled": 20, "unknown": 1}
+    assert answer["found"] == 20
     assert states(client, executor) == {"cancelled": 20, "pending": 20}
     again = client.cancel_group(executor.task_group_id, [str(future.task_id) for future in futures])
     assert again["states"] == {"cancelled": 40}

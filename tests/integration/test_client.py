@@ -138,6 +138,14 @@ def test_a_group_has_its_tasks(client: Client, pool: RunningPool, double: str) -
     ]
 
 
+def test_a_list_of_what_cannot_be_is_refused_before_it_is_read() -> None:
+    with Client("http://127.0.0.1:9", "t") as client:
+        with pytest.raises(ValueError, match="state is 'done', which is none of pending, running, succeeded, failed"):
+            client.list_tasks(state=["failed", "done"])
+        with pytest.raises(ValueError, match="endpoint_id"):
+            client.list_tasks(endpoint_id="lab")
+
+
 @pytest.mark.parametrize("argument", [{1, 2}, object(), float("nan"), b"bytes"])
 def test_an_argument_that_json_cannot_carry_is_refused_before_anything_is_sent(argument: Any) -> None:
     with Client("http://127.0.0.1:9", "t") as client, pytest.raises(errors.ArgumentNotSerialisable, match="Executor"):
@@ -341,6 +349,17 @@ def test_a_service_that_is_not_there_is_named_within_seconds() -> None:
     with (
         Client(f"http://127.0.0.1:{port}", "t") as client,
         pytest.raises(errors.ServiceUnreachable, match=rf"127\.0\.0\.1:{port} cannot be reached.*headrace up"),
+    ):
+        client.get_endpoints()
+
+
+@pytest.mark.timeout(3)
+def test_who_has_little_time_is_told_in_little_time() -> None:
+    (port,) = free_ports()
+
+    with (
+        Client(f"http://127.0.0.1:{port}", "t", timeout_s=0.1) as client,
+        pytest.raises(errors.ServiceUnreachable, match="cannot be reached"),
     ):
         client.get_endpoints()
 

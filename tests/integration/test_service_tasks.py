@@ -111,6 +111,10 @@ def test_a_long_poll_answers_when_the_task_ends(
     assert late.json()["result"] == "done"
     opener.join()
 
+    refused = http.get(f"/api/v1/tasks/{task_id}", params={"wait": "soon"})
+    assert refused.status_code == 422, "also where nothing is to be waited for"
+    assert refused.json()["errors"][0]["pointer"] == "?wait"
+
 
 def test_a_task_that_has_not_started_is_cancelled(
     service: RunningService, tmp_path_factory: pytest.TempPathFactory
