@@ -45,7 +45,6 @@ class Info(msgspec.Struct):
     max_payload: int = 1 << 20
     nonce: str = ""
     tls_required: bool = False
-    connect_urls: list[str] = []
 
 
 class Link(asyncio.BufferedProtocol):
