@@ -23,6 +23,8 @@ STARTED: Final = 0
 FINISHED: Final = 1
 OUT_BEGIN: Final = 2
 ERR_BEGIN: Final = 3
+STARTED_US: Final = 4
+"""When the call STARTED did so, in microseconds (unix): whoever stops it finds its start here."""
 COUNTERS_BYTES: Final = 4096
 
 SUCCEEDED: Final = 0

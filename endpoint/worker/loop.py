@@ -21,6 +21,7 @@ from headrace.endpoint.worker.frames import (
     FINISHED,
     HEAD_BYTES,
     STARTED,
+    STARTED_US,
     SUCCEEDED,
     PrintedItem,
     Report,
@@ -183,10 +184,11 @@ class Worker:
 
     def _do(self, item: WorkItem) -> None:
         number, function, encoding, arguments, json_result = item
+        started_at = time.time()
+        self._counters[STARTED_US] = int(started_at * 1e6)
         self._counters[STARTED] = number
         self.running_since = began = time.perf_counter()
         self.running = number
-        started_at = time.time()
         specification = self._specifications.pop(number, b"") if self._specifications else b""
         with _applied(specification) if specification else _NOTHING:
             if self._sandboxes is None:

@@ -335,6 +335,7 @@ async def test_a_call_within_its_time_limit_is_not_touched(bench: EngineBench) -
 async def test_a_running_call_is_cancelled_by_force_only_and_its_neighbour_lives(
     bench: EngineBench, tmp_path: Path, has_own_processes: bool
 ) -> None:
+    submitted_at = time.time()
     keys = [bench.submit(hold, str(tmp_path), name) for name in ("a", "b")]
     pids = await held(tmp_path, "a", "b")
 
@@ -343,6 +344,7 @@ async def test_a_running_call_is_cancelled_by_force_only_and_its_neighbour_lives
     bench.engine.cancel([keys[0]], force=True)
 
     assert (await bench.failure(keys[0], "cancelled")).code == "TaskCancelled"
+    assert submitted_at <= bench.outcomes[keys[0]].started_at <= bench.outcomes[keys[0]].ended_at
     if has_own_processes:
         await eventually_async(lambda: not is_alive(pids[0]), 5, "its process is gone")
     assert keys[1] not in bench.outcomes

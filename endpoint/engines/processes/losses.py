@@ -33,6 +33,7 @@ class Losses:
             running = finished if finished in jobs else max(jobs, key=lambda number: len(jobs[number].call.arguments))
         returned: list[Job] = []
         if running in jobs:
+            jobs[running].started_at = worker.started_at
             self._remove_sandbox(jobs[running])
         for number, job in jobs.items():
             job.stop_timer()

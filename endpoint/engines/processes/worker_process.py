@@ -28,6 +28,7 @@ from headrace.endpoint.worker.frames import (
     HEAD_BYTES,
     OUT_BEGIN,
     STARTED,
+    STARTED_US,
     Report,
     Work,
     frame,
@@ -112,7 +113,7 @@ class WorkerProcess(asyncio.Protocol):
         self._buffer = bytearray()
         self._is_connected = True
         self._is_over = False
-        self._counters = memoryview(bytes(32)).cast("Q")
+        self._counters = memoryview(bytes(COUNTERS_BYTES)).cast("Q")
         self.began_at = time.monotonic()
         self.process: subprocess.Popen[bytes] | None = None
         self.ended = asyncio.Event()
@@ -200,6 +201,11 @@ class WorkerProcess(asyncio.Protocol):
     def running(self) -> int:
         """The number of the call that it runs, or ran when it died; 0 when it was between two calls."""
         return self._counters[STARTED] if self._counters[STARTED] != self._counters[FINISHED] else 0
+
+    @property
+    def started_at(self) -> float:
+        """When that call started, unix seconds."""
+        return self._counters[STARTED_US] / 1e6
 
     @property
     def finished(self) -> int:
