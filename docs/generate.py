@@ -141,7 +141,7 @@ _CONFIG = """\
 
 In `HOME/endpoints/NAME/config.yaml`; `headrace endpoint configure NAME` makes one with comments. Unknown keys, keys
 that are there twice and wrong values are refused with line and key. A change counts from the next start of the
-endpoint. Where other settings lie is in [settings.md](settings.md).
+endpoint, or once its manager gets a SIGHUP: it says what changed, and a pool takes new settings when it is idle. Where other settings lie is in [settings.md](settings.md).
 """
 
 T = TypeVar("T")

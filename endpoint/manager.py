@@ -17,8 +17,11 @@ from uuid import UUID
 
 from headrace.bus.names import DEFAULT_POOL
 from headrace.endpoint.config import EndpointConfig
+from headrace.endpoint.configuration.reload import LiveConfiguration
 from headrace.endpoint.directory import EndpointDirectory
 from headrace.endpoint.errors import ConfigInvalid, EndpointError, RegistrationRefused, ServiceAway
+from headrace.endpoint.hangup import Terminal
+from headrace.endpoint.kept_pool import KeptPool
 from headrace.endpoint.pool_process import PoolProcess
 from headrace.endpoint.service_client import ServiceClient
 
@@ -49,7 +52,16 @@ class Manager:
         self._settings = settings
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
+        self._reread = asyncio.Event()
+        self._terminal = Terminal()
         self._service_lost = False
+
+    def hang_up(self) -> None:
+        """Read the configuration again; or, where the terminal was closed that we were started from, stop."""
+        if self._terminal.is_closed():
+            self.stop()
+        else:
+            self._reread.set()
 
     def stop(self) -> None:
         """Drain and end; called again, end at once."""
@@ -64,7 +76,8 @@ class Manager:
         `RegistrationRefused`.
         """
         with self._directory.locked():
-            config = self._directory.config()
+            live = LiveConfiguration(self._directory.path)
+            config = live.files.config
             await _check_python(config, self._directory)
             pool = PoolProcess(self._directory, DEFAULT_POOL, grace_s=self._settings.grace_s)
             with ServiceClient(self._settings.url, timeout_s=self._settings.service_timeout_s) as service:
@@ -74,7 +87,7 @@ class Manager:
                         await pool.warm_up()
                         endpoint_id = await self._unless_stopped(self._registered(service, config))
                         if endpoint_id is not None:
-                            await self._serve(service, endpoint_id, config, pool)
+                            await self._serve(service, endpoint_id, live, pool)
                     finally:
                         # However we got here, no pool stays behind.
                         pool.kill()
@@ -92,21 +105,23 @@ class Manager:
             await asyncio.gather(task, stop, return_exceptions=True)
 
     async def _serve(
-        self, service: ServiceClient, endpoint_id: UUID, config: EndpointConfig, pool: PoolProcess
+        self, service: ServiceClient, endpoint_id: UUID, live: LiveConfiguration, pool: PoolProcess
     ) -> None:
         logger.info(
             "The endpoint %s (%s) starts with %d workers.",
             self._directory.name,
             endpoint_id,
-            self._settings.workers or config.worker_count,
+            self._settings.workers or live.files.config.worker_count,
             extra={"action": "endpoint_started", "endpoint_id": str(endpoint_id)},
         )
-        settings = self._pool_settings(endpoint_id, config)
+        kept = KeptPool(pool, self._pool_settings(endpoint_id, live.files.config))
         async with asyncio.TaskGroup() as tasks:
-            keep = tasks.create_task(pool.keep(settings), name=f"pool {DEFAULT_POOL}")
+            keep = tasks.create_task(kept.run(), name=f"pool {DEFAULT_POOL}")
+            changes = tasks.create_task(self._take_changes(service, endpoint_id, live, kept), name="changes")
             presence = tasks.create_task(self._tell_presence(service, endpoint_id, pool), name="presence")
             await self._stop.wait()
             # Nobody restarts the pool from here on.
+            changes.cancel()
             keep.cancel()
             # The pool finishes its tasks while we still look alive to those who wait for them.
             await self._stop_pool(pool)
@@ -114,6 +129,23 @@ class Manager:
         # Last, so that no late sign of life makes the endpoint look alive again.
         await self._end_presence(service, endpoint_id)
         logger.info("The endpoint %s has stopped.", self._directory.name, extra={"action": "endpoint_stopped"})
+
+    async def _take_changes(
+        self, service: ServiceClient, endpoint_id: UUID, live: LiveConfiguration, kept: KeptPool
+    ) -> None:
+        """Whenever SIGHUP comes, go by what the files say now."""
+        while True:
+            await self._reread.wait()
+            self._reread.clear()
+            if not await live.reload(lambda files: _check_python(files.config, self._directory)):
+                continue
+            config = live.files.config
+            logging.getLogger().setLevel(config.log_level.upper())
+            try:
+                await self._known_config(service, endpoint_id, config)
+            except RegistrationRefused as error:
+                logger.error("The service was not told of the changes: %s", error, extra={"action": "config_not_told"})
+            kept.change(self._pool_settings(endpoint_id, config))
 
     async def _stop_pool(self, pool: PoolProcess) -> None:
         stopping = asyncio.create_task(pool.stop(), name="stop pool")
@@ -127,14 +159,7 @@ class Manager:
         """The endpoint's id, with what `config.yaml` says known to the service where that is possible now."""
         stored, token = self._directory.registration(), self._settings.token
         if stored is not None and self._directory.token() is not None:
-            if token is not None:
-                await self._tell_config(service, token, stored.endpoint_id, config)
-            else:
-                logger.warning(
-                    "Without the owner's token the service is not told of public, shared_with and allowed_functions in"
-                    " config.yaml: what it was told last stays in force. Start once with --token-file, or log in.",
-                    extra={"action": "config_not_told", "endpoint_id": str(stored.endpoint_id)},
-                )
+            await self._known_config(service, stored.endpoint_id, config)
             if stored.url != service.url:
                 self._directory.keep_registration(stored.endpoint_id, None, service.url)
             return stored.endpoint_id
@@ -148,6 +173,18 @@ class Manager:
         self._directory.keep_registration(endpoint_id, None, service.url)
         await self._register(service, token, endpoint_id, config)
         return endpoint_id
+
+    async def _known_config(self, service: ServiceClient, endpoint_id: UUID, config: EndpointConfig) -> None:
+        """Tell the service what `config.yaml` says, where we may. Raises `RegistrationRefused`."""
+        token = self._settings.token
+        if token is not None:
+            await self._tell_config(service, token, endpoint_id, config)
+            return
+        logger.warning(
+            "Without the owner's token the service is not told of public, shared_with and allowed_functions in"
+            " config.yaml: what it was told last stays in force. Start once with --token-file, or log in.",
+            extra={"action": "config_not_told", "endpoint_id": str(endpoint_id)},
+        )
 
     async def _register(self, service: ServiceClient, token: str, endpoint_id: UUID, config: EndpointConfig) -> None:
         own_token = await asyncio.to_thread(service.register, token, endpoint_id, self._described(config))
@@ -245,11 +282,15 @@ class Manager:
 
     @contextlib.asynccontextmanager
     async def _signals(self) -> AsyncIterator[None]:
-        """SIGTERM and SIGINT drain; the second of them ends at once."""
+        """SIGTERM and SIGINT drain; the second of them ends at once. SIGHUP has the configuration read again."""
         loop = asyncio.get_running_loop()
-        numbers = (signal.SIGTERM, signal.SIGINT)
+        numbers = [signal.SIGTERM, signal.SIGINT]
         for number in numbers:
             loop.add_signal_handler(number, self.stop)
+        # `nohup` says that a closed terminal is nothing to us.
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            loop.add_signal_handler(signal.SIGHUP, self.hang_up)
+            numbers.append(signal.SIGHUP)
         try:
             yield
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from headrace.endpoint.configuration.changes import changes
@@ -20,10 +21,15 @@ class LiveConfiguration:
         for note in self.files.notes:
             logger.info("config.yaml, %s", note, extra={"action": "config_note"})
 
-    def reload(self) -> bool:
-        """Read the files again, and tell what changed; whether anything did. Files with mistakes change nothing."""
+    async def reload(self, check: Callable[[ConfigurationFiles], Awaitable[None]] | None = None) -> bool:
+        """Read the files again, and tell what changed; whether anything did. Files with mistakes change nothing.
+
+        `check` may refuse what the files say with `ConfigInvalid`, too.
+        """
         try:
             fresh = ConfigurationFiles.read(self.files.directory)
+            if check is not None:
+                await check(fresh)
         except ConfigInvalid as error:
             logger.error("The configuration stays as it was: %s", error, extra={"action": "config_refused"})
             return False

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import json
 import os
+import pty
 import signal
 import socket
 import stat
@@ -394,6 +395,48 @@ def test_what_config_yaml_says_is_known_to_the_service_after_a_restart(client: C
         whoami = client.register_source_code("import os\ndef who():\n    return os.environ['WHO']\n", "who")
         task_id = client.run(endpoint_id=endpoint.id, function_id=whoami)
         assert client.get_result(task_id, wait_s=10) == "ada"
+
+
+def test_changes_of_config_yaml_count_after_sighup_and_cut_no_task_short(
+    client: Client, home: Path, name: str, tmp_path: Path
+) -> None:
+    nap = client.register_source_code(SLOW, "nap")
+    whoami = client.register_source_code("import os\ndef who():\n    return os.environ['WHO']\n", "who")
+    with running(home, name) as endpoint:
+        begun = tmp_path / "begun"
+        task_id = client.run(1.0, str(begun), endpoint_id=endpoint.id, function_id=nap)
+        eventually(begun.exists, 10)
+
+        endpoint.directory.config_file.write_text("public: maybe\n")
+        endpoint.process.send_signal(signal.SIGHUP)
+        eventually(lambda: "stays as it was" in endpoint.said() and "line 1: public" in endpoint.said(), 5)
+        endpoint.directory.config_file.write_text("public: true\nenvironment: {WHO: ada}\n")
+        endpoint.process.send_signal(signal.SIGHUP)
+
+        eventually(lambda: "Changed: config.yaml: public is new: true" in endpoint.said(), 5)
+        assert "ada" not in endpoint.said()
+        eventually(lambda: client.get_endpoint_metadata(endpoint.id)["public"] is True, 5)
+        assert client.get_result(task_id, wait_s=10) == "rested"
+        eventually(lambda: "starts anew with the changed settings" in endpoint.said(), 5)
+        who = client.run(endpoint_id=endpoint.id, function_id=whoami)
+        assert client.get_result(who, wait_s=10) == "ada"
+        assert begun.read_text() == "started"
+
+
+def test_a_closed_terminal_stops_the_endpoint(home: Path, name: str) -> None:
+    Endpoints(home).create(name)
+    words = command(home, "start", name, "--workers", "1")
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execvpe(words[0], words, environment())  # noqa: S606 - pytest's child becomes the command
+    directory = Endpoints(home).get(name)
+    status = directory.pool_file("default", "status.json")
+    eventually(lambda: status.exists() and json.loads(status.read_text())["workers"], 15)
+
+    os.close(terminal)
+
+    eventually(lambda: os.waitpid(pid, os.WNOHANG)[0], 10)
+    assert "has stopped" in directory.log_file.read_text()
 
 
 def test_an_endpoint_that_is_registered_starts_without_a_token_of_its_owner(

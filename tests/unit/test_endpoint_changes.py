@@ -57,22 +57,23 @@ def test_a_template_that_comes_or_goes_is_told_of(tmp_path: Path) -> None:
     assert changes(with_one, without) == ["user_config_template.yaml.j2 is gone: users can give no options any more"]
 
 
-def test_a_mistake_leaves_everything_as_it_was(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.anyio
+async def test_a_mistake_leaves_everything_as_it_was(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     written(tmp_path, config__yaml="workers: 2")
     live = LiveConfiguration(tmp_path)
     caplog.set_level(logging.INFO)
 
     (tmp_path / "config.yaml").write_text("wokers: 3")
-    assert live.reload() is False
+    assert await live.reload() is False
     assert live.files.config.workers == 2
     assert "stays as it was" in caplog.text
     assert "did you mean 'workers'?" in caplog.text
 
     (tmp_path / "config.yaml").write_text("workers: 3")
-    assert live.reload() is True
+    assert await live.reload() is True
     assert live.files.config.workers == 3
     assert "config.yaml: workers is 3 (it was 2)" in caplog.text
-    assert live.reload() is False
+    assert await live.reload() is False
 
 
 def test_what_was_read_stays_as_it_was_whatever_becomes_of_the_files(tmp_path: Path) -> None:
