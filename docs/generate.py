@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import typer
+from configuration_keys import engine_sections, file_keys, foreign_keys, provider_sections
 
 from headrace.action_provider.app import OPERATIONS
 from headrace.action_provider.errors import ServiceError, answer_to
@@ -21,7 +22,7 @@ from headrace.bus import errors as bus_errors
 from headrace.cli import errors as cli_errors
 from headrace.cli.main import app
 from headrace.endpoint import errors as endpoint_errors
-from headrace.schemas import HeadraceError, SchemaViolation, schema
+from headrace.schemas import HeadraceError, SchemaViolation
 from headrace.sdk import errors as sdk_errors
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -137,11 +138,97 @@ _ADVICE: Mapping[str, str] = {
 """What to do about each error that people meet as users."""
 
 _CONFIG = """\
-# config.yaml of an endpoint
+# Configuration of an endpoint
 
-In `HOME/endpoints/NAME/config.yaml`; `headrace endpoint configure NAME` makes one with comments. Unknown keys, keys
-that are there twice and wrong values are refused with line and key. A change counts from the next start of the
-endpoint, or once its manager gets a SIGHUP: it says what changed, and a pool takes new settings when it is idle. Where other settings lie is in [settings.md](settings.md).
+The files lie in `HOME/endpoints/NAME`; `headrace endpoint configure NAME` writes them with comments.
+
+| file | what it says |
+| --- | --- |
+| `config.yaml` | the endpoint, and what all its pools have in common |
+| `user_config_template.yaml.j2` | the configuration of one pool, made from a user's options |
+| `user_config_schema.json` | the options that the template takes, as a JSON schema (2020-12) |
+| `user_environment.yaml` | variables that all pools find in their environment |
+
+**How they go together.** Without a template, `config.yaml` configures the one pool, and users can give no options. With
+a template, each pool is what the template gives for a user's options, on top of what `config.yaml` says of pools; who
+gives no options gets what it gives for none. So what a template demands, a container for instance, nobody gets around.
+Where the template needs an option that is not given, that submission is refused, with the option's name.
+
+Unknown keys, keys that are there twice and wrong values are refused with line and key: `headrace endpoint validate
+NAME` says so before anybody meets it, `headrace endpoint render-user-config NAME --options '{"workers": 2}'` shows what
+comes of options. A change counts from the next start of the endpoint, or once its manager gets a SIGHUP: it says what
+changed, and no task is cut short. How to bring an endpoint of Globus Compute along is in
+[its own how-to](../how-to/move-from-globus-compute.md); where other settings lie is in [settings.md](settings.md).
+
+## `config.yaml`
+"""
+
+_TEMPLATE = """\
+## `user_config_template.yaml.j2`
+
+A Jinja2 template, in its sandbox, in which nothing may be undefined: `{{ blocks|default(1) }}` makes an option one
+that may be left out. It may `extends`, `include` and `import` files of its directory that end with `.j2`, `.jinja`,
+`.jinja2`, `.yaml` or `.yml`. What it gives is YAML with these keys; without a value (`key:`) a key is as if it were
+not there:
+"""
+
+_VALUES = """\
+### What stands for an option
+
+Whatever is in a text, it stays a part of one value: the YAML is read before the texts are put into it.
+
+| in the template | with the option `it's` | |
+| --- | --- | --- |
+| `key: {{ name }}` | `key: "it's"` | a text stays a text, also `true` and `3` |
+| `key: load {{ name }}` | `key: "load \\"it's\\""` | in a longer text it brings quotes, as in Globus Compute |
+| `key: "load {{ name }}"` | `key: "load it's"` | within quotes of the template it has none |
+| `key: "load {{ name \\| shell_quote }}"` | `key: "load 'it'\\"'\\"'s'"` | one word for a shell, whatever is in it |
+| `key: {{ values }}` | `key: [1, "it's"]` | lists and objects, in one line |
+
+**Quotes are no protection from a shell**, not even those that a text brings along: `$(...)` works within them. What
+ends up in `worker_init`, `endpoint_setup` or another command goes through `shell_quote` (Globus Compute's name,
+`shell_escape`, is the same), unless users shall give commands.
+
+Texts compare as they are, `{% if queue == 'long' %}`, and in the form that Globus Compute compares, `'"long"'`.
+
+### What templates know besides
+
+No option may have one of these names.
+
+| variable | what it is |
+| --- | --- |
+| `_GC.user_runtime` | their `python_version`, `python.version_tuple`, `headrace_version`, `platform.node` |
+| `_GC.mapped_identity` | who the user is on this machine; empty where no identities are mapped |
+| `_GC.parent_config` | what `config.yaml` says |
+| `_GC.env` | what `user_environment.yaml` says |
+| `user_runtime`, `mapped_identity`, `parent_config` | the same, by their older names |
+"""
+
+_SCHEMA_FILE = """\
+## `user_config_schema.json`
+
+Options are held against it before the template sees them. With `"additionalProperties": false` an option that it does
+not name is refused. All options together have at most 65 536 bytes as JSON.
+
+## `user_environment.yaml`
+
+Names and values, nothing nested. They go before the `environment` of `config.yaml`, and that of the template goes
+before them. Variables that begin with `HEADRACE_` are refused, and those of the manager are taken out: no token reaches
+a pool's workers.
+
+## `engine`
+
+`type` names one of these; without it, it is `ProcessEngine`. Each takes its own keys.
+"""
+
+_PROVIDERS = """\
+## `provider`
+
+Under the `engine` of a `ParslEngine`. `type` names one of these; keys that are left out are as Parsl has them.
+"""
+
+_FOREIGN = """\
+## Keys of Globus Compute that do nothing here
 """
 
 T = TypeVar("T")
@@ -189,10 +276,15 @@ def errors() -> str:
 
 
 def configuration() -> str:
-    """The keys of an endpoint's config.yaml, from their schema."""
-    keys = schema("endpoint-config")["properties"]
-    rows = [(f"`{key}`", str(each["description"]), _default(each)) for key, each in keys.items()]
-    return "\n".join([_NOTE, _CONFIG, _table(("key", "meaning", "default"), rows)])
+    """The keys of an endpoint's configuration, from their schemas and from the engines."""
+    head = ("key", "meaning", "default")
+    parts = [_NOTE, _CONFIG, _table(head, file_keys("endpoint-config"))]
+    parts += [_TEMPLATE, _table(head, file_keys("pool-config")), _VALUES, _SCHEMA_FILE]
+    parts += [each for section in engine_sections() for each in _section(section)]
+    parts.append(_PROVIDERS)
+    parts += [each for section in provider_sections() for each in _section(section)]
+    parts += [_FOREIGN, _table(("key", "in", "what becomes of it"), foreign_keys())]
+    return "\n".join(parts)
 
 
 DOCUMENTS: Mapping[str, Callable[[], str]] = {
@@ -334,9 +426,9 @@ def _when(kind: type[object]) -> str:
 # Markdown
 
 
-def _default(key: Mapping[str, Any]) -> str:
-    value = key.get("default")
-    return "" if value is None else f"`{str(value).lower() if isinstance(value, bool) else value}`"
+def _section(section: tuple[str, str, Rows]) -> list[str]:
+    title, text, rows = section
+    return [f"### {title}\n", text + "\n", _table(("key", "meaning", "default"), rows)]
 
 
 def _table(head: Sequence[str], rows: Rows) -> str:
