@@ -3,38 +3,27 @@
 from __future__ import annotations
 
 import base64
-import hashlib
-import json
 import platform
-import time
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Final, Literal, Self, overload
 from uuid import UUID, uuid4
 
-from headrace.bus.bundles import STATES, FunctionUse, TaskOptions
+from headrace.bus.bundles import FunctionUse, TaskOptions
 from headrace.bus.code import FunctionCode, from_function, from_source
 from headrace.bus.modules import Modules
 from headrace.bus.names import Address
 from headrace.bus.options import changed
 from headrace.bus.payloads import Source
 from headrace.bus.requirements import of_script
-from headrace.sdk import errors
-from headrace.sdk.cancelling import MOST_AT_ONCE
+from headrace.sdk.documents import Document, Id, check_json, given, id_or_none, id_text, items, segment, states
 from headrace.sdk.http import PROTOCOL, Http, check_protocol, headrace_version
 from headrace.sdk.logs import LogChunk, StreamName, TaskLogs, as_text
 from headrace.sdk.needs import Requirements, needs_of, with_needs
-from headrace.sdk.outcomes import error_of_document
-from headrace.sdk.payloads import temporary_file
 from headrace.sdk.profile import Profile
+from headrace.sdk.task_requests import TaskRequests
 
-Id = UUID | str
-Document = dict[str, Any]
-"""A JSON document as the service gave it."""
-
-_LONGEST_POLL_S: Final = 20.0
 _PIECE: Final = 1024 * 1024
 
 
@@ -47,6 +36,7 @@ class Client:
 
     def __init__(self, url: str | None = None, token: str | None = None, *, timeout_s: float = 30.0) -> None:
         self._http = Http(lambda: Profile.find(url, token), timeout_s=timeout_s)
+        self._tasks = TaskRequests(self._http)
         self.on_close: list[Callable[[], None]] = []
         """What goes away with this client: called once, when it is closed."""
         self.closed = False
@@ -128,16 +118,16 @@ class Client:
 
     def get_function(self, function_id: Id) -> Document:
         """What is known of a function, its source included."""
-        answer: Document = self._http.request("GET", f"functions/{_id(function_id, 'function_id')}")
+        answer: Document = self._http.request("GET", f"functions/{id_text(function_id, 'function_id')}")
         return answer
 
     def list_functions(self) -> list[Document]:
         """The functions that belong to whoever asks."""
-        return _items(self._http.request("GET", "functions"), "functions")
+        return items(self._http.request("GET", "functions"), "functions")
 
     def delete_function(self, function_id: Id) -> None:
         """Remove a function; tasks that were submitted before may still need it, and then fail."""
-        self._http.request("DELETE", f"functions/{_id(function_id, 'function_id')}")
+        self._http.request("DELETE", f"functions/{id_text(function_id, 'function_id')}")
 
     # Endpoints
 
@@ -151,30 +141,30 @@ class Client:
         allowed_functions: Iterable[Id] | None = None,
     ) -> Document:
         """Register an endpoint, or change the one of this name; gives `endpoint_id` and a new `endpoint_token`."""
-        body = _given(
+        body = given(
             name=name,
-            endpoint_id=None if endpoint_id is None else _id(endpoint_id, "endpoint_id"),
+            endpoint_id=id_or_none(endpoint_id, "endpoint_id"),
             public=public,
             shared_with=list(shared_with),
             allowed_functions=None
             if allowed_functions is None
-            else [_id(function, "allowed_functions") for function in allowed_functions],
+            else [id_text(function, "allowed_functions") for function in allowed_functions],
         )
         answer: Document = self._http.request("POST", "endpoints", body=body)
         return answer
 
     def get_endpoints(self) -> list[Document]:
         """The endpoints that whoever asks may use."""
-        return _items(self._http.request("GET", "endpoints"), "endpoints")
+        return items(self._http.request("GET", "endpoints"), "endpoints")
 
     def get_endpoint_metadata(self, endpoint_id: Id) -> Document:
         """What is known of an endpoint."""
-        answer: Document = self._http.request("GET", f"endpoints/{_id(endpoint_id, 'endpoint_id')}")
+        answer: Document = self._http.request("GET", f"endpoints/{id_text(endpoint_id, 'endpoint_id')}")
         return answer
 
     def get_endpoint_status(self, endpoint_id: Id) -> Document:
         """Whether an endpoint is `online` or `offline` (key `status`), and what its pools do."""
-        answer: Document = self._http.request("GET", f"endpoints/{_id(endpoint_id, 'endpoint_id')}/status")
+        answer: Document = self._http.request("GET", f"endpoints/{id_text(endpoint_id, 'endpoint_id')}/status")
         return answer
 
     def get_endpoint_queue(self, endpoint_id: Id) -> Document:
@@ -182,12 +172,12 @@ class Client:
 
         `own` has `bundles` (the limit), `used`, `room` (how many more) and `may_submit`; None is no limit.
         """
-        answer: Document = self._http.request("GET", f"endpoints/{_id(endpoint_id, 'endpoint_id')}/queue")
+        answer: Document = self._http.request("GET", f"endpoints/{id_text(endpoint_id, 'endpoint_id')}/queue")
         return answer
 
     def delete_endpoint(self, endpoint_id: Id) -> None:
         """Remove an endpoint. Its token stops working at once, and its tasks without a result are cancelled."""
-        self._http.request("DELETE", f"endpoints/{_id(endpoint_id, 'endpoint_id')}")
+        self._http.request("DELETE", f"endpoints/{id_text(endpoint_id, 'endpoint_id')}")
 
     # Tasks
 
@@ -215,12 +205,12 @@ class Client:
         Raises `ArgumentNotSerialisable` for arguments that JSON cannot carry, `QueueFull` when the endpoint's queue has
         no room for it, `TypeError` and `ValueError` for an option that cannot be.
         """
-        body = {"function_id": _id(function_id, "function_id"), "args": list(args), "kwargs": dict(kwargs or {})}
+        body = {"function_id": id_text(function_id, "function_id"), "args": list(args), "kwargs": dict(kwargs or {})}
         if options:
             changed(TaskOptions(), options)
             body["options"] = dict(options)
-        _check_json(body)
-        answer = self._http.request("POST", f"endpoints/{_id(endpoint_id, 'endpoint_id')}/tasks", body=body)
+        check_json(body)
+        answer = self._http.request("POST", f"endpoints/{id_text(endpoint_id, 'endpoint_id')}/tasks", body=body)
         return str(answer["tasks"][0]["task_id"])
 
     def get_task(self, task_id: Id, wait_s: float | None = None) -> Document:
@@ -228,14 +218,7 @@ class Client:
 
         With `wait_s` the answer comes when the task has ended, or after so many seconds.
         """
-        path = f"tasks/{_id(task_id, 'task_id')}"
-        until = time.monotonic() + (wait_s or 0.0)
-        while True:
-            poll_s = min(max(until - time.monotonic(), 0.0), _LONGEST_POLL_S)
-            query = {"wait": f"{poll_s:.3f}s"} if poll_s else None
-            answer: Document = self._http.request("GET", path, query=query, wait_s=poll_s)
-            if answer["state"] not in ("pending", "running") or time.monotonic() >= until:
-                return answer
+        return self._tasks.get(id_text(task_id, "task_id"), wait_s)
 
     def get_result(self, task_id: Id, wait_s: float | None = None) -> Any:
         """The value of a task, as JSON has it.
@@ -243,36 +226,11 @@ class Client:
         Raises `TaskPending` before the task's end, its `TaskError` when it has no value, and `ResultNotSerialisable`
         for a value that only an `Executor` can read.
         """
-        answer = self.get_task(task_id, wait_s)
-        state = answer["state"]
-        if state == "succeeded":
-            if "result_reference" in answer:
-                return self._large_result(answer["result_reference"])
-            if "result" not in answer:
-                # An Executor asked for it in Python's own form, which the service does not unpickle.
-                raise errors.ResultNotSerialisable(f"JSON cannot carry this: {answer.get('python_object')}")
-            return answer["result"]
-        if state in ("pending", "running"):
-            raise errors.TaskPending(str(task_id), state)
-        raise error_of_document(answer)
-
-    def _large_result(self, reference: Document) -> Any:
-        with temporary_file() as file:
-            digest = hashlib.sha256()
-
-            def write(piece: bytes) -> None:
-                digest.update(piece)
-                file.write(piece)
-
-            self._http.receive_stream(reference["href"], write)
-            if digest.hexdigest() != reference["sha256"]:
-                raise errors.ObjectDamaged(f"the result came with the SHA-256 {digest.hexdigest()}")
-            file.seek(0)
-            return json.load(file)
+        return self._tasks.value(id_text(task_id, "task_id"), wait_s)
 
     def get_task_group(self, task_group_id: Id) -> Document:
         """The tasks of a group and their states."""
-        answer: Document = self._http.request("GET", f"task-groups/{_id(task_group_id, 'task_group_id')}")
+        answer: Document = self._http.request("GET", f"task-groups/{id_text(task_group_id, 'task_group_id')}")
         return answer
 
     def list_tasks(
@@ -295,23 +253,15 @@ class Client:
 
         Raises `ValueError`, at once, for another state or an id that is not a UUID.
         """
-        query = _given(
-            state=None if state is None else _states(state),
-            endpoint_id=None if endpoint_id is None else _id(endpoint_id, "endpoint_id"),
-            function_id=None if function_id is None else _id(function_id, "function_id"),
-            task_group_id=None if task_group_id is None else _id(task_group_id, "task_group_id"),
+        query = given(
+            state=None if state is None else states(state),
+            endpoint_id=id_or_none(endpoint_id, "endpoint_id"),
+            function_id=id_or_none(function_id, "function_id"),
+            task_group_id=id_or_none(task_group_id, "task_group_id"),
             since=since.isoformat() if isinstance(since, datetime) else since,
             limit=page_size,
         )
-        return self._pages(query)
-
-    def _pages(self, query: Document) -> Iterator[Document]:
-        while True:
-            answer: Document = self._http.request("GET", "tasks", query=query)
-            yield from answer["tasks"]
-            if "marker" not in answer:
-                return
-            query = {**query, "marker": answer["marker"]}
+        return self._tasks.pages(query)
 
     @overload
     def task_logs(
@@ -332,14 +282,14 @@ class Client:
             there is nothing new.
         stream: only `stdout` or `stderr`. tail: only so many lines of what there is now, the last ones.
         """
-        task, logs = UUID(_id(task_id, "task_id")), TaskLogs(self._http)
+        task, logs = UUID(id_text(task_id, "task_id")), TaskLogs(self._http)
         if follow:
             return logs.follow(task, stream=stream, tail=tail)
         return as_text(logs.read(task, stream=stream, tail=tail))
 
     def log_chunks(self, task_id: Id, *, stream: StreamName | None = None, tail: int | None = None) -> list[LogChunk]:
         """What a task has printed so far, piece by piece: when, in which attempt, on which worker."""
-        return TaskLogs(self._http).read(UUID(_id(task_id, "task_id")), stream=stream, tail=tail)
+        return TaskLogs(self._http).read(UUID(id_text(task_id, "task_id")), stream=stream, tail=tail)
 
     def cancel(self, task_id: Id, force: bool = False) -> Document:
         """Cancel a task: one that is waiting never starts; one that runs is stopped only with `force`.
@@ -347,7 +297,7 @@ class Client:
         Gives the task as it is then. Its state is `cancelled`, the state in which it had ended before, or `running`:
         without `force` it goes on, and with it its worker is being stopped (`get_task` with `wait_s` sees the end).
         """
-        path = f"tasks/{_id(task_id, 'task_id')}/cancel"
+        path = f"tasks/{id_text(task_id, 'task_id')}/cancel"
         answer: Document = self._http.request("POST", path, body={"force": force}, repeatable=True)
         return answer
 
@@ -358,25 +308,9 @@ class Client:
         how many of them are in which state now (`unknown`: there is no such task, or its result has expired), and
         `running` names those that have no result yet.
         """
-        path = f"task-groups/{_id(task_group_id, 'task_group_id')}/cancel"
-        if task_ids is not None:
-            wanted = [_id(task, "task_ids") for task in task_ids]
-            pages = [wanted[start : start + MOST_AT_ONCE] for start in range(0, len(wanted), MOST_AT_ONCE)]
-            answers = [self._cancel_some(path, {"task_ids": page, "force": force}) for page in pages]
-        else:
-            answers = [self._cancel_some(path, {"force": force})]
-            while "after" in answers[-1]:
-                answers.append(self._cancel_some(path, {"force": force, "after": answers[-1]["after"]}))
-        states: Counter[str] = Counter()
-        for answer in answers:
-            states.update(answer["states"])
-        running = [task for answer in answers for task in answer["running"]]
-        found = sum(answer["found"] for answer in answers)
-        return {"task_group_id": str(task_group_id), "found": found, "states": dict(states), "running": running}
-
-    def _cancel_some(self, path: str, body: Document) -> Document:
-        answer: Document = self._http.request("POST", path, body=body, repeatable=True)
-        return answer
+        group = id_text(task_group_id, "task_group_id")
+        named = None if task_ids is None else [id_text(task, "task_ids") for task in task_ids]
+        return self._tasks.cancel_group(group, named, force=force)
 
     # Events
 
@@ -387,7 +321,7 @@ class Client:
         event's `id`, `source` and `sequence`, and whether it was a `duplicate`.
         """
         document = {"specversion": "1.0", "id": str(uuid4()), **event}
-        _check_json(document)
+        check_json(document)
         answer: Document = self._http.request(
             "POST", "events", body=document, content_type="application/cloudevents+json", repeatable=True
         )
@@ -400,24 +334,24 @@ class Client:
 
     def get_subscription(self, subscription_id: Id) -> Document:
         """One subscription."""
-        answer: Document = self._http.request("GET", f"subscriptions/{_id(subscription_id, 'subscription_id')}")
+        answer: Document = self._http.request("GET", f"subscriptions/{id_text(subscription_id, 'subscription_id')}")
         return answer
 
     def list_subscriptions(self) -> list[Document]:
         """The subscriptions that belong to whoever asks."""
-        return _items(self._http.request("GET", "subscriptions"), "subscriptions")
+        return items(self._http.request("GET", "subscriptions"), "subscriptions")
 
     def delete_subscription(self, subscription_id: Id) -> None:
         """Remove a subscription; deliveries that are under way end."""
-        self._http.request("DELETE", f"subscriptions/{_id(subscription_id, 'subscription_id')}")
+        self._http.request("DELETE", f"subscriptions/{id_text(subscription_id, 'subscription_id')}")
 
     def list_dead_letters(self, subscription_id: Id | None = None, limit: int | None = None) -> list[Document]:
         """Deliveries that were given up: event, reason, attempts."""
         query = {
-            "subscription_id": None if subscription_id is None else _id(subscription_id, "subscription_id"),
+            "subscription_id": id_or_none(subscription_id, "subscription_id"),
             "limit": limit,
         }
-        return _items(self._http.request("GET", "dead-letters", query=query), "dead_letters")
+        return items(self._http.request("GET", "dead-letters", query=query), "dead_letters")
 
     # Users and tokens
 
@@ -439,27 +373,27 @@ class Client:
 
     def list_users(self) -> list[Document]:
         """All users. Only an administrator may ask."""
-        return _items(self._http.request("GET", "users"), "users")
+        return items(self._http.request("GET", "users"), "users")
 
     def delete_user(self, name: str) -> None:
         """Remove a user, with tokens, endpoints, subscriptions and queued tasks. Only an administrator may."""
-        self._http.request("DELETE", f"users/{_segment(name, 'name')}")
+        self._http.request("DELETE", f"users/{segment(name, 'name')}")
 
     def create_token(
         self, user: str | None = None, *, label: str | None = None, expires_in_s: float | None = None
     ) -> Document:
         """Make a token, for oneself or (as an administrator) for a user; `token` in the answer is shown only now."""
-        body = _given(user=user, label=label, expires_in_s=expires_in_s)
+        body = given(user=user, label=label, expires_in_s=expires_in_s)
         answer: Document = self._http.request("POST", "tokens", body=body)
         return answer
 
     def list_tokens(self, user: str | None = None) -> list[Document]:
         """One's own tokens, without the secrets; an administrator may ask for a user's, or for all with `*`."""
-        return _items(self._http.request("GET", "tokens", query={"user": user}), "tokens")
+        return items(self._http.request("GET", "tokens", query={"user": user}), "tokens")
 
     def revoke_token(self, token_id: str) -> None:
         """Withdraw a token: it, and the sessions opened with it, end within seconds."""
-        self._http.request("DELETE", f"tokens/{_segment(token_id, 'token_id')}")
+        self._http.request("DELETE", f"tokens/{segment(token_id, 'token_id')}")
 
     # What the Executor needs
 
@@ -475,8 +409,8 @@ class Client:
         Without an endpoint the only one that is accessible is used. Raises `ProtocolMismatch`, and `RequestRefused`
         (409, naming them) when there is none or more than one.
         """
-        body = _given(
-            endpoint_id=None if endpoint_id is None else _id(endpoint_id, "endpoint_id"),
+        body = given(
+            endpoint_id=id_or_none(endpoint_id, "endpoint_id"),
             user_endpoint_config=None if user_endpoint_config is None else dict(user_endpoint_config),
             wanted=None if wanted else False,
             protocol=PROTOCOL,
@@ -489,9 +423,9 @@ class Client:
 
     def grant_function(self, endpoint_id: Id, function_id: Id, pool: str | None = None) -> FunctionUse:
         """The service's proof, for a pool, that whoever asks may run the function there."""
-        function = UUID(_id(function_id, "function_id"))
-        path = f"endpoints/{_id(endpoint_id, 'endpoint_id')}/function-grants"
-        answer = self._http.request("POST", path, body=_given(function_id=str(function), pool=pool), repeatable=True)
+        function = UUID(id_text(function_id, "function_id"))
+        path = f"endpoints/{id_text(endpoint_id, 'endpoint_id')}/function-grants"
+        answer = self._http.request("POST", path, body=given(function_id=str(function), pool=pool), repeatable=True)
         return FunctionUse(function, base64.b64decode(answer["grant"]), int(answer["grant_expires"]))
 
     def use_objects(self, address: Address, objects: Collection[str]) -> list[str]:
@@ -516,7 +450,7 @@ class Client:
         self._http.receive_stream(f"objects/{sha256}", write, start=start)
 
     def _register(self, code: FunctionCode, description: str, metadata: Mapping[str, Any] | None, public: bool) -> str:
-        body = _given(
+        body = given(
             name=code.name,
             source=code.source or None,
             pickled=base64.b64encode(code.pickled).decode("ascii") or None,
@@ -529,45 +463,5 @@ class Client:
             public=public,
             metadata=None if metadata is None else dict(metadata),
         )
-        _check_json(body)
+        check_json(body)
         return str(self._http.request("POST", "functions", body=body)["function_id"])
-
-
-def _id(value: Id, name: str) -> str:
-    try:
-        return str(value if isinstance(value, UUID) else UUID(value))
-    except (ValueError, AttributeError, TypeError):
-        raise ValueError(f"{name} is {value!r}, which is not a UUID") from None
-
-
-def _states(state: str | Iterable[str]) -> str:
-    """One or several states, as a query has them."""
-    wanted = [each.strip() for each in (state.split(",") if isinstance(state, str) else state)]
-    for each in wanted:
-        if each not in STATES:
-            raise ValueError(f"state is {each!r}, which is none of {', '.join(STATES)}")
-    return ",".join(wanted)
-
-
-def _segment(value: str, name: str) -> str:
-    """One segment of a path: what a slash or a question mark would send elsewhere is refused here."""
-    if not value or any(character in value for character in "/?#%\\") or value in (".", ".."):
-        raise ValueError(f"{name} is {value!r}, which cannot be one")
-    return value
-
-
-def _given(**fields: Any) -> Document:
-    """The fields that are not None."""
-    return {name: value for name, value in fields.items() if value is not None}
-
-
-def _items(answer: Any, name: str) -> list[Document]:
-    items: list[Document] = answer[name]
-    return items
-
-
-def _check_json(document: object) -> None:
-    try:
-        json.dumps(document, allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise errors.ArgumentNotSerialisable(f"JSON cannot carry this: {error}; `Executor.submit` might") from error

@@ -142,6 +142,8 @@ def test_a_list_of_what_cannot_be_is_refused_before_it_is_read() -> None:
     with Client("http://127.0.0.1:9", "t") as client:
         with pytest.raises(ValueError, match="state is 'done', which is none of pending, running, succeeded, failed"):
             client.list_tasks(state=["failed", "done"])
+        with pytest.raises(ValueError, match="state is ''"):
+            client.list_tasks(state=[])
         with pytest.raises(ValueError, match="endpoint_id"):
             client.list_tasks(endpoint_id="lab")
 
@@ -295,7 +297,7 @@ def test_strangers_get_not_found_and_users_are_for_administrators(ada: Client, d
 def test_what_is_no_uuid_is_refused_before_anything_is_sent(call: str) -> None:
     with (
         Client("http://127.0.0.1:9", "t") as client,
-        pytest.raises(ValueError, match=r"_id is '\.\./users', which is not"),
+        pytest.raises(ValueError, match=r"_id must be a UUID, not '\.\./users'"),
     ):
         getattr(client, call)("../users")
 

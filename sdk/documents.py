@@ -1,0 +1,61 @@
+"""What requests are made of: ids, segments of paths, bodies and queries, checked before anything is sent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+from uuid import UUID
+
+from headrace.bus.bundles import STATES
+from headrace.bus.errors import ArgumentNotSerialisable
+from headrace.sdk.arguments import as_uuid
+
+Id = UUID | str
+Document = dict[str, Any]
+"""A JSON document as the service gave it."""
+
+
+def id_text(value: Id, name: str) -> str:
+    """An id as paths and bodies have it. Raises `ValueError`."""
+    return str(as_uuid(value, name))
+
+
+def id_or_none(value: Id | None, name: str) -> str | None:
+    """The same, where there may be none."""
+    return None if value is None else id_text(value, name)
+
+
+def segment(value: str, name: str) -> str:
+    """One segment of a path: what a slash or a question mark would send elsewhere raises `ValueError`."""
+    if not value or any(character in value for character in "/?#%\\") or value in (".", ".."):
+        raise ValueError(f"{name} is {value!r}, which cannot be one")
+    return value
+
+
+def states(wanted: str | Iterable[str]) -> str:
+    """One or several states of tasks, as a query has them. Raises `ValueError`."""
+    named = [each.strip() for each in (wanted.split(",") if isinstance(wanted, str) else wanted)]
+    for each in named or [""]:
+        if each not in STATES:
+            raise ValueError(f"state is {each!r}, which is none of {', '.join(STATES)}")
+    return ",".join(named)
+
+
+def given(**fields: Any) -> Document:
+    """The fields that are not None."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def items(answer: Any, name: str) -> list[Document]:
+    """The list in an answer."""
+    listed: list[Document] = answer[name]
+    return listed
+
+
+def check_json(document: object) -> None:
+    """Raises `ArgumentNotSerialisable` for what JSON cannot carry."""
+    try:
+        json.dumps(document, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ArgumentNotSerialisable(f"JSON cannot carry this: {error}; `Executor.submit` might") from error
