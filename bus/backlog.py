@@ -14,7 +14,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
 from uuid import UUID
 
 from headrace.bus.errors import QueueFull
@@ -24,6 +24,8 @@ from headrace.bus.names import DEFAULT_POOL
 
 MOST_BUNDLES_PER_PRINCIPAL: Final = 100_000
 """Unless the service or the endpoint's owner says otherwise."""
+
+K = TypeVar("K")
 
 _FRESH_S = 1.0
 _FRESH_NEAR_LIMIT_S = 0.05
@@ -135,21 +137,27 @@ class Backlog:
         if known is None or known.is_stale(room):
             pools = (DEFAULT_POOL, *self._pools_of(*key))
             states = await asyncio.gather(*(self._lanes.state(key[0], pool, principal) for pool in pools))
-            known = _Known(sum(state.depth.used for state in states), time.monotonic())
-            if len(self._own) >= _MOST_KNOWN:
-                self._own.clear()
-            self._own[key] = known
+            return _learned(self._own, key, known, sum(state.depth.used for state in states))
         return known
 
     async def _whole_use(self, endpoint: EndpointRecord, *, room: float = math.inf) -> _Known:
         known = self._whole.get(endpoint.endpoint_id)
         if known is None or known.is_stale(room):
             depths = await self._lanes.depths(endpoint.endpoint_id)
-            known = _Known(sum(depth.used for depth in depths.values()), time.monotonic())
-            if len(self._whole) >= _MOST_KNOWN:
-                self._whole.clear()
-            self._whole[endpoint.endpoint_id] = known
+            return _learned(self._whole, endpoint.endpoint_id, known, sum(depth.used for depth in depths.values()))
         return known
+
+
+def _learned(all_known: dict[K, _Known], key: K, before: _Known | None, used: int) -> _Known:
+    """Remember an answer. Where several asked at once they share the first one, with what has been added to it since:
+    each with an answer of its own would be let in, however little room there is."""
+    first = all_known.get(key)
+    if first is not None and first is not before:
+        return first
+    if len(all_known) >= _MOST_KNOWN:
+        all_known.clear()
+    known = all_known[key] = _Known(used, time.monotonic())
+    return known
 
 
 def _full(so_much: str, bundles: int, limit: int, used: int) -> QueueFull:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from gates import wait_for
 from headrace_up import Up, headrace_up
 from waiting import eventually
 
@@ -23,16 +24,6 @@ def headrace(*arguments: str) -> None:
     command = [sys.executable, "-m", "headrace.cli.main", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=WITHIN_S, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def wait_for(path: str, started: str) -> str:
-    import time
-    from pathlib import Path
-
-    Path(started).touch()
-    while not Path(path).exists():
-        time.sleep(0.01)
-    return "went on"
 
 
 def addresses(up: Up) -> tuple[str, ...]:
@@ -87,14 +78,14 @@ def test_it_works_off_its_queue_after_a_restore_and_after_new_keys(tmp_path: Pat
         headrace("restore", str(tmp_path / "backup.tar"), "--home", str(restored))
         with headrace_up(restored, *where) as up:
             go[0].touch()
-            assert [future.result(WITHIN_S) for future in parts[0]] == ["went on", *(2**power for power in range(40))]
+            assert [future.result(WITHIN_S) for future in parts[0]] == ["done", *(2**power for power in range(40))]
             eventually(started[1].exists, WITHIN_S, "the second part runs")
             up.stop()
 
         headrace("keys", "rotate", "--home", str(restored), "--yes")
         with headrace_up(restored, *where):
             go[1].touch()
-            assert [future.result(WITHIN_S) for future in parts[1]] == ["went on", *(2**power for power in range(40))]
+            assert [future.result(WITHIN_S) for future in parts[1]] == ["done", *(2**power for power in range(40))]
             assert executor.submit(pow, 2, 10).result(WITHIN_S) == 1024
             assert elsewhere.poll() is None, (tmp_path / "other-host" / "output").read_text()
         assert not [path for path in (tmp_path / "other-host").rglob("*") if path.suffix in (".key", ".seed")]

@@ -165,6 +165,32 @@ def test_a_delivery_waits_in_the_queue_of_an_endpoint_that_is_away_and_for_room_
         assert counts["given_up"] == 0
 
 
+def test_deliveries_wait_for_room_where_their_owner_may_have_one_bundle_queued(
+    service: RunningService, tmp_path: Path
+) -> None:
+    with running_pool(service, tmp_path / "pool", workers=1, started=False) as pool:
+        limits = {"queue_limits": {"bundles_per_principal": 1}}
+        assert service.http().patch(f"/api/v1/endpoints/{pool.endpoint_id}", json=limits).is_success
+        desk = EventsDesk(service.http(), tmp_path, service.add_function(NOTES, "note"), pool.endpoint_id)
+        notes, counts = desk.notes(), Counter[str]()
+        desk.subscribe("kind", notes)
+
+        def queued() -> int:
+            return int(service.http().get(f"/api/v1/endpoints/{pool.endpoint_id}/queue").json()["used"])
+
+        with dispatcher(service, counts, full_wait_s=0.2):
+            desk.publish("kind", "0")
+            eventually(lambda: queued() == 1, 10, "the first is queued")
+            for n in (1, 2):
+                desk.publish("kind", str(n))
+            eventually(lambda: counts["postponed"] >= 4, 10, "the others wait, again and again")
+            assert queued() == 1
+            pool.start()
+
+            # Each is delivered in the end.
+            assert sorted(notes.wait(3, 18)) == [["0"], ["1"], ["2"]]
+
+
 def test_a_failure_after_the_bus_has_forgotten_the_event_is_told(service: RunningService, tmp_path: Path) -> None:
     with running_pool(service, tmp_path / "pool", started=False) as pool:
         desk = EventsDesk(service.http(), tmp_path, service.add_function(NOTES, "note"), pool.endpoint_id)

@@ -137,7 +137,7 @@ def hold(folder: str, name: str = "held") -> str:
     (Path(folder) / f"{name}.new").write_text(str(os.getpid()))
     (Path(folder) / f"{name}.new").replace(Path(folder) / name)
     while not (Path(folder) / "go").exists():
-        time.sleep(0.005)
+        time.sleep(0.005)  # in a worker, which has none of the helpers of tests
     return name
 
 
@@ -169,7 +169,7 @@ async def test_json_calls_take_and_give_json(bench: EngineBench) -> None:
 
 async def test_coroutine_functions_are_run(bench: EngineBench) -> None:
     async def later(x: int) -> int:
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # the case: it gives way to its loop
         return x + 1
 
     assert await bench.value(bench.submit(later, 1)) == 2
@@ -409,14 +409,14 @@ async def test_an_engine_that_stops_ends_what_can_end_and_gives_back_the_rest(ki
     def until(folder: str, name: str) -> str:
         (Path(folder) / f"{name}.running").write_text(str(os.getpid()))
         while not (Path(folder) / name).exists():
-            time.sleep(0.005)
+            time.sleep(0.005)  # likewise
         return name
 
     need(kind)
     async with EngineBench(kind, tmp_path) as bench:
         keys = [bench.submit(until, str(tmp_path), name) for name in ("soon", "never", "waits")]
         for name in ("soon", "never"):
-            await eventually_async(lambda name=name: (tmp_path / f"{name}.running").exists(), 15)  # type: ignore[misc]
+            await eventually_async(lambda name=name: (tmp_path / f"{name}.running").exists(), 15)  # type: ignore[misc]  # mypy cannot infer a lambda's default
         stopping = asyncio.create_task(bench.engine.stop(grace_s=3600))
         (tmp_path / "soon").touch()
         assert await bench.value(keys[0]) == "soon"

@@ -253,7 +253,7 @@ async def test_each_worker_sees_an_accelerator_of_its_own(tmp_path: Path) -> Non
     def seen(folder: str, name: str) -> str:
         (Path(folder) / name).touch()
         while len(list(Path(folder).iterdir())) < 2:
-            time.sleep(0.005)
+            time.sleep(0.005)  # in a worker: until both run
         return os.environ["CUDA_VISIBLE_DEVICES"]
 
     async with running(2, accelerators=["0", "GPU-7"]) as bench:

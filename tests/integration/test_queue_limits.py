@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,12 @@ from running_pool import RunningPool, running_pool
 from service import RunningService, running_service
 from waiting import eventually
 
+from headrace.bus.backlog import Backlog
 from headrace.bus.connection import Connection
-from headrace.bus.errors import BusError
+from headrace.bus.errors import BusError, QueueFull
+from headrace.bus.lanes import Lanes
+from headrace.bus.service_keys import ServiceKeys
+from headrace.bus.tables import Tables
 from headrace.sdk import Client
 from headrace.sdk.grant import Grant
 
@@ -94,6 +98,27 @@ def test_all_users_together_fill_an_endpoint(service: RunningService, pool: Runn
     assert "all its users together" in refused.json()["detail"]
 
 
+@pytest.mark.parametrize("kind", ["bundles", "bundles_per_principal"])
+def test_of_many_that_ask_at_the_same_moment_no_more_are_let_in_than_there_is_room_for(
+    service: RunningService, pool: RunningPool, kind: str
+) -> None:
+    limit(service, pool, **{kind: LIMIT})
+
+    async def ask(connection: Connection) -> list[Any]:
+        tables = Tables.on(connection)
+        endpoint = await tables.endpoints.get(UUID(pool.endpoint_id).hex)
+        assert endpoint is not None
+        keys = ServiceKeys.load(service.keys_dir).key_ring()
+        backlog = Backlog(Lanes(connection, keys, tables.lanes))
+        asking = (backlog.admit(endpoint.value, "urn:headrace:user:admin", 1) for _ in range(10))
+        return await asyncio.gather(*asking, return_exceptions=True)
+
+    answers = service.bus(ask)
+
+    assert answers.count(None) == LIMIT
+    assert sum(isinstance(answer, QueueFull) for answer in answers) == 10 - LIMIT
+
+
 def test_an_action_over_the_limit_is_refused_and_its_repetition_is_not(
     service: RunningService, pool: RunningPool
 ) -> None:
@@ -112,33 +137,6 @@ def test_an_action_over_the_limit_is_refused_and_its_repetition_is_not(
     assert second.status_code == 429
     assert second.json()["code"] == "QueueFull"
     assert http.post(url, json=request).json()["action_id"] == first.json()["action_id"]
-
-
-def test_deliveries_wait_for_room(service: RunningService, pool: RunningPool, tmp_path: Path) -> None:
-    limit(service, pool, bundles_per_principal=1)
-    trace = tmp_path / "trace"
-    source = "def f(path):\n    open(path, 'a').write('.')\n"
-    kind = f"test.{uuid4().hex}"
-    subscription = {
-        "name": kind,
-        "filter": {"exact": {"type": kind}},
-        "function_id": service.add_function(source),
-        "endpoint_id": pool.endpoint_id,
-        "input": {"args": [str(trace)]},
-    }
-    made = service.http().post("/api/v1/subscriptions", json=subscription)
-    assert made.status_code == 201, made.text
-    for number in range(3):
-        event = {"specversion": "1.0", "id": str(number), "source": "/test", "type": kind}
-        content = json.dumps(event).encode()
-        headers = {"Content-Type": "application/cloudevents+json"}
-        assert service.http().post("/api/v1/events", content=content, headers=headers).is_success
-    eventually(lambda: queue(service, pool)["used"] == 1, 5)
-
-    pool.start()
-
-    # Each is delivered in the end, the later ones after the time for which deliveries wait for a full queue.
-    eventually(lambda: trace.exists() and trace.read_text() == "...", 18)
 
 
 def test_everybody_sees_their_own_part_of_the_queue_and_the_owner_all_of_it(
