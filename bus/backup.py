@@ -23,6 +23,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+from headrace.bus import pages
 from headrace.bus.connection import Connection
 from headrace.bus.errors import BackupFailed, BusError, BusUnavailable
 from headrace.bus.message import Message
@@ -140,18 +141,13 @@ async def _receive(
 
 
 async def _consumers(connection: Connection, stream: str) -> AsyncIterator[dict[str, Any]]:
-    offset, total = 0, 1
-    while offset < total:
-        answer = await connection.api(f"CONSUMER.LIST.{stream}", {"offset": offset})
-        infos, total = answer.get("consumers") or [], answer["total"]
-        offset += max(len(infos), 1)
-        for info in infos:
-            config = dict(info["config"])
-            if not config.get("durable_name"):
-                continue
-            if config["deliver_policy"] != "all" or info["ack_floor"]["stream_seq"]:
-                config |= _from_floor(stream, info["ack_floor"]["stream_seq"])
-            yield config
+    async for info in pages.consumers(connection, stream):
+        config = dict(info["config"])
+        if not config.get("durable_name"):
+            continue
+        if config["deliver_policy"] != "all" or info["ack_floor"]["stream_seq"]:
+            config |= _from_floor(stream, info["ack_floor"]["stream_seq"])
+        yield config
 
 
 def _from_floor(stream: str, floor: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from uuid import UUID
 
 import msgspec
 
+from headrace.bus import pages
 from headrace.bus.answers import StoredMessage
 from headrace.bus.connection import Connection
 from headrace.bus.deliveries import FailedAttempt
@@ -99,14 +100,10 @@ async def newest(
 
 async def _between(connection: Connection, subject: str, start: int, end: int) -> list[StoredMessage]:
     messages: list[StoredMessage] = []
-    while start < end:
-        page, pending = await connection.read_many(
-            "DEADLETTERS", {"seq": start, "next_by_subj": subject, "batch": _PAGE}
-        )
+    async for page in pages.messages(connection, "DEADLETTERS", subject, start=start, batch=_PAGE):
         messages += [message for message in page if message.sequence < end]
-        if not page or not pending:
+        if page[-1].sequence >= end - 1:
             break
-        start = page[-1].sequence + 1
     return messages
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from uuid import UUID
 
+from headrace.bus import pages
 from headrace.bus.connection import Connection
 from headrace.bus.endings import end_unstarted
 from headrace.bus.errors import TaskError
@@ -19,16 +20,12 @@ async def fail_queued(connection: Connection, key_ring: KeyRing, subjects: str, 
 
     What has a stored result keeps it. Safe to do twice, and by many at once. Raises `BusUnavailable` and `StreamFull`.
     """
-    start, ended = 1, 0
-    while True:
-        query = {"seq": start, "next_by_subj": subjects, "batch": _PAGE}
-        messages, pending = await connection.read_many("TASKS", query)
+    ended = 0
+    async for messages in pages.messages(connection, "TASKS", subjects, batch=_PAGE):
         by_bundle: dict[UUID, list[TaskView]] = defaultdict(list)
         for view in queued_tasks(key_ring, messages).values():
             by_bundle[view.address.bundle].append(view)
         for views in by_bundle.values():
             await end_unstarted(connection, key_ring, [(view, error) for view in views], "failed", dated=False)
             ended += len(views)
-        if not messages or not pending:
-            return ended
-        start = messages[-1].sequence + 1
+    return ended

@@ -29,6 +29,7 @@ from uuid import UUID
 
 import msgspec
 
+from headrace.bus import pages
 from headrace.bus.connection import Connection
 from headrace.bus.errors import ConsumerOverlaps, DecodeError, RecordConflict, StreamMissing
 from headrace.bus.keys import KeyRing
@@ -155,7 +156,7 @@ class Lanes:
 
     async def deep(self, least: int) -> AsyncIterator[tuple[UUID, str, Depth]]:
         """The lanes with so many unfinished bundles: endpoint, principal and how many."""
-        async for info in self._consumers():
+        async for info in pages.consumers(self._connection, "TASKS"):
             depth = _state(info).depth
             if depth.used >= least:
                 with contextlib.suppress(DecodeError):
@@ -164,7 +165,7 @@ class Lanes:
 
     async def unserved(self) -> AsyncIterator[tuple[UUID, str]]:
         """The pools in whose lanes bundles wait while nobody asks for any, and nobody has one in hand."""
-        async for info in self._consumers():
+        async for info in pages.consumers(self._connection, "TASKS"):
             state = _state(info)
             if state.depth.waiting and not state.depth.taken and not state.requests:
                 with contextlib.suppress(DecodeError):
@@ -200,7 +201,7 @@ class Lanes:
         Safe at any time and from many services at once. Raises `BusError`.
         """
         before = await self._connection.api("STREAM.INFO.TASKS")
-        consumers = {info["name"]: info async for info in self._consumers()}
+        consumers = {info["name"]: info async for info in pages.consumers(self._connection, "TASKS")}
         # Read after them: a lane's record is written before its consumer is made.
         records = await self._records.list()
         names = {record.value.consumer for record in records}
@@ -225,7 +226,7 @@ class Lanes:
         """Make a lane for every principal who has something queued and has none."""
         known = {record.key for record in records}
         stranded = {}
-        async for subject in self._queued_subjects():
+        async for subject in pages.subjects(self._connection, "TASKS", "task.>"):
             with contextlib.suppress(DecodeError):
                 address = Address.of_task_subject(subject)
                 stranded[lane_key(address.endpoint, address.pool, address.principal)] = address
@@ -292,7 +293,7 @@ class Lanes:
         """Remove consumers of other names that take from the lane: of an earlier release, or of an earlier name."""
         mine = lane_tasks(lane.endpoint_id, lane.pool, lane.principal)
         whole_pool = lane_key(lane.endpoint_id, lane.pool, "-").removesuffix("-")
-        async for info in self._consumers():
+        async for info in pages.consumers(self._connection, "TASKS"):
             if info["name"] != lane.consumer and _filters(info) & {mine, f"task.{whole_pool}>"}:
                 await delete_consumer(self._connection, "TASKS", info["name"])
 
@@ -309,28 +310,6 @@ class Lanes:
         with contextlib.suppress(StreamMissing):
             return await self._state_of(lane)
         return None
-
-    async def _consumers(self) -> AsyncIterator[dict[str, Any]]:
-        offset, total = 0, 1
-        while offset < total:
-            page = await self._connection.api("CONSUMER.LIST.TASKS", {"offset": offset})
-            found = page.get("consumers") or []
-            for info in found:
-                yield info
-            if not found:
-                return
-            offset, total = offset + len(found), page["total"]
-
-    async def _queued_subjects(self) -> AsyncIterator[str]:
-        offset = 0
-        while True:
-            info = await self._connection.api("STREAM.INFO.TASKS", {"subjects_filter": "task.>", "offset": offset})
-            subjects = list(info["state"].get("subjects") or ())
-            for subject in subjects:
-                yield subject
-            offset += len(subjects)
-            if not subjects or offset >= info.get("total", 0):
-                return
 
 
 def _fresh_name() -> str:

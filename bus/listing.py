@@ -26,10 +26,9 @@ from headrace.bus.answers import StoredMessage
 from headrace.bus.bundles import STATES
 from headrace.bus.connection import Connection
 from headrace.bus.errors import BusError, BusUnavailable
-from headrace.bus.ids import task_id
 from headrace.bus.keys import KeyRing
 from headrace.bus.names import token
-from headrace.bus.task_views import TaskView, ended_tasks, queued_tasks
+from headrace.bus.task_views import TaskView, ended_tasks, marked_task, queued_tasks
 
 UNFINISHED: Final = frozenset({"pending", "running"})
 
@@ -241,7 +240,7 @@ async def _unfinished(
     results = [address.result_subject(0).rpartition(".")[0] + ".*" for address in addresses]
     marks = [address.started_subject(0).rpartition(".")[0] + ".*" for address in addresses]
     # The marks first: what ends in between shows among the results.
-    marked_at = {_marked(message): message.stored_at for message in await _under(connection, "PROGRESS", marks)}
+    marked_at = {marked_task(message): message.stored_at for message in await _under(connection, "PROGRESS", marks)}
     finished = ended_tasks(key_ring, await _under(connection, "RESULTS", results))
     return [
         [
@@ -283,11 +282,6 @@ async def _under_some(connection: Connection, stream: str, patterns: Sequence[st
         messages += page
         start = page[-1].sequence + 1
     return messages
-
-
-def _marked(message: StoredMessage) -> UUID:
-    *_, bundle, index = message.subject.split(".")
-    return task_id(UUID(bundle), int(index))
 
 
 def _hex(wanted: UUID | None) -> str:

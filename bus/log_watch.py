@@ -9,6 +9,7 @@ import logging
 from types import TracebackType
 from typing import Final
 
+from headrace.bus import pages
 from headrace.bus.answers import StoredMessage
 from headrace.bus.bundles import LogEnd
 from headrace.bus.connection import Connection
@@ -97,13 +98,8 @@ class LogWatch:
 
     async def _stored(self, subject: str) -> list[StoredMessage]:
         found: collections.deque[StoredMessage] = collections.deque()
-        size, pending, start = 0, 1, self._last[subject] + 1
-        while pending:
-            query = {"seq": start, "next_by_subj": subject, "batch": _PAGE}
-            page, pending = await self._connection.read_many("LOGS", query)
-            if not page:
-                break
-            start = page[-1].sequence + 1
+        size, start = 0, self._last[subject] + 1
+        async for page in pages.messages(self._connection, "LOGS", subject, start=start, batch=_PAGE):
             found.extend(page)
             size += sum(len(message.data) for message in page)
             while size > MOST_BYTES:

@@ -110,8 +110,7 @@ class LogReader:
 
     def has_all(self, end: LogEnd) -> bool:
         """Whether everything is here that the run printed."""
-        ends = self._ends.get((end.run, 0), 0), self._ends.get((end.run, 1), 0)
-        return ends[0] >= end.stdout_bytes and ends[1] >= end.stderr_bytes
+        return self.missing(end) == (0, 0)
 
     def missing(self, end: LogEnd) -> tuple[int, int]:
         """How many bytes of its end are not here: of stdout, and of stderr."""

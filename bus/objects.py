@@ -19,7 +19,7 @@ import time
 import uuid
 import zlib
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Collection
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal
@@ -27,7 +27,7 @@ from uuid import UUID
 
 import msgspec
 
-from headrace.bus import names
+from headrace.bus import names, pages
 from headrace.bus.answers import Stored, StoredMessage
 from headrace.bus.connection import Connection
 from headrace.bus.errors import (
@@ -177,7 +177,7 @@ class ObjectStore:
         self._next_looks = {use.key: at for use in uses if (at := self._next_looks.get(use.key, 0.0)) > now}
         old = [use for use in uses if use.value.since < now - self._grace_s and use.key not in self._next_looks]
         gone = await self._gone(old)
-        removed = [await self._removed(self._uses.remove(use, marker_ttl_s=_MARKER_S)) for use in gone]
+        removed = [await _removed(self._uses.remove(use, marker_ttl_s=_MARKER_S)) for use in gone]
         dead = {use.key for use in gone}
         needed = {use.key.rsplit(".", 2)[0] for use in uses if use.key not in dead}
         objects = 0
@@ -185,7 +185,7 @@ class ObjectStore:
             if record.key in needed or record.value.used_at >= now - self._grace_s:
                 continue
             # Somebody who has begun to use it meanwhile has changed the record: then this is refused, and it stays.
-            if await self._removed(self._objects.remove(record, marker_ttl_s=_MARKER_S)):
+            if await _removed(self._objects.remove(record, marker_ttl_s=_MARKER_S)):
                 objects += 1
                 await purge(self._connection, "OBJECTS", names.object_chunks(record.value.upload))
         uploads = await self._sweep_uploads()
@@ -231,24 +231,15 @@ class ObjectStore:
         if found is not None and found.value.upload == record.upload:
             logger.error("An object is damaged: %s.", key, extra={"action": "object_damaged", "object": key})
             # A change in between is a new use: whoever reads it for that finds the damage again.
-            await self._removed(self._objects.update(found, msgspec.structs.replace(found.value, damaged=True)))
+            await _removed(self._objects.update(found, msgspec.structs.replace(found.value, damaged=True)))
 
     async def _is_whole(self, record: ObjectRecord) -> bool:
         if record.damaged:
             return False
-        subjects = await self._subjects(names.object_chunks(record.upload), most=record.chunks)
-        return len(subjects) == record.chunks
+        return len(await self._subjects(names.object_chunks(record.upload))) == record.chunks
 
-    async def _subjects(self, pattern: str, *, most: int | None = None) -> list[str]:
-        """The subjects of OBJECTS that fit. The server gives them in pages."""
-        found: list[str] = []
-        while True:
-            query: dict[str, Any] = {"subjects_filter": pattern, "offset": len(found)}
-            info = await self._connection.api("STREAM.INFO.OBJECTS", query)
-            page = list(info["state"].get("subjects") or ())
-            found += page
-            if not page or len(found) >= (most if most is not None else info.get("total", 0)):
-                return found
+    async def _subjects(self, pattern: str) -> list[str]:
+        return [subject async for subject in pages.subjects(self._connection, "OBJECTS", pattern)]
 
     async def _gone(self, uses: list[Record[ObjectUseRecord]]) -> list[Record[ObjectUseRecord]]:
         gone: list[Record[ObjectUseRecord]] = []
@@ -282,22 +273,15 @@ class ObjectStore:
         # Read after the chunks: what was finished in between is not taken for abandoned.
         known = {record.value.upload for record in await self._objects.list()}
         abandoned = {subject.split(".")[1] for subject in chunks} - known
+        info = await self._connection.api("STREAM.INFO.OBJECTS")
+        now = datetime.fromisoformat(info["ts"]).timestamp()
         purged = 0
         for upload in abandoned:
             last, _ = await self._connection.read_many("OBJECTS", {"last_by_subj": names.object_chunks(upload)})
-            info = await self._connection.api("STREAM.INFO.OBJECTS")
-            now = datetime.fromisoformat(info["ts"]).timestamp()
             if last and last[0].stored_at < now - self._grace_s:
                 await purge(self._connection, "OBJECTS", names.object_chunks(upload))
                 purged += 1
         return purged
-
-    async def _removed(self, removal: Any) -> bool:
-        try:
-            await removal
-        except RecordConflict:
-            return False
-        return True
 
     async def _purge_quietly(self, upload: str) -> None:
         with contextlib.suppress(BusError):  # left to the sweep
@@ -355,6 +339,14 @@ class _Upload:
             return await self._connection.store(subject, chunk, headers={_CHECKSUM: _checksum(chunk)})
         except AlreadyStored:
             return None  # by a try whose answer was lost: nobody else knows the subject
+
+
+async def _removed(removal: Awaitable[object]) -> bool:
+    try:
+        await removal
+    except RecordConflict:
+        return False
+    return True
 
 
 def _checksum(chunk: bytes) -> str:

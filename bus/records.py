@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import msgspec
 
+from headrace.bus import pages
 from headrace.bus.answers import StoredMessage
 from headrace.bus.connection import EXPECTED_SEQUENCE_HEADER, Connection
 from headrace.bus.errors import AlreadyStored, DecodeError, RecordConflict, RecordMissing
@@ -126,21 +127,9 @@ class Records(Generic[T]):
 
     async def list(self, prefix: str = "") -> list[Record[T]]:
         """All records whose keys start with `prefix` (whole dotted tokens, such as `a.`), oldest change first."""
-        return [record async for record in self._pages(prefix)]
-
-    async def _pages(self, prefix: str) -> AsyncIterator[Record[T]]:
-        sequence = 1
-        while True:
-            messages, pending = await self._connection.read_many(
-                self._stream, {"seq": sequence, "next_by_subj": self._subject(f"{prefix}>"), "batch": _PAGE}
-            )
-            for message in messages:
-                record = self._record(message)
-                if record is not None:
-                    yield record
-            if not pending or not messages:
-                return
-            sequence = messages[-1].sequence + 1
+        stored = pages.messages(self._connection, self._stream, self._subject(f"{prefix}>"), batch=_PAGE)
+        records = [self._record(message) async for page in stored for message in page]
+        return [record for record in records if record is not None]
 
     async def watch(self, on_change: Callable[[str, Record[T] | None], None]) -> Watch[T]:
         """Tell of every record that is there, then of each change (None: deleted or expired), until it is stopped.

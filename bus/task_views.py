@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from uuid import UUID
 
-from headrace.bus import ids
+from headrace.bus import ids, pages
 from headrace.bus.answers import StoredMessage
 from headrace.bus.bundles import Bundle, Task, TaskOptions, TaskResult, bundle_key_expiry, decode_bundle
 from headrace.bus.connection import Connection
@@ -93,9 +93,13 @@ async def with_mark(connection: Connection, view: TaskView) -> TaskView:
 async def started(connection: Connection, principal: str, group: UUID) -> dict[UUID, float]:
     """The tasks of a group that have been told to run, and since when (unix seconds). Raises `BusUnavailable`."""
     marks = await _all(connection, "PROGRESS", f"progress.*.{token(principal)}.{group.hex}.>")
-    tasks = (mark.subject.split(".")[-2:] for mark in marks)
-    ids_of_tasks = (ids.task_id(UUID(bundle), int(index)) for bundle, index in tasks)
-    return {task: mark.stored_at for task, mark in zip(ids_of_tasks, marks, strict=True)}
+    return {marked_task(mark): mark.stored_at for mark in marks}
+
+
+def marked_task(mark: StoredMessage) -> UUID:
+    """The task that a mark of PROGRESS says has started."""
+    *_, bundle, index = mark.subject.split(".")
+    return ids.task_id(UUID(bundle), int(index))
 
 
 async def find_group(connection: Connection, key_ring: KeyRing, principal: str, group: UUID) -> list[TaskView]:
@@ -110,8 +114,7 @@ async def find_group(connection: Connection, key_ring: KeyRing, principal: str, 
     waiting = {task_id: view for task_id, view in queued.items() if task_id not in finished}
     if waiting:
         for mark in await _all(connection, "PROGRESS", f"progress.*.{token(principal)}.{group.hex}.>"):
-            bundle, index = mark.subject.split(".")[-2:]
-            view = waiting.get(ids.task_id(UUID(bundle), int(index)))
+            view = waiting.get(marked_task(mark))
             if view is not None and mark.subject == view.address.started_subject(view.index):
                 waiting[view.task_id] = replace(view, marked_at=mark.stored_at)
     return [view for _, view in sorted({**waiting, **finished}.items())]
@@ -203,14 +206,7 @@ async def _last(connection: Connection, stream: str, pattern: str) -> list[Store
     return sorted((message for message in found if message is not None), key=lambda message: message.sequence)
 
 
-async def _all(connection: Connection, stream: str, subject: str) -> list[StoredMessage]:
+async def _all(connection: Connection, stream: str, pattern: str) -> list[StoredMessage]:
     """What is stored under a pattern that any number of subjects may fit, in the order of storing."""
-    messages: list[StoredMessage] = []
-    pending = 1
-    while pending:
-        start = messages[-1].sequence + 1 if messages else 1
-        page, pending = await connection.read_many(stream, {"seq": start, "next_by_subj": subject, "batch": _PAGE})
-        if not page:
-            break
-        messages += page
-    return messages
+    stored = pages.messages(connection, stream, pattern, batch=_PAGE)
+    return [message async for page in stored for message in page]
