@@ -26,7 +26,7 @@ from headrace.bus.errors import BusError, BusUnavailable, PermissionDenied
 from headrace.bus.link import Callback, Link, message_too_large
 from headrace.bus.listening import Subscription, Subscriptions
 from headrace.bus.message import Message
-from headrace.bus.requests import Interrupted, Requests
+from headrace.bus.requests import Requests
 
 logger = logging.getLogger(__name__)
 
@@ -178,10 +178,7 @@ class Connection:
         timeout_s: float = _ANSWER_WAIT_S,
     ) -> Message:
         """Ask and wait for the one answer. Raises `BusUnavailable` and `PermissionDenied`."""
-        try:
-            return await self._ask(subject, payload, headers, timeout_s)
-        except Interrupted:
-            raise BusUnavailable(f"the connection to the bus broke while {subject!r} was under way") from None
+        return await self._ask(subject, payload, headers, timeout_s)
 
     async def store(
         self,
@@ -210,7 +207,7 @@ class Connection:
             try:
                 answer = await self._ask(subject, payload, headers, deadline.cut(_ANSWER_WAIT_S))
                 return read_stored(answer, subject)
-            except (Interrupted, BusUnavailable) as error:
+            except BusUnavailable as error:
                 problem = str(error)
             if not deadline.passed:
                 # A client that is down already would fail at once: wait for it instead of spinning.
@@ -229,7 +226,7 @@ class Connection:
                     f"$JS.API.DIRECT.GET.{stream}.{subject}", b"", None, deadline.cut(_ANSWER_WAIT_S)
                 )
                 return read_direct(answer)
-            except (Interrupted, BusUnavailable) as error:
+            except BusUnavailable as error:
                 if deadline.passed:
                     raise BusUnavailable(f"{subject!r} could not be read within {timeout_s:g} s: {error}") from None
             await self._pause(deadline)

@@ -9,11 +9,6 @@ from typing import NamedTuple
 from headrace.bus.errors import BusUnavailable, PermissionDenied
 from headrace.bus.link import Link
 from headrace.bus.message import Message
-from headrace.schemas.errors import HeadraceError
-
-
-class Interrupted(HeadraceError):
-    """The connection broke while a request was under way: nobody knows whether it arrived."""
 
 
 class _Request(NamedTuple):
@@ -40,10 +35,11 @@ class Requests:
     ) -> Message:
         """Ask and wait for the one answer.
 
-        Raises `Interrupted`, `PermissionDenied`, and `BusUnavailable` when none comes in time or nobody listens.
+        Raises `PermissionDenied`, and `BusUnavailable` when nobody listens, when none comes in time, and when the link
+        breaks: then nobody knows whether the request has arrived.
         """
         if not link.is_up:
-            raise Interrupted("not connected")
+            raise BusUnavailable("the bus is not available: not connected")
         token = str(next(self._tokens))
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._waiting[token] = _Request(subject, answer, link)
@@ -84,7 +80,8 @@ class Requests:
 
     def _interrupt(self, link: Link) -> None:
         for request in self._of(link):
-            request.answer.set_exception(Interrupted("the connection broke"))
+            problem = f"the connection to the bus broke while {request.subject!r} was under way"
+            request.answer.set_exception(BusUnavailable(problem))
 
     def _of(self, link: Link) -> list[_Request]:
         return [each for each in self._waiting.values() if each.link is link and not each.answer.done()]

@@ -33,7 +33,8 @@ from headrace.bus.ids import task_id
 from headrace.bus.models import EndpointRecord
 from headrace.bus.names import Address
 from headrace.bus.options import of_document, waited_too_long
-from headrace.bus.results import ResultCollector, ResultWatch, plain_result
+from headrace.bus.plain_results import plain_result
+from headrace.bus.results import ResultCollector, ResultWatch
 from headrace.bus.submission import Call, Plan, Submission
 from headrace.bus.task_views import TaskView
 from headrace.schemas import Violation

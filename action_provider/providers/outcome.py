@@ -10,7 +10,8 @@ from uuid import UUID
 
 from headrace.bus.bundles import TaskResult
 from headrace.bus.ids import task_id
-from headrace.bus.results import PlainResult, ResultCollector, plain_result, reference_document
+from headrace.bus.plain_results import PlainResult, plain_result, reference_document
+from headrace.bus.results import ResultCollector
 
 _MOST_TASKS_SHOWN = 100
 _MOST_ERRORS_SHOWN = 100

@@ -21,7 +21,7 @@ from headrace.bus.errors import PayloadTooLarge
 from headrace.bus.keys import KeyRing
 from headrace.bus.lanes import Lanes
 from headrace.bus.names import Address
-from headrace.bus.results import plain_result
+from headrace.bus.plain_results import plain_result
 from headrace.bus.service_keys import ServiceKeys
 from headrace.bus.submission import (
     Call,

@@ -17,7 +17,8 @@ from headrace.bus.json_values import encode_json
 from headrace.bus.message import Message
 from headrace.bus.names import Address
 from headrace.bus.pickles import pickle_by_value
-from headrace.bus.results import ResultCollector, StoredPart, live_part, plain_result, result_document
+from headrace.bus.plain_results import plain_result, result_document
+from headrace.bus.results import ResultCollector, StoredPart, live_part
 
 KEY = b"k" * 32
 RUNTIME = Runtime(python="3.11.0", headrace="0.1.0")
