@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -80,7 +79,9 @@ def render_user_config(
 
 
 def _known(user_runtime: str | None, mapped_identity: str | None) -> dict[str, Any]:
-    runtime = _this_machine() if user_runtime is None else _object(user_runtime, "--user-runtime")
+    from headrace.endpoint.configuration.runtime import own_runtime
+
+    runtime = own_runtime() if user_runtime is None else _object(user_runtime, "--user-runtime")
     return {"user_runtime": runtime, "mapped_identity": _object(mapped_identity, "--mapped-identity")}
 
 
@@ -91,17 +92,6 @@ def _object(text: str | None, option: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise CommandError(f'{option} is a JSON object, like {{"workers": 2}}; it was {text!r}')
     return document
-
-
-def _this_machine() -> dict[str, Any]:
-    import platform
-    from importlib.metadata import version
-
-    from headrace.bus.bundles import Runtime
-    from headrace.endpoint.configuration.runtime import user_runtime
-
-    python = ".".join(map(str, sys.version_info[:3]))
-    return user_runtime(Runtime(python, version("headrace"), platform.node(), platform.system()))
 
 
 def _rendered(files: ConfigurationFiles) -> str:

@@ -76,6 +76,8 @@ class PoolSettings:
     added_environment: dict[str, str] = field(default_factory=dict)
     """What was added, for workers on other machines."""
     allowed_functions: frozenset[UUID] | None = None
+    refusal: str | None = None
+    """Why nothing runs here: the pool is there to say so."""
     engine: EngineSettings = field(default_factory=ProcessSettings)
     limits: WorkerLimits = field(default_factory=WorkerLimits)
     task_log_limit_bytes: int = PRINTED_LIMIT
@@ -109,6 +111,7 @@ class PoolSettings:
             pids_path=Path(document["pids_path"]),
             environment=dict(document.get("environment") or {}),
             allowed_functions=None if allowed is None else frozenset(map(UUID, allowed)),
+            refusal=document.get("refusal"),
             engine=engine_settings(document.get("engine")),
             limits=WorkerLimits(**document.get("limits") or {}),
             task_log_limit_bytes=int(document.get("task_log_limit_bytes", PRINTED_LIMIT)),
@@ -161,6 +164,7 @@ async def serve(settings: PoolSettings) -> None:
                     system=platform.system(),
                 ),
                 allowed_functions=settings.allowed_functions,
+                refusal=settings.refusal,
                 fair_share=settings.fair_share,
                 logs=logs,
                 objects=lambda token: ObjectDesk(objects, spool, token=token),

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from headrace.bus.bundles import FunctionUse
 from headrace.bus.code import FunctionCode
-from headrace.bus.errors import FunctionUnusable, SignatureInvalid
+from headrace.bus.errors import FunctionUnusable, PoolFailed, SignatureInvalid, TaskError
 from headrace.bus.keys import check_function_grant
 from headrace.endpoint.agent.code_cache import CodeCache
 from headrace.endpoint.agent.held import Held
@@ -15,12 +15,22 @@ from headrace.endpoint.grant import PoolGrant
 
 
 class Functions:
-    """Checks uses of functions with the pool's `grant` of the moment; `allowed` None allows all."""
+    """Checks uses of functions with the pool's `grant` of the moment; `allowed` None allows all.
 
-    def __init__(self, cache: CodeCache, grant: Callable[[], PoolGrant], allowed: frozenset[UUID] | None) -> None:
+    `pool_refusal` is why none may run, in a pool that is there only to say so.
+    """
+
+    def __init__(
+        self,
+        cache: CodeCache,
+        grant: Callable[[], PoolGrant],
+        allowed: frozenset[UUID] | None,
+        pool_refusal: str | None = None,
+    ) -> None:
         self._cache = cache
         self._grant = grant
         self._allowed = allowed
+        self._pool_refusal = pool_refusal
 
     def known_codes(self, held: Held) -> list[FunctionCode] | None:
         """The code of the bundle's functions if all of it is here and may run; None when that needs a closer look."""
@@ -32,11 +42,11 @@ class Functions:
             codes.append(code)
         return codes
 
-    async def codes(self, held: Held) -> list[FunctionCode | FunctionUnusable]:
+    async def codes(self, held: Held) -> list[FunctionCode | TaskError]:
         """For each of the bundle's functions its code, fetched if need be, or why it cannot run here."""
         return [await self._code(use, held) for use in held.bundle.functions]
 
-    async def _code(self, use: FunctionUse, held: Held) -> FunctionCode | FunctionUnusable:
+    async def _code(self, use: FunctionUse, held: Held) -> FunctionCode | TaskError:
         refusal = self._refusal(use, held)
         if refusal is not None:
             return refusal
@@ -45,7 +55,7 @@ class Functions:
         except FunctionUnusable as error:
             return error
 
-    def _refusal(self, use: FunctionUse, held: Held) -> FunctionUnusable | None:
+    def _refusal(self, use: FunctionUse, held: Held) -> TaskError | None:
         try:
             check_function_grant(
                 self._grant().pool_secrets, use.grant, use.id, held.address.principal, use.grant_expires
@@ -57,6 +67,8 @@ class Functions:
             return FunctionUnusable(
                 f"the grant to run function {use.id} here had expired when the task was submitted; submit it again"
             )
+        if self._pool_refusal is not None:
+            return PoolFailed(self._pool_refusal)
         if self._allowed is not None and use.id not in self._allowed:
             return FunctionUnusable(
                 f"function {use.id} is not in this endpoint's allowed_functions, which its administrator decides"

@@ -24,7 +24,7 @@ from headrace.bus.code import FunctionCode
 from headrace.bus.connection import Connection
 from headrace.bus.control import Control
 from headrace.bus.encodings import OBJECT
-from headrace.bus.errors import BusError, DecodeError, FunctionUnusable, SignatureInvalid, SubmissionRefused
+from headrace.bus.errors import BusError, DecodeError, FunctionUnusable, SignatureInvalid, SubmissionRefused, TaskError
 from headrace.bus.ids import split_task_id, task_id
 from headrace.bus.lane_news import decode_news
 from headrace.bus.message import Message
@@ -69,9 +69,9 @@ _EXPIRED = (
 class Agent:
     """Serves one pool. `run` until cancelled, then `drain`.
 
-    `engine_of(source, on_outcomes)` makes the engine; `allowed_functions` None allows all. `logs` is what the engine
-    gives the output of calls to, if it gives it to anybody. `objects` makes the desk for large payloads, from
-    what gives the code token; None refuses them.
+    `engine_of(source, on_outcomes)` makes the engine; `allowed_functions` None allows all, `refusal` is why nothing
+    runs here. `logs` is what the engine gives the output of calls to, if it gives it to anybody. `objects` makes the
+    desk for large payloads, from what gives the code token; None refuses them.
     """
 
     def __init__(
@@ -83,6 +83,7 @@ class Agent:
         *,
         runtime: Runtime,
         allowed_functions: frozenset[UUID] | None = None,
+        refusal: str | None = None,
         logs: TaskLogs | None = None,
         objects: Callable[[Callable[[], str]], ObjectDesk] | None = None,
         fair_share: FairShare | None = None,
@@ -100,7 +101,7 @@ class Agent:
         self._logs.held = in_hand.bundles
         self._acks = Acks(connection, tasks)
         self._intake = Intake(self._granted, in_hand, self._acks)
-        self._functions = Functions(CodeCache(service), self._granted, allowed_functions)
+        self._functions = Functions(CodeCache(service), self._granted, allowed_functions, refusal)
         self._controls = Controls(connection, self._granted)
         self._position = Position(service, tasks, lambda grant: self._lanes.adopt(grant.lanes))
         self._lanes = PoolLanes(
@@ -258,7 +259,7 @@ class Agent:
 
     # Waiting
 
-    def _let_wait(self, held: Held, codes: Iterable[FunctionCode | FunctionUnusable]) -> None:
+    def _let_wait(self, held: Held, codes: Iterable[FunctionCode | TaskError]) -> None:
         table = list(codes)
         self._results.end_late(held, held.late(self._clock.now()))
         for end in held.ends():
@@ -270,7 +271,7 @@ class Agent:
                 self._results.end_cancelled(held, task.index)
                 continue
             code = table[task.function] if task.function < len(table) else FunctionUnusable("no such function")
-            if isinstance(code, FunctionUnusable):
+            if isinstance(code, TaskError):
                 self._results.end(held, task.index, code)
                 continue
             self._waiting.put(held, _call(held, task, code))

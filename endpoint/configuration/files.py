@@ -18,6 +18,7 @@ from headrace.endpoint.config import EndpointConfig
 from headrace.endpoint.configuration.options import check_options
 from headrace.endpoint.configuration.pool_config import PoolConfig
 from headrace.endpoint.configuration.rendering import Templates, check_syntax, render
+from headrace.endpoint.configuration.runtime import own_runtime
 from headrace.endpoint.configuration.yaml_file import YamlFile, read_text
 from headrace.endpoint.errors import ConfigInvalid, OptionsInvalid
 from headrace.schemas import SchemaViolation, check_schema
@@ -100,6 +101,17 @@ class ConfigurationFiles:
         text = self.render(options, user_runtime=user_runtime, mapped_identity=mapped_identity)
         defaults = PoolConfig.of_endpoint(self.config, self.environment)
         return defaults if self.templates is None else defaults.parse(text, name=f"{self.templates.main}, rendered")
+
+    def default_pool(self) -> tuple[PoolConfig, str | None]:
+        """The configuration of the pool for whoever gives no options, and why nothing may run there.
+
+        That is when the template demands options: what it demands, nobody gets around. Raises `ConfigInvalid`.
+        """
+        try:
+            return self.pool({}, user_runtime=own_runtime()), None
+        except OptionsInvalid as error:
+            nothing = PoolConfig(workers=1, log_level=self.config.log_level)
+            return nothing, f"this endpoint takes no task without options (user_endpoint_config): {error}"
 
 
 def _templates(directory: Path, config: EndpointConfig) -> Templates | None:

@@ -142,7 +142,7 @@ def test_a_missing_option_is_named_with_file_and_line(tmp_path: Path) -> None:
     assert f"{tmp_path}/user_config_template.yaml.j2, line 5: 'container_uri' is undefined" in str(caught.value)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=30)
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=40))
 def test_no_text_changes_the_structure_of_what_is_rendered(tmp_path: Path, text: str) -> None:
     def document(a: str) -> Any:
@@ -381,3 +381,21 @@ def test_the_other_files_are_checked_too(tmp_path: Path, name: str, text: str, m
         ConfigurationFiles.read(tmp_path)
 
     assert str(tmp_path / name.replace("nowhere", "")) in str(caught.value) or "config.yaml" in str(caught.value)
+
+
+def test_a_template_that_needs_options_leaves_nothing_to_those_who_give_none(tmp_path: Path) -> None:
+    pool, refusal = files(tmp_path, THE_PAGE, config="workers: 3").default_pool()
+
+    assert pool == PoolConfig(workers=1)
+    assert refusal is not None
+    assert "takes no task without options" in refusal
+    assert "line 4: 'container_type' is undefined" in refusal
+
+
+def test_a_template_that_needs_none_gives_the_default_pool(tmp_path: Path) -> None:
+    template = "workers: {{ workers|default(2) }}\nenvironment: {PYTHON: {{ _GC.user_runtime.python_version }}}"
+
+    pool, refusal = files(tmp_path, template, config="workers: 3").default_pool()
+
+    assert (pool.workers, refusal) == (2, None)
+    assert pool.environment["PYTHON"].startswith("3.")
