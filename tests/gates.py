@@ -1,4 +1,4 @@
-"""Functions for tests to submit: two that wait until they are let go, and one whose end nobody waits for.
+"""Functions for tests to submit, which wait until they are let go.
 
 executor.submit(wait_for, str(tmp_path / "go"), str(tmp_path / "runs"))   # in Python
 service.add_function(WAIT_FOR, "wait_for")                                # as source
@@ -35,14 +35,5 @@ def live(path: str) -> None:
     print("done")  # noqa: T201 - likewise
 
 
-def hang() -> None:
-    """Run for longer than any test does: it is to be stopped."""
-    import time
-
-    # That it would never come to its end is the case.
-    time.sleep(600)
-
-
 WAIT_FOR: Final = inspect.getsource(wait_for)
 LIVE: Final = inspect.getsource(live)
-HANG: Final = inspect.getsource(hang)
