@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +93,8 @@ def of_script(source: str) -> Needs:
         return Needs()
     if len(found) > 1:
         raise RequirementsInvalid("the source has two `# /// script` heads; it may have one")
+    import tomllib  # every SDK loads this module, and few functions have such a head
+
     lines = found[0]["content"].splitlines(keepends=True)
     text = "".join(line[2:] if line.startswith("# ") else line[1:] for line in lines)
     try:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -44,7 +43,7 @@ def backup(
     place, path = Home(expanded(home)), expanded(archive)
     if not (place.keys / "operator.json").exists():
         raise HomeUnusable(f"{place.path} is not the home of an installation: it has no keys/operator.json")
-    asyncio.run(_backup(place, path, nats_server))
+    _run(_backup(place, path, nats_server))
 
 
 def restore(
@@ -64,10 +63,16 @@ def restore(
     checked = Archive.checked(path)
     with _place_for(place) as directory:
         _write_files(checked, directory)
-        asyncio.run(_restore(checked, directory, nats_server))
+        _run(_restore(checked, directory, nats_server))
         _put_in_place(directory, place)
     output.say(f"Restored {place} from the backup of {checked.manifest.get('created_at')}.")
     output.note(f"Go on with: headrace up --home {place}")
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    import asyncio  # a fifth of the time that any other command takes to start
+
+    asyncio.run(work)
 
 
 async def _backup(home: Home, path: Path, nats_server: Path | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -23,6 +22,8 @@ def dispatch(
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Match events and watch deliveries, without HTTP, until Ctrl-C. Any number of them may run."""
+    import asyncio
+
     from headrace.action_provider.dispatching import dispatch_async
     from headrace.action_provider.settings import ServiceSettings
     from headrace.cli.home import Home

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
+import functools
 import logging
 import os
 import threading
@@ -217,9 +217,12 @@ class Http:
             return self._client
 
 
+@functools.cache
 def headrace_version() -> str:
     """The installed release of Headrace."""
-    return importlib.metadata.version("headrace")
+    from importlib.metadata import version  # takes a while, and is not needed before the first request
+
+    return version("headrace")
 
 
 def refusal(response: httpx.Response, url: str) -> ClientError | PoolFailed:

@@ -10,7 +10,6 @@ Everything but what says otherwise runs on the loop thread.
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
 import logging
 import platform
 import socket
@@ -29,6 +28,7 @@ from headrace.sdk.allowance import Allowance, QueueLimit
 from headrace.sdk.channel import Channel
 from headrace.sdk.errors import NotFound, ServiceUnreachable, Unauthorized
 from headrace.sdk.grant import Grant
+from headrace.sdk.http import headrace_version
 from headrace.sdk.loop import LoopThread
 from headrace.sdk.outbox import LARGEST_CAP
 from headrace.sdk.payloads import Sources, Transfers
@@ -58,7 +58,7 @@ class Session:
         self.connection = Connection(grant.urls, grant.credentials, name="headrace-sdk", connect_timeout_s=10.0)
         self.runtime = Runtime(
             python=platform.python_version(),
-            headrace=importlib.metadata.version("headrace"),
+            headrace=headrace_version(),
             host=socket.gethostname(),
             system=platform.system(),
         )

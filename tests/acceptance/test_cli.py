@@ -113,7 +113,10 @@ def source(tmp_path: Path) -> Path:
 
 
 def test_the_help_is_there_before_anything_heavy_is_loaded() -> None:
-    program = "import sys, headrace.cli.main; print([m for m in ('httpx', 'nats', 'starlette') if m in sys.modules])"
+    program = (
+        "import sys, headrace.cli.main;"
+        "print([m for m in ('asyncio', 'httpx', 'nats', 'starlette', 'yaml') if m in sys.modules])"
+    )
 
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30)
 
