@@ -74,6 +74,13 @@ nested:
     - deeper: {{ a }}
 """
 
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=8,
+)
+
 
 def files(
     directory: Path, template: str | None, *, config: str = "", schema: object = None, **others: str
@@ -143,7 +150,7 @@ def test_a_missing_option_is_named_with_file_and_line(tmp_path: Path) -> None:
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=30)
-@given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=40))
+@given(text=TEXTS)
 def test_no_text_changes_the_structure_of_what_is_rendered(tmp_path: Path, text: str) -> None:
     def document(a: str) -> Any:
         return rendered(tmp_path, EVERY_PLACE, a=a, n=3, l=["x", a], d={"k": a})
@@ -192,6 +199,16 @@ def test_values_keep_their_types(tmp_path: Path) -> None:
     assert rendered(tmp_path, template, a=1, b=True, c=1e22, d=None, e=[1, {"x": "y"}]) == {
         "a": 1, "b": True, "c": 1e22, "d": None, "e": [1, {"x": "y"}], "f": 4, "g": 1,
     }  # fmt: skip
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
+@given(value=JSON)
+def test_every_value_of_json_arrives_as_it_was_given(tmp_path: Path, value: Any) -> None:
+    found = rendered(tmp_path, "a: {{ v }}\nb:\n- {{ v }}\n- [{{ v }}]\nc: {{ v|tojson }}", v=value)
+
+    assert found["a"] == value
+    assert found["b"] == [value, [value]]
+    assert json.loads(json.dumps(found["a"])) == value
 
 
 def test_texts_compare_as_in_globus_compute_and_as_they_are(tmp_path: Path) -> None:
