@@ -85,16 +85,19 @@ class Supervisor:
         """Start again whatever ends, for ever."""
         async with asyncio.TaskGroup() as tasks:
             for kept in self._kept:
-                tasks.create_task(kept.keep(), name=f"keep {kept.part.name}")
+                tasks.create_task(kept.be_kept(), name=f"await {kept.part.name}")
 
     async def stop(self) -> None:
         """Stop the parts, the last one first: a part may need, while it finishes, those before it."""
+        for kept in self._kept:
+            kept.keep_no_more()
         for kept in reversed(self._kept):
             await kept.stop()
 
     def kill(self) -> None:
         """End all parts at once."""
         for kept in self._kept:
+            kept.keep_no_more()
             kept.kill()
 
 
@@ -108,6 +111,7 @@ class _Kept:
         self._running: Running | None = None
         self._started_at = 0.0
         self._delay_s = back_off.first_s
+        self._keeper: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         self._started_at = time.monotonic()
@@ -119,8 +123,20 @@ class _Kept:
         status = await self._ready_or_ended()
         if status is not None:
             raise self._failed(self.part.name, status)
+        # Already now: if it ends while the others are awaited, they may need it to become ready.
+        self._keeper = asyncio.create_task(self._keep(), name=f"keep {self.part.name}")
 
-    async def keep(self) -> None:
+    async def be_kept(self) -> None:
+        """Go on for ever, once it was ready for the first time."""
+        if self._keeper is not None:
+            await self._keeper
+
+    def keep_no_more(self) -> None:
+        """Do not start it again when it ends."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+
+    async def _keep(self) -> None:
         while True:
             status = await self._end()
             if time.monotonic() - self._started_at > self._back_off.stable_after_s:

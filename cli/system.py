@@ -118,6 +118,8 @@ class System:
     def _prepare(self) -> None:
         """Everything that can be refused before anything runs: ports, keys, files."""
         settings = self._settings
+        if settings.ready_file is not None:
+            settings.ready_file.unlink(missing_ok=True)  # of one that was killed
         nats_port = self._choose_ports()
         self._operator = Operator.open(self._home.keys)
         self._nats = NatsServer(

@@ -78,6 +78,7 @@ def headrace_up(home: Path, *options: str, within_s: float = 30.0) -> Iterator[U
     """Start it and wait until it is ready; at the end it is stopped, and killed if it does not."""
     home.parent.mkdir(parents=True, exist_ok=True)
     ready_file, output = home.parent / f"{home.name}.ready.json", home.parent / f"{home.name}.output"
+    ready_file.unlink(missing_ok=True)  # of one that was killed
     with output.open("wb") as file:
         process = subprocess.Popen(
             [*command(home, *options), "--ready-file", str(ready_file)],

@@ -167,9 +167,9 @@ class SystemUnderFire:
 
     def _kill(self, what: str, words: str, *, count: int = 1) -> None:
         self.look()
-        found = self.pids(words)
-        assert found, f"no {what} to kill"
-        victim = self.random.choice(found)
+        # The failure before may have taken it along.
+        found = eventually(lambda: self.pids(words), _BACK_WITHIN_S, f"there is a {what} to kill")
+        victim = self.random.choice(found or [])
         began = time.time()
         os.kill(victim, signal.SIGKILL)
         eventually(lambda: not is_alive(victim), 5, f"the {what} is gone")

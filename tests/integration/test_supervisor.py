@@ -95,6 +95,26 @@ async def test_a_part_that_ends_before_it_is_ready_is_an_error() -> None:
     assert steady.process.returncode == -signal.SIGKILL
 
 
+async def test_a_part_that_ends_while_others_are_awaited_is_started_again() -> None:
+    history: list[str] = []
+    bus, service = Shell("bus", "sleep 30", history), Shell("service", "sleep 30", history)
+    service.answers.clear()
+    supervisor = supervised(bus, service)
+    starting = asyncio.create_task(supervisor.start())
+    await eventually_async(lambda: service.starts == 1)
+    bus.kill()
+    await eventually_async(lambda: bus.starts == 2)
+    service.answers.set()
+    await starting
+
+    keeping = asyncio.create_task(supervisor.keep())
+    bus.kill()
+    await eventually_async(lambda: bus.starts == 3)
+    keeping.cancel()
+    await supervisor.stop()
+    assert history == ["start bus", "start service", "start bus", "start bus", "stop service", "stop bus"]
+
+
 async def test_a_part_that_ends_is_started_again_and_the_others_are_left_alone(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
