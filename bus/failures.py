@@ -17,6 +17,7 @@ import msgspec
 from headrace.bus import errors
 from headrace.bus.encodings import MSGPACK
 from headrace.bus.errors import DecodeError, TaskError, TaskFailed
+from headrace.bus.serializers import PICKLES
 from headrace.bus.values import decode, encode
 from headrace.schemas.errors import HeadraceError
 
@@ -105,15 +106,18 @@ def capture(error: BaseException, *, runner_file: str = "") -> Failure:
     )
 
 
-def rebuild(failure: Failure) -> BaseException:
+def rebuild(failure: Failure, *, plain_only: bool = False) -> BaseException:
     """The exception to raise for a failure: the remote one where its type is known here, with the remote traceback.
 
     What is no `Exception` (`SystemExit`, `KeyboardInterrupt`, `CancelledError`) comes as `TaskFailed`: a task must not
-    end, or cancel, the program that waits for it.
+    end, or cancel, the program that waits for it. With `plain_only` nothing is unpickled: built-in exceptions come back
+    with their message alone, others as `TaskFailed`.
     """
     if failure.code != RAISED:
         own = _OUR_ERRORS.get(failure.code)
         return own(failure.message) if own else TaskFailed(failure.code, failure.message, failure.traceback)
+    if plain_only and failure.encoding in PICKLES:
+        failure = msgspec.structs.replace(failure, encoding=0, exception=b"")
     error = _restored(failure)
     if error is None:
         error = TaskFailed(failure.type_path, failure.message, failure.traceback)

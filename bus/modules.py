@@ -10,6 +10,7 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from types import CodeType, ModuleType
@@ -219,6 +220,7 @@ class _Importer(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
 
 
 _importers: dict[bytes, _Importer] = {}
+_adding = threading.Lock()
 _active: tuple[_Importer, dict[str, ModuleType]] | None = None
 
 
@@ -245,9 +247,30 @@ def activate(packed: bytes) -> None:
         _active = importer, displaced
 
 
+def add(packed: bytes) -> None:
+    """Let the modules of this package be imported as well, for good: where calls run in threads none is taken away.
+
+    Raises `FunctionUnusable` when another version of one of them is there.
+    """
+    importer = _importer(packed)
+    also_by_name(goes_by_name)
+    with _adding:
+        if importer in sys.meta_path:
+            return
+        others = {top for other in sys.meta_path if isinstance(other, _Importer) for top in other.tops}
+        taken = sorted(importer.tops & (others | {name.partition(".")[0] for name in sys.modules}))
+        if taken:
+            raise FunctionUnusable(
+                f"another module {taken[0]!r} is loaded where this function would run: this endpoint runs functions in "
+                "threads of one process, which has each module once. Rename it, or use an endpoint with processes"
+            )
+        sys.meta_path.insert(0, importer)
+
+
 def goes_by_name(module_name: str) -> bool:
-    """Whether a module came with the function that runs, from somebody who can import it, too."""
-    return _active is not None and module_name.partition(".")[0] in _active[0].at_home
+    """Whether a module came with a function, from somebody who can import it, too."""
+    top = module_name.partition(".")[0]
+    return any(isinstance(finder, _Importer) and top in finder.at_home for finder in sys.meta_path)
 
 
 def _importer(packed: bytes) -> _Importer:

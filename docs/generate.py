@@ -113,7 +113,7 @@ _ADVICE: Mapping[str, str] = {
     "FunctionUnusable": (
         "Install what the function imports where it runs; register it anew; ask the owner about `allowed_functions`"
     ),
-    "SerializerNotAllowed": "Choose a strategy that the other side reads ([strategies](sdk.md#what-comes-back))",
+    "SerializerNotAllowed": "Choose a strategy that the other side reads ([strategies](sdk.md#serialisation))",
     "EnvironmentUnusable": "Mend `requirements`, or ask the endpoint's administrator, as the message says",
     "MpiUnusable": "Mend `resource_specification`, or ask the endpoint's administrator for an MPI launcher",
     "PoolFailed": (

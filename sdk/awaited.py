@@ -274,7 +274,7 @@ class Awaited:
         if not future.begin():
             return
         try:
-            future.set_result(await self._host.transfers.value(result.value))
+            future.set_result(await self._host.transfers.value(result.value, plain_only=future._plain_only))
         except HeadraceError as error:
             future.set_exception(error)
         except asyncio.CancelledError:

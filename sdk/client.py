@@ -22,6 +22,7 @@ from headrace.sdk.http import PROTOCOL, Http, check_protocol, headrace_version
 from headrace.sdk.logs import LogChunk, StreamName, TaskLogs, as_text
 from headrace.sdk.needs import Requirements, needs_of, with_needs
 from headrace.sdk.profile import Profile
+from headrace.sdk.serialize import ComputeSerializer
 from headrace.sdk.task_requests import TaskRequests
 
 _PIECE: Final = 1024 * 1024
@@ -79,17 +80,19 @@ class Client:
         requirements: Requirements | None = None,
         python: str | None = None,
         modules: Iterable[Modules] = (),
+        serializer: ComputeSerializer | None = None,
     ) -> str:
         """Store a function, by source and by cloudpickle; gives its id. The docstring is its description by default.
 
         requirements: the packages that it needs, as a list (`["numpy>=2"]`) or as the path of a `requirements.txt`.
         python: the Python that it needs (`"3.12"`, `">=3.11"`). modules: what travels with it: modules, `.py` files,
-            folders.
+            folders. serializer: in which form it is stored; None is both.
 
         Raises `FunctionUnusable` when the function or a module cannot be stored, and `RequirementsInvalid`.
         """
         about = description if description is not None else (getattr(function, "__doc__", None) or "")
-        code = with_needs(from_function(function), needs_of(requirements, python), modules)
+        code = from_function(function) if serializer is None else serializer.code(from_function(function))
+        code = with_needs(code, needs_of(requirements, python), modules)
         return self._register(code, about, metadata, public)
 
     def register_source_code(

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 from uuid import UUID
 
+import msgspec
+
 from headrace.bus import options
 from headrace.bus.bundles import TaskOptions
 from headrace.bus.encodings import inline_bytes
@@ -28,6 +30,7 @@ from headrace.sdk.limits import WhenFull, most_unfinished
 from headrace.sdk.outbox import NewTask
 from headrace.sdk.payloads import encode_call
 from headrace.sdk.registered import Registered
+from headrace.sdk.serialize import ComputeSerializer, Strategy, only_json
 from headrace.sdk.session import Session
 from headrace.sdk.sessions import shared_client
 from headrace.sdk.submission import KEEP, Keep, Submission
@@ -50,6 +53,9 @@ class Executor(concurrent.futures.Executor):
     when_full: what a submission does that finds no room, here or in a queue with a limit: `"block"` until there is
         some, or `"raise"` `QueueFull`. full_timeout_s: how long it blocks at most before it raises `QueueFull`.
         None: as long as it takes.
+
+    serializer: how functions and arguments are written (`headrace.sdk.serialize`). result_serializers: how results
+        are. allow_pickle: False asks for results as JSON, and reads none, and no error, that came as a pickle.
 
     What the bus has not stored yet is always bounded (20 000 tasks, 64 MB), so a loop that submits without end holds
     no more than that and the futures. A submission that blocks ends with Ctrl-C, and with `shutdown`. It blocks the
@@ -80,6 +86,9 @@ class Executor(concurrent.futures.Executor):
         max_unfinished: int | None = None,
         when_full: Literal["block", "raise"] = "block",
         full_timeout_s: float | None = None,
+        serializer: ComputeSerializer | None = None,
+        result_serializers: Iterable[Strategy] | None = None,
+        allow_pickle: bool = True,
     ) -> None:
         self.endpoint_id = endpoint_id
         self.task_group_id = uuid.uuid4() if task_group_id is None else task_group_id
@@ -87,6 +96,9 @@ class Executor(concurrent.futures.Executor):
         self.user_endpoint_config = user_endpoint_config
         self.label = label
         self.batch_size = max(1, int(batch_size))
+        self.serializer = serializer
+        self.result_serializers = result_serializers
+        self._allow_pickle = allow_pickle
         self._client = client
         self._lock = threading.Lock()
         self._registered = Registered()
@@ -151,6 +163,28 @@ class Executor(concurrent.futures.Executor):
     @user_endpoint_config.setter
     def user_endpoint_config(self, value: dict[str, Any] | None) -> None:
         self._user_endpoint_config = arguments.json_dict(value, "user_endpoint_config")
+
+    @property
+    def serializer(self) -> ComputeSerializer | None:
+        """How functions and arguments are written; None is Headrace's own way. Raises `TypeError` for another thing."""
+        return self._serializer
+
+    @serializer.setter
+    def serializer(self, value: ComputeSerializer | None) -> None:
+        if value is not None and not isinstance(value, ComputeSerializer):
+            raise TypeError(f"serializer must be a ComputeSerializer or None, not {type(value).__name__}")
+        self._serializer = value
+
+    @property
+    def result_serializers(self) -> Iterable[Strategy] | None:
+        """How results are written: with `JSONData` alone as JSON. Raises `TypeError`, `ValueError` for no strategy."""
+        return self._result_serializers
+
+    @result_serializers.setter
+    def result_serializers(self, value: Iterable[Strategy] | None) -> None:
+        value = None if value is None else list(value)
+        self._json_results = only_json(value)
+        self._result_serializers = value
 
     @property
     def task_count_submitted(self) -> int:
@@ -229,6 +263,8 @@ class Executor(concurrent.futures.Executor):
 
     def _register(self, fn: Callable[..., Any], details: dict[str, Any]) -> str:
         self._registered.details(fn, details)
+        if self._serializer is not None:
+            details = {"serializer": self._serializer, **details}
         return self.client.register_function(fn, **self._with_modules(details))
 
     def _with_modules(self, details: dict[str, Any]) -> dict[str, Any]:
@@ -308,6 +344,7 @@ class Executor(concurrent.futures.Executor):
             future = TaskFuture()
             self._unfinished.add_anyway(future)
             future._logs = self._client
+            future._plain_only = not self._allow_pickle
             task_id = UUID(task["task_id"])
             future.task_id = task_id
             by_endpoint.setdefault(UUID(task["endpoint_id"]), []).append((task_id, future))
@@ -371,7 +408,8 @@ class Executor(concurrent.futures.Executor):
             return failed_future(error)
         try:
             inline = inline_bytes(session.grant.max_payload)
-            encoding, payload, sources = encode_call(args, kwargs, inline=inline)
+            encode = encode_call if self._serializer is None else self._serializer.call
+            encoding, payload, sources = encode(args, kwargs, inline=inline)
         except HeadraceError as error:
             return failed_future(error)
         except Exception as error:
@@ -381,6 +419,7 @@ class Executor(concurrent.futures.Executor):
             return failed_future(refused)
         future = TaskFuture()
         future._logs = self._client
+        future._plain_only = not self._allow_pickle
         try:
             self._unfinished.add(future, self._submission.when_full, self._check_open)
             task = NewTask(use, self._options(), encoding, payload, future, sources)
@@ -397,6 +436,8 @@ class Executor(concurrent.futures.Executor):
 
     def _options(self) -> TaskOptions:
         task, specification = self._submission.task, self._resource_specification
+        if (self._json_results or not self._allow_pickle) and not task.json_result:
+            task = msgspec.structs.replace(task, json_result=True)
         if not specification or task.resource_specification:
             return task
         return options.with_resources(task, specification)

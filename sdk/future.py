@@ -68,6 +68,7 @@ class TaskFuture(LightFuture):
         "_moments",
         "_on_cancel",
         "_owner",
+        "_plain_only",
         "attempts",
         "endpoint_id",
         "function_id",
@@ -87,6 +88,7 @@ class TaskFuture(LightFuture):
         self._owner: Owner | None = None
         self._logs: LogSource | None = None
         self._cancel_told = False
+        self._plain_only = False
 
     @property
     def task_id(self) -> UUID | None:

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from headrace.bus.bundles import TaskResult
 from headrace.bus.failures import decode_failure, rebuild
+from headrace.bus.serializers import PICKLES
 from headrace.bus.values import decode as decode_value
 from headrace.schemas import HeadraceError
 from headrace.sdk import errors
@@ -41,12 +42,24 @@ def settle(future: TaskFuture, result: TaskResult) -> None:
     if not future.begin():
         return
     try:
+        if future._plain_only and result.state == "succeeded":
+            check_plain(result.encoding)
         if result.state == "succeeded":
             future.set_result(decode_value(result.encoding, result.value))
         else:
-            future.set_exception(rebuild(decode_failure(result.value)))
+            future.set_exception(rebuild(decode_failure(result.value), plain_only=future._plain_only))
+    except errors.SerializerNotAllowed as error:
+        future.set_exception(error)
     except Exception as error:  # unpickling runs code of users: whatever it raises belongs to this future
         future.set_exception(unreadable(error))
+
+
+def check_plain(encoding: int) -> None:
+    """Raises `SerializerNotAllowed` for a result that is a pickle."""
+    if encoding in PICKLES:
+        raise errors.SerializerNotAllowed(
+            "the result came as a pickle, and this executor reads none (allow_pickle=False); nothing of it was read"
+        )
 
 
 def fail(futures: Iterable[TaskFuture], error: BaseException) -> None:

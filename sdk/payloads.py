@@ -30,7 +30,7 @@ from headrace.bus.names import Address
 from headrace.bus.payloads import Part, Source, describe
 from headrace.sdk.errors import ClientError, RequestRefused, ServiceUnavailable, ServiceUnreachable
 from headrace.sdk.limits import Room, WhenFull
-from headrace.sdk.outcomes import unreadable
+from headrace.sdk.outcomes import check_plain, unreadable
 
 T = TypeVar("T")
 
@@ -188,10 +188,10 @@ class Transfers:
             if not missing or time.monotonic() - noted_at < _FRESH_USE_S:
                 return
 
-    async def value(self, data: bytes) -> Any:
-        """The value of a result that lies in the object store.
+    async def value(self, data: bytes, *, plain_only: bool = False) -> Any:
+        """The value of a result that lies in the object store; with `plain_only` none that is a pickle.
 
-        Raises `ObjectMissing`, `ObjectDamaged`, `ResultNotSerialisable` and `ClientError`.
+        Raises `SerializerNotAllowed`, `ObjectMissing`, `ObjectDamaged`, `ResultNotSerialisable` and `ClientError`.
         """
         try:
             part = payloads.whole(data)
@@ -201,6 +201,8 @@ class Transfers:
             raise ResultNotSerialisable(
                 "the result refers to the object store in a way that this release does not read"
             )
+        if plain_only:
+            check_plain(part.encoding)
         try:
             async with self._down:
                 return await self._fetch(part)

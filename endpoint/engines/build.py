@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from headrace.bus.encodings import INLINE_BYTES
+from headrace.bus.serializers import Allowed
 from headrace.endpoint.engines.engine import Engine, OutcomesCallback, OutputCallback, Source
 from headrace.endpoint.engines.grids.courier import Courier
 from headrace.endpoint.engines.grids.dask import DaskGrid
@@ -47,6 +48,9 @@ class Means:
 
 def build(settings: EngineSettings, source: Source, on_outcomes: OutcomesCallback, means: Means) -> Engine:
     """The engine, not started. Raises `EngineSettingsInvalid` when what it needs is not installed."""
+    if settings.allowed_serializers:
+        limits = replace(means.limits, serializers=tuple(settings.allowed_serializers))
+        means = replace(means, limits=limits)
     if isinstance(settings, ProcessSettings):
         return _process_engine(settings, source, on_outcomes, means)
     if isinstance(settings, ThreadSettings):
@@ -55,6 +59,7 @@ def build(settings: EngineSettings, source: Source, on_outcomes: OutcomesCallbac
             spool=means.spool,
             inline_bytes=means.inline_bytes,
             most_output_bytes=means.most_output_bytes if means.on_output else 0,
+            allowed=Allowed.of(means.limits.serializers),
         )
         return GridEngine(source, on_outcomes, threads, on_output=means.on_output, most_losses=settings.most_losses)
     if isinstance(settings, DaskSettings):

@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from msgspec import Meta
 
+from headrace.bus.serializers import Allowed
 from headrace.endpoint.engines.keys import Keys, Path, Reader
 from headrace.endpoint.engines.providers import Count, Positive, Provider, Seconds, is_plain_local, read_provider
 
@@ -29,6 +30,9 @@ class EngineSettings(Keys):
     type: str = "ProcessEngine"
     max_retries_on_system_failure: Count | None = None
     """How often a task runs again whose worker died; by default twice."""
+    allowed_serializers: list[str] = field(default_factory=list)
+    """The only strategies of which functions and arguments are read, `JSONData` and `DillCodeSource` say; by default
+    all. Names of a kind (code, data) that is not named are all allowed."""
 
     @property
     def most_losses(self) -> int:
@@ -214,6 +218,7 @@ def _as_processes(settings: ParslSettings) -> ProcessSettings:
     return ProcessSettings(
         type=settings.type,
         max_retries_on_system_failure=settings.max_retries_on_system_failure,
+        allowed_serializers=settings.allowed_serializers,
         max_workers_per_node=workers * max(1, settings.provider.most_blocks) if workers else None,
         worker_init=settings.provider.worker_init or "",
         available_accelerators=settings.available_accelerators,
@@ -226,6 +231,10 @@ def _as_processes(settings: ParslSettings) -> ProcessSettings:
 
 def _check(reader: Reader, settings: EngineSettings, path: Path) -> None:
     """What no single key can tell."""
+    try:
+        Allowed.of(settings.allowed_serializers)
+    except ValueError as error:
+        reader.problem((*path, "allowed_serializers"), str(error))
     if isinstance(settings, OwnProcesses):
         if settings.container_type and not settings.container_uri and settings.container_type != "custom":
             reader.problem((*path, "container_type"), "needs container_uri, the image to run")

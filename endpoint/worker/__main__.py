@@ -14,6 +14,7 @@ import socket
 import sys
 from pathlib import Path
 
+from headrace.bus.serializers import Allowed
 from headrace.endpoint.worker.calls import Calls
 from headrace.endpoint.worker.frames import COUNTERS_BYTES
 from headrace.endpoint.worker.limits import EXIT_OUT_OF_MEMORY, WorkerLimits, limit_memory
@@ -36,7 +37,8 @@ def main(arguments: list[str]) -> None:
     sys.argv = ["headrace-worker"]
     printed = Printed(counters) if keeps_output else None
     gc.freeze()
-    calls = Calls(most_result_bytes, limits.memory_bytes, spool, inline_bytes)
+    allowed = Allowed.of(limits.serializers)
+    calls = Calls(most_result_bytes, limits.memory_bytes, spool, inline_bytes, allowed)
     worker = Worker(socket.socket(fileno=socket_fd), counters, calls, limits, printed)
     if limits.memory_bytes is not None:
         limit_memory(limits.memory_bytes)

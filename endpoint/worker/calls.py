@@ -22,6 +22,7 @@ from headrace.bus.errors import (
 )
 from headrace.bus.failures import capture, encode_failure, of_error
 from headrace.bus.json_values import encode_json
+from headrace.bus.serializers import ALL, Allowed
 from headrace.bus.values import encode
 from headrace.endpoint.worker.frames import RAISED, REFUSED, SUCCEEDED
 from headrace.endpoint.worker.limits import with_hint
@@ -33,11 +34,23 @@ Outcome = tuple[int, int, bytes]
 class Calls:
     """Runs calls, one at a time, and keeps the functions that it has loaded."""
 
-    def __init__(self, most_result_bytes: int, memory_bytes: int | None, spool: Path | None, inline_bytes: int) -> None:
+    def __init__(
+        self,
+        most_result_bytes: int,
+        memory_bytes: int | None,
+        spool: Path | None,
+        inline_bytes: int,
+        allowed: Allowed = ALL,
+        *,
+        in_threads: bool = False,
+    ) -> None:
+        """`in_threads`: calls run at the same time in one process."""
         self._most_result_bytes = most_result_bytes
         self._memory_bytes = memory_bytes
         self._spool = spool
         self._inline_bytes = inline_bytes
+        self._allowed = allowed
+        self._in_threads = in_threads
         self._recursion_limit = sys.getrecursionlimit()
         self._loading = threading.RLock()
         self._functions: dict[int, Callable[..., Any]] = {}
@@ -62,10 +75,11 @@ class Calls:
         """Run a function on encoded arguments. Never raises: whatever happens is an outcome."""
         try:
             if self._has_modules:
-                _activate(self._codes[number].modules)
+                self._take_modules(self._codes[number])
             function = self._functions.get(number)
             if function is None:
                 function = self._load(number)
+            self._allowed.check_data(encoding, arguments)
             args, kwargs = _read_arguments(encoding, arguments, self._spool)
         except BaseException as error:
             return self.refused(error)
@@ -119,8 +133,18 @@ class Calls:
         with self._loading:
             function = self._functions.get(number)
             if function is None:
-                function = self._functions[number] = load(self._codes[number])
+                function = self._functions[number] = load(self._allowed.of_code(self._codes[number]))
         return function
+
+    def _take_modules(self, code: FunctionCode) -> None:
+        # Loaded by those who need it: most workers never meet a function with modules.
+        from headrace.bus import modules
+
+        self._allowed.of_code(code)
+        if not self._in_threads:
+            modules.activate(code.modules)
+        elif code.modules:
+            modules.add(code.modules)
 
     def _raised(self, number: int, function: Callable[..., Any], error: BaseException) -> Outcome:
         with contextlib.suppress(BaseException):  # lines are a courtesy, and a callable may be very odd
@@ -141,13 +165,6 @@ def _read_arguments(encoding: int, arguments: bytes, spool: Path | None) -> tupl
         if isinstance(error.__cause__, MemoryError):
             raise error.__cause__ from None
         raise ArgumentNotSerialisable(f"the arguments cannot be read on the worker: {error}") from error
-
-
-def _activate(modules: bytes) -> None:
-    # Loaded by those who need it: most workers never meet a function with modules.
-    from headrace.bus.modules import activate
-
-    activate(modules)
 
 
 def _joined(arguments: bytes, spool: Path) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -28,6 +28,7 @@ from uuid import UUID
 from headrace.bus.encodings import INLINE_BYTES
 from headrace.bus.errors import TaskError, TaskExpired
 from headrace.bus.failures import encode_failure, of_error
+from headrace.bus.serializers import ALL, Allowed
 from headrace.endpoint.engines.engine import Call, FinalState
 from headrace.endpoint.engines.grids.grid import Ending
 from headrace.endpoint.engines.grids.thread_output import captured
@@ -68,8 +69,9 @@ class ThreadGrid:
         spool: Path | None = None,
         inline_bytes: int = INLINE_BYTES,
         most_output_bytes: int = 0,
+        allowed: Allowed = ALL,
     ) -> None:
-        """`most_output_bytes` is how much is kept of what a call prints; 0 keeps nothing.
+        """`most_output_bytes` is how much is kept of what a call prints; 0 keeps nothing. `allowed` is what is read.
 
         Raises `ValueError` for fewer than one thread.
         """
@@ -77,7 +79,7 @@ class ThreadGrid:
             raise ValueError(f"an engine needs at least one thread, not {threads}")
         self.slots = self.most = threads
         self.broken = ""
-        self._calls = Calls(_MOST_RESULT_BYTES, None, spool, inline_bytes)
+        self._calls = Calls(_MOST_RESULT_BYTES, None, spool, inline_bytes, allowed, in_threads=True)
         self._most_output_bytes = most_output_bytes
         self._lock = threading.Lock()
         self._functions: OrderedDict[UUID, int] = OrderedDict()
