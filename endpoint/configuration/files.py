@@ -17,8 +17,8 @@ from typing import Any, Final
 from headrace.endpoint.config import EndpointConfig
 from headrace.endpoint.configuration.options import check_options
 from headrace.endpoint.configuration.pool_config import PoolConfig
-from headrace.endpoint.configuration.rendering import Templates, check_syntax, render
 from headrace.endpoint.configuration.runtime import own_runtime
+from headrace.endpoint.configuration.templates import Templates
 from headrace.endpoint.configuration.yaml_file import YamlFile, read_text
 from headrace.endpoint.errors import ConfigInvalid, OptionsInvalid
 from headrace.schemas import SchemaViolation, check_schema
@@ -81,6 +81,8 @@ class ConfigurationFiles:
                 names = ", ".join(map(repr, options))
                 raise OptionsInvalid(f"this endpoint takes no options (given: {names}): it has no {TEMPLATE_FILE}")
             return ""
+        from headrace.endpoint.configuration.rendering import render  # Jinja2 takes a while to load
+
         check_options(options, self.schema)
         reserved = {
             "parent_config": self.config_document,
@@ -127,6 +129,8 @@ def _templates(directory: Path, config: EndpointConfig) -> Templates | None:
         if not found:
             return None
         path = found[0]
+    from headrace.endpoint.configuration.rendering import check_syntax
+
     templates = Templates.read(path)
     check_syntax(templates)
     return templates

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from headrace.endpoint.configuration.rendering import RESERVED
+from headrace.endpoint.configuration.templates import RESERVED
 from headrace.endpoint.errors import OptionsInvalid
 from headrace.schemas import SchemaViolation, validate_against
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from traceback import walk_tb
 from typing import Any, Final
@@ -16,6 +15,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from markupsafe import Markup
 
 from headrace.endpoint.configuration.splice import splice
+from headrace.endpoint.configuration.templates import RESERVED, SUFFIXES, Templates
 from headrace.endpoint.configuration.user_text import (
     Marks,
     UserText,
@@ -25,32 +25,10 @@ from headrace.endpoint.configuration.user_text import (
     plain,
     shell_quoted,
 )
-from headrace.endpoint.configuration.yaml_file import read_text
 from headrace.endpoint.errors import OptionsInvalid, TemplateInvalid
 
-RESERVED: Final = ("_GC", "parent_config", "user_runtime", "mapped_identity")
-"""Names that a template finds besides the user's options. Those without `_GC.` are Globus Compute's older form."""
-
 MOST_RENDERED_CHARACTERS: Final = 1_000_000
-_SUFFIXES: Final = (".j2", ".jinja", ".jinja2", ".yaml", ".yml")
 _UNSAFE_FILTERS: Final = ("e", "escape", "forceescape", "safe", "striptags", "tojson", "urlize", "xmlattr")
-
-
-@dataclass(frozen=True, slots=True)
-class Templates:
-    """A template and those beside it, which it may extend or include. A token that lies beside them is no template."""
-
-    main: Path
-    texts: Mapping[str, str]
-    """By file name."""
-
-    @classmethod
-    def read(cls, main: Path) -> Templates:
-        """Read a template and its neighbours, wherever links lead. Raises `ConfigInvalid`."""
-        root = main.parent.resolve()
-        beside = (path for path in main.parent.iterdir() if path.suffix in _SUFFIXES and path != main)
-        inside = (path for path in beside if path.is_file() and path.resolve().parent == root)
-        return cls(main, {path.name: read_text(path) for path in (main, *sorted(inside))})
 
 
 def render(templates: Templates, options: Mapping[str, Any], reserved: Mapping[str, Any]) -> str:
@@ -164,7 +142,7 @@ class _Files(jinja2.BaseLoader):
             raise jinja2.TemplateNotFound(
                 name,
                 f"{name!r} cannot be included: it is no file of {directory} itself that ends with "
-                f"{', '.join(_SUFFIXES)}; there are {', '.join(self._templates.texts)}",
+                f"{', '.join(SUFFIXES)}; there are {', '.join(self._templates.texts)}",
             )
         return self._templates.texts[name], str(directory / name), lambda: True
 
