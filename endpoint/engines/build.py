@@ -13,11 +13,18 @@ from headrace.endpoint.engines.engine import Engine, OutcomesCallback, OutputCal
 from headrace.endpoint.engines.grids.courier import Courier
 from headrace.endpoint.engines.grids.dask import DaskGrid
 from headrace.endpoint.engines.grids.engine import GridEngine
+from headrace.endpoint.engines.grids.parsl import ParslGrid
 from headrace.endpoint.engines.grids.threads import ThreadGrid
 from headrace.endpoint.engines.processes.cgroups import MemoryGroups
 from headrace.endpoint.engines.processes.engine import ProcessEngine
 from headrace.endpoint.engines.processes.output import PRINTED_LIMIT
-from headrace.endpoint.engines.settings import DaskSettings, EngineSettings, ProcessSettings, ThreadSettings
+from headrace.endpoint.engines.settings import (
+    DaskSettings,
+    EngineSettings,
+    ParslSettings,
+    ProcessSettings,
+    ThreadSettings,
+)
 from headrace.endpoint.errors import EngineSettingsInvalid, SettingProblem
 from headrace.endpoint.worker.limits import WorkerLimits
 
@@ -65,6 +72,10 @@ def build(settings: EngineSettings, source: Source, on_outcomes: OutcomesCallbac
     if isinstance(settings, DaskSettings):
         grid = DaskGrid(settings, _courier(settings.run_in_sandbox, means), workers=means.workers)
         return GridEngine(source, on_outcomes, grid, on_output=means.on_output, most_losses=settings.most_losses)
+    if isinstance(settings, ParslSettings):
+        directory = means.directory or Path.cwd()
+        parsl = ParslGrid(settings, _courier(settings.run_in_sandbox, means), directory)
+        return GridEngine(source, on_outcomes, parsl, on_output=means.on_output, most_losses=settings.most_losses)
     raise EngineSettingsInvalid([SettingProblem(("engine", "type"), f"{settings.type} cannot be run by this release")])
 
 

@@ -33,6 +33,7 @@ ENGINES: dict[str, dict[str, Any]] = {
     "processes": {"type": "ProcessEngine"},
     "threads": {"type": "ThreadEngine"},
     "dask": {"type": "DaskEngine"},
+    "parsl": {"type": "ParslEngine", "max_workers_per_node": 2, "provider": {"type": "LocalProvider"}},
 }
 NEEDS = {"dask": "distributed", "parsl": "parsl"}
 OWN_PROCESSES = [name for name in ENGINES if name != "threads"]

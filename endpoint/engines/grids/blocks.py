@@ -1,0 +1,196 @@
+"""Parsl's part of a ParslEngine: the executor, its provider, and the poller that asks for blocks and gives them back.
+
+directory/parsl/               of this start; `parsl.previous` is the one before
+directory/parsl/submit_scripts what was given to the batch system, and what it answered
+directory/parsl/<label>        logs of the interchange and of each block's workers
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, Final
+
+from headrace.endpoint.engines.providers import Launcher, Provider, is_plain_local, options_of
+from headrace.endpoint.engines.settings import Address, ParslSettings
+
+LOOPBACK: Final = "127.0.0.1"
+
+_RUNNER = "headrace.endpoint.engines.grids.host.run"
+_COMMAND_S = 10.0
+_HEARTBEAT_S = 5
+_LOST_S = 30
+_LEAVE_S = 3.0
+
+# The interchange ends with the pool, however that ends; without it the blocks give themselves up after _LOST_S.
+_TIED = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9, 0, 0, 0); os.execv(sys.argv[1], sys.argv[1:])"
+
+_GIVEN_OTHERWISE = (
+    "max_retries_on_system_failure", "container_type", "container_uri", "container_cmd_options", "run_in_sandbox",
+    "available_accelerators", "provider", "job_status_kwargs", "address", "mpi_launcher", "max_workers_per_block",
+)  # fmt: skip
+
+
+class Blocks:
+    """Parsl's executor, started. Everything here may take long, and belongs to one thread; `submit` to any."""
+
+    def __init__(self, settings: ParslSettings, directory: Path) -> None:
+        """Raises `ImportError` without Parsl, and whatever Parsl raises when it cannot be set up so."""
+        from parsl.jobs.job_status_poller import JobStatusPoller
+
+        if not settings.worker_debug:
+            logging.getLogger("parsl").setLevel(logging.WARNING)
+        self._settings = settings
+        run = _new_run(directory)
+        executor = self._executor = _executor(settings)
+        executor.run_dir = str(run)
+        executor.run_id = run.parent.name
+        if hasattr(executor.provider, "script_dir"):
+            executor.provider.script_dir = str(run / "submit_scripts")
+            (run / "submit_scripts").mkdir()
+        executor.start()
+        scaling = settings.job_status_kwargs
+        # The pool holds most calls back, so the strategy is told how many there are.
+        self.demand = 0
+        executor.outstanding = lambda: max(self.demand, len(executor.tasks))
+        self._poller = JobStatusPoller(
+            strategy=scaling.strategy, max_idletime=scaling.max_idletime, strategy_period=scaling.strategy_period
+        )
+        self._poller.add_executors([executor])
+        # The poller's thread has begun before it knew of us; the next look of its own comes late.
+        self._poller.make_callback()
+
+    @property
+    def addresses(self) -> list[str]:
+        """What nodes may call this machine."""
+        return sorted(self._executor.all_addresses)
+
+    @property
+    def most_workers(self) -> int:
+        """How many there may be, as far as Parsl can tell before they are there."""
+        provider = self._executor.provider
+        return int(self._executor.workers_per_node * provider.nodes_per_block * self._settings.provider.most_blocks)
+
+    def submit(self, order: bytes, specification: dict[str, Any] | None) -> Future[bytes]:
+        """Run an order. Raises what Parsl raises when the executor is beyond hope."""
+        context: dict[str, Any] = {"task_executor": {"f": _RUNNER}}
+        if specification:
+            self._executor.validate_resource_spec(specification)
+            context["resource_spec"] = specification
+        future: Future[bytes] = self._executor.submit_payload(context, order)
+        return future
+
+    def workers(self) -> int:
+        """How many workers are up."""
+        managers = self._executor.command_client.run("MANAGERS", timeout_s=_COMMAND_S)
+        return sum(m["worker_count"] for m in managers if m["active"] and not m.get("draining"))
+
+    def problem(self) -> str:
+        """Why the executor is beyond hope; empty while it is not."""
+        executor = self._executor
+        if executor.bad_state_is_set:
+            return f"{executor.executor_exception}"
+        if executor.interchange_proc is not None and executor.interchange_proc.poll() is not None:
+            return f"Parsl's interchange has ended; see {executor.logdir}/interchange.log"
+        return ""
+
+    def unfinished(self) -> list[Future[bytes]]:
+        """What will not end any more when the executor is beyond hope."""
+        return [future for future in list(self._executor.tasks.values()) if not future.done()]
+
+    def close(self) -> None:
+        """Give the blocks back and end the interchange; whatever takes longer than `_LEAVE_S` ends by itself."""
+        closing = threading.Thread(target=self._close, name="close-parsl", daemon=True)
+        closing.start()
+        closing.join(_LEAVE_S)
+
+    def _close(self) -> None:
+        try:
+            self._poller.close(timeout=1.0)
+        except Exception:
+            logging.getLogger(__name__).warning("Not all blocks could be given back.", exc_info=True)
+        finally:
+            self._executor.shutdown(timeout=1.0)
+
+
+def _new_run(directory: Path) -> Path:
+    run, previous = directory / "parsl", directory / "parsl.previous"
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if run.exists():
+        shutil.rmtree(previous, ignore_errors=True)
+        run.rename(previous)
+    run.mkdir(mode=0o700)
+    return run
+
+
+def _executor(settings: ParslSettings) -> Any:
+    from parsl.executors import HighThroughputExecutor, MPIExecutor
+
+    options = options_of(settings, *_GIVEN_OTHERWISE)
+    options |= {
+        "provider": _provider(settings),
+        "address": _address(settings),
+        "heartbeat_period": settings.heartbeat_period or _HEARTBEAT_S,
+        "heartbeat_threshold": settings.heartbeat_threshold or _LOST_S,
+        "interchange_launch_cmd": _interchange_command(),
+    }
+    if settings.is_mpi:
+        for key in ("max_workers_per_node", "cores_per_worker", "mem_per_worker", "cpu_affinity"):
+            options.pop(key, None)
+        options["mpi_launcher"] = settings.mpi_launcher or "mpiexec"
+        options["max_workers_per_block"] = settings.max_workers_per_block or 1
+        executor = MPIExecutor(**options)
+    else:
+        executor = HighThroughputExecutor(available_accelerators=list(settings.accelerators), **options)
+    # Only bytes go there and back; which Python can read a function is looked at there.
+    executor._check_python_mismatch = False
+    return executor
+
+
+def _provider(settings: ParslSettings) -> Any:
+    import parsl.providers
+
+    provider = settings.provider
+    options = options_of(provider, "launcher")
+    launcher = provider.launcher
+    if launcher is None and settings.is_mpi:
+        launcher = Launcher(type="SimpleLauncher")
+    if launcher is not None:
+        options["launcher"] = _launcher(launcher)
+    # Where the nodes share this file system, they find what is installed here, after what worker_init chooses.
+    path = f'export PATH="$PATH:{Path(sys.executable).parent}"'
+    options["worker_init"] = f"{provider.worker_init or ''}\n{path}".lstrip()
+    return getattr(parsl.providers, provider.type)(**options)
+
+
+def _launcher(launcher: Launcher) -> Any:
+    import parsl.launchers.launchers
+
+    return getattr(parsl.launchers.launchers, launcher.type)(**options_of(launcher))
+
+
+def _address(settings: ParslSettings) -> str | None:
+    address = settings.address
+    if isinstance(address, Address):
+        import parsl.addresses
+
+        find: Callable[..., str] = getattr(parsl.addresses, address.type)
+        return find(address.ifname) if address.ifname else find()
+    return LOOPBACK if address is None and _is_here(settings.provider) else address
+
+
+def _is_here(provider: Provider) -> bool:
+    return is_plain_local(provider)
+
+
+def _interchange_command() -> list[str]:
+    here = Path(sys.executable).parent / "interchange.py"
+    program = str(here) if here.exists() else shutil.which("interchange.py")
+    if program is None:
+        return ["interchange.py"]
+    return [sys.executable, "-c", _TIED, sys.executable, program]

@@ -1,0 +1,227 @@
+"""Blocks of workers that Parsl gets from a batch system, a cloud, or this machine.
+
+A call goes to Parsl only when a worker is up that is free for it. What waits for blocks that are still to come waits in
+the engine, and Parsl's strategy is told how much that is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from headrace.bus.errors import MpiUnusable
+from headrace.bus.failures import encode_failure, of_error
+from headrace.bus.mpi import is_mpi, ranks
+from headrace.endpoint.engines.engine import Call
+from headrace.endpoint.engines.grids.blocks import LOOPBACK, Blocks
+from headrace.endpoint.engines.grids.control import Announcer
+from headrace.endpoint.engines.grids.courier import Courier
+from headrace.endpoint.engines.grids.grid import Ending, PlaceLost
+from headrace.endpoint.engines.grids.orders import Control
+from headrace.endpoint.engines.settings import ParslSettings
+
+logger = logging.getLogger(__name__)
+
+_PORTS = (54_000, 55_000)
+"""Parsl's own range for what nodes connect to, which sites have opened for it."""
+_LOOK_S = 1.0
+_FIRST_LOOK_S = 0.05
+_FIRST_BACK_OFF_S = 1.0
+_LONGEST_BACK_OFF_S = 60.0
+
+
+class ParslGrid:
+    """The workers of Parsl's blocks."""
+
+    def __init__(self, settings: ParslSettings, courier: Courier, directory: Path) -> None:
+        self._settings = settings
+        self._courier = courier
+        self._directory = directory
+        self.slots = 0
+        self.most = 1
+        self.broken = ""
+        self._blocks: Blocks | None = None
+        self._announcer = Announcer()
+        # One thread for all: Parsl's interchange ends with the thread that started it.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="parsl")
+        self._keeping: asyncio.Task[None] | None = None
+        self._unfinished: dict[UUID, asyncio.Future[Ending]] = {}
+        self._wanted = 0
+
+    async def start(self, on_change: Callable[[], None]) -> None:
+        """Begin to ask for blocks."""
+        self._on_change = on_change
+        self._loop = asyncio.get_running_loop()
+        self._keeping = self._loop.create_task(self._keep(), name="keep-parsl")
+
+    def submit(self, call: Call, *, attempts: int) -> asyncio.Future[Ending]:
+        """Give a call to a block's worker."""
+        if self._blocks is None:
+            raise PlaceLost("Parsl's executor is gone")
+        future = self._loop.create_future()
+        try:
+            specification = self._specification(call)
+        except MpiUnusable as error:
+            future.set_result(_failed(error))
+            return future
+        try:
+            reply = self._blocks.submit(self._courier.order(call, attempts=attempts), specification)
+        except Exception as error:
+            raise PlaceLost(f"Parsl does not take the task: {error}") from error
+        self._unfinished[call.key] = future
+        reply.add_done_callback(lambda reply: self._on_reply(call.key, future, reply))
+        return future
+
+    def want(self, calls: int) -> None:
+        """Let Parsl's strategy know how many calls there are."""
+        self._wanted = calls
+        if self._blocks is not None:
+            self._blocks.demand = calls
+
+    def kill(self, keys: Iterable[UUID]) -> None:
+        """End calls, wherever they are."""
+        self._announcer.kill(key for key in keys if key in self._unfinished)
+
+    def pids(self) -> list[int]:
+        """Unknown: they belong to the blocks, and end with them."""
+        return []
+
+    async def stop(self) -> None:
+        """Give all blocks back."""
+        self.slots = self.most = 0
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.gather(self._keeping, return_exceptions=True)
+        await self._close()
+        await self._announcer.stop()
+        self._thread.shutdown(wait=False)
+        self._courier.close()
+
+    # The blocks
+
+    async def _keep(self) -> None:
+        back_off_s = _FIRST_BACK_OFF_S
+        while True:
+            began = time.monotonic()
+            try:
+                await self._open()
+                problem = await self._watch()
+            except ImportError as error:
+                problem = f"Parsl cannot be loaded ({error}): install headrace[parsl]"
+            except Exception as error:
+                problem = f"Parsl cannot be set up: {type(error).__name__}: {error}"
+            if time.monotonic() - began > _LONGEST_BACK_OFF_S:
+                back_off_s = _FIRST_BACK_OFF_S
+            logger.error(
+                "No workers come from %s: %s; trying again in %g s.",
+                self._settings.provider.type,
+                problem,
+                back_off_s,
+                extra={"action": "parsl_lost"},
+            )
+            self._lose(problem)
+            await self._close()
+            await asyncio.sleep(back_off_s)
+            back_off_s = min(_LONGEST_BACK_OFF_S, back_off_s * 2)
+
+    async def _open(self) -> None:
+        blocks = await self._in_thread(lambda: Blocks(self._settings, self._directory))
+        self._blocks = blocks
+        blocks.demand = self._wanted
+        if not self._announcer.port:
+            ports = self._settings.worker_port_range or _PORTS
+            is_here = blocks.addresses == [LOOPBACK]
+            await self._announcer.start(LOOPBACK if is_here else None, (0, 0) if is_here else ports)
+        control = Control(blocks.addresses, self._announcer.port, self._announcer.secret)
+        self._courier.open(control=control, is_mpi=self._settings.is_mpi)
+
+    async def _watch(self) -> str:
+        """Look how many workers there are until the executor is beyond hope; why it is."""
+        blocks = self._blocks
+        assert blocks is not None  # noqa: S101 - it was opened
+        while not (problem := blocks.problem()):
+            slots = await self._in_thread(blocks.workers)
+            most = max(slots, blocks.most_workers, 1)
+            if slots:
+                self.broken = ""
+            if (slots, most) != (self.slots, self.most):
+                self.slots, self.most = slots, most
+                self._on_change()
+            await asyncio.sleep(_LOOK_S if slots else _FIRST_LOOK_S)
+        return problem
+
+    def _lose(self, problem: str) -> None:
+        self.slots, self.broken = 0, problem
+        unfinished, self._unfinished = self._unfinished, {}
+        for future in unfinished.values():
+            if not future.done():
+                future.set_exception(PlaceLost(f"its worker is lost: {problem}"))
+        self._on_change()
+
+    async def _close(self) -> None:
+        blocks, self._blocks = self._blocks, None
+        if blocks is not None:
+            with contextlib.suppress(Exception):
+                await self._in_thread(blocks.close)
+
+    async def _in_thread(self, work: Callable[[], Any]) -> Any:
+        return await self._loop.run_in_executor(self._thread, work)
+
+    # Calls
+
+    def _specification(self, call: Call) -> dict[str, Any] | None:
+        """The nodes of a call, for Parsl to set aside. Raises `MpiUnusable`."""
+        if not self._settings.is_mpi:
+            return None
+        try:
+            asked = json.loads(call.options.resource_specification or b"{}")
+            given = ranks(asked if is_mpi(asked) else {"num_nodes": 1, "ranks_per_node": 1})
+        except ValueError as error:
+            raise MpiUnusable(str(error)) from error
+        return {
+            "num_nodes": given.num_nodes,
+            "ranks_per_node": given.ranks_per_node,
+            "num_ranks": given.num_ranks,
+            "launcher_options": given.launcher_options,
+        }
+
+    def _on_reply(self, key: UUID, future: asyncio.Future[Ending], reply: Future[bytes]) -> None:
+        """In a thread of Parsl's."""
+        ending: Ending | Exception
+        try:
+            ending = self._courier.ending(reply.result())
+        except Exception as error:
+            ending = PlaceLost(_lost_text(error))
+        with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody waits for it
+            self._loop.call_soon_threadsafe(self._settle, key, future, ending)
+
+    def _settle(self, key: UUID, future: asyncio.Future[Ending], ending: Ending | Exception) -> None:
+        if self._unfinished.get(key) is future:
+            del self._unfinished[key]
+        if future.done():
+            return
+        if isinstance(ending, Exception):
+            future.set_exception(ending)
+        else:
+            future.set_result(ending)
+
+
+def _failed(error: MpiUnusable) -> Ending:
+    encoding, value = encode_failure(of_error(error))
+    now = time.time()
+    return Ending(state="failed", encoding=encoding, value=value, started_at=now, ended_at=now, attempts=0)
+
+
+def _lost_text(error: Exception) -> str:
+    text = " ".join(f"{error}".split()) or type(error).__name__
+    if isinstance(error, ImportError):
+        return f"the nodes cannot run tasks of Headrace ({text}): worker_init must choose a Python with headrace[parsl]"
+    return f"its worker was lost while it ran: {text}"
