@@ -46,6 +46,7 @@ class Blocks:
         if not settings.worker_debug:
             logging.getLogger("parsl").setLevel(logging.WARNING)
         self._settings = settings
+        self._workers = 0
         run = _new_run(directory)
         executor = self._executor = _executor(settings)
         executor.run_dir = str(run)
@@ -88,7 +89,13 @@ class Blocks:
     def workers(self) -> int:
         """How many workers are up."""
         managers = self._executor.command_client.run("MANAGERS", timeout_s=_COMMAND_S)
-        return sum(m["worker_count"] for m in managers if m["active"] and not m.get("draining"))
+        workers: int = sum(m["worker_count"] for m in managers if m["active"] and not m.get("draining"))
+        if workers < self._workers:
+            # Perhaps a job has ended before its time. Parsl would ask a batch system once a minute, and think until
+            # then that the block is there.
+            self._executor._last_poll_time = 0.0
+        self._workers = workers
+        return workers
 
     def problem(self) -> str:
         """Why the executor is beyond hope; empty while it is not."""

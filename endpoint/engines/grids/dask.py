@@ -21,6 +21,8 @@ from headrace.endpoint.engines.settings import DaskSettings
 
 logger = logging.getLogger(__name__)
 
+_AHEAD = 15
+
 _LOOK_S = 1.0
 _FIRST_LOOK_S = 0.02
 _CONNECT_S = 10.0
@@ -38,6 +40,7 @@ class DaskGrid:
         self._courier = courier
         self._workers = settings.max_workers or workers
         self.slots = self.most = 0
+        self.ahead = _AHEAD
         self.broken = ""
         self._client: Any = None
         self._cluster: Any = None

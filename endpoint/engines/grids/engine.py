@@ -1,7 +1,8 @@
 """Runs calls on a grid: what has a place there runs, everything else stays where it can be taken back.
 
-A call is given to the grid only when there is a place for it, so it counts as running from then on. Calls that wait for
-places which are still to come (jobs in a batch system's queue) are held here, no more than those places could run.
+A call is given to the grid only when there is a place for it, so it counts as running from then on; of short ones a few
+more are on their way. Calls that wait for places which are still to come (jobs in a batch system's queue) are held
+here, no more than those places could run.
 """
 
 from __future__ import annotations
@@ -28,19 +29,24 @@ from headrace.endpoint.engines.engine import (
 )
 from headrace.endpoint.engines.grids.grid import Ending, Grid, PlaceLost
 from headrace.endpoint.engines.processes.endings import cancelled
+from headrace.endpoint.engines.processes.slots import FunctionTimes
 
 logger = logging.getLogger(__name__)
 
 _MOST_FAILED_AT_ONCE = 1_000
+_MOST_ESTIMATES = 100_000
+_SHORT_S = 0.02
 
 
 class Errand:
     """A call inside the engine."""
 
-    __slots__ = ("call", "force", "losses", "raised", "started_at", "timer")
+    __slots__ = ("call", "force", "function", "is_short", "losses", "raised", "started_at", "timer")
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, function: FunctionTimes) -> None:
         self.call = call
+        self.function = function
+        self.is_short = False
         self.losses = 0
         self.raised = 0
         self.started_at = 0.0
@@ -73,6 +79,9 @@ class GridEngine:
         self._waiting: collections.deque[Errand] = collections.deque()
         self._delayed: dict[UUID, Errand] = {}
         self._running: dict[UUID, Errand] = {}
+        self._long = 0
+        """How many of those that run are not known to be short."""
+        self._functions: dict[UUID, FunctionTimes] = {}
         self._outcomes: list[Outcome] = []
         self._is_telling = False
         self._is_dealing = False
@@ -141,9 +150,12 @@ class GridEngine:
 
     def _deal(self) -> None:
         grid = self._grid
-        while len(self._running) < grid.slots:
+        while self._has_room():
             errand = self._next()
             if errand is None:
+                break
+            if len(self._running) >= grid.slots and not self._is_short(errand):
+                self._waiting.appendleft(errand)
                 break
             self._start(errand)
         if grid.broken and not self._running:
@@ -152,23 +164,44 @@ class GridEngine:
             self._hold(grid.most - len(self._running))
         grid.want(len(self._running) + len(self._waiting))
 
+    def _has_room(self) -> bool:
+        """Whether there is a free place; a few more calls are given away while all that run are short, since the way
+        to a place takes longer than they do."""
+        running, slots = len(self._running), self._grid.slots
+        return running < slots or (not self._long and running < slots * (1 + self._grid.ahead))
+
+    def _is_short(self, errand: Errand) -> bool:
+        estimate_s = errand.function.estimate_s
+        options = errand.call.options
+        return estimate_s is not None and estimate_s <= _SHORT_S and options.rerun_on_loss and not errand.losses
+
     def _hold(self, most: int) -> None:
         """Have calls here for places that are to come."""
         while len(self._waiting) < most:
             call = self._source.next_call()
             if call is None:
                 return
-            self._waiting.append(Errand(call))
+            self._waiting.append(self._errand(call))
+
+    def _errand(self, call: Call) -> Errand:
+        function = self._functions.get(call.function)
+        if function is None:
+            if len(self._functions) >= _MOST_ESTIMATES:
+                self._functions.clear()
+            function = self._functions[call.function] = FunctionTimes()
+        return Errand(call, function)
 
     def _next(self) -> Errand | None:
         if self._waiting:
             return self._waiting.popleft()
         call = self._source.next_call()
-        return None if call is None else Errand(call)
+        return None if call is None else self._errand(call)
 
     def _start(self, errand: Errand) -> None:
         errand.started_at = time.time()
         self._running[errand.call.key] = errand
+        errand.is_short = self._is_short(errand)
+        self._long += not errand.is_short
         try:
             future = self._grid.submit(errand.call, attempts=errand.tries)
         except PlaceLost as error:
@@ -197,8 +230,9 @@ class GridEngine:
                 logger.error("A call could not be run: %r", error, exc_info=error)
             self._on_lost(errand, str(error) or type(error).__name__)
             return
-        del self._running[errand.call.key]
+        self._leave_place(errand)
         ending = future.result()
+        errand.function.note(ending.ended_at - ending.started_at)
         for stream, run, attempt, offset, at, data in ending.printed:
             self._give(errand, Output, ending.worker, stream, run, attempt, offset, at, data)
         if ending.raised and not errand.force and errand.raised < errand.call.options.max_retries:
@@ -215,8 +249,9 @@ class GridEngine:
 
     def _on_lost(self, errand: Errand, how: str) -> None:
         """The place is gone, and perhaps the call had started."""
-        if self._running.pop(errand.call.key, None) is None:
+        if errand.call.key not in self._running:
             return
+        self._leave_place(errand)
         tries = errand.losses + 1
         if errand.force:
             self._end_with(errand, "cancelled", cancelled(), attempts=errand.tries + 1)
@@ -230,6 +265,10 @@ class GridEngine:
             errand.losses += 1
             self._waiting.appendleft(errand)
         self._on_change()
+
+    def _leave_place(self, errand: Errand) -> None:
+        del self._running[errand.call.key]
+        self._long -= not errand.is_short
 
     def _retry(self, errand: Errand) -> None:
         errand.raised += 1
@@ -326,6 +365,7 @@ class GridEngine:
         left = [*self._running, *(errand.call.key for errand in self._waiting), *self._delayed]
         killed = list(self._running)
         self._running.clear()
+        self._long = 0
         self._waiting.clear()
         self._delayed.clear()
         self._grid.kill(killed)

@@ -44,6 +44,8 @@ class Grid(Protocol):
 
     slots: int
     """How many calls it can run now."""
+    ahead: int
+    """How many short calls more, for each of them, are given to it: the way there takes longer than they do."""
     most: int
     """How many it could run if it grew as far as it may."""
     broken: str

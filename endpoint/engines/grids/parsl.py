@@ -30,6 +30,8 @@ from headrace.endpoint.engines.settings import ParslSettings
 
 logger = logging.getLogger(__name__)
 
+_AHEAD = 3
+
 _PORTS = (54_000, 55_000)
 """Parsl's own range for what nodes connect to, which sites have opened for it."""
 _LOOK_S = 1.0
@@ -47,6 +49,7 @@ class ParslGrid:
         self._directory = directory
         self.slots = 0
         self.most = 1
+        self.ahead = _AHEAD
         self.broken = ""
         self._blocks: Blocks | None = None
         self._announcer = Announcer()

@@ -38,6 +38,8 @@ from headrace.endpoint.worker.frames import RAISED, SUCCEEDED
 
 logger = logging.getLogger(__name__)
 
+_AHEAD = 1
+
 _MOST_FUNCTIONS = 1_000
 _MOST_RESULT_BYTES = 16 << 30
 
@@ -78,6 +80,7 @@ class ThreadGrid:
         if threads < 1:
             raise ValueError(f"an engine needs at least one thread, not {threads}")
         self.slots = self.most = threads
+        self.ahead = _AHEAD
         self.broken = ""
         self._calls = Calls(_MOST_RESULT_BYTES, None, spool, inline_bytes, allowed, in_threads=True)
         self._most_output_bytes = most_output_bytes
