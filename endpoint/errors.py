@@ -17,9 +17,12 @@ EndpointError               something about an endpoint on this machine
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from headrace.schemas import HeadraceError
+
+CANNOT_START: Final = 78
+"""The status with which a pool ends whose configuration cannot work: to start it again is no use (EX_CONFIG)."""
 
 
 class EndpointError(HeadraceError):

@@ -24,6 +24,7 @@ from headrace.endpoint.hangup import Terminal
 from headrace.endpoint.kept_pool import KeptPool
 from headrace.endpoint.pool_process import PoolProcess
 from headrace.endpoint.service_client import ServiceClient
+from headrace.endpoint.user_pools import UserPools, manager_name
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,7 @@ class Manager:
         self._reread = asyncio.Event()
         self._terminal = Terminal()
         self._service_lost = False
+        self._name = manager_name(directory)
 
     def hang_up(self) -> None:
         """Read the configuration again; or, where the terminal was closed that we were started from, stop."""
@@ -115,23 +117,37 @@ class Manager:
             extra={"action": "endpoint_started", "endpoint_id": str(endpoint_id)},
         )
         kept = KeptPool(pool, self._pool_settings(endpoint_id, live.files.config))
+        users = UserPools(
+            self._directory,
+            url=self._settings.url,
+            endpoint_id=endpoint_id,
+            files=lambda: live.files,
+            grace_s=self._settings.grace_s,
+        )
         async with asyncio.TaskGroup() as tasks:
             keep = tasks.create_task(kept.run(), name=f"pool {DEFAULT_POOL}")
-            changes = tasks.create_task(self._take_changes(service, endpoint_id, live, kept), name="changes")
-            presence = tasks.create_task(self._tell_presence(service, endpoint_id, pool), name="presence")
+            wishes = tasks.create_task(users.run(), name="pools of users")
+            changes = tasks.create_task(self._take_changes(service, endpoint_id, live, kept, users), name="changes")
+            presence = tasks.create_task(self._tell_presence(service, endpoint_id, pool, users), name="presence")
             await self._stop.wait()
-            # Nobody restarts the pool from here on.
+            # Nobody restarts or starts a pool from here on.
             changes.cancel()
             keep.cancel()
-            # The pool finishes its tasks while we still look alive to those who wait for them.
-            await self._stop_pool(pool)
+            wishes.cancel()
+            # The pools finish their tasks while we still look alive to those who wait for them.
+            await self._stop_pools(pool, users)
             presence.cancel()
         # Last, so that no late sign of life makes the endpoint look alive again.
         await self._end_presence(service, endpoint_id)
         logger.info("The endpoint %s has stopped.", self._directory.name, extra={"action": "endpoint_stopped"})
 
     async def _take_changes(
-        self, service: ServiceClient, endpoint_id: UUID, live: LiveConfiguration, kept: KeptPool
+        self,
+        service: ServiceClient,
+        endpoint_id: UUID,
+        live: LiveConfiguration,
+        kept: KeptPool,
+        users: UserPools,
     ) -> None:
         """Whenever SIGHUP comes, go by what the files say now."""
         while True:
@@ -146,12 +162,14 @@ class Manager:
             except RegistrationRefused as error:
                 logger.error("The service was not told of the changes: %s", error, extra={"action": "config_not_told"})
             kept.change(self._pool_settings(endpoint_id, config))
+            users.configuration_changed()
 
-    async def _stop_pool(self, pool: PoolProcess) -> None:
-        stopping = asyncio.create_task(pool.stop(), name="stop pool")
+    async def _stop_pools(self, pool: PoolProcess, users: UserPools) -> None:
+        stopping = asyncio.gather(pool.stop(), users.stop())
         at_once = asyncio.create_task(self._stop_now.wait(), name="second signal")
         await asyncio.wait((stopping, at_once), return_when=asyncio.FIRST_COMPLETED)
         pool.kill()
+        users.kill()
         at_once.cancel()
         await asyncio.gather(stopping, at_once, return_exceptions=True)
 
@@ -247,7 +265,9 @@ class Manager:
             "pids_path": str(self._directory.pool_file(DEFAULT_POOL, "pids")),
         }
 
-    async def _tell_presence(self, service: ServiceClient, endpoint_id: UUID, pool: PoolProcess) -> None:
+    async def _tell_presence(
+        self, service: ServiceClient, endpoint_id: UUID, pool: PoolProcess, users: UserPools
+    ) -> None:
         """Say every few seconds that the endpoint lives. A service that is away is told of once; tasks go on."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings.pool_ready_within_s):
@@ -256,7 +276,8 @@ class Manager:
             due = time.monotonic() + self._settings.presence_every_s
             try:
                 token = self._directory.token() or ""
-                await asyncio.to_thread(service.tell_presence, token, endpoint_id, pool.status())
+                pools = [*pool.status(), *users.status()]
+                await asyncio.to_thread(service.tell_presence, token, endpoint_id, pools, self._name)
             except (ServiceAway, RegistrationRefused) as error:
                 self._note_lost(error)
             else:
@@ -278,7 +299,8 @@ class Manager:
             return
         with contextlib.suppress(EndpointError, TimeoutError):
             async with asyncio.timeout(1.0):
-                await asyncio.to_thread(service.end_presence, self._directory.token() or "", endpoint_id)
+                token = self._directory.token() or ""
+                await asyncio.to_thread(service.end_presence, token, endpoint_id, self._name)
 
     @contextlib.asynccontextmanager
     async def _signals(self) -> AsyncIterator[None]:

@@ -40,7 +40,7 @@ from headrace.endpoint.engines.processes.cgroups import MemoryGroups
 from headrace.endpoint.engines.processes.output import PRINTED_LIMIT
 from headrace.endpoint.engines.processes.spare_memory import give_back
 from headrace.endpoint.engines.settings import EngineSettings, ProcessSettings, engine_settings
-from headrace.endpoint.errors import CgroupsUnusable, RegistrationRefused, ServiceAway
+from headrace.endpoint.errors import CANNOT_START, CgroupsUnusable, ConfigInvalid, RegistrationRefused, ServiceAway
 from headrace.endpoint.fair_share import FairShare
 from headrace.endpoint.grant import PoolGrant
 from headrace.endpoint.pool_service import HttpPoolService
@@ -325,9 +325,17 @@ def main() -> None:
 
     try:
         uvloop.run(serve(settings))
+    except* ConfigInvalid as invalid:
+        logger.error("This pool cannot start: %s", _first(invalid))
+        sys.exit(CANNOT_START)
     except* RegistrationRefused as refused:
-        logger.error("The service refused this pool: %s", refused.exceptions[0])
+        logger.error("The service refused this pool: %s", _first(refused))
         sys.exit(69)
+
+
+def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    error = errors.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
 if __name__ == "__main__":

@@ -30,10 +30,12 @@ _LOOK_S = 0.05
 class PoolProcess:
     """One pool: `warm_up` perhaps, `keep` until it is cancelled, `stop` or `kill`."""
 
-    def __init__(self, directory: EndpointDirectory, pool: str, *, grace_s: float) -> None:
+    def __init__(self, directory: EndpointDirectory, pool: str, *, grace_s: float, log: Path | None = None) -> None:
+        """`log` gets what the pool says; by default the endpoint's log does."""
         self._directory = directory
         self._pool = pool
         self._grace_s = grace_s
+        self._log = log or directory.log_file
         self._process: asyncio.subprocess.Process | None = None
         self._is_warm = False
 
@@ -57,7 +59,7 @@ class PoolProcess:
         pause_s = _FIRST_BACK_OFF_S
         while True:
             began = time.monotonic()
-            reason = await self._run(settings)
+            reason, _ = await self.run(settings)
             if time.monotonic() - began > _STABLE_AFTER_S:
                 pause_s = _FIRST_BACK_OFF_S
             logger.error(
@@ -104,16 +106,16 @@ class PoolProcess:
         while not any(status["workers"] for status in self.status()):  # noqa: ASYNC110 - another process writes it
             await asyncio.sleep(_LOOK_S)
 
-    async def _run(self, settings: dict[str, Any]) -> str:
-        """Start the pool and wait for its end; how it ended, in words."""
+    async def run(self, settings: dict[str, Any]) -> tuple[str, int | None]:
+        """Start the pool and wait for its end; how it ended, in words, and its status if it had begun."""
         try:
             process = await self._start(settings)
         except OSError as error:
             # A full disk, or too many processes: it may pass.
-            return f"cannot be started: {error}"
+            return f"cannot be started: {error}", None
         status = await process.wait()
         self._clean_up()
-        return f"ended ({_exit_text(status)})"
+        return f"ended ({_exit_text(status)})", status
 
     async def _start(self, settings: dict[str, Any]) -> asyncio.subprocess.Process:
         process, self._is_warm = self._process if self._is_warm else None, False
@@ -134,7 +136,7 @@ class PoolProcess:
         self._clean_up(just_ended=False)
         path = self._directory.pool_file(self._pool)
         path.unlink(missing_ok=True)
-        with self._directory.log_file.open("ab") as log:
+        with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-P",  # what lies in the current directory must not shadow a module

@@ -46,19 +46,20 @@ class ServiceClient:
         """Remove the endpoint."""
         self._ask("DELETE", f"/api/v1/endpoints/{endpoint_id}", token)
 
-    def tell_presence(self, token: str, endpoint_id: UUID, pools: Sequence[dict[str, Any]]) -> None:
+    def tell_presence(self, token: str, endpoint_id: UUID, pools: Sequence[dict[str, Any]], manager: str) -> None:
         """Say that the endpoint is alive, and what its pools do."""
         body = {
             "host": socket.gethostname(),
             "python_version": platform.python_version(),
             "headrace_version": importlib.metadata.version("headrace"),
             "pools": list(pools),
+            "manager": manager,
         }
         self._ask("PUT", f"/api/v1/endpoints/{endpoint_id}/presence", token, body)
 
-    def end_presence(self, token: str, endpoint_id: UUID) -> None:
-        """Say that the endpoint stops."""
-        self._ask("DELETE", f"/api/v1/endpoints/{endpoint_id}/presence", token)
+    def end_presence(self, token: str, endpoint_id: UUID, manager: str) -> None:
+        """Say that this manager of the endpoint stops."""
+        self._ask("DELETE", f"/api/v1/endpoints/{endpoint_id}/presence?manager={manager}", token)
 
     def _ask(self, method: str, path: str, token: str, body: object = None) -> dict[str, Any]:
         try:

@@ -182,6 +182,7 @@ class Agent:
             "busy": load.busy,
             "queued": load.queued + len(self._waiting),
             "bundles": len(self._in_hand.bundles),
+            "taken": self._in_hand.bytes_taken,
         }
 
     # What the others ask of us, because it changes or comes after them

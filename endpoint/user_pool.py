@@ -1,0 +1,216 @@
+"""One pool with a user's configuration: started, kept running while it has work, stopped when it is idle."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable
+from typing import Any
+
+from headrace.bus.private_files import write_private
+from headrace.endpoint.configuration.pool_config import PoolConfig
+from headrace.endpoint.directory import EndpointDirectory, read_json
+from headrace.endpoint.errors import CANNOT_START
+from headrace.endpoint.pool_process import PoolProcess
+from headrace.endpoint.wishes import State, Wish
+
+logger = logging.getLogger(__name__)
+
+_LOOK_S = 0.05
+_FIRST_BACK_OFF_S = 0.1
+_STABLE_AFTER_S = 10.0
+_MOST_DEATHS = 4
+"""One after another, before a pool counts as one that cannot be had."""
+_SETUP_S = 300.0
+_LAST_LINES = 8
+_LONGEST_LOG_BYTES = 10 * 1024 * 1024
+
+
+class UserPool:
+    """Make it, `live` once; `stop` ends that. `tell` hears of each state, and of the problem if there is one."""
+
+    def __init__(
+        self,
+        directory: EndpointDirectory,
+        wish: Wish,
+        config: PoolConfig,
+        settings: dict[str, Any],
+        *,
+        tell: Callable[[State, str], None],
+        grace_s: float,
+    ) -> None:
+        self.wish = wish
+        self.config = config
+        self.state: State = "starting"
+        self.problem = ""
+        self.idle_since: float | None = None
+        """Since when it has nothing in hand, by the monotonic clock; None while it has."""
+        self.outdated = False
+        """Its configuration is another one by now."""
+        self._directory = directory
+        self._settings = settings
+        self._tell = tell
+        self._log = directory.pool_file(wish.pool, "log")
+        self._process = PoolProcess(directory, wish.pool, grace_s=grace_s, log=self._log)
+        self._stop = asyncio.Event()
+        self._moved = time.monotonic()
+        self._seen: dict[str, Any] = {}
+        self._log_start = 0
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether it takes no more tasks."""
+        return self._stop.is_set()
+
+    def stop(self) -> None:
+        """Have it end: what runs gets its grace, what waits is handed back."""
+        self._stop.set()
+
+    def kill(self) -> None:
+        """End it at once."""
+        self._process.kill()
+
+    def status(self) -> list[dict[str, Any]]:
+        """What it does, for the sign of life."""
+        return self._process.status()
+
+    async def live(self) -> None:
+        """Run until it is idle for long enough, told to stop, or cannot be had. It is `stopped` or `failed` then."""
+        self._be("starting")
+        write_private(self._directory.pool_file(self.wish.pool, "token"), self.wish.token + "\n")
+        problem = ""
+        try:
+            self._begin_log()
+            problem = await self._shell(self.config.endpoint_setup, "endpoint_setup")
+            if not problem:
+                problem = await self._keep()
+                await self._shell(self.config.endpoint_teardown, "endpoint_teardown")
+        except OSError as error:
+            problem = f"the pool cannot be started: {error}"
+        finally:
+            self._process.kill()
+            for kind in ("token", "json", "status.json.new"):
+                self._directory.pool_file(self.wish.pool, kind).unlink(missing_ok=True)
+            shutil.rmtree(self._directory.pool_file(self.wish.pool, "spool"), ignore_errors=True)
+        self._be("failed" if problem else "stopped", problem)
+
+    async def _keep(self) -> str:
+        """Keep the process running; gives why it cannot be, or nothing when it ended because it should."""
+        deaths = 0
+        while True:
+            began = time.monotonic()
+            run = asyncio.create_task(self._process.run(self._settings), name=f"run pool {self.wish.pool}")
+            idle = asyncio.create_task(self._until_idle(), name=f"watch pool {self.wish.pool}")
+            stop = asyncio.create_task(self._stop.wait(), name=f"stop pool {self.wish.pool}")
+            try:
+                await asyncio.wait((run, idle, stop), return_when=asyncio.FIRST_COMPLETED)
+                if not run.done():
+                    self._stop.set()
+                    await self._process.stop()
+                    return ""
+                reason, status = run.result()
+            finally:
+                for task in (run, idle, stop):
+                    task.cancel()
+                await asyncio.gather(run, idle, stop, return_exceptions=True)
+            deaths = 1 if time.monotonic() - began > _STABLE_AFTER_S else deaths + 1
+            logger.error(
+                "The pool %s of %s %s; see %s.",
+                self.wish.pool,
+                self.wish.principal,
+                reason,
+                self._log,
+                extra={"action": "pool_ended", "pool": self.wish.pool},
+            )
+            if status == CANNOT_START or deaths >= _MOST_DEATHS:
+                return self._said(reason)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_FIRST_BACK_OFF_S * 2**deaths):
+                    await self._stop.wait()
+                    return ""
+
+    async def _until_idle(self) -> None:
+        """Return once the pool had nothing to do, or moved nothing, for as long as its configuration says."""
+        self._moved, self.idle_since = time.monotonic(), None
+        soft_s, hard_s = self.config.idle_soft_s, self.config.idle_hard_s
+        while True:
+            await asyncio.sleep(_LOOK_S if self.state == "starting" else min(0.5, max(_LOOK_S, soft_s / 10 or 0.5)))
+            self._look()
+            now = time.monotonic()
+            if soft_s and self.idle_since is not None and now - self.idle_since >= soft_s:
+                logger.info("The pool %s is idle.", self.wish.pool, extra={"action": "pool_idle"})
+                return
+            if hard_s and self.idle_since is None and self.state == "running" and now - self._moved >= hard_s:
+                logger.warning("In the pool %s nothing moves.", self.wish.pool, extra={"action": "pool_stuck"})
+                return
+
+    def _look(self) -> None:
+        status = read_json(self._directory.pool_file(self.wish.pool, "status.json"))
+        if not isinstance(status, dict):
+            return
+        if self.state == "starting":
+            self._be("running")
+        if status != self._seen:
+            self._seen, self._moved, self.idle_since = status, time.monotonic(), None
+        busy = any(status.get(name) for name in ("bundles", "busy", "queued"))
+        if busy:
+            self.idle_since = None
+        elif self.idle_since is None:
+            self.idle_since = time.monotonic()
+
+    def _be(self, state: State, problem: str = "") -> None:
+        self.state, self.problem = state, problem
+        self._tell(state, problem)
+
+    async def _shell(self, commands: str | None, key: str) -> str:
+        """Run commands of the configuration; gives what went wrong."""
+        if not commands:
+            return ""
+        with self._log.open("ab") as log:
+            process = await asyncio.create_subprocess_exec(
+                "/bin/sh",
+                "-ec",
+                commands,
+                cwd=self._directory.path,
+                env={**os.environ, **self.config.environment},
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        try:
+            async with asyncio.timeout(_SETUP_S):
+                status = await process.wait()
+        except TimeoutError:
+            status = None
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        if status == 0:
+            return ""
+        ended = f"took longer than {_SETUP_S:g} s" if status is None else f"ended with status {status}"
+        return self._said(f"{key} {ended}")
+
+    # What it said
+
+    def _begin_log(self) -> None:
+        if self._log.exists() and self._log.stat().st_size > _LONGEST_LOG_BYTES:
+            self._log.unlink()
+        self._log_start = self._log.stat().st_size if self._log.exists() else 0
+
+    def _said(self, reason: str) -> str:
+        """How it ended, with its own last words."""
+        try:
+            with self._log.open("rb") as log:
+                log.seek(self._log_start)
+                text = log.read(_LONGEST_LOG_BYTES).decode(errors="replace")
+        except OSError:
+            text = ""
+        lines = [line.rstrip() for line in text.splitlines() if line.strip()][-_LAST_LINES:]
+        return "\n".join(
+            [f"the pool cannot be had: it {reason}" if not reason.startswith("endpoint_") else reason, *lines]
+        )

@@ -1,0 +1,295 @@
+"""The pools of users' own configurations: which are wanted, which run, which wait for room, which cannot be had.
+
+At most `max_pools` run at a time (the default pool is one of them), and `max_pools_per_principal` of one user. Where
+there is no room a pool waits its turn, and pools that have nothing in hand give way: what is queued for them wakes
+them again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import re
+import shutil
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+from headrace.endpoint.configuration.files import ConfigurationFiles
+from headrace.endpoint.configuration.pool_config import PoolConfig
+from headrace.endpoint.directory import EndpointDirectory
+from headrace.endpoint.engines.settings import engine_settings
+from headrace.endpoint.errors import ConfigInvalid, EndpointError, RegistrationRefused, ServiceAway
+from headrace.endpoint.pool_settings import pool_settings
+from headrace.endpoint.user_pool import UserPool
+from headrace.endpoint.wishes import Reports, State, Wish, WishClient
+
+logger = logging.getLogger(__name__)
+
+_RETRY_S = 1.0
+_FIRST_BACK_OFF_S = 5.0
+_LONGEST_BACK_OFF_S = 300.0
+_GIVES_WAY_AFTER_S: Final = 1.0
+"""A pool that had nothing in hand for so long makes room for one that waits."""
+_LOOK_S = 0.25
+
+
+def manager_name(directory: EndpointDirectory) -> str:
+    """What tells this manager from those of the same endpoint on other machines; the same after a restart."""
+    host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:40]
+    place = hashlib.blake2b(str(directory.path.resolve()).encode(), digest_size=6).hexdigest()
+    return f"{host}-{place}"
+
+
+@dataclass(slots=True)
+class _Failure:
+    """Why a pool could not be had, and until when that is believed."""
+
+    problem: str
+    config: dict[str, Any]
+    pause_s: float
+    until: float
+
+
+class UserPools:
+    """`run` until cancelled, then `stop` and `kill`. `files` gives the configuration of the moment."""
+
+    def __init__(
+        self,
+        directory: EndpointDirectory,
+        *,
+        url: str,
+        endpoint_id: UUID,
+        files: Callable[[], ConfigurationFiles],
+        grace_s: float,
+    ) -> None:
+        self._directory = directory
+        self._url = url
+        self._endpoint_id = endpoint_id
+        self._files = files
+        self._grace_s = grace_s
+        self._pools: dict[str, UserPool] = {}
+        self._lives: dict[str, asyncio.Task[None]] = {}
+        self._waiting: dict[str, tuple[Wish, PoolConfig]] = {}
+        self._again: dict[str, Wish] = {}
+        """Wanted while they were being stopped."""
+        self._failures: dict[str, _Failure] = {}
+        self._reports: Reports | None = None
+
+    async def run(self) -> None:
+        """Hear of wishes and fulfil them. Ends only when cancelled; pools that run stay."""
+        token = lambda: self._directory.token() or ""  # noqa: E731 - the token may be replaced while we run
+        name = manager_name(self._directory)
+        async with WishClient.open(self._url, endpoint=self._endpoint_id, manager=name, token=token) as client:
+            self._reports = Reports(client)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._reports.run(), name="reports of pools")
+                tasks.create_task(self._make_room(), name="room for pools")
+                await self._hear(client, self._reports)
+
+    async def stop(self) -> None:
+        """End all pools in order: what runs gets its grace, what waits is handed back."""
+        self._reports = None
+        self._waiting.clear()
+        self._again.clear()
+        for pool in self._pools.values():
+            pool.stop()
+        if self._lives:
+            await asyncio.wait(self._lives.values())
+
+    def kill(self) -> None:
+        """End all pools at once."""
+        for pool in self._pools.values():
+            pool.kill()
+
+    def status(self) -> list[dict[str, Any]]:
+        """What they do, for the sign of life."""
+        return [status for pool in self._pools.values() for status in pool.status()]
+
+    def configuration_changed(self) -> None:
+        """Have pools whose configuration is another one now start anew, once they have nothing in hand."""
+        self._failures.clear()
+        for pool in self._pools.values():
+            try:
+                config = self._rendered(pool.wish)
+            except EndpointError:
+                # Said to whoever asks for it next.
+                pool.outdated = True
+            else:
+                pool.outdated = config.document() != pool.config.document()
+
+    # Wishes
+
+    async def _hear(self, client: WishClient, reports: Reports) -> None:
+        restarted, away = True, False
+        while True:
+            try:
+                wishes = await client.wanted(restarted=restarted)
+            except (ServiceAway, RegistrationRefused) as error:
+                if not away:
+                    away = True
+                    logger.info("Not hearing which pools are wanted: %s", error, extra={"action": "wishes_lost"})
+                await asyncio.sleep(_RETRY_S)
+                continue
+            restarted = away = False
+            for wish in wishes:
+                await self._take(wish)
+            # What is answered is not wished again.
+            await reports.all_told()
+
+    async def _take(self, wish: Wish) -> None:
+        pool = self._pools.get(wish.pool)
+        if pool is not None:
+            pool.wish = wish
+            if pool.is_stopping:
+                self._again[wish.pool] = wish
+                self._tell(wish, "starting")
+            else:
+                self._tell(wish, pool.state, pool.problem)
+            return
+        try:
+            # A template may take its time.
+            config = await asyncio.to_thread(self._rendered, wish)
+        except EndpointError as error:
+            logger.info(
+                "%s asked for a pool that cannot be had: %s",
+                wish.principal,
+                error,
+                extra={"action": "pool_refused", "pool": wish.pool},
+            )
+            self._tell(wish, "failed", str(error))
+            return
+        failure = self._failures.get(wish.pool)
+        if failure is not None and failure.config == config.document() and time.monotonic() < failure.until:
+            self._tell(wish, "failed", failure.problem)
+            return
+        self._waiting[wish.pool] = (wish, config)
+        self._start_waiting()
+        if wish.pool in self._waiting:
+            self._tell(wish, "waiting")
+
+    def _rendered(self, wish: Wish) -> PoolConfig:
+        """The configuration that a wish asks for. Raises `EndpointError`, whose text is for whoever wishes."""
+        files = self._files()
+        runtime = {f"{name}_version": version for name, version in wish.runtime.items()}
+        config = files.pool(wish.options, user_runtime=runtime)
+        engine_settings(dict(config.engine))
+        if config.python is not None and shutil.which(config.python) is None:
+            raise ConfigInvalid(f"python: {config.python} is not a program that can be run on the endpoint's machine")
+        return config
+
+    # Room
+
+    def _start_waiting(self) -> None:
+        for name, (wish, config) in list(self._waiting.items()):
+            if self._has_room(wish.principal):
+                del self._waiting[name]
+                self._start(wish, config)
+
+    def _has_room(self, principal: str) -> bool:
+        limits = self._files().config
+        own = sum(pool.wish.principal == principal for pool in self._pools.values())
+        return len(self._pools) + 1 < limits.max_pools and own < limits.max_pools_per_principal
+
+    async def _make_room(self) -> None:
+        """While pools wait, have idle ones give way."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            for pool in self._givers():
+                logger.info("The idle pool %s gives way.", pool.wish.pool, extra={"action": "pool_gives_way"})
+                pool.stop()
+
+    def _givers(self) -> Iterator[UserPool]:
+        """Of those that have nothing in hand, the ones that make room for those that wait, the longest idle first."""
+        now = time.monotonic()
+        idle = [p for p in self._pools.values() if p.idle_since is not None and not p.is_stopping]
+        for pool in idle:
+            if pool.outdated:
+                yield pool
+        if not self._waiting:
+            return
+        limits = self._files().config
+        idle = [p for p in idle if not p.outdated and now - (p.idle_since or now) >= _GIVES_WAY_AFTER_S]
+        idle.sort(key=lambda pool: pool.idle_since or now)
+        own = Counter(pool.wish.principal for pool in self._pools.values() if not pool.is_stopping)
+        left = limits.max_pools - 1 - sum(own.values())
+        for wish, _ in self._waiting.values():
+            crowded = own[wish.principal] >= limits.max_pools_per_principal
+            giver = next((p for p in idle if not crowded or p.wish.principal == wish.principal), None)
+            if giver is not None and (crowded or left <= 0):
+                idle.remove(giver)
+                own[giver.wish.principal] -= 1
+                left += 1
+                yield giver
+            own[wish.principal] += 1
+            left -= 1
+
+    # Lives
+
+    def _start(self, wish: Wish, config: PoolConfig) -> None:
+        settings = pool_settings(
+            self._directory,
+            wish.pool,
+            config,
+            url=self._url,
+            endpoint_id=self._endpoint_id,
+            token_path=self._directory.pool_file(wish.pool, "token"),
+            fair_share=self._files().config.fair_share,
+            grace_s=self._grace_s,
+        )
+        pool = UserPool(
+            self._directory,
+            wish,
+            config,
+            settings,
+            tell=lambda state, problem: self._tell(pool.wish, state, problem),
+            grace_s=self._grace_s,
+        )
+        self._pools[wish.pool] = pool
+        logger.info(
+            "Starting the pool %s for %s.",
+            wish.pool,
+            wish.principal,
+            extra={"action": "pool_starting", "pool": wish.pool, "principal": wish.principal},
+        )
+        self._lives[wish.pool] = asyncio.create_task(self._live(pool), name=f"pool {wish.pool}")
+
+    async def _live(self, pool: UserPool) -> None:
+        name = pool.wish.pool
+        try:
+            await pool.live()
+        except Exception as error:
+            logger.exception("The pool %s has ended in disorder.", name, extra={"action": "pool_broken"})
+            pool.kill()
+            self._tell(pool.wish, "failed", f"the pool cannot be kept: {error!r}")
+        del self._pools[name], self._lives[name]
+        if pool.state == "failed":
+            self._note_failure(pool)
+        else:
+            self._failures.pop(name, None)
+        again = self._again.pop(name, None)
+        if again is not None and self._reports is not None:
+            await self._take(again)
+        self._start_waiting()
+
+    def _note_failure(self, pool: UserPool) -> None:
+        name, before = pool.wish.pool, self._failures.get(pool.wish.pool)
+        pause_s = _FIRST_BACK_OFF_S if before is None else min(2 * before.pause_s, _LONGEST_BACK_OFF_S)
+        logger.error(
+            "The pool %s of %s is given up for %g s.",
+            name,
+            pool.wish.principal,
+            pause_s,
+            extra={"action": "pool_given_up", "pool": name},
+        )
+        self._failures[name] = _Failure(pool.problem, pool.config.document(), pause_s, time.monotonic() + pause_s)
+
+    def _tell(self, wish: Wish, state: State, problem: str = "") -> None:
+        # While the manager stops nothing is said: what ran goes on when it is back.
+        if self._reports is not None:
+            self._reports.tell(wish.pool, wish.number, state, problem)
