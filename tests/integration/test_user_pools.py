@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -121,18 +120,6 @@ def wait_for(mine: str, other: str) -> str:
     return "done"
 
 
-def meet(board: str, pools: int) -> str:
-    """Wait until it runs in so many pools at a time."""
-    import time
-
-    (Path(board) / str(os.getppid())).touch()
-    until = time.monotonic() + 15
-    while len(list(Path(board).iterdir())) < pools:
-        assert time.monotonic() < until, "not so many pools take part"
-        time.sleep(0.01)
-    return "met"
-
-
 @pytest.fixture(scope="module")
 def shared(up: Up) -> Iterator[Lab]:
     """An endpoint for tests that each have options of their own."""
@@ -230,24 +217,3 @@ def test_a_killed_pool_and_a_killed_manager_lose_no_task(up: Up, client: Client,
         eventually(mine.exists, 15)
         other.touch()
         assert running.result(20) == "done"
-
-
-def test_an_endpoint_on_two_machines_shares_its_queues(up: Up, client: Client, tmp_path: Path) -> None:
-    with lab(up) as here:
-        home = tmp_path / "there"
-        shutil.copytree(here.directory.path, home / "endpoints" / "lab", ignore=shutil.ignore_patterns("pool-*"))
-        with lab(up, home=home) as there, Executor(here.id, client, batch_size=1) as executor:
-            assert there.id == here.id
-            for options in ({}, {"level": "shared"}):
-                executor.user_endpoint_config = options
-                board = tmp_path / f"board {len(options)}"
-                board.mkdir()
-
-                meetings = [executor.submit(meet, str(board), 2) for _ in range(8)]
-
-                assert {future.result(20) for future in meetings} == {"met"}
-            there.process.terminate()
-            there.process.wait(15)
-
-            assert client.get_endpoint_status(here.id)["status"] == "online"
-            assert executor.submit(place).result(20)[0] == "shared"
