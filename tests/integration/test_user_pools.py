@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +20,7 @@ from headrace_up import Up, headrace_up
 from waiting import eventually
 
 from headrace.bus.pools import pool_name
-from headrace.endpoint.directory import EndpointDirectory, Endpoints
+from headrace.endpoint.directory import EndpointDirectory, Endpoints, read_json
 from headrace.sdk.client import Client
 from headrace.sdk.errors import PoolFailed
 from headrace.sdk.executor import Executor
@@ -63,6 +65,11 @@ class Lab:
         """The user pools that it has started and not stopped."""
         tokens = self.directory.path.glob("pool-p-*.token")
         return {path.name.removeprefix("pool-").removesuffix(".token") for path in tokens}
+
+    def serves(self, client: Client, options: dict[str, Any]) -> bool:
+        """Whether the pool for these options has workers."""
+        status = read_json(self.directory.pool_file(self.pool(client, options), "status.json"))
+        return isinstance(status, dict) and status["workers"] > 0
 
     @staticmethod
     def pool(client: Client, options: dict[str, Any]) -> str:
@@ -118,6 +125,18 @@ def wait_for(mine: str, other: str) -> str:
         assert time.monotonic() < until, f"there is no {other}"
         time.sleep(0.01)
     return "done"
+
+
+def meet(board: str, pools: int) -> str:
+    """Wait until it runs in so many pools at a time."""
+    import time
+
+    (Path(board) / str(os.getppid())).touch()
+    until = time.monotonic() + 15
+    while len(list(Path(board).iterdir())) < pools:
+        assert time.monotonic() < until, "not so many pools take part"
+        time.sleep(0.01)
+    return "met"
 
 
 @pytest.fixture(scope="module")
@@ -217,3 +236,28 @@ def test_a_killed_pool_and_a_killed_manager_lose_no_task(up: Up, client: Client,
         eventually(mine.exists, 15)
         other.touch()
         assert running.result(20) == "done"
+
+
+def test_an_endpoint_on_two_machines_shares_its_queues(up: Up, client: Client, tmp_path: Path) -> None:
+    with lab(up) as here:
+        home = tmp_path / "there"
+        shutil.copytree(here.directory.path, home / "endpoints" / "lab", ignore=shutil.ignore_patterns("pool-*"))
+        with lab(up, home=home) as there, Executor(here.id, client, batch_size=1) as executor:
+            assert there.id == here.id
+            for options in ({}, {"level": "shared"}):
+                executor.user_endpoint_config = options
+                # Whoever is first takes what is there: both are to be there.
+                executor.submit(place).result(20)
+                for each in (here, there):
+                    eventually(functools.partial(each.serves, client, options), 20)
+                board = tmp_path / f"board {len(options)}"
+                board.mkdir()
+
+                meetings = [executor.submit(meet, str(board), 2) for _ in range(8)]
+
+                assert {future.result(20) for future in meetings} == {"met"}
+            there.process.terminate()
+            there.process.wait(15)
+
+            assert client.get_endpoint_status(here.id)["status"] == "online"
+            assert executor.submit(place).result(20)[0] == "shared"
