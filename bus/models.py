@@ -207,9 +207,6 @@ class LaneRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Until then the principal may submit without asking; later the lane may be removed if it is empty."""
 
 
-_RUNNING = ("starting", "running", "waiting")
-
-
 class PoolReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What one manager says of a pool. An endpoint on several machines has several managers."""
 
@@ -220,6 +217,11 @@ class PoolReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The number of the wish (`PoolRecord.wanted`) that this answers."""
     at: float
     problem: str = ""
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it runs there, or is about to."""
+        return self.state in ("starting", "running", "waiting")
 
 
 class PoolRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -243,12 +245,12 @@ class PoolRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     @property
     def running(self) -> bool:
         """Whether some manager has it running, or is about to."""
-        return any(each.state in _RUNNING for each in self.reports)
+        return any(each.is_running for each in self.reports)
 
     @property
     def running_now(self) -> bool:
         """Whether some manager has it running, or is about to, after the last wish."""
-        return any(each.state in _RUNNING and each.answers >= self.wanted for each in self.reports)
+        return any(each.is_running and each.answers >= self.wanted for each in self.reports)
 
     @property
     def answered(self) -> bool:
@@ -268,7 +270,7 @@ class PoolRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         mine = next((each for each in self.reports if each.manager == manager), None)
         if mine is None or mine.answers < self.wanted:
             return True
-        return restarted and mine.state in _RUNNING
+        return restarted and mine.is_running
 
     def failure(self, managers: AbstractSet[str]) -> str | None:
         """Why it cannot be had, when all these managers, of which there must be one, say so of the last wish."""

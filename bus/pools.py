@@ -43,6 +43,14 @@ _NAME_BYTES = 10
 _GUARDS_AT_ONCE = 16
 
 
+_PREFIX: Final = "p-"
+
+
+def is_of_user(pool: str) -> bool:
+    """Whether this is the name of a pool for somebody's options."""
+    return pool.startswith(_PREFIX)
+
+
 def canonical(options: Mapping[str, Any]) -> bytes:
     """The one form of options: equal ones give equal bytes, whatever the order of their keys."""
     return msgspec.json.encode(options, order="deterministic")
@@ -57,7 +65,7 @@ def pool_name(principal: str, options: Mapping[str, Any], environment: str = "")
         return DEFAULT_POOL
     parts = (principal.encode(), canonical(options), environment.encode())
     sized = b"".join(len(part).to_bytes(8, "big") + part for part in parts)
-    return "p-" + hashlib.blake2b(sized, digest_size=_NAME_BYTES, person=b"headrace pool").hexdigest()
+    return _PREFIX + hashlib.blake2b(sized, digest_size=_NAME_BYTES, person=b"headrace pool").hexdigest()
 
 
 @dataclass(slots=True)
@@ -171,6 +179,14 @@ class Pools:
                 return await self._put(found, msgspec.structs.replace(found.value, reports=(*others, report)))
             except RecordConflict:
                 await asyncio.sleep(0)
+
+    async def left(self, endpoint: UUID, manager: str) -> None:
+        """A manager stops, and its pools with it: what is queued for them wakes them. Raises `BusUnavailable`."""
+        for pool in [each.value for each in self.of(endpoint)]:
+            said = next((each for each in pool.reports if each.manager == manager), None)
+            if said is not None and said.is_running:
+                stopped = msgspec.structs.replace(said, state="stopped", at=time.time())
+                await self.report(endpoint, pool.pool, stopped)
 
     async def remove(self, endpoint: UUID) -> None:
         """Forget the pools of an endpoint that is deleted."""

@@ -168,15 +168,24 @@ def status(name: NameArgument = _UNCONFIGURED, home: HomeOption = DEFAULT_HOME, 
     known: dict[str, Any] = document["service"]
     output.say(f"{'service:':13}{known.get('problem') or known['status']}")
     for pool in known.get("pools", ()):
-        output.say(
-            f"{'pool:':13}{pool['pool']}: {pool.get('workers', 0)} workers, {pool.get('busy', 0)} busy,"
-            f" {pool.get('queued', 0)} tasks waiting here"
-        )
+        output.say(f"{'pool:':13}{_pool_line(pool)}")
     queue = known.get("queue")
     if queue:
         output.say(f"{'queue:':13}{queue['used']} bundles are not finished{_most(queue['bundles'])}")
         for each in queue["principals"]:
             output.say(f"{'':13}{each['principal']}: {each['waiting']} wait, {each['taken']} are in a pool's hands")
+
+
+def _pool_line(pool: dict[str, Any]) -> str:
+    whose = f" of {pool['principal']}" if "principal" in pool else ""
+    where = f" on {pool['host']}" if pool.get("host") else ""
+    if "state" in pool:
+        problem = str(pool.get("problem", "")).partition("\n")[0]
+        return f"{pool['pool']}{whose}{where}: {pool['state']}{f' ({problem})' if problem else ''}"
+    return (
+        f"{pool['pool']}{whose}{where}: {pool.get('workers', 0)} workers, {pool.get('busy', 0)} busy,"
+        f" {pool.get('queued', 0)} tasks waiting here"
+    )
 
 
 @app.command()

@@ -12,6 +12,7 @@ import msgspec
 from starlette.responses import Response
 
 from headrace.action_provider.api.access import endpoint_for, endpoints_of, own_endpoint, timestamp
+from headrace.action_provider.api.pool_states import pool_states
 from headrace.action_provider.auth.tokens import new_token
 from headrace.action_provider.auth.withdrawal import end_sessions
 from headrace.action_provider.errors import Conflict
@@ -93,9 +94,7 @@ async def status(call: Call) -> Response:
             "python_version": presence.python_version,
             "headrace_version": presence.headrace_version,
             "seen_at": timestamp(presence.seen_at),
-            "pools": [
-                {**msgspec.structs.asdict(pool), "host": manager.host} for manager in found for pool in manager.pools
-            ],
+            "pools": pool_states(call, endpoint, found),
         }
     )
 

@@ -32,7 +32,9 @@ async def tell(call: Call) -> Response:
 async def end(call: Call) -> Response:
     """Say that a manager stops, so that the endpoint is seen as offline at once if it was the last one."""
     endpoint = await own_endpoint(call)
-    await call.service.tables.presence.end(endpoint.endpoint_id, call.query("manager") or "")
+    manager = call.query("manager") or ""
+    await call.service.tables.presence.end(endpoint.endpoint_id, manager)
+    await call.service.pools.left(endpoint.endpoint_id, manager)
     return no_content()
 
 

@@ -215,6 +215,39 @@ def test_tasks_that_nobody_takes_wake_their_pool_though_a_manager_said_it_ran(tm
             assert future.cancel()
 
 
+def test_the_status_shows_pools_to_those_whom_they_concern(service: RunningService, manager: Manager) -> None:
+    service.http().patch(manager.path, json={"public": True})
+    ada = service.http(service.add_user("ada"))
+    grace = service.http(service.add_user("grace"))
+    opened = ada.post(
+        "/api/v1/sessions", json={**SDK, "endpoint_id": manager.endpoint_id, "user_endpoint_config": {"a": 1}}
+    )
+    manager.is_there()
+    manager.report(manager.wanted()[0], "failed", "no such queue")
+
+    def seen(http: httpx.Client) -> list[dict[str, Any]]:
+        pools: list[dict[str, Any]] = http.get(f"{manager.path}/status").json()["pools"]
+        return pools
+
+    pool = {"pool": opened.json()["pool"], "principal": opened.json()["principal"], "host": "vm"}
+    expected = [{**pool, "state": "failed", "problem": "no such queue"}]
+    eventually(lambda: seen(ada) == expected)
+    assert seen(service.http()) == expected
+    assert seen(grace) == []
+
+
+def test_pools_of_a_manager_that_stops_sleep_until_there_is_work(service: RunningService, manager: Manager) -> None:
+    session(service, manager.endpoint_id, {"nodes": 11})
+    manager.is_there()
+    manager.report(manager.wanted()[0], "running")
+
+    assert manager.http.delete(f"{manager.path}/presence?manager=here").status_code == 204
+
+    assert manager.wanted("0s", restarted="true") == []
+    session(service, manager.endpoint_id, {"nodes": 11})
+    assert [each["wanted"] for each in manager.wanted()] == [2]
+
+
 def test_renewing_a_session_wakes_no_pool(service: RunningService, manager: Manager) -> None:
     session(service, manager.endpoint_id, {"nodes": 9})
     manager.report(manager.wanted()[0], "stopped")

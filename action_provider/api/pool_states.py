@@ -1,0 +1,49 @@
+"""What is shown of an endpoint's pools: what their managers tell of them, and what became of those that were wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from headrace.action_provider.http import Call
+from headrace.bus.models import EndpointRecord, PoolRecord, PresenceRecord
+from headrace.bus.pools import is_of_user
+
+
+def pool_states(call: Call, endpoint: EndpointRecord, managers: Sequence[PresenceRecord]) -> list[dict[str, Any]]:
+    """The pools of an endpoint; of others' configurations only its owner sees anything."""
+    sees_all = call.caller.endpoint_id is not None or call.caller.principal == endpoint.owner
+    records = {
+        each.value.pool: each.value
+        for each in call.service.pools.of(endpoint.endpoint_id)
+        if sees_all or each.value.principal == call.caller.principal
+    }
+    return [*_running(managers, records), *_troubled(managers, records)]
+
+
+def _running(managers: Sequence[PresenceRecord], records: dict[str, PoolRecord]) -> Iterator[dict[str, Any]]:
+    for manager in managers:
+        for pool in manager.pools:
+            state = {**msgspec.structs.asdict(pool), "host": manager.host}
+            record = records.get(pool.pool)
+            if record is not None:
+                yield {**state, "principal": record.principal}
+            elif not is_of_user(pool.pool):
+                yield state
+
+
+def _troubled(managers: Sequence[PresenceRecord], records: dict[str, PoolRecord]) -> Iterator[dict[str, Any]]:
+    """Those that wait for room, or cannot be had."""
+    hosts = {manager.manager: manager.host for manager in managers}
+    for record in records.values():
+        for report in record.reports:
+            if report.manager in hosts and report.state in ("waiting", "failed"):
+                yield {
+                    "pool": record.pool,
+                    "principal": record.principal,
+                    "host": hosts[report.manager],
+                    "state": report.state,
+                    "problem": report.problem,
+                }
