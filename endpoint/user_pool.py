@@ -66,6 +66,12 @@ class UserPool:
         """Whether it takes no more tasks."""
         return self._stop.is_set()
 
+    def adopt(self, wish: Wish) -> None:
+        """It is wanted anew, perhaps with another token: the endpoint may have been registered again."""
+        if wish.token != self.wish.token:
+            write_private(self._directory.pool_file(wish.pool, "token"), wish.token + "\n")
+        self.wish = wish
+
     def stop(self) -> None:
         """Have it end: what runs gets its grace, what waits is handed back."""
         self._stop.set()

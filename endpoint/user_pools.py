@@ -14,10 +14,9 @@ import re
 import shutil
 import socket
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
 from headrace.endpoint.configuration.files import ConfigurationFiles
@@ -26,6 +25,7 @@ from headrace.endpoint.directory import EndpointDirectory
 from headrace.endpoint.engines.settings import engine_settings
 from headrace.endpoint.errors import ConfigInvalid, EndpointError, RegistrationRefused, ServiceAway
 from headrace.endpoint.pool_settings import pool_settings
+from headrace.endpoint.room import Room, Tenant
 from headrace.endpoint.user_pool import UserPool
 from headrace.endpoint.wishes import Reports, State, Wish, WishClient
 
@@ -34,8 +34,6 @@ logger = logging.getLogger(__name__)
 _RETRY_S = 1.0
 _FIRST_BACK_OFF_S = 5.0
 _LONGEST_BACK_OFF_S = 300.0
-_GIVES_WAY_AFTER_S: Final = 1.0
-"""A pool that had nothing in hand for so long makes room for one that waits."""
 _LOOK_S = 0.25
 
 
@@ -145,7 +143,7 @@ class UserPools:
     async def _take(self, wish: Wish) -> None:
         pool = self._pools.get(wish.pool)
         if pool is not None:
-            pool.wish = wish
+            pool.adopt(wish)
             if pool.is_stopping:
                 self._again[wish.pool] = wish
                 self._tell(wish, "starting")
@@ -187,47 +185,38 @@ class UserPools:
 
     def _start_waiting(self) -> None:
         for name, (wish, config) in list(self._waiting.items()):
-            if self._has_room(wish.principal):
+            if self._room.has_place(self._tenants(), wish.principal):
                 del self._waiting[name]
                 self._start(wish, config)
 
-    def _has_room(self, principal: str) -> bool:
-        limits = self._files().config
-        own = sum(pool.wish.principal == principal for pool in self._pools.values())
-        return len(self._pools) + 1 < limits.max_pools and own < limits.max_pools_per_principal
-
     async def _make_room(self) -> None:
-        """While pools wait, have idle ones give way."""
+        """Stop idle pools whose configuration has changed, and those that give way to others that wait."""
         while True:
             await asyncio.sleep(_LOOK_S)
-            for pool in self._givers():
-                logger.info("The idle pool %s gives way.", pool.wish.pool, extra={"action": "pool_gives_way"})
-                pool.stop()
+            for pool in self._pools.values():
+                if pool.outdated and pool.idle_since is not None and not pool.is_stopping:
+                    # Its next task has it back, with the configuration of then.
+                    logger.info("The pool %s has changed.", pool.wish.pool, extra={"action": "pool_changed"})
+                    pool.stop()
+            for name in self._room.givers(self._tenants(), (wish.principal for wish, _ in self._waiting.values())):
+                logger.info("The idle pool %s gives way.", name, extra={"action": "pool_gives_way"})
+                self._pools[name].stop()
 
-    def _givers(self) -> Iterator[UserPool]:
-        """Of those that have nothing in hand, the ones that make room for those that wait, the longest idle first."""
+    @property
+    def _room(self) -> Room:
+        return Room.of(self._files().config)
+
+    def _tenants(self) -> list[Tenant]:
         now = time.monotonic()
-        idle = [p for p in self._pools.values() if p.idle_since is not None and not p.is_stopping]
-        for pool in idle:
-            if pool.outdated:
-                yield pool
-        if not self._waiting:
-            return
-        limits = self._files().config
-        idle = [p for p in idle if not p.outdated and now - (p.idle_since or now) >= _GIVES_WAY_AFTER_S]
-        idle.sort(key=lambda pool: pool.idle_since or now)
-        own = Counter(pool.wish.principal for pool in self._pools.values() if not pool.is_stopping)
-        left = limits.max_pools - 1 - sum(own.values())
-        for wish, _ in self._waiting.values():
-            crowded = own[wish.principal] >= limits.max_pools_per_principal
-            giver = next((p for p in idle if not crowded or p.wish.principal == wish.principal), None)
-            if giver is not None and (crowded or left <= 0):
-                idle.remove(giver)
-                own[giver.wish.principal] -= 1
-                left += 1
-                yield giver
-            own[wish.principal] += 1
-            left -= 1
+        return [
+            Tenant(
+                pool=name,
+                principal=pool.wish.principal,
+                idle_s=None if pool.idle_since is None else now - pool.idle_since,
+                leaves=pool.is_stopping,
+            )
+            for name, pool in self._pools.items()
+        ]
 
     # Lives
 
