@@ -44,6 +44,8 @@ class KeptPool:
                 changed.cancel()
                 await asyncio.gather(keep, changed, return_exceptions=True)
             await self._process.stop()
+            # Only now: until here the pool could still take a task with its former settings.
+            logger.info("The pool starts anew with the changed settings.", extra={"action": "pool_changed"})
 
     async def _idle_with_changes(self) -> None:
         await self._changed.wait()
@@ -51,7 +53,6 @@ class KeptPool:
             logger.info("The pool takes the changed settings when its tasks are done.", extra={"action": "pool_waits"})
         while not self._is_idle():  # noqa: ASYNC110 - another process writes it
             await asyncio.sleep(_LOOK_S)
-        logger.info("The pool starts anew with the changed settings.", extra={"action": "pool_changed"})
 
     def _is_idle(self) -> bool:
         return not any(status["busy"] or status["queued"] for status in self._process.status())

@@ -11,18 +11,20 @@ import signal
 import time
 import uuid
 from collections.abc import AsyncIterator, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
 
 from headrace.bus.names import DEFAULT_POOL
 from headrace.endpoint.config import EndpointConfig
+from headrace.endpoint.configuration.files import ConfigurationFiles
 from headrace.endpoint.configuration.reload import LiveConfiguration
 from headrace.endpoint.directory import EndpointDirectory
 from headrace.endpoint.errors import ConfigInvalid, EndpointError, RegistrationRefused, ServiceAway
 from headrace.endpoint.hangup import Terminal
 from headrace.endpoint.kept_pool import KeptPool
 from headrace.endpoint.pool_process import PoolProcess
+from headrace.endpoint.pool_settings import pool_settings
 from headrace.endpoint.service_client import ServiceClient
 from headrace.endpoint.user_pools import UserPools, manager_name
 
@@ -80,7 +82,7 @@ class Manager:
         with self._directory.locked():
             live = LiveConfiguration(self._directory.path)
             config = live.files.config
-            await _check_python(config, self._directory)
+            await _check(live.files, self._directory)
             pool = PoolProcess(self._directory, DEFAULT_POOL, grace_s=self._settings.grace_s)
             with ServiceClient(self._settings.url, timeout_s=self._settings.service_timeout_s) as service:
                 async with self._signals():
@@ -109,14 +111,15 @@ class Manager:
     async def _serve(
         self, service: ServiceClient, endpoint_id: UUID, live: LiveConfiguration, pool: PoolProcess
     ) -> None:
+        settings = self._pool_settings(endpoint_id, live.files)
         logger.info(
             "The endpoint %s (%s) starts with %d workers.",
             self._directory.name,
             endpoint_id,
-            self._settings.workers or live.files.config.worker_count,
+            settings["workers"],
             extra={"action": "endpoint_started", "endpoint_id": str(endpoint_id)},
         )
-        kept = KeptPool(pool, self._pool_settings(endpoint_id, live.files.config))
+        kept = KeptPool(pool, settings)
         users = UserPools(
             self._directory,
             url=self._settings.url,
@@ -153,7 +156,7 @@ class Manager:
         while True:
             await self._reread.wait()
             self._reread.clear()
-            if not await live.reload(lambda files: _check_python(files.config, self._directory)):
+            if not await live.reload(lambda files: _check(files, self._directory)):
                 continue
             config = live.files.config
             logging.getLogger().setLevel(config.log_level.upper())
@@ -161,7 +164,7 @@ class Manager:
                 await self._known_config(service, endpoint_id, config)
             except RegistrationRefused as error:
                 logger.error("The service was not told of the changes: %s", error, extra={"action": "config_not_told"})
-            kept.change(self._pool_settings(endpoint_id, config))
+            kept.change(self._pool_settings(endpoint_id, live.files))
             users.configuration_changed()
 
     async def _stop_pools(self, pool: PoolProcess, users: UserPools) -> None:
@@ -239,31 +242,22 @@ class Manager:
             "queue_limits": dict(config.queue_limits),
         }
 
-    def _pool_settings(self, endpoint_id: UUID, config: EndpointConfig) -> dict[str, Any]:
-        """What `headrace.endpoint.pool` reads. Secrets are named by their file, never copied."""
-        allowed = config.allowed_functions
-        return {
-            "service_url": self._settings.url,
-            "endpoint_id": str(endpoint_id),
-            "token_path": str(self._directory.token_file),
-            "pool": DEFAULT_POOL,
-            "workers": self._settings.workers or config.worker_count,
-            "python": config.python,
-            "environment": dict(config.environment),
-            "limits": {
-                "memory_bytes": config.worker_memory_limit,
-                "max_tasks": config.max_tasks_per_worker,
-                "sandboxes": str(self._directory.sandboxes(DEFAULT_POOL)) if config.sandbox else None,
-                "keep_failed_sandboxes": config.keep_failed_sandboxes,
-            },
-            "allowed_functions": None if allowed is None else [str(function) for function in allowed],
-            "task_log_limit_bytes": config.task_log_limit_bytes,
-            "fair_share": config.fair_share.document(),
-            "log_level": config.log_level,
-            "grace_s": self._settings.grace_s,
-            "status_path": str(self._directory.pool_file(DEFAULT_POOL, "status.json")),
-            "pids_path": str(self._directory.pool_file(DEFAULT_POOL, "pids")),
-        }
+    def _pool_settings(self, endpoint_id: UUID, files: ConfigurationFiles) -> dict[str, Any]:
+        """What `headrace.endpoint.pool` reads for the default pool."""
+        config, refusal = files.default_pool()
+        if self._settings.workers is not None:
+            config = replace(config, workers=self._settings.workers)
+        settings = pool_settings(
+            self._directory,
+            DEFAULT_POOL,
+            config,
+            url=self._settings.url,
+            endpoint_id=endpoint_id,
+            token_path=self._directory.token_file,
+            fair_share=files.config.fair_share,
+            grace_s=self._settings.grace_s,
+        )
+        return {**settings, "refusal": refusal}
 
     async def _tell_presence(
         self, service: ServiceClient, endpoint_id: UUID, pool: PoolProcess, users: UserPools
@@ -320,8 +314,11 @@ class Manager:
                 loop.remove_signal_handler(number)
 
 
-async def _check_python(config: EndpointConfig, directory: EndpointDirectory) -> None:
-    """Raises `ConfigInvalid` when the workers' interpreter cannot run workers."""
+async def _check(files: ConfigurationFiles, directory: EndpointDirectory) -> None:
+    """Raises `ConfigInvalid` when the default pool cannot be made, or its workers' interpreter cannot run workers."""
+    config, refusal = files.default_pool()
+    if refusal is not None:
+        logger.warning("%s", refusal, extra={"action": "options_demanded"})
     if config.python is None:
         return
     where = f"{directory.config_file}: python: {config.python}"

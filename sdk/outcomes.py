@@ -23,6 +23,7 @@ _OUTCOMES: Final[Mapping[str, type[errors.TaskError]]] = {
         errors.SerializerNotAllowed,
         errors.EnvironmentUnusable,
         errors.MpiUnusable,
+        errors.PoolFailed,
         errors.ArgumentNotSerialisable,
         errors.ResultNotSerialisable,
         errors.ObjectMissing,

@@ -21,7 +21,7 @@ import pytest
 from headrace_up import Up, descendants, headrace_up, is_alive
 from waiting import eventually, eventually_async
 
-from headrace.bus.errors import TaskFailed
+from headrace.bus.errors import PoolFailed, TaskFailed
 from headrace.endpoint.directory import EndpointDirectory, Endpoints
 from headrace.endpoint.manager import Manager, ManagerSettings
 from headrace.sdk.client import Client
@@ -421,6 +421,25 @@ def test_changes_of_config_yaml_count_after_sighup_and_cut_no_task_short(
         who = client.run(endpoint_id=endpoint.id, function_id=whoami)
         assert client.get_result(who, wait_s=10) == "ada"
         assert begun.read_text() == "started"
+
+
+def test_the_default_pool_is_what_the_template_gives_without_options(client: Client, home: Path, name: str) -> None:
+    source = "import os\ndef look():\n    return os.environ['WHO'], os.environ['SITE']\n"
+    look = client.register_source_code(source, "look")
+    directory = Endpoints(home).create(name)
+    directory.path.joinpath("user_environment.yaml").write_text("SITE: lab\nWHO: site\n")
+    template = directory.path / "user_config_template.yaml.j2"
+    template.write_text("environment: {WHO: {{ who|default('nobody') }}}\n")
+    with running(home, name) as endpoint:
+        first = client.run(endpoint_id=endpoint.id, function_id=look)
+        assert client.get_result(first, wait_s=10) == ["nobody", "lab"]
+
+        template.write_text("environment:\n  WHO: {{ who }}\n")
+        endpoint.process.send_signal(signal.SIGHUP)
+        eventually(lambda: "starts anew with the changed settings" in endpoint.said(), 5)
+        second = client.run(endpoint_id=endpoint.id, function_id=look)
+        with pytest.raises(PoolFailed, match=r"takes no task without options .* line 2: 'who' is undefined"):
+            client.get_result(second, wait_s=10)
 
 
 def test_a_closed_terminal_stops_the_endpoint(home: Path, name: str) -> None:

@@ -161,7 +161,7 @@ def test_each_configuration_has_a_pool_and_options_may_change_between_submission
     executor.user_endpoint_config["level"] = "low"
     again = executor.submit(place).result(20)
 
-    assert (default[0], low[0], high.result(20)[0]) == (None, "low", "high")
+    assert (default[0], low[0], high.result(20)[0]) == ("none", "low", "high")
     assert again == low
     assert len({default[1], low[1], high.result(20)[1]}) == 3
 
