@@ -17,6 +17,7 @@ from headrace.endpoint.directory import EndpointDirectory, read_json
 from headrace.endpoint.errors import CANNOT_START
 from headrace.endpoint.pool_process import PoolProcess
 from headrace.endpoint.wishes import State, Wish
+from headrace.endpoint.worker.limits import worker_environment
 
 logger = logging.getLogger(__name__)
 
@@ -182,7 +183,7 @@ class UserPool:
                 "-ec",
                 commands,
                 cwd=self._directory.path,
-                env={**os.environ, **self.config.environment},
+                env=worker_environment(os.environ, self.config.environment),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

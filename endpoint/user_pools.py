@@ -19,8 +19,10 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from headrace.bus.bundles import Runtime
 from headrace.endpoint.configuration.files import ConfigurationFiles
 from headrace.endpoint.configuration.pool_config import PoolConfig
+from headrace.endpoint.configuration.runtime import user_runtime
 from headrace.endpoint.directory import EndpointDirectory
 from headrace.endpoint.engines.settings import engine_settings
 from headrace.endpoint.errors import ConfigInvalid, EndpointError, RegistrationRefused, ServiceAway
@@ -174,8 +176,8 @@ class UserPools:
     def _rendered(self, wish: Wish) -> PoolConfig:
         """The configuration that a wish asks for. Raises `EndpointError`, whose text is for whoever wishes."""
         files = self._files()
-        runtime = {f"{name}_version": version for name, version in wish.runtime.items()}
-        config = files.pool(wish.options, user_runtime=runtime)
+        theirs = Runtime(python=wish.runtime.get("python", ""), headrace=wish.runtime.get("headrace", ""))
+        config = files.pool(wish.options, user_runtime=user_runtime(theirs))
         engine_settings(dict(config.engine))
         if config.python is not None and shutil.which(config.python) is None:
             raise ConfigInvalid(f"python: {config.python} is not a program that can be run on the endpoint's machine")
