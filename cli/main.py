@@ -24,6 +24,7 @@ from headrace.cli import (
 from headrace.cli.backup_commands import backup, restore
 from headrace.cli.configuration_commands import render_user_config, validate
 from headrace.cli.dispatch import dispatch
+from headrace.cli.doctor_command import doctor
 from headrace.cli.login_command import login
 from headrace.cli.serve import serve
 from headrace.cli.up import up
@@ -39,6 +40,7 @@ app = typer.Typer(
 )
 app.command()(up)
 app.command()(login)
+app.command()(doctor)
 endpoint_commands.app.command()(validate)
 endpoint_commands.app.command()(render_user_config)
 app.add_typer(endpoint_commands.app, name="endpoint")

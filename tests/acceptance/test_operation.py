@@ -1,0 +1,77 @@
+"""What administrators of endpoints type: is all well, and what is going on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from headrace_up import Up, headrace_up
+from scripted_http import scripted_server
+from shell import Shell
+
+from headrace.sdk.client import Client
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    options = ("--workers", "1", "--durability", "relaxed")
+    with headrace_up(tmp_path_factory.mktemp("up") / "home", *options) as running:
+        yield running
+
+
+@pytest.fixture
+def shell(up: Up) -> Shell:
+    return Shell(up.home)
+
+
+# The doctor
+
+
+def test_the_doctor_finds_no_problem_where_all_is_well_and_leaves_nothing_behind(shell: Shell, up: Up) -> None:
+    said = shell("doctor", "--json").json()
+
+    states = {(each["endpoint"], each["check"]): each["state"] for each in said["findings"]}
+    assert said["ok"] is True
+    assert {states["default", check] for check in ("configuration", "manager", "online", "bus", "task")} == {"ok"}
+    assert {states[None, check] for check in ("home", "secrets", "service", "release", "clock", "token")} == {"ok"}
+    (task,) = (each["said"] for each in said["findings"] if each["check"] == "task")
+    assert "a sample task ran on " in task
+    with Client(up.url, up.token) as client:
+        assert client.list_functions() == []
+    assert "No problem found." in shell("doctor", up.endpoint_id, "--no-task").out
+
+
+def test_the_doctor_says_what_to_do_about_an_endpoint_that_does_not_run(up: Up) -> None:
+    shell = Shell(up.home)
+    shell("endpoint", "configure", "idle")
+    (up.home / "endpoints" / "idle" / "config.yaml").write_text("wokers: 2\n")
+
+    said = shell("doctor", "idle", status=1)
+
+    assert "idle: configuration" in said.out
+    assert "did you mean 'workers'?" in said.out
+    assert "-> run `headrace endpoint start idle`" in said.out
+    assert "2 problems found." in said.out
+    shell("endpoint", "delete", "idle", "--yes")
+
+
+def test_the_doctor_tells_a_service_that_is_away_from_something_else_that_answers(tmp_path: Path) -> None:
+    shell = Shell(tmp_path)
+    with scripted_server((200, {"hello": "world"})) as server:
+        (tmp_path / "profile.json").write_text(f'{{"url": "{server.url}", "token": "hr_x_y"}}')
+        assert "not as a Headrace service" in shell("doctor", status=1).out
+    assert "does not answer" in shell("doctor", status=1).out
+    (tmp_path / "profile.json").unlink()
+    assert "no service is configured" in shell("doctor", status=1).out
+
+
+def test_the_doctor_names_a_token_that_is_not_accepted(up: Up, tmp_path: Path) -> None:
+    (tmp_path / "profile.json").write_text(f'{{"url": "{up.url}", "token": "hr_0123456789abcdef_wrong"}}')
+    (tmp_path / "profile.json").chmod(0o600)
+
+    said = {each["check"]: each for each in Shell(tmp_path)("doctor", "--json", status=1).json()["findings"]}
+
+    assert said["token"]["state"] == "problem"
+    assert f"headrace login --url {up.url}" in said["token"]["advice"]
+    assert said["service"]["state"] == said["clock"]["state"] == "ok"
