@@ -22,12 +22,14 @@ from headrace.action_provider.api import (
     endpoints,
     events,
     functions,
+    groups,
     logs,
     objects,
     pools,
     presence,
     queues,
     sessions,
+    shares,
     subscriptions,
     system,
     task_lists,
@@ -68,6 +70,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *system.ROUTES,
     *functions.ROUTES,
     *endpoints.ROUTES,
+    *shares.ROUTES,
     *presence.ROUTES,
     *queues.ROUTES,
     *pools.ROUTES,
@@ -81,6 +84,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *subscriptions.ROUTES,
     *dead_letters.ROUTES,
     *users.ROUTES,
+    *groups.ROUTES,
 )
 """Every route of the service, in the order of its documentation."""
 

@@ -6,10 +6,13 @@ Fields are only ever appended, with defaults, so an older release reads what a n
 from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
-from typing import Any, Literal
+from typing import Any, Final, Literal
 from uuid import UUID
 
 import msgspec
+
+PUBLIC: Final = "public"
+"""Everybody with an account, where else a URN says who."""
 
 
 class FunctionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -68,10 +71,24 @@ class EndpointRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     allowed_functions: tuple[UUID, ...] | None = None
     """The only functions that run here; None allows all."""
     queue_limits: QueueLimits = QueueLimits()
+    opened_to: tuple[str, ...] = ()
+    """Whom its owner let in by command: URNs, and `PUBLIC` for everybody. `public` and `shared_with` come from its
+    config.yaml, and are set anew at each start."""
+
+    @property
+    def is_public(self) -> bool:
+        """Whether everybody may use it."""
+        return self.public or PUBLIC in self.opened_to
+
+    @property
+    def guests(self) -> tuple[str, ...]:
+        """The URNs that may use it, besides its owner and whoever else may because it is public."""
+        opened = (each for each in self.opened_to if each != PUBLIC and each not in self.shared_with)
+        return (*self.shared_with, *opened)
 
     def visible_to(self, urns: AbstractSet[str]) -> bool:
         """Whether somebody with these URNs (a principal and its groups) may see and use the endpoint."""
-        return self.public or self.owner in urns or not urns.isdisjoint(self.shared_with)
+        return self.is_public or self.owner in urns or not urns.isdisjoint(self.guests)
 
     def allows(self, function_id: UUID) -> bool:
         """Whether the allow list lets the function run here."""

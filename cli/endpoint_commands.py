@@ -236,7 +236,7 @@ def _service(
     if url is not None:
         return service_url(url, "--url"), read_text(token_file).strip() if token_file is not None else None
     try:
-        profile = _profile(home)
+        profile = profile_of(home)
     except NotConfigured:
         registration = directory.registration()
         if registration is None or registration.url is None or directory.token() is None:
@@ -245,7 +245,8 @@ def _service(
     return profile.url, profile.token
 
 
-def _profile(home: Path) -> Profile:
+def profile_of(home: Path) -> Profile:
+    """The profile of a home, or of the environment. Raises `NotConfigured`."""
     from headrace.sdk.profile import Profile
 
     path = home / "profile.json"

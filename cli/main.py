@@ -14,6 +14,7 @@ from headrace.cli import (
     endpoint_commands,
     event_commands,
     function_commands,
+    group_commands,
     keys_commands,
     output,
     subscription_commands,
@@ -27,6 +28,7 @@ from headrace.cli.dispatch import dispatch
 from headrace.cli.doctor_command import doctor
 from headrace.cli.login_command import login
 from headrace.cli.serve import serve
+from headrace.cli.sharing_commands import share, unshare
 from headrace.cli.up import up
 from headrace.schemas.errors import HeadraceError
 
@@ -43,6 +45,8 @@ app.command()(login)
 app.command()(doctor)
 endpoint_commands.app.command()(validate)
 endpoint_commands.app.command()(render_user_config)
+endpoint_commands.app.command()(share)
+endpoint_commands.app.command()(unshare)
 app.add_typer(endpoint_commands.app, name="endpoint")
 app.add_typer(function_commands.app, name="function")
 app.add_typer(task_commands.app, name="task")
@@ -50,6 +54,7 @@ app.add_typer(event_commands.app, name="event")
 app.add_typer(subscription_commands.app, name="subscription")
 app.add_typer(dead_letter_commands.app, name="dead-letter")
 app.add_typer(user_commands.app, name="user")
+app.add_typer(group_commands.app, name="group")
 app.add_typer(token_commands.app, name="token")
 app.command()(serve)
 app.command()(dispatch)

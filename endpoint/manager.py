@@ -240,6 +240,7 @@ class Manager:
             "shared_with": list(config.shared_with),
             "allowed_functions": None if allowed is None else [str(function) for function in allowed],
             "queue_limits": dict(config.queue_limits),
+            "keep_shares": True,
         }
 
     def _pool_settings(self, endpoint_id: UUID, files: ConfigurationFiles) -> dict[str, Any]:

@@ -178,6 +178,24 @@ class Client:
         answer: Document = self._http.request("GET", f"endpoints/{id_text(endpoint_id, 'endpoint_id')}/queue")
         return answer
 
+    def share_endpoint(self, endpoint_id: Id, principal: str) -> Document:
+        """Let a user or a group (by URN), or everybody (`public`), use an endpoint of one's own; gives the endpoint.
+
+        Raises `RequestRefused` (404) for a user or group whom the service does not know.
+        """
+        path = f"endpoints/{id_text(endpoint_id, 'endpoint_id')}/shares"
+        answer: Document = self._http.request("POST", path, body={"with": principal}, repeatable=True)
+        return answer
+
+    def unshare_endpoint(self, endpoint_id: Id, principal: str) -> Document:
+        """Take back what `share_endpoint` or the endpoint's config.yaml opened; live sessions of strangers end.
+
+        What config.yaml says comes back at the endpoint's next start.
+        """
+        path = f"endpoints/{id_text(endpoint_id, 'endpoint_id')}/shares"
+        answer: Document = self._http.request("DELETE", path, query={"with": principal})
+        return answer
+
     def delete_endpoint(self, endpoint_id: Id) -> None:
         """Remove an endpoint. Its token stops working at once, and its tasks without a result are cancelled."""
         self._http.request("DELETE", f"endpoints/{id_text(endpoint_id, 'endpoint_id')}")
@@ -381,6 +399,18 @@ class Client:
     def delete_user(self, name: str) -> None:
         """Remove a user, with tokens, endpoints, subscriptions and queued tasks. Only an administrator may."""
         self._http.request("DELETE", f"users/{segment(name, 'name')}")
+
+    def list_groups(self) -> list[Document]:
+        """Groups and their `members`: one's own or, for an administrator, all."""
+        return items(self._http.request("GET", "groups"), "groups")
+
+    def add_to_group(self, group: str, user: str) -> None:
+        """Put a user into a group (`lab`, or a URN), which is made so. Only an administrator may."""
+        self._http.request("PUT", f"groups/{segment(group, 'group')}/members/{segment(user, 'user')}")
+
+    def remove_from_group(self, group: str, user: str) -> None:
+        """Take a user out of a group; sessions that needed it end. Only an administrator may."""
+        self._http.request("DELETE", f"groups/{segment(group, 'group')}/members/{segment(user, 'user')}")
 
     def create_token(
         self, user: str | None = None, *, label: str | None = None, expires_in_s: float | None = None

@@ -14,13 +14,13 @@ from starlette.responses import Response
 from headrace.action_provider.api.access import endpoint_for, endpoints_of, own_endpoint, timestamp
 from headrace.action_provider.api.pool_states import pool_states
 from headrace.action_provider.auth.tokens import new_token
-from headrace.action_provider.auth.withdrawal import end_sessions
+from headrace.action_provider.auth.withdrawal import end_sessions, end_strangers_sessions
 from headrace.action_provider.errors import Conflict
 from headrace.action_provider.http import Call, Operation, no_content, reply
 from headrace.action_provider.removals import end_tasks_of_endpoint, is_back
 from headrace.action_provider.state import Service
 from headrace.bus.errors import RecordConflict
-from headrace.bus.models import EndpointNameRecord, EndpointRecord, QueueLimits, SessionRecord
+from headrace.bus.models import PUBLIC, EndpointNameRecord, EndpointRecord, QueueLimits
 
 _REGISTRATION_S = 60.0
 """No registration takes so long."""
@@ -46,7 +46,7 @@ async def register(call: Call) -> Response:
         await endpoints.create(endpoint_id.hex, _changed(fresh, body, token.record.token_id))
     else:
         changed = await endpoints.update(found, _changed(found.value, body, token.record.token_id))
-        await _end_strangers_sessions(call.service, changed.value)
+        await end_strangers_sessions(call.service.tables, changed.value)
         await _withdraw_token(call.service, found.value.token_id)
         # Who had the old token may know the names of its lanes.
         await call.service.lanes.rename(endpoint_id)
@@ -63,20 +63,20 @@ async def change(call: Call) -> Response:
         endpoint.endpoint_id.hex, lambda record: _changed(record, call.body, record.token_id)
     )
     await _release_name(call.service, endpoint, unless=name)
-    await _end_strangers_sessions(call.service, changed)
-    return reply(_described(changed))
+    await end_strangers_sessions(call.service.tables, changed)
+    return reply(described(changed))
 
 
 async def list_endpoints(call: Call) -> Response:
     """All endpoints that the caller may use, by name."""
     online = await call.service.tables.presence.online()
     usable = await endpoints_of(call.service, call.caller)
-    return reply({"endpoints": [{**_described(e), "status": _word(e.endpoint_id in online)} for e in usable]})
+    return reply({"endpoints": [{**described(e), "status": _word(e.endpoint_id in online)} for e in usable]})
 
 
 async def get(call: Call) -> Response:
     """One endpoint."""
-    return reply(_described(await endpoint_for(call.service, call.caller, call.path_id("endpoint_id"))))
+    return reply(described(await endpoint_for(call.service, call.caller, call.path_id("endpoint_id"))))
 
 
 async def status(call: Call) -> Response:
@@ -122,12 +122,21 @@ def _changed(record: EndpointRecord, body: dict[str, Any], token_id: str) -> End
     changes: dict[str, Any] = {name: body[name] for name in ("name", "public") if name in body}
     if "shared_with" in body:
         changes["shared_with"] = tuple(body["shared_with"])
+    if not body.get("keep_shares"):
+        changes["opened_to"] = _still_opened(record, body)
     if "queue_limits" in body:
         changes["queue_limits"] = QueueLimits(**body["queue_limits"])
     if "allowed_functions" in body:
         allowed = body["allowed_functions"]
         changes["allowed_functions"] = None if allowed is None else tuple(UUID(each) for each in allowed)
     return msgspec.structs.replace(record, token_id=token_id, **changes)
+
+
+def _still_opened(record: EndpointRecord, body: dict[str, Any]) -> tuple[str, ...]:
+    """What a body that says who may use the endpoint leaves of what was opened by command."""
+    kept_public = (PUBLIC,) if PUBLIC in record.opened_to and "public" not in body else ()
+    kept = () if "shared_with" in body else (each for each in record.opened_to if each != PUBLIC)
+    return (*kept, *kept_public)
 
 
 async def _claim_name(service: Service, owner: str, name: str, endpoint_id: UUID) -> None:
@@ -164,19 +173,6 @@ async def _withdraw_token(service: Service, token_id: str) -> None:
     await end_sessions(service.tables, lambda session: session.token_id == token_id)
 
 
-async def _end_strangers_sessions(service: Service, endpoint: EndpointRecord) -> None:
-    """End the SDK sessions of those who may not use the endpoint any more."""
-    if endpoint.public:
-        return
-    groups = {record.value.principal: record.value.groups for record in await service.tables.users.list()}
-
-    def is_stranger(session: SessionRecord) -> bool:
-        urns = {session.principal, *groups.get(session.principal, ())}
-        return session.endpoint_id == endpoint.endpoint_id and not endpoint.visible_to(urns)
-
-    await end_sessions(service.tables, is_stranger)
-
-
 def _name_key(owner: str, name: str) -> str:
     return hashlib.sha256(f"{owner}\x00{name}".encode()).hexdigest()
 
@@ -185,13 +181,14 @@ def _word(online: bool) -> str:
     return "online" if online else "offline"
 
 
-def _described(endpoint: EndpointRecord) -> dict[str, Any]:
+def described(endpoint: EndpointRecord) -> dict[str, Any]:
+    """An endpoint as the API shows it."""
     return {
         "endpoint_id": endpoint.endpoint_id,
         "name": endpoint.name,
         "owner": endpoint.owner,
-        "public": endpoint.public,
-        "shared_with": endpoint.shared_with,
+        "public": endpoint.is_public,
+        "shared_with": endpoint.guests,
         "allowed_functions": endpoint.allowed_functions,
         "created_at": timestamp(endpoint.created_at),
         "queue_limits": msgspec.structs.asdict(endpoint.queue_limits),

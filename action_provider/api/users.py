@@ -13,10 +13,11 @@ from headrace.action_provider.api.endpoints import remove as remove_endpoint
 from headrace.action_provider.auth.callers import user_key, user_urn
 from headrace.action_provider.auth.first_admin import ADMIN, revoke
 from headrace.action_provider.auth.tokens import new_token
-from headrace.action_provider.auth.withdrawal import end_sessions
+from headrace.action_provider.auth.withdrawal import end_lost_sessions, end_sessions
 from headrace.action_provider.errors import Conflict, Forbidden, NotFound
 from headrace.action_provider.http import Call, Operation, Query, no_content, reply
 from headrace.action_provider.removals import end_subscriptions_of, end_tasks_of_user
+from headrace.action_provider.state import Service
 from headrace.bus.errors import RecordConflict
 from headrace.bus.models import TokenRecord, UserRecord
 from headrace.bus.names import token
@@ -57,28 +58,26 @@ async def list_users(call: Call) -> Response:
 
 async def get_user(call: Call) -> Response:
     """One user."""
-    return reply(_described(await _user(call, call.path("name"))))
+    return reply(_described(await user_of(call.service, call.path("name"))))
 
 
 async def change_user(call: Call) -> Response:
     """Change groups or rights; what the body leaves out stays. Sessions that need a lost group end."""
-    user = await _user(call, call.path("name"))
+    user = await user_of(call.service, call.path("name"))
     if user.name == ADMIN and call.body.get("admin") is False:
         raise Conflict("the first administrator stays one")
     changes = {**call.body, **({"groups": tuple(call.body["groups"])} if "groups" in call.body else {})}
     tables = call.service.tables
     changed = await tables.users.change(user_key(user.name), lambda record: structs.replace(record, **changes))
     call.service.tokens.forget()
-    urns = {changed.principal, *changed.groups}
-    closed = {r.value.endpoint_id for r in await tables.endpoints.list() if not r.value.visible_to(urns)}
-    await end_sessions(tables, lambda session: session.principal == user.principal and session.endpoint_id in closed)
+    await end_lost_sessions(tables, changed)
     return reply(_described(changed))
 
 
 async def remove_user(call: Call) -> Response:
     """Remove a user: tokens, endpoints and subscriptions end, and queued tasks are cancelled. Functions, and what runs,
     stay. The name is not given to anybody else."""
-    user = await _user(call, call.path("name"))
+    user = await user_of(call.service, call.path("name"))
     if user.name == ADMIN:
         raise Conflict("the first administrator cannot be removed; revoke its tokens instead")
     service, tables = call.service, call.service.tables
@@ -103,7 +102,7 @@ async def create_token(call: Call) -> Response:
     if body.get("user") and user_urn(body["user"]) != principal:
         if not call.caller.admin:
             raise Forbidden("only an administrator may create a token for somebody else")
-        principal = (await _user(call, body["user"])).principal
+        principal = (await user_of(call.service, body["user"])).principal
     expires_in_s = body.get("expires_in_s")
     expires_at = None if expires_in_s is None else time.time() + expires_in_s
     made = new_token(principal=principal, label=body.get("label") or "", expires_at=expires_at)
@@ -152,8 +151,9 @@ async def whoami(call: Call) -> Response:
     )
 
 
-async def _user(call: Call, name: str) -> UserRecord:
-    found = await call.service.tables.users.get(user_key(name)) if name else None
+async def user_of(service: Service, name: str) -> UserRecord:
+    """A user who is there. Raises `NotFound`."""
+    found = await service.tables.users.get(user_key(name)) if name else None
     if found is None or found.value.removed_at is not None:
         raise NotFound(f"there is no user {name[:80]!r}")
     return found.value

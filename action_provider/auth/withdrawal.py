@@ -17,7 +17,7 @@ from headrace.action_provider.errors import Unauthenticated
 from headrace.bus.connection import Connection
 from headrace.bus.credentials import Credentials, KeyPair
 from headrace.bus.errors import BusUnavailable
-from headrace.bus.models import RevocationRecord, SessionRecord
+from headrace.bus.models import EndpointRecord, RevocationRecord, SessionRecord, UserRecord
 from headrace.bus.records import Record
 from headrace.bus.service_keys import Revocation
 from headrace.bus.tables import Tables
@@ -53,6 +53,26 @@ async def end_sessions(tables: Tables, ends: Callable[[SessionRecord], bool]) ->
     if chosen:
         logger.info("Ended %d sessions.", len(chosen), extra={"action": "sessions_ended", "count": len(chosen)})
     return len(chosen)
+
+
+async def end_strangers_sessions(tables: Tables, endpoint: EndpointRecord) -> None:
+    """End the SDK sessions of those who may not use the endpoint any more."""
+    if endpoint.is_public:
+        return
+    groups = {record.value.principal: record.value.groups for record in await tables.users.list()}
+
+    def is_stranger(session: SessionRecord) -> bool:
+        urns = {session.principal, *groups.get(session.principal, ())}
+        return session.endpoint_id == endpoint.endpoint_id and not endpoint.visible_to(urns)
+
+    await end_sessions(tables, is_stranger)
+
+
+async def end_lost_sessions(tables: Tables, user: UserRecord) -> None:
+    """End a user's sessions at endpoints that neither the user nor a group of the user's may use any more."""
+    urns = {user.principal, *user.groups}
+    closed = {r.value.endpoint_id for r in await tables.endpoints.list() if not r.value.visible_to(urns)}
+    await end_sessions(tables, lambda session: session.principal == user.principal and session.endpoint_id in closed)
 
 
 class Revoker:

@@ -291,6 +291,24 @@ def test_the_endpoint_of_headrace_up_is_seen_and_protected(shell: Shell, up: Up)
     assert "running already" in shell("endpoint", "delete", "default", "--yes", status=1).err
 
 
+def test_an_endpoint_is_offered_to_a_user_a_group_and_everybody_and_taken_back(shell: Shell, up: Up) -> None:
+    shell("user", "add", "lisa")
+    shell("group", "add", "opticians", "lisa")
+    assert "urn:headrace:group:opticians" in shell("group", "list").out
+    share = ("endpoint", "share", "default")
+    assert "urn:headrace:user:lisa" in shell(*share, "--with", "lisa", "--with", "group:opticians").out
+    assert shell("endpoint", "share", up.endpoint_id, "--with", "public", "--json").json()["public"] is True
+    assert "no user 'lsia'" in shell(*share, "--with", "lsia", status=1).err
+    assert "neither a user" in shell(*share, "--with", "team:x", status=1).err
+    assert "no endpoint 'lab'" in shell("endpoint", "share", "lab", "--with", "lisa", status=1).err
+    everybody = ("--with", "public", "--with", "lisa", "--with", "group:opticians")
+    known = shell("endpoint", "unshare", "default", *everybody, "--json").json()
+    assert (known["public"], known["shared_with"]) == (False, [])
+    shell("group", "remove", "opticians", "lisa")
+    assert "opticians" not in shell("group", "list").out
+    shell("user", "remove", "lisa", "--yes")
+
+
 def test_an_endpoint_is_configured_listed_and_deleted(tmp_path: Path) -> None:
     shell, endpoint_id = Shell(tmp_path), str(uuid.uuid4())
 

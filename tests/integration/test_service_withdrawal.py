@@ -98,6 +98,24 @@ def test_who_leaves_a_group_loses_what_the_group_opened(service: RunningService)
     ends_within(service, session, lambda: service.http().patch("/api/v1/users/ada", json={"groups": []}))
 
 
+def test_who_is_taken_out_of_a_group_loses_what_the_group_opened(service: RunningService) -> None:
+    endpoint_id, _ = service.add_endpoint()
+    session_token = service.add_user("ada", (LAB,))
+    service.http().post(f"/api/v1/endpoints/{endpoint_id}/shares", json={"with": LAB})
+    session = open_session(service, session_token, endpoint_id)
+    ends_within(service, session, lambda: service.http().delete("/api/v1/groups/lab/members/ada"))
+
+
+def test_an_endpoint_unshared_by_command_ends_the_sessions_of_those_who_lost_it(service: RunningService) -> None:
+    endpoint_id, _ = service.add_endpoint()
+    ada = service.add_user("ada")
+    shares = f"/api/v1/endpoints/{endpoint_id}/shares"
+    service.http().post(shares, json={"with": "public"})
+    session, owners = open_session(service, ada, endpoint_id), open_session(service, service.token, endpoint_id)
+    ends_within(service, session, lambda: service.http().delete(shares, params={"with": "public"}))
+    assert service.loop.run(is_let_in(owners))
+
+
 def test_a_deleted_endpoint_ends_its_pool(service: RunningService) -> None:
     endpoint_id, token = service.add_endpoint()
     pool = service.http(token).post(f"/api/v1/endpoints/{endpoint_id}/pools", json=POOL).json()
