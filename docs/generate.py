@@ -197,11 +197,14 @@ No option may have one of these names.
 
 | variable | what it is |
 | --- | --- |
-| `_GC.user_runtime` | their `python_version`, `python.version_tuple`, `headrace_version`, `platform.node` |
+| `_GC.user_runtime` | their `python_version`, `python.version_tuple` and `headrace_version`, as far as known |
 | `_GC.mapped_identity` | who the user is on this machine; empty where no identities are mapped |
 | `_GC.parent_config` | what `config.yaml` says |
 | `_GC.env` | what `user_environment.yaml` says |
 | `user_runtime`, `mapped_identity`, `parent_config` | the same, by their older names |
+
+Users with the same options share no pool, but one user's clients do: what `_GC.user_runtime` says is that of the client
+which asked for the pool first.
 """
 
 _SCHEMA_FILE = """\

@@ -11,14 +11,18 @@ from headrace.bus.bundles import Runtime
 
 
 def user_runtime(runtime: Runtime) -> dict[str, Any]:
-    """`_GC.user_runtime` for a submitter's runtime."""
-    version = [int(part) for part in runtime.python.split(".") if part.isdigit()]
-    return {
-        "headrace_version": runtime.headrace,
-        "python_version": runtime.python,
-        "python": {"version": runtime.python, "version_tuple": version, "version_info": version},
-        "platform": {"node": runtime.host, "system": runtime.system},
-    }
+    """`_GC.user_runtime` for a submitter's runtime: what is known of it."""
+    known: dict[str, Any] = {}
+    if runtime.headrace:
+        known["headrace_version"] = runtime.headrace
+    if runtime.python:
+        version = [int(part) for part in runtime.python.split(".") if part.isdigit()]
+        known["python_version"] = runtime.python
+        known["python"] = {"version": runtime.python, "version_tuple": version, "version_info": version}
+    platform_known = {"node": runtime.host, "system": runtime.system}
+    if any(platform_known.values()):
+        known["platform"] = {name: value for name, value in platform_known.items() if value}
+    return known
 
 
 def own_runtime() -> dict[str, Any]:
