@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 from uuid import UUID
 
 from headrace.action_provider.errors import Conflict, InvalidRequest
 from headrace.action_provider.state import Service
 from headrace.bus.errors import PoolFailed, PoolLimit
+from headrace.bus.models import FunctionRecord
 from headrace.bus.names import DEFAULT_POOL
 from headrace.bus.pools import canonical
 from headrace.schemas import Violation
@@ -25,18 +26,22 @@ async def pool_for(
     *,
     runtime: Mapping[str, str] | None = None,
     wanted: bool = True,
+    environment: str = "",
 ) -> str:
     """The name of the pool. One that sleeps is woken up, unless it is not `wanted` now.
 
+    `environment` is the text of what the functions need (`headrace.bus.requirements`).
     An endpoint that is there is asked whether it takes the options, which it says within milliseconds; one that is
     away says so when it is back, and the tasks end then. Raises `PoolFailed`, `InvalidRequest`, `Conflict` and
     `BusUnavailable`.
     """
-    if not options:
+    if not options and not environment:
         return DEFAULT_POOL
-    _check(options)
+    _check(options or {})
     try:
-        record = await service.pools.use(endpoint, principal, options, runtime=runtime, wanted=wanted)
+        record = await service.pools.use(
+            endpoint, principal, options or {}, environment=environment, runtime=runtime, wanted=wanted
+        )
     except PoolLimit as error:
         raise Conflict(str(error)) from None
     if wanted and not record.answered:
@@ -68,3 +73,13 @@ def _check(options: Mapping[str, Any]) -> None:
     raise InvalidRequest(
         f"user_endpoint_config {problem}", violations=(Violation(pointer="/user_endpoint_config", problem=problem),)
     )
+
+
+def environment_of(functions: Iterable[FunctionRecord]) -> str:
+    """The environment of functions that are submitted together. Raises `InvalidRequest` when they need several."""
+    environments = {function.needs.text: function.name for function in functions}
+    if len(environments) > 1:
+        names = " and ".join(map(repr, list(environments.values())[:2]))
+        problem = f"{names} need different packages, and so different pools: submit them in requests of their own"
+        raise InvalidRequest(problem, violations=(Violation(pointer="/tasks", problem=problem),))
+    return next(iter(environments), "")

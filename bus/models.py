@@ -11,6 +11,8 @@ from uuid import UUID
 
 import msgspec
 
+from headrace.bus.requirements import Needs
+
 PUBLIC: Final = "public"
 """Everybody with an account, where else a URN says who."""
 
@@ -30,6 +32,11 @@ class FunctionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     """The packages that it needs: see `headrace.bus.requirements`."""
     requires_python: str = ""
     """The Python that it needs: a version or a specifier; empty is any."""
+
+    @property
+    def needs(self) -> Needs:
+        """What it needs where it runs."""
+        return Needs(self.requirements, self.requires_python)
 
     def visible_to(self, principal: str) -> bool:
         """Whether this principal may see and use the function."""
@@ -250,7 +257,7 @@ class PoolRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     options: dict[str, Any]
     """The `user_endpoint_config`."""
     environment: str = ""
-    """The key of the environment of its functions."""
+    """What its functions need: the text of `headrace.bus.requirements.Needs`."""
     runtime: dict[str, str] = {}
     """What its first submitter runs on: `python`, `headrace`."""
     used_at: float

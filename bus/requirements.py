@@ -80,6 +80,14 @@ class Needs:
 
         return tuple(canonicalize_name(Requirement(each).name) for each in self.requirements)
 
+    def runs_on(self, version: str) -> bool:
+        """Whether this version of Python (`3.12.4`) will do."""
+        from packaging.specifiers import SpecifierSet
+
+        if self.python[:1].isdigit():
+            return f"{version}.".startswith(f"{self.python}.")
+        return SpecifierSet(self.python).contains(version)
+
     def describe(self) -> str:
         """For people: `Python 3.12 with numpy>=2`."""
         python = f"Python {self.python}" if self.python else "Python"

@@ -13,6 +13,7 @@ from headrace.endpoint.configuration.engine_keys import engine_problems
 from headrace.endpoint.configuration.worker_keys import sandbox_problems, size_problems
 from headrace.endpoint.configuration.yaml_file import NO_EFFECT, YamlFile, read_text
 from headrace.endpoint.engines.processes.output import PRINTED_LIMIT
+from headrace.endpoint.environments.policy import EnvironmentPolicy
 from headrace.endpoint.fair_share import FairShare
 from headrace.endpoint.worker.limits import parse_size
 from headrace.schemas import schema
@@ -49,6 +50,8 @@ class EndpointConfig:
     max_pools_per_principal: int = 5
     user_config_template_path: str | None = None
     user_config_schema_path: str | None = None
+    environments: EnvironmentPolicy = field(default_factory=EnvironmentPolicy)
+    """Which packages functions may bring along."""
 
     @property
     def worker_count(self) -> int:
@@ -84,6 +87,8 @@ class EndpointConfig:
             fields["fair_share"] = FairShare.of_document(fields["fair_share"])
         if "environment" in fields:
             fields["environment"] = {key: str(value) for key, value in fields["environment"].items()}
+        if "environments" in fields:
+            fields["environments"] = EnvironmentPolicy.of_document(fields["environments"])
         if "worker_memory_limit" in fields:
             fields["worker_memory_limit"] = parse_size(fields["worker_memory_limit"])
         if "python" in fields:

@@ -5,6 +5,7 @@ EndpointError               something about an endpoint on this machine
 │   ├── EngineSettingsInvalid   the engine of a pool cannot be set up as its configuration says
 │   └── TemplateInvalid     user_config_template.yaml.j2 cannot be used; the message names file, line and problem
 ├── OptionsInvalid          a user's options for an endpoint's configuration are refused
+├── EnvironmentRefused      the packages that functions need may not, or cannot, be had here
 ├── EndpointNameInvalid     a name that cannot be the name of a directory
 ├── EndpointExists          an endpoint of that name is there already
 ├── EndpointMissing         no endpoint of that name
@@ -67,6 +68,12 @@ class OptionsInvalid(EndpointError):
     """Raised when the options that a user gave for the endpoint's configuration are refused; the message names them."""
 
     code = "OptionsInvalid"
+
+
+class EnvironmentRefused(EndpointError):
+    """Raised when the packages that functions need may not, or cannot, be had at this endpoint."""
+
+    code = "EnvironmentRefused"
 
 
 class EndpointNameInvalid(EndpointError):

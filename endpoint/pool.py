@@ -78,6 +78,8 @@ class PoolSettings:
     allowed_functions: frozenset[UUID] | None = None
     refusal: str | None = None
     """Why nothing runs here: the pool is there to say so."""
+    needs: str = ""
+    """What functions need that `python` has (`headrace.bus.requirements`)."""
     engine: EngineSettings = field(default_factory=ProcessSettings)
     limits: WorkerLimits = field(default_factory=WorkerLimits)
     task_log_limit_bytes: int = PRINTED_LIMIT
@@ -112,6 +114,7 @@ class PoolSettings:
             environment=dict(document.get("environment") or {}),
             allowed_functions=None if allowed is None else frozenset(map(UUID, allowed)),
             refusal=document.get("refusal"),
+            needs=document.get("needs") or "",
             engine=engine_settings(document.get("engine")),
             limits=WorkerLimits(**document.get("limits") or {}),
             task_log_limit_bytes=int(document.get("task_log_limit_bytes", PRINTED_LIMIT)),
@@ -165,6 +168,7 @@ async def serve(settings: PoolSettings) -> None:
                 ),
                 allowed_functions=settings.allowed_functions,
                 refusal=settings.refusal,
+                needs=settings.needs,
                 fair_share=settings.fair_share,
                 logs=logs,
                 objects=lambda token: ObjectDesk(objects, spool, token=token),

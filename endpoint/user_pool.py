@@ -11,9 +11,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from headrace.bus.errors import EnvironmentUnusable
 from headrace.bus.private_files import write_private
+from headrace.bus.requirements import Needs
 from headrace.endpoint.configuration.pool_config import PoolConfig
 from headrace.endpoint.directory import EndpointDirectory, read_json
+from headrace.endpoint.environments.environments import Environments, Lease
 from headrace.endpoint.errors import CANNOT_START
 from headrace.endpoint.pool_process import PoolProcess
 from headrace.endpoint.wishes import State, Wish
@@ -43,6 +46,7 @@ class UserPool:
         *,
         tell: Callable[[State, str], None],
         grace_s: float,
+        environments: Environments,
     ) -> None:
         self.wish = wish
         self.config = config
@@ -54,6 +58,8 @@ class UserPool:
         """Its configuration is another one by now."""
         self._directory = directory
         self._settings = settings
+        self._environments = environments
+        self._lease: Lease | None = None
         self._tell = tell
         self._log = directory.pool_file(wish.pool, "log")
         self._process = PoolProcess(directory, wish.pool, grace_s=grace_s, log=self._log)
@@ -93,13 +99,16 @@ class UserPool:
         try:
             self._begin_log()
             problem = await self._shell(self.config.endpoint_setup, "endpoint_setup")
-            if not problem:
+            problem = problem or await self._environment()
+            if not problem and not self._stop.is_set():
                 problem = await self._keep()
                 await self._shell(self.config.endpoint_teardown, "endpoint_teardown")
         except OSError as error:
             problem = f"the pool cannot be started: {error}"
         finally:
             self._process.kill()
+            if self._lease is not None:
+                self._lease.close()
             for kind in ("token", "json", "status.json.new"):
                 self._directory.pool_file(self.wish.pool, kind).unlink(missing_ok=True)
             shutil.rmtree(self._directory.pool_file(self.wish.pool, "spool"), ignore_errors=True)
@@ -201,6 +210,33 @@ class UserPool:
             return ""
         ended = f"took longer than {_SETUP_S:g} s" if status is None else f"ended with status {status}"
         return self._said(f"{key} {ended}")
+
+    async def _environment(self) -> str:
+        """Have the packages that the functions need; gives why that cannot be."""
+        if not self.wish.environment:
+            return ""
+        building = asyncio.create_task(
+            self._environments.use(Needs.of_text(self.wish.environment), self._told), name="environment"
+        )
+        stop = asyncio.create_task(self._stop.wait(), name="stop the building")
+        try:
+            await asyncio.wait((building, stop), return_when=asyncio.FIRST_COMPLETED)
+            if not building.done():
+                return ""
+            self._lease = building.result()
+        except EnvironmentUnusable as error:
+            return str(error)
+        finally:
+            for task in (building, stop):
+                task.cancel()
+            await asyncio.gather(building, stop, return_exceptions=True)
+        self._settings |= {"python": str(self._lease.python), "needs": self.wish.environment}
+        return ""
+
+    def _told(self, progress: str) -> None:
+        with self._log.open("a", encoding="utf-8") as log:
+            log.write(f"{progress}\n")
+        self._be("starting", progress)
 
     # What it said
 

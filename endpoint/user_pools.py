@@ -20,12 +20,16 @@ from typing import Any
 from uuid import UUID
 
 from headrace.bus.bundles import Runtime
+from headrace.bus.errors import EnvironmentUnusable, RequirementsInvalid
+from headrace.bus.requirements import Needs
 from headrace.endpoint.configuration.files import ConfigurationFiles
 from headrace.endpoint.configuration.pool_config import PoolConfig
 from headrace.endpoint.configuration.runtime import user_runtime
 from headrace.endpoint.directory import EndpointDirectory
-from headrace.endpoint.engines.settings import engine_settings
-from headrace.endpoint.errors import ConfigInvalid, EndpointError, RegistrationRefused, ServiceAway
+from headrace.endpoint.engines.settings import EngineSettings, ProcessSettings, engine_settings
+from headrace.endpoint.environments.environments import Environments
+from headrace.endpoint.environments.policy import EnvironmentPolicy
+from headrace.endpoint.errors import ConfigInvalid, EndpointError, EnvironmentRefused, RegistrationRefused, ServiceAway
 from headrace.endpoint.pool_settings import pool_settings
 from headrace.endpoint.room import Room, Tenant
 from headrace.endpoint.user_pool import UserPool
@@ -178,7 +182,8 @@ class UserPools:
         files = self._files()
         theirs = Runtime(python=wish.runtime.get("python", ""), headrace=wish.runtime.get("headrace", ""))
         config = files.pool(wish.options, user_runtime=user_runtime(theirs))
-        engine_settings(dict(config.engine))
+        engine = engine_settings(dict(config.engine))
+        _check_environment(wish, files.config.environments, engine)
         if config.python is not None and shutil.which(config.python) is None:
             raise ConfigInvalid(f"python: {config.python} is not a program that can be run on the endpoint's machine")
         return config
@@ -240,6 +245,9 @@ class UserPools:
             settings,
             tell=lambda state, problem: self._tell(pool.wish, state, problem),
             grace_s=self._grace_s,
+            environments=Environments(
+                self._directory.path / "environments", self._files().config.environments, python=config.python
+            ),
         )
         self._pools[wish.pool] = pool
         logger.info(
@@ -284,3 +292,18 @@ class UserPools:
         # While the manager stops nothing is said: what ran goes on when it is back.
         if self._reports is not None:
             self._reports.tell(wish.pool, wish.number, state, problem)
+
+
+def _check_environment(wish: Wish, policy: EnvironmentPolicy, engine: EngineSettings) -> None:
+    """Raises `EnvironmentRefused` when functions cannot have the environment that they need."""
+    if not wish.environment:
+        return
+    try:
+        policy.check(Needs.of_text(wish.environment))
+    except (EnvironmentUnusable, RequirementsInvalid) as error:
+        raise EnvironmentRefused(str(error)) from error
+    if not isinstance(engine, ProcessSettings):
+        raise EnvironmentRefused(
+            f"the function needs packages of its own, which this endpoint's engine ({engine.type}) cannot give to its "
+            "workers: use an endpoint with a ProcessEngine, or have the packages installed where the workers are"
+        )

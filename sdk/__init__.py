@@ -1,5 +1,6 @@
 """The client: `Executor` for futures, `Client` for everything that is one request."""
 
+from headrace.bus.errors import RequirementsInvalid
 from headrace.bus.mpi import MPIFunction
 from headrace.bus.shell import BashFunction, ShellFunction, ShellResult
 from headrace.sdk.client import Client
@@ -60,6 +61,7 @@ __all__ = [
     "Forbidden",
     "NotFound",
     "RequestRefused",
+    "RequirementsInvalid",
     "TaskPending",
     "QueueFull",
     "ProtocolMismatch",

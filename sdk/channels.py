@@ -1,4 +1,4 @@
-"""The channels of one executor: one for each endpoint, configuration and task group that it was used with."""
+"""The channels of an executor: one for each endpoint, configuration, environment and task group it was used with."""
 
 from __future__ import annotations
 
@@ -23,20 +23,26 @@ class Channels:
 
     def __init__(self, client: Callable[[], Client]) -> None:
         self._client = client
-        self._open: dict[tuple[UUID | None, str, UUID], tuple[Session, Channel]] = {}
+        self._open: dict[tuple[UUID | None, str, str, UUID], tuple[Session, Channel]] = {}
         self._lock = threading.RLock()
 
     def get(
-        self, endpoint: UUID | None, config: dict[str, Any] | None, group: UUID, *, most_per_bundle: int
+        self,
+        endpoint: UUID | None,
+        config: dict[str, Any] | None,
+        group: UUID,
+        *,
+        most_per_bundle: int,
+        environment: str = "",
     ) -> tuple[Session, Channel]:
         """The session and the channel there. Raises `ClientError`, `BusError` and `TimeoutError`."""
-        key = (endpoint, json.dumps(config, sort_keys=True) if config else "", group)
+        key = (endpoint, json.dumps(config, sort_keys=True) if config else "", environment, group)
         found = self._open.get(key)
         if found is None:
             with self._lock:
                 found = self._open.get(key)
                 if found is None:
-                    session = sessions_of(self._client()).get(endpoint, copy.deepcopy(config))
+                    session = sessions_of(self._client()).get(endpoint, copy.deepcopy(config), environment)
                     opening = session.channel(group, most_per_bundle=most_per_bundle)
                     channel = session.thread.run(opening, timeout_s=_OPENING_S)
                     found = self._open[key] = (session, channel)

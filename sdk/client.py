@@ -37,6 +37,7 @@ class Client:
 
     def __init__(self, url: str | None = None, token: str | None = None, *, timeout_s: float = 30.0) -> None:
         self._http = Http(lambda: Profile.find(url, token), timeout_s=timeout_s)
+        self._environments: dict[UUID, str] = {}
         self._tasks = TaskRequests(self._http)
         self.on_close: list[Callable[[], None]] = []
         """What goes away with this client: called once, when it is closed."""
@@ -435,9 +436,10 @@ class Client:
         endpoint_id: Id | None = None,
         user_endpoint_config: Mapping[str, Any] | None = None,
         wanted: bool = True,
+        environment: str = "",
     ) -> Document:
-        """A short-lived credential for the bus and the keys for one endpoint's pool: that of the configuration, which
-        is started unless it is not `wanted` now.
+        """A short-lived credential for the bus and the keys for one endpoint's pool: that of the configuration and of
+        the environment of functions, which is started unless it is not `wanted` now.
 
         Without an endpoint the only one that is accessible is used. Raises `ProtocolMismatch`, and `RequestRefused`
         (409, naming them) when there is none or more than one.
@@ -446,6 +448,7 @@ class Client:
             endpoint_id=id_or_none(endpoint_id, "endpoint_id"),
             user_endpoint_config=None if user_endpoint_config is None else dict(user_endpoint_config),
             wanted=None if wanted else False,
+            environment=environment or None,
             protocol=PROTOCOL,
             sdk_version=headrace_version(),
             python_version=platform.python_version(),
@@ -459,7 +462,12 @@ class Client:
         function = UUID(id_text(function_id, "function_id"))
         path = f"endpoints/{id_text(endpoint_id, 'endpoint_id')}/function-grants"
         answer = self._http.request("POST", path, body=given(function_id=str(function), pool=pool), repeatable=True)
+        self._environments[function] = str(answer.get("environment") or "")
         return FunctionUse(function, base64.b64decode(answer["grant"]), int(answer["grant_expires"]))
+
+    def environment_of(self, function_id: UUID) -> str | None:
+        """The environment that a function needs, as `open_session` takes it; None before its first grant."""
+        return self._environments.get(function_id)
 
     def use_objects(self, address: Address, objects: Collection[str]) -> list[str]:
         """Say that a bundle needs these objects (by SHA-256); those that have to be uploaded before it is sent."""

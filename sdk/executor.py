@@ -14,7 +14,7 @@ from uuid import UUID
 import msgspec
 
 from headrace.bus import options
-from headrace.bus.bundles import TaskOptions
+from headrace.bus.bundles import FunctionUse, TaskOptions
 from headrace.bus.encodings import inline_bytes
 from headrace.bus.errors import ArgumentNotSerialisable, SubmissionRefused
 from headrace.bus.modules import Modules, pack
@@ -402,8 +402,7 @@ class Executor(concurrent.futures.Executor):
 
     def _submit(self, function_id: UUID, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TaskFuture:
         try:
-            session, channel = self._channel(self.endpoint_id, self._user_endpoint_config)
-            use = session.function_use(function_id)
+            session, channel, use = self._way(function_id)
         except (HeadraceError, TimeoutError) as error:
             return failed_future(error)
         try:
@@ -442,8 +441,23 @@ class Executor(concurrent.futures.Executor):
             return task
         return options.with_resources(task, specification)
 
-    def _channel(self, endpoint_id: UUID | None, config: dict[str, Any] | None) -> tuple[Session, Channel]:
-        return self._channels.get(endpoint_id, config, self.task_group_id, most_per_bundle=self.batch_size)
+    def _way(self, function_id: UUID) -> tuple[Session, Channel, FunctionUse]:
+        """The way to the pool that has what the function needs, and the word that it may run there."""
+        config, client = self._user_endpoint_config, self.client
+        environment = client.environment_of(function_id) or ""
+        session, channel = self._channel(self.endpoint_id, config, environment)
+        use = session.function_use(function_id)
+        needed = client.environment_of(function_id) or ""
+        if needed != environment:  # it is named with the function's first grant
+            session, channel = self._channel(self.endpoint_id, config, needed)
+            use = session.function_use(function_id)
+        return session, channel, use
+
+    def _channel(
+        self, endpoint_id: UUID | None, config: dict[str, Any] | None, environment: str = ""
+    ) -> tuple[Session, Channel]:
+        most, group = self.batch_size, self.task_group_id
+        return self._channels.get(endpoint_id, config, group, most_per_bundle=most, environment=environment)
 
     def _on_idle(self) -> None:
         if self._shut_down:

@@ -12,7 +12,7 @@ class Service(ObjectService, Protocol):
     """What a session asks of the service (see `headrace.sdk.Client`). Each call may take its time; any thread."""
 
     def open_session(
-        self, endpoint_id: Any, user_endpoint_config: dict[str, Any] | None, wanted: bool = True
+        self, endpoint_id: Any, user_endpoint_config: dict[str, Any] | None, wanted: bool = True, environment: str = ""
     ) -> dict[str, Any]: ...
 
     def grant_function(self, endpoint_id: Any, function_id: Any, pool: str | None = None) -> FunctionUse: ...

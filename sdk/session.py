@@ -49,12 +49,18 @@ class Session:
     """Use `Session.open`, then `channel` for each task group; `close` when the client is closed."""
 
     def __init__(
-        self, service: Service, thread: LoopThread, grant: Grant, user_endpoint_config: dict[str, Any] | None
+        self,
+        service: Service,
+        thread: LoopThread,
+        grant: Grant,
+        user_endpoint_config: dict[str, Any] | None,
+        environment: str = "",
     ) -> None:
         self.grant = grant
         self.thread = thread
         self.service = service
         self._config = user_endpoint_config
+        self._environment = environment
         self.connection = Connection(grant.urls, grant.credentials, name="headrace-sdk", connect_timeout_s=10.0)
         self.runtime = Runtime(
             python=platform.python_version(),
@@ -78,10 +84,15 @@ class Session:
 
     @classmethod
     def open(
-        cls, service: Service, thread: LoopThread, grant: Grant, user_endpoint_config: dict[str, Any] | None
+        cls,
+        service: Service,
+        thread: LoopThread,
+        grant: Grant,
+        user_endpoint_config: dict[str, Any] | None,
+        environment: str = "",
     ) -> Session:
         """Connect with a grant. Any thread but the loop's. Raises `BusError`."""
-        session = cls(service, thread, grant, user_endpoint_config)
+        session = cls(service, thread, grant, user_endpoint_config, environment)
         thread.run(session._start(), timeout_s=30.0)
         return session
 
@@ -236,7 +247,8 @@ class Session:
         loop = asyncio.get_running_loop()
         try:
             # A pool that sleeps meanwhile sleeps on: the first task wakes it.
-            opening = loop.run_in_executor(None, self.service.open_session, self.grant.endpoint, self._config, False)
+            given = self.grant.endpoint, self._config, False, self._environment
+            opening = loop.run_in_executor(None, self.service.open_session, *given)
         except RuntimeError as error:
             raise ServiceUnreachable(
                 f"this program ends, and asks nothing any more: {error}", was_sent=False

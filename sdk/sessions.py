@@ -30,20 +30,27 @@ class Sessions:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._lock = threading.Lock()
-        self._sessions: dict[tuple[UUID, str], Session] = {}
+        self._sessions: dict[tuple[UUID, str, str], Session] = {}
 
-    def get(self, endpoint_id: UUID | None, user_endpoint_config: dict[str, Any] | None) -> Session:
-        """The session with this endpoint (None: the only one) and configuration. Raises `ClientError`, `BusError`."""
+    def get(
+        self, endpoint_id: UUID | None, user_endpoint_config: dict[str, Any] | None, environment: str = ""
+    ) -> Session:
+        """The session with this endpoint (None: the only one), configuration and environment of functions.
+
+        Raises `ClientError` and `BusError`.
+        """
         config = json.dumps(user_endpoint_config, sort_keys=True) if user_endpoint_config else ""
         with self._lock:
-            session = None if endpoint_id is None else self._sessions.get((endpoint_id, config))
+            session = None if endpoint_id is None else self._sessions.get((endpoint_id, config, environment))
             if session is None:
                 # Asked again each time when no endpoint is named: which one is the only one may have changed.
-                grant = Grant.of_document(self._client.open_session(endpoint_id, user_endpoint_config))
-                session = self._sessions.get((grant.endpoint, config))
+                grant = Grant.of_document(
+                    self._client.open_session(endpoint_id, user_endpoint_config, environment=environment)
+                )
+                session = self._sessions.get((grant.endpoint, config, environment))
                 if session is None:
-                    session = Session.open(self._client, loop_thread(), grant, user_endpoint_config)
-                    self._sessions[grant.endpoint, config] = session
+                    session = Session.open(self._client, loop_thread(), grant, user_endpoint_config, environment)
+                    self._sessions[grant.endpoint, config, environment] = session
             return session
 
     def finish(self, end: float) -> None:

@@ -10,12 +10,16 @@ from starlette.responses import Response
 
 from headrace.action_provider.api.access import check_allowed, chosen_endpoint, endpoint_for, function_for
 from headrace.action_provider.auth.withdrawal import keep_session, user_key
+from headrace.action_provider.errors import InvalidRequest
 from headrace.action_provider.http import Call, Operation, reply
 from headrace.action_provider.protocol import PROTOCOL, service_version
 from headrace.action_provider.wishes import pool_for
+from headrace.bus.errors import RequirementsInvalid
 from headrace.bus.keys import bundle_key, function_grant
 from headrace.bus.models import SessionRecord
 from headrace.bus.names import DEFAULT_POOL
+from headrace.bus.requirements import Needs
+from headrace.schemas import Violation
 
 _SLACK_S = 60
 """A bundle that leaves in a credential's last moment may be stored a little later."""
@@ -33,6 +37,7 @@ async def open_session(call: Call) -> Response:
         body.get("user_endpoint_config"),
         runtime={"python": body["python_version"], "headrace": body["sdk_version"]},
         wanted=body.get("wanted", True),
+        environment=_environment(body.get("environment") or ""),
     )
     ttl_s = caller.at_most_s(service.settings.session_ttl_s)
     session_id = uuid.uuid4().hex
@@ -96,8 +101,19 @@ async def grant_function(call: Call) -> Response:
             "function_id": function.function_id,
             "grant": grant,
             "grant_expires": expires,
+            "environment": function.needs.text,
         }
     )
+
+
+def _environment(text: str) -> str:
+    try:
+        return Needs.of_text(text).text
+    except RequirementsInvalid as error:
+        problem = str(error)
+        raise InvalidRequest(
+            f"environment: {problem}", violations=(Violation(pointer="/environment", problem=problem),)
+        ) from None
 
 
 ROUTES = (

@@ -24,7 +24,7 @@ from headrace.action_provider.api.task_documents import located_document, task_d
 from headrace.action_provider.errors import Conflict, InvalidRequest, NotFound
 from headrace.action_provider.http import WAIT, Operation, reply
 from headrace.action_provider.http import Call as Request
-from headrace.action_provider.wishes import pool_for
+from headrace.action_provider.wishes import environment_of, pool_for
 from headrace.bus import submission, task_views
 from headrace.bus.bundles import TaskOptions, TaskResult
 from headrace.bus.cancelling import UNKNOWN, Cancelling
@@ -158,10 +158,13 @@ async def _run(
     call: Request, endpoint: EndpointRecord, calls: Sequence[Call], group: UUID, wait_s: float
 ) -> tuple[Plan, list[TaskResult | None]]:
     service = call.service
-    for function_id in {each.function for each in calls}:
-        check_allowed(endpoint, await function_for(service, call.caller, function_id))
+    functions = [await function_for(service, call.caller, each) for each in {each.function for each in calls}]
+    for function in functions:
+        check_allowed(endpoint, function)
     options = (call.body or {}).get("user_endpoint_config")
-    pool = await pool_for(service, call.caller.principal, endpoint.endpoint_id, options)
+    pool = await pool_for(
+        service, call.caller.principal, endpoint.endpoint_id, options, environment=environment_of(functions)
+    )
     plan = Plan(
         Submission(
             principal=call.caller.principal,

@@ -32,7 +32,7 @@ from headrace.action_provider.providers.outcome import (
 from headrace.action_provider.providers.provider import ActionRow
 from headrace.action_provider.providers.requests import ActionRequest, check_body
 from headrace.action_provider.state import Service
-from headrace.action_provider.wishes import pool_for
+from headrace.action_provider.wishes import environment_of, pool_for
 from headrace.bus.actions import ActionBundle, ActionRecord, ActionWork, Start, request_key
 from headrace.bus.bundles import TaskOptions
 from headrace.bus.cancelling import cancel
@@ -200,7 +200,13 @@ async def _planned(service: Service, caller: Caller, request: ActionRequest) -> 
     for record in records:
         check_allowed(endpoint, record)
     try:
-        pool = await pool_for(service, caller.principal, endpoint.endpoint_id, body.get("user_endpoint_config"))
+        pool = await pool_for(
+            service,
+            caller.principal,
+            endpoint.endpoint_id,
+            body.get("user_endpoint_config"),
+            environment=environment_of(records),
+        )
     except PoolFailed as error:
         raise MalformedRequest(f"user_endpoint_config: {error}") from None
     submission = Submission(

@@ -84,6 +84,7 @@ class Agent:
         runtime: Runtime,
         allowed_functions: frozenset[UUID] | None = None,
         refusal: str | None = None,
+        needs: str = "",
         logs: TaskLogs | None = None,
         objects: Callable[[Callable[[], str]], ObjectDesk] | None = None,
         fair_share: FairShare | None = None,
@@ -101,7 +102,7 @@ class Agent:
         self._logs.held = in_hand.bundles
         self._acks = Acks(connection, tasks)
         self._intake = Intake(self._granted, in_hand, self._acks)
-        self._functions = Functions(CodeCache(service), self._granted, allowed_functions, refusal)
+        self._functions = Functions(CodeCache(service), self._granted, allowed_functions, refusal, needs)
         self._controls = Controls(connection, self._granted)
         self._position = Position(service, tasks, lambda grant: self._lanes.adopt(grant.lanes))
         self._lanes = PoolLanes(

@@ -66,6 +66,9 @@ workers: auto
 # Leave the directories of failed tasks where they are, for you to look into and to remove.
 # keep_failed_sandboxes: false
 
+# Which packages functions may bring along: on, off, or a list of names. An index of one's own can be said as well.
+# environments: off
+
 # How much is kept of what one run of a task prints. With 0 it goes to the log of the endpoint instead.
 # task_log_limit_bytes: 1048576
 
