@@ -116,6 +116,18 @@ class PoolPresence(msgspec.Struct, frozen=True, kw_only=True):
     workers: int = 0
     busy: int = 0
     queued: int = 0
+    memory_bytes: int | None = None
+    """Resident, of its processes on its manager's machine."""
+
+
+class MachineLoad(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How busy a manager's machine is."""
+
+    cpus: int
+    load_1m: float | None = None
+    memory_bytes: int | None = None
+    memory_available_bytes: int | None = None
+    disk_free_bytes: int | None = None
 
 
 class PresenceRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,6 +141,7 @@ class PresenceRecord(msgspec.Struct, frozen=True, kw_only=True):
     pools: tuple[PoolPresence, ...] = ()
     manager: str = ""
     """Which of the endpoint's managers it is."""
+    load: MachineLoad | None = None
 
 
 class UserRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

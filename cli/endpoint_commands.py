@@ -144,7 +144,7 @@ def stop(
 @app.command("list")
 def list_endpoints(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
     """List the endpoints on this machine."""
-    endpoints = [_described(directory) for directory in endpoints_of(home).list()]
+    endpoints = [described(directory) for directory in endpoints_of(home).list()]
     if as_json:
         output.say_json(endpoints)
         return
@@ -152,39 +152,6 @@ def list_endpoints(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False)
     output.say_table(
         ["NAME", "ID", "STATE", "PROCESS", "DIRECTORY"],
         [[shown(endpoint[key]) for key in keys] for endpoint in endpoints],
-    )
-
-
-@app.command()
-def status(name: NameArgument = _UNCONFIGURED, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
-    """Show what an endpoint on this machine does, and what the service knows of it."""
-    directory = endpoints_of(home).get(name)
-    document = {**_described(directory), "service": _service_status(directory)}
-    if as_json:
-        output.say_json(document)
-        return
-    for key in ("name", "endpoint_id", "state", "pid", "directory"):
-        output.say(f"{key + ':':13}{shown(document[key])}")
-    known: dict[str, Any] = document["service"]
-    output.say(f"{'service:':13}{known.get('problem') or known['status']}")
-    for pool in known.get("pools", ()):
-        output.say(f"{'pool:':13}{_pool_line(pool)}")
-    queue = known.get("queue")
-    if queue:
-        output.say(f"{'queue:':13}{queue['used']} bundles are not finished{_most(queue['bundles'])}")
-        for each in queue["principals"]:
-            output.say(f"{'':13}{each['principal']}: {each['waiting']} wait, {each['taken']} are in a pool's hands")
-
-
-def _pool_line(pool: dict[str, Any]) -> str:
-    whose = f" of {pool['principal']}" if "principal" in pool else ""
-    where = f" on {pool['host']}" if pool.get("host") else ""
-    if "state" in pool:
-        problem = str(pool.get("problem", "")).partition("\n")[0]
-        return f"{pool['pool']}{whose}{where}: {pool['state']}{f' ({problem})' if problem else ''}"
-    return (
-        f"{pool['pool']}{whose}{where}: {pool.get('workers', 0)} workers, {pool.get('busy', 0)} busy,"
-        f" {pool.get('queued', 0)} tasks waiting here"
     )
 
 
@@ -208,10 +175,6 @@ def delete(
             _unregister(directory)
     endpoints.delete(name)
     output.say(f"Deleted the endpoint {name}.")
-
-
-def _most(limit: int | None) -> str:
-    return "" if limit is None else f" (at most {limit})"
 
 
 def endpoints_of(home: Path) -> Endpoints:
@@ -267,7 +230,8 @@ def _log_to(directory: EndpointDirectory, level: str) -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
-def _described(directory: EndpointDirectory) -> dict[str, Any]:
+def described(directory: EndpointDirectory) -> dict[str, Any]:
+    """What can be seen of an endpoint here, without asking the service."""
     registration, pid = directory.registration(), directory.running_pid()
     return {
         "name": directory.name,
@@ -276,22 +240,6 @@ def _described(directory: EndpointDirectory) -> dict[str, Any]:
         "pid": pid,
         "directory": str(directory.path),
     }
-
-
-def _service_status(directory: EndpointDirectory) -> dict[str, Any]:
-    from headrace.sdk.client import Client
-    from headrace.sdk.errors import ClientError
-
-    registration, token = directory.registration(), directory.token()
-    if registration is None or token is None or registration.url is None:
-        return {"problem": "not registered yet: the first start does it"}
-    try:
-        # The endpoint's own token may ask for the endpoint's own status.
-        with Client(registration.url, token) as client:
-            known = client.get_endpoint_status(registration.endpoint_id)
-            return {**known, "queue": client.get_endpoint_queue(registration.endpoint_id)}
-    except ClientError as error:
-        return {"problem": str(error)}
 
 
 def _unregister(directory: EndpointDirectory) -> None:

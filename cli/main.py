@@ -26,6 +26,7 @@ from headrace.cli.backup_commands import backup, restore
 from headrace.cli.configuration_commands import render_user_config, validate
 from headrace.cli.dispatch import dispatch
 from headrace.cli.doctor_command import doctor
+from headrace.cli.endpoint_status import pools, status
 from headrace.cli.login_command import login
 from headrace.cli.serve import serve
 from headrace.cli.sharing_commands import share, unshare
@@ -43,6 +44,8 @@ app = typer.Typer(
 app.command()(up)
 app.command()(login)
 app.command()(doctor)
+endpoint_commands.app.command()(status)
+endpoint_commands.app.command()(pools)
 endpoint_commands.app.command()(validate)
 endpoint_commands.app.command()(render_user_config)
 endpoint_commands.app.command()(share)

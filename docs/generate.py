@@ -32,8 +32,9 @@ _NOTE = "<!-- Written by docs/generate.py from the code; change it there. -->\n"
 _CLI = """\
 # The command line
 
-Statuses: 0 done, 1 an error that the message names, 2 wrong usage, 130 stopped with Ctrl-C. Messages go to standard
-error, results to standard output; `--json`, where there is one, prints one JSON document.
+Statuses: 0 done, 1 an error that the message names, 2 wrong usage, 130 stopped with Ctrl-C; the
+text of a command names others. Messages go to standard error, results to standard output; `--json`, where there is
+one, prints one JSON document.
 
 Commands that speak to a service find it as the SDK does: `HEADRACE_URL` and `HEADRACE_TOKEN`, else the `profile.json`
 in `HEADRACE_HOME` (by default `~/.headrace`), which `headrace up` and `headrace login` write.

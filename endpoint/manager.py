@@ -23,6 +23,7 @@ from headrace.endpoint.directory import EndpointDirectory
 from headrace.endpoint.errors import ConfigInvalid, EndpointError, RegistrationRefused, ServiceAway
 from headrace.endpoint.hangup import Terminal
 from headrace.endpoint.kept_pool import KeptPool
+from headrace.endpoint.load import machine_load
 from headrace.endpoint.pool_process import PoolProcess
 from headrace.endpoint.pool_settings import pool_settings
 from headrace.endpoint.service_client import ServiceClient
@@ -272,7 +273,8 @@ class Manager:
             try:
                 token = self._directory.token() or ""
                 pools = [*pool.status(), *users.status()]
-                await asyncio.to_thread(service.tell_presence, token, endpoint_id, pools, self._name)
+                load = machine_load(self._directory.path)
+                await asyncio.to_thread(service.tell_presence, token, endpoint_id, pools, self._name, load)
             except (ServiceAway, RegistrationRefused) as error:
                 self._note_lost(error)
             else:

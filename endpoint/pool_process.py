@@ -17,6 +17,7 @@ from typing import Any
 from headrace.bus.parent import die_with_parent
 from headrace.bus.private_files import write_private
 from headrace.endpoint.directory import EndpointDirectory, read_json
+from headrace.endpoint.load import resident_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +100,8 @@ class PoolProcess:
         if self.pid is None or not isinstance(found, dict):
             return []
         counts = {name: max(0, int(found.get(name, 0))) for name in ("workers", "busy", "queued")}
-        return [{"pool": self._pool, **counts}]
+        processes = [self.pid, *_pids_in(self._directory.pool_file(self._pool, "pids"))]
+        return [{"pool": self._pool, **counts, "memory_bytes": resident_bytes(processes)}]
 
     async def ready(self) -> None:
         """Wait until the pool has workers."""

@@ -46,14 +46,17 @@ class ServiceClient:
         """Remove the endpoint."""
         self._ask("DELETE", f"/api/v1/endpoints/{endpoint_id}", token)
 
-    def tell_presence(self, token: str, endpoint_id: UUID, pools: Sequence[dict[str, Any]], manager: str) -> None:
-        """Say that the endpoint is alive, and what its pools do."""
+    def tell_presence(
+        self, token: str, endpoint_id: UUID, pools: Sequence[dict[str, Any]], manager: str, load: dict[str, Any]
+    ) -> None:
+        """Say that the endpoint is alive, what its pools do, and how busy this machine is."""
         body = {
             "host": socket.gethostname(),
             "python_version": platform.python_version(),
             "headrace_version": importlib.metadata.version("headrace"),
             "pools": list(pools),
             "manager": manager,
+            "load": load,
         }
         self._ask("PUT", f"/api/v1/endpoints/{endpoint_id}/presence", token, body)
 

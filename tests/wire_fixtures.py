@@ -162,8 +162,11 @@ _RECORDS: Final[dict[str, msgspec.Struct]] = {
         python_version="3.11.7",
         headrace_version="0.1.0",
         seen_at=1.5e9,
-        pools=(models.PoolPresence(pool="default", workers=2, busy=1, queued=3),),
+        pools=(models.PoolPresence(pool="default", workers=2, busy=1, queued=3, memory_bytes=1 << 26),),
         manager="vm-1",
+        load=models.MachineLoad(
+            cpus=4, load_1m=0.5, memory_bytes=1 << 33, memory_available_bytes=1 << 32, disk_free_bytes=1 << 36
+        ),
     ),
     "pools": models.PoolRecord(
         endpoint_id=ID["endpoint"],

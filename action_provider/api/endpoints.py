@@ -12,7 +12,7 @@ import msgspec
 from starlette.responses import Response
 
 from headrace.action_provider.api.access import endpoint_for, endpoints_of, own_endpoint, timestamp
-from headrace.action_provider.api.pool_states import pool_states
+from headrace.action_provider.api.pool_states import manager_states, pool_states
 from headrace.action_provider.auth.tokens import new_token
 from headrace.action_provider.auth.withdrawal import end_sessions, end_strangers_sessions
 from headrace.action_provider.errors import Conflict
@@ -95,6 +95,7 @@ async def status(call: Call) -> Response:
             "headrace_version": presence.headrace_version,
             "seen_at": timestamp(presence.seen_at),
             "pools": pool_states(call, endpoint, found),
+            **manager_states(call, endpoint, found),
         }
     )
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from headrace.action_provider.api.access import timestamp
 from headrace.action_provider.http import Call
 from headrace.bus.models import EndpointRecord, PoolRecord, PresenceRecord
 from headrace.bus.pools import is_of_user
@@ -14,7 +15,7 @@ from headrace.bus.pools import is_of_user
 
 def pool_states(call: Call, endpoint: EndpointRecord, managers: Sequence[PresenceRecord]) -> list[dict[str, Any]]:
     """The pools of an endpoint; of others' configurations only its owner sees anything."""
-    sees_all = call.caller.endpoint_id is not None or call.caller.principal == endpoint.owner
+    sees_all = _is_owner(call, endpoint)
     records = {
         each.value.pool: each.value
         for each in call.service.pools.of(endpoint.endpoint_id)
@@ -23,10 +24,33 @@ def pool_states(call: Call, endpoint: EndpointRecord, managers: Sequence[Presenc
     return [*_running(managers, records), *_troubled(managers, records)]
 
 
+def manager_states(call: Call, endpoint: EndpointRecord, managers: Sequence[PresenceRecord]) -> dict[str, Any]:
+    """The managers of an endpoint and how busy their machines are; nothing unless for its owner, and itself."""
+    if not _is_owner(call, endpoint):
+        return {}
+    return {"managers": [_manager(each) for each in managers]}
+
+
+def _manager(manager: PresenceRecord) -> dict[str, Any]:
+    state = {
+        "manager": manager.manager,
+        "host": manager.host,
+        "python_version": manager.python_version,
+        "headrace_version": manager.headrace_version,
+        "seen_at": timestamp(manager.seen_at),
+    }
+    return state if manager.load is None else {**state, "load": msgspec.to_builtins(manager.load)}
+
+
+def _is_owner(call: Call, endpoint: EndpointRecord) -> bool:
+    return call.caller.endpoint_id is not None or call.caller.principal == endpoint.owner
+
+
 def _running(managers: Sequence[PresenceRecord], records: dict[str, PoolRecord]) -> Iterator[dict[str, Any]]:
     for manager in managers:
         for pool in manager.pools:
-            state = {**msgspec.structs.asdict(pool), "host": manager.host}
+            told = {name: value for name, value in msgspec.structs.asdict(pool).items() if value is not None}
+            state = {**told, "host": manager.host}
             record = records.get(pool.pool)
             if record is not None:
                 yield {**state, "principal": record.principal}

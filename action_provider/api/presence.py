@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from headrace.action_provider.api.access import own_endpoint
 from headrace.action_provider.http import Call, Operation, Query, no_content
-from headrace.bus.models import PoolPresence, PresenceRecord
+from headrace.bus.models import MachineLoad, PoolPresence, PresenceRecord
 
 
 async def tell(call: Call) -> Response:
@@ -24,6 +24,7 @@ async def tell(call: Call) -> Response:
         seen_at=time.time(),
         pools=msgspec.convert(body["pools"], tuple[PoolPresence, ...]),
         manager=body.get("manager", ""),
+        load=msgspec.convert(body["load"], MachineLoad) if "load" in body else None,
     )
     await call.service.tables.presence.tell(record, ttl_s=call.service.settings.presence_ttl_s)
     return no_content()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from headrace_up import Up, headrace_up
 from scripted_http import scripted_server
 from shell import Shell
 
+from headrace.endpoint.directory import Endpoints
 from headrace.sdk.client import Client
 
 
@@ -75,3 +78,30 @@ def test_the_doctor_names_a_token_that_is_not_accepted(up: Up, tmp_path: Path) -
     assert said["token"]["state"] == "problem"
     assert f"headrace login --url {up.url}" in said["token"]["advice"]
     assert said["service"]["state"] == said["clock"]["state"] == "ok"
+
+
+# Status and pools
+
+
+def test_the_status_of_an_endpoint_says_how_it_is_by_its_exit_status(shell: Shell, up: Up) -> None:
+    said = shell("endpoint", "status").out
+    assert f"machine:     {socket.gethostname()}: Headrace " in said
+    assert "1 workers, 0 busy, 1 idle, 0 tasks waiting here, " in said
+    shell("endpoint", "configure", "idle")
+    assert "not registered yet" in shell("endpoint", "status", "idle", status=3).out
+    assert shell("endpoint", "status", "idle", "--json", status=3).json()["state"] == "stopped"
+    # It runs, but the service that it was registered at is gone.
+    directory = Endpoints(up.home).get("idle")
+    directory.keep_registration(uuid.uuid4(), "hr_0123456789abcdef_gone", up.url)
+    with directory.locked():
+        assert "service:     " in shell("endpoint", "status", "idle", status=4).out
+    assert shell("endpoint", "pools", "idle", status=1).err
+    shell("endpoint", "delete", "idle", "--yes", "--local")
+
+
+def test_the_pools_of_an_endpoint_are_listed(shell: Shell) -> None:
+    (pool,) = shell("endpoint", "pools", "--json").json()
+    assert (pool["pool"], pool["workers"], pool["busy"]) == ("default", 1, 0)
+    heading, row = shell("endpoint", "pools").out.splitlines()
+    assert heading.split() == ["POOL", "OF", "HOST", "STATE", "WORKERS", "IDLE", "QUEUED", "MEMORY"]
+    assert row.split()[:3] == ["default", "-", socket.gethostname()]

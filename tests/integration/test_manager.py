@@ -7,6 +7,7 @@ import contextlib
 import functools
 import json
 import os
+import platform
 import pty
 import signal
 import socket
@@ -160,9 +161,14 @@ def test_the_first_start_registers_and_the_endpoint_runs_tasks(up: Up, client: C
     with running(home, name) as endpoint:
         eventually(lambda: online(client, endpoint), 10)
 
-        assert client.get_endpoint_status(endpoint.id)["pools"] == [
-            {"pool": "default", "workers": 1, "busy": 0, "queued": 0, "host": socket.gethostname()}
-        ]
+        status = client.get_endpoint_status(endpoint.id)
+        (pool,), (manager,) = status["pools"], status["managers"]
+        assert pool.pop("memory_bytes") > 10_000_000
+        assert pool == {"pool": "default", "workers": 1, "busy": 0, "queued": 0, "host": socket.gethostname()}
+        assert manager["host"] == socket.gethostname()
+        assert manager["python_version"] == platform.python_version()
+        assert 0 < manager["load"]["memory_available_bytes"] < manager["load"]["memory_bytes"]
+        assert manager["load"].keys() >= {"cpus", "load_1m", "disk_free_bytes"}
         assert client.get_endpoint_metadata(endpoint.id)["name"] == name
         assert stat.S_IMODE(endpoint.directory.token_file.stat().st_mode) == 0o600
         assert stat.S_IMODE(endpoint.directory.pool_file("default").stat().st_mode) == 0o600

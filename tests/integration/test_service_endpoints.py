@@ -98,6 +98,19 @@ def test_presence_makes_an_endpoint_online_until_it_says_goodbye(service: Runnin
     assert user.get(f"{path}/status").json()["status"] == "offline"
 
 
+def test_how_busy_a_machine_is_only_the_owner_sees(service: RunningService) -> None:
+    endpoint_id, token = service.add_endpoint("loaded", public=True)
+    load = {"cpus": 2, "load_1m": 0.5, "memory_bytes": 8_000, "memory_available_bytes": 4_000, "disk_free_bytes": 1}
+    said = presence(manager="vm-1", load=load)
+    assert service.http(token).put(f"{ENDPOINTS}/{endpoint_id}/presence", json=said).status_code == 204
+
+    (manager,) = service.http().get(f"{ENDPOINTS}/{endpoint_id}/status").json()["managers"]
+    assert (manager["manager"], manager["host"], manager["load"]) == ("vm-1", "h", load)
+    strangers = service.http(service.add_user("stranger")).get(f"{ENDPOINTS}/{endpoint_id}/status").json()
+    assert strangers["status"] == "online"
+    assert "managers" not in strangers
+
+
 def test_an_endpoint_that_falls_silent_is_offline(service: RunningService) -> None:
     endpoint_id, token = service.add_endpoint("silent")
     path = f"{ENDPOINTS}/{endpoint_id}"
