@@ -8,6 +8,7 @@
     endpoint.log              what the manager and its pools tell
     pool-NAME.json            what the manager tells a pool (0600)
     sandboxes/POOL/           working directories of tasks, where config.yaml asks for them
+    pool-NAME.token           what a pool for users' options shows to the service (0600); pool-NAME.log is what it tells
     pool-NAME.pids            the pool's workers; pool-NAME.status.json is what it tells of itself
 """
 
@@ -107,6 +108,10 @@ class EndpointDirectory:
     def pool_file(self, pool: str, kind: str = "json") -> Path:
         """A pool's file of this kind: `json`, `pids` or `status.json`."""
         return self.path / f"pool-{pool}.{kind}"
+
+    def user_pool_files(self) -> list[Path]:
+        """All files of pools for users' options, whatever kind."""
+        return [path for path in self.path.glob("pool-p-*") if path.is_file()]
 
     def sandboxes(self, pool: str) -> Path:
         """Where a pool makes the working directories of its tasks."""

@@ -41,6 +41,7 @@ _RETRY_S = 1.0
 _FIRST_BACK_OFF_S = 5.0
 _LONGEST_BACK_OFF_S = 300.0
 _LOOK_S = 0.25
+_LOGS_KEPT_S = 14 * 86_400.0
 
 
 def manager_name(directory: EndpointDirectory) -> str:
@@ -87,6 +88,7 @@ class UserPools:
 
     async def run(self) -> None:
         """Hear of wishes and fulfil them. Ends only when cancelled; pools that run stay."""
+        self._tidy()
         token = lambda: self._directory.token() or ""  # noqa: E731 - the token may be replaced while we run
         name = manager_name(self._directory)
         async with WishClient.open(self._url, endpoint=self._endpoint_id, manager=name, token=token) as client:
@@ -126,6 +128,14 @@ class UserPools:
                 pool.outdated = True
             else:
                 pool.outdated = config.document() != pool.config.document()
+
+    def _tidy(self) -> None:
+        """Remove what a manager that was killed has left (no pool runs now), but for the lists of workers."""
+        too_old = time.time() - _LOGS_KEPT_S
+        for path in self._directory.user_pool_files():
+            is_log = path.suffix == ".log"
+            if path.suffix in (".token", ".json", ".new") or (is_log and path.stat().st_mtime < too_old):
+                path.unlink(missing_ok=True)
 
     # Wishes
 

@@ -246,8 +246,9 @@ class Session:
     async def _renew_once(self) -> None:
         loop = asyncio.get_running_loop()
         try:
-            # A pool that sleeps meanwhile sleeps on: the first task wakes it.
-            given = self.grant.endpoint, self._config, False, self._environment
+            # A pool that sleeps meanwhile sleeps on: the first task wakes it. (The default pool never does.)
+            wanted = not (self._config or self._environment)
+            given = self.grant.endpoint, self._config, wanted, self._environment
             opening = loop.run_in_executor(None, self.service.open_session, *given)
         except RuntimeError as error:
             raise ServiceUnreachable(

@@ -205,6 +205,19 @@ def test_a_pool_that_keeps_crashing_is_given_up(executor: Executor, shared: Lab,
             future.result(20)
 
 
+def test_a_changed_template_counts_for_the_next_task_of_an_idle_pool(up: Up, client: Client) -> None:
+    with lab(up) as endpoint, Executor(endpoint.id, client, user_endpoint_config={"level": "old"}) as executor:
+        before = executor.submit(place).result(20)
+        template = endpoint.directory.path / "user_config_template.yaml.j2"
+        template.write_text(TEMPLATE.replace('level|default("none")', '"new"'))
+        endpoint.process.send_signal(signal.SIGHUP)
+        eventually(lambda: not endpoint.pools(), 10)
+
+        after = executor.submit(place).result(20)
+
+        assert (before[0], after[0]) == ("old", "new")
+
+
 def test_where_only_one_pool_may_run_the_idle_one_gives_way(up: Up, client: Client) -> None:
     with lab(up, config="max_pools_per_principal: 1\n") as endpoint, Executor(endpoint.id, client) as executor:
         executor.user_endpoint_config = {"level": "one"}

@@ -13,6 +13,7 @@ import pytest
 from service import RunningService, running_service
 from waiting import eventually
 
+from headrace.bus.pools import pool_name
 from headrace.sdk.client import Client
 from headrace.sdk.errors import PoolFailed
 from headrace.sdk.executor import Executor
@@ -162,6 +163,28 @@ def test_the_first_task_for_a_pool_that_sleeps_wakes_it(
 
         assert manager.wanted()[0]["wanted"] == 2
         assert second.cancel()
+
+
+def test_a_task_that_was_stored_while_no_service_was_there_wakes_its_pool_when_one_is_back(tmp_path: Path) -> None:
+    with (
+        running_service(tmp_path, pools_sweep_s=60.0) as service,
+        Client(service.url, service.token) as client,
+    ):
+        manager = Manager(service, *service.add_endpoint("left"))
+        with Executor(manager.endpoint_id, client, user_endpoint_config={"nodes": 12}) as executor:
+            first = executor.submit(abs, -1)
+            assert client.cancel(first.task_id or "")["state"] == "cancelled"
+            manager.report(manager.wanted()[0], "stopped")
+            service.stop_serving()
+            second = executor.submit(abs, -2)
+            eventually(
+                lambda: queued(service, manager.endpoint_id, pool_name("urn:headrace:user:admin", {"nodes": 12}))
+            )
+
+            service.serve_again()
+
+            assert manager.wanted()[0]["wanted"] == 2
+            assert second.cancel()
 
 
 def test_what_is_queued_for_a_pool_that_cannot_be_had_ends_with_the_endpoints_words(
