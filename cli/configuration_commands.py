@@ -1,7 +1,11 @@
-"""`headrace endpoint validate` and `render-user-config`: an endpoint's files, looked at without running anything."""
+"""`headrace endpoint validate`, `render-user-config` and `reload`: an endpoint's files, looked at and taken over."""
 
 from __future__ import annotations
 
+import os
+import signal
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -16,6 +20,9 @@ if TYPE_CHECKING:
     from headrace.endpoint.configuration.files import ConfigurationFiles
 
 _DEFAULT: Final = "default"
+_SPEAKER: Final = "headrace.endpoint.configuration.reload: "
+_WITHIN_S: Final = 10.0
+_LOOK_S: Final = 0.05
 
 _OptionsOption = Annotated[
     str | None, typer.Option("--options", help="A user's options: JSON, or @FILE (JSON or YAML, @- is standard input).")
@@ -76,6 +83,46 @@ def render_user_config(
     chosen, known = _object(options, "--options"), _known(user_runtime, mapped_identity)
     output.say(files.render(chosen, **known).rstrip("\n"))
     files.pool(chosen, **known)
+
+
+def reload(name: NameArgument = _DEFAULT, home: HomeOption = DEFAULT_HOME) -> None:
+    """Have a running endpoint read its files again, and show what changed; no task is cut short.
+
+    Files with a mistake change nothing: it is named with file and line, and ends the command with status 1.
+    """
+    from headrace.endpoint.configuration.reload import REFUSED
+
+    directory = endpoints_of(home).get(name)
+    # Told here at once, and the manager need not hear of it.
+    directory.configuration().default_pool()
+    pid = directory.running_pid()
+    if pid is None:
+        raise CommandError(f"the endpoint {name} is not running; its files count from its next start")
+    read_so_far = directory.log_file.stat().st_size
+    try:
+        os.kill(pid, signal.SIGHUP)
+    except (ProcessLookupError, PermissionError) as error:
+        raise CommandError(f"the process {pid} of the endpoint {name} cannot be told: {error.strerror}") from error
+    lines = _lines_after(directory.log_file, read_so_far)
+    if any(line.startswith(REFUSED) for line in lines):
+        raise CommandError("\n".join(lines))
+    for line in lines:
+        output.say(line)
+
+
+def _lines_after(log: Path, offset: int) -> list[str]:
+    """What the manager said of its configuration from there on, once it has said all."""
+    from headrace.endpoint.configuration.reload import REFUSED, SAME, TAKEN
+
+    until = time.monotonic() + _WITHIN_S
+    while True:
+        text = log.read_bytes()[offset:].decode(errors="replace")
+        lines = [line.partition(_SPEAKER)[2] for line in text.splitlines() if _SPEAKER in line]
+        if lines and (lines[-1] in (TAKEN, SAME) or lines[-1].startswith(REFUSED)):
+            return lines
+        if time.monotonic() > until:
+            raise CommandError(f"the manager has not answered within {_WITHIN_S:g} s; see {log}")
+        time.sleep(_LOOK_S)
 
 
 def _known(user_runtime: str | None, mapped_identity: str | None) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from headrace.cli import (
     user_commands,
 )
 from headrace.cli.backup_commands import backup, restore
-from headrace.cli.configuration_commands import render_user_config, validate
+from headrace.cli.configuration_commands import reload, render_user_config, validate
 from headrace.cli.dispatch import dispatch
 from headrace.cli.doctor_command import doctor
 from headrace.cli.endpoint_status import pools, status
@@ -48,6 +48,7 @@ endpoint_commands.app.command()(status)
 endpoint_commands.app.command()(pools)
 endpoint_commands.app.command()(validate)
 endpoint_commands.app.command()(render_user_config)
+endpoint_commands.app.command()(reload)
 endpoint_commands.app.command()(share)
 endpoint_commands.app.command()(unshare)
 app.add_typer(endpoint_commands.app, name="endpoint")

@@ -157,9 +157,10 @@ Where the template needs an option that is not given, that submission is refused
 
 Unknown keys, keys that are there twice and wrong values are refused with line and key: `headrace endpoint validate
 NAME` says so before anybody meets it, `headrace endpoint render-user-config NAME --options '{"workers": 2}'` shows what
-comes of options. A change counts from the next start of the endpoint, or once its manager gets a SIGHUP: it says what
-changed, and no task is cut short. How to bring an endpoint of Globus Compute along is in
-[its own how-to](../how-to/move-from-globus-compute.md); where other settings lie is in [settings.md](settings.md).
+comes of options. A change counts from the next start of the endpoint, or with `headrace endpoint reload NAME` (a
+SIGHUP to its manager): it says what changed, and no task is cut short. How to bring an endpoint of Globus Compute
+along is in [its own how-to](../how-to/move-from-globus-compute.md); where other settings lie is in
+[settings.md](settings.md).
 
 ## `config.yaml`
 """

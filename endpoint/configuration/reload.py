@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Final
 
 from headrace.endpoint.configuration.changes import changes
 from headrace.endpoint.configuration.files import ConfigurationFiles
@@ -12,12 +13,18 @@ from headrace.endpoint.errors import ConfigInvalid
 
 logger = logging.getLogger(__name__)
 
+TAKEN: Final = "The changed configuration counts from now on."
+SAME: Final = "The configuration has not changed."
+REFUSED: Final = "The configuration stays as it was"
+
 
 class LiveConfiguration:
     """`files` is what counts now. Making the object reads them, and raises `ConfigInvalid`."""
 
     def __init__(self, directory: Path) -> None:
         self.files = ConfigurationFiles.read(directory)
+        # What it says is an answer to somebody, whatever `log_level` is wanted otherwise.
+        logger.setLevel(logging.INFO)
         for note in self.files.notes:
             logger.info("config.yaml, %s", note, extra={"action": "config_note"})
 
@@ -31,12 +38,12 @@ class LiveConfiguration:
             if check is not None:
                 await check(fresh)
         except ConfigInvalid as error:
-            logger.error("The configuration stays as it was: %s", error, extra={"action": "config_refused"})
+            logger.error("%s: %s", REFUSED, error, extra={"action": "config_refused"})
             return False
         found = changes(self.files, fresh)
         self.files = fresh
         for change in found:
             logger.info("Changed: %s", change, extra={"action": "config_changed"})
-        if not found:
-            logger.info("The configuration has not changed.", extra={"action": "config_same"})
+        # The last line of all, by which `headrace endpoint reload` knows that nothing more comes.
+        logger.info("%s", TAKEN if found else SAME, extra={"action": "config_taken" if found else "config_same"})
         return bool(found)

@@ -6,8 +6,7 @@ from typing import Final
 
 CONFIG: Final = """\
 # The configuration of this endpoint, and what all its pools have in common. Lines with a # show the defaults.
-# A change counts from the next start, or at once after `kill -HUP` of the manager.
-# Check it with `headrace endpoint validate`.
+# A change counts from the next start, or after `headrace endpoint reload`. Check it with `headrace endpoint validate`.
 
 # What people see.
 display_name: {name}

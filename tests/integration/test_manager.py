@@ -422,6 +422,7 @@ def test_changes_of_config_yaml_count_after_sighup_and_cut_no_task_short(
         eventually(lambda: "Changed: config.yaml: public is new: true" in endpoint.said(), 5)
         assert "ada" not in endpoint.said()
         eventually(lambda: client.get_endpoint_metadata(endpoint.id)["public"] is True, 5)
+        assert run(home, "reload", name).stdout == "The configuration has not changed.\n"
         assert client.get_result(task_id, wait_s=10) == "rested"
         eventually(lambda: "starts anew with the changed settings" in endpoint.said(), 5)
         who = client.run(endpoint_id=endpoint.id, function_id=whoami)
@@ -446,6 +447,15 @@ def test_the_default_pool_is_what_the_template_gives_without_options(client: Cli
         second = client.run(endpoint_id=endpoint.id, function_id=look)
         with pytest.raises(PoolFailed, match=r"takes no task without options .* line 2: 'who' is undefined"):
             client.get_result(second, wait_s=10)
+
+        template.write_text("environment: {WHO: {{ who|default('somebody') }}}\n")
+        reloaded = run(home, "reload", name)
+        assert reloaded.stdout.splitlines() == [
+            "Changed: user_config_template.yaml.j2 is changed",
+            "The changed configuration counts from now on.",
+        ]
+        template.write_text("environment: {WHO: {{ who }\n")
+        assert "line 1: unexpected '}'" in run(home, "reload", name).stderr
 
 
 def test_a_closed_terminal_stops_the_endpoint(home: Path, name: str) -> None:
