@@ -54,6 +54,13 @@ def _headrace_relaxed(work: Path) -> System:
     return Headrace(work, durability="relaxed")
 
 
+def _headrace_on_parsl(work: Path) -> System:
+    from benchmarks.systems.headrace import Headrace
+
+    provider = {"type": "LocalProvider", "init_blocks": 1, "min_blocks": 1, "max_blocks": 1}
+    return Headrace(work, engine={"type": "ParslEngine", "max_workers_per_node": WORKERS, "provider": provider})
+
+
 def _process_pool(work: Path) -> System:
     from benchmarks.systems.process_pool import ProcessPool
 
@@ -90,6 +97,13 @@ SYSTEMS = {
             title="Headrace relaxed",
             distribution="headrace",
             make=_headrace_relaxed,
+            peer=False,
+        ),
+        Entry(
+            name="headrace-parsl",
+            title="Headrace on Parsl",
+            distribution="parsl",
+            make=_headrace_on_parsl,
             peer=False,
         ),
         Entry(name="process-pool", title="ProcessPool", distribution=None, make=_process_pool, peer=False),

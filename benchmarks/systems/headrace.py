@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,13 @@ _POLL_S = 0.002
 class Headrace:
     """Everything that `headrace up` starts, and one executor."""
 
-    def __init__(self, work: Path, durability: str = "always") -> None:
+    def __init__(self, work: Path, durability: str = "always", engine: Mapping[str, Any] | None = None) -> None:
+        """`engine` is what its endpoint's configuration says there."""
         self._home = work / "home"
         self._ready_file = work / "ready.json"
         self._log = work / "headrace-up.log"
         self._durability = durability
+        self._engine = engine
         self._up: subprocess.Popen[bytes] | None = None
         self._client: Client | None = None
         self._executor: Executor | None = None
@@ -74,6 +76,11 @@ class Headrace:
         return Path(command[0]).name if command else "?"
 
     def _start_up(self) -> None:
+        if self._engine is not None:
+            config = self._home / "endpoints" / "default" / "config.yaml"
+            config.parent.mkdir(parents=True, mode=0o700)
+            # JSON is YAML.
+            config.write_text(json.dumps({"display_name": "benchmark", "engine": dict(self._engine)}))
         command = [str(Path(sys.executable).with_name("headrace")), "up", "--home", str(self._home)]
         command += ["--port", "0", "--nats-port", "0", "--workers", str(WORKERS)]
         command += ["--ready-file", str(self._ready_file), "--durability", self._durability]
@@ -112,6 +119,8 @@ class Headrace:
 _ROLES = (
     ("nats-server", "nats"),
     ("headrace.endpoint.worker", "worker"),
+    ("process_worker_pool", "parsl"),
+    ("interchange.py", "parsl"),
     ("endpoint.pool", "pool"),
     (" serve ", "service"),
     (" endpoint start ", "manager"),
