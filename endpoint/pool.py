@@ -102,6 +102,10 @@ class PoolSettings:
         """Read the file that the manager wrote."""
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         allowed = document.get("allowed_functions")
+        engine = engine_settings(document.get("engine"))
+        limits = WorkerLimits(**document.get("limits") or {})
+        if engine.run_in_sandbox and limits.sandboxes is None:
+            limits = replace(limits, sandboxes=f"{document['status_path']}.sandboxes")
         return cls(
             service_url=document["service_url"],
             endpoint_id=UUID(document["endpoint_id"]),
@@ -115,8 +119,8 @@ class PoolSettings:
             allowed_functions=None if allowed is None else frozenset(map(UUID, allowed)),
             refusal=document.get("refusal"),
             needs=document.get("needs") or "",
-            engine=engine_settings(document.get("engine")),
-            limits=WorkerLimits(**document.get("limits") or {}),
+            engine=engine,
+            limits=limits,
             task_log_limit_bytes=int(document.get("task_log_limit_bytes", PRINTED_LIMIT)),
             fair_share=FairShare.of_document(document.get("fair_share")),
             log_level=document.get("log_level", "info"),

@@ -70,22 +70,19 @@ def build(settings: EngineSettings, source: Source, on_outcomes: OutcomesCallbac
         )
         return GridEngine(source, on_outcomes, threads, on_output=means.on_output, most_losses=settings.most_losses)
     if isinstance(settings, DaskSettings):
-        grid = DaskGrid(settings, _courier(settings.run_in_sandbox, means), workers=means.workers)
+        grid = DaskGrid(settings, _courier(means), workers=means.workers)
         return GridEngine(source, on_outcomes, grid, on_output=means.on_output, most_losses=settings.most_losses)
     if isinstance(settings, ParslSettings):
         directory = means.directory or Path.cwd()
-        parsl = ParslGrid(settings, _courier(settings.run_in_sandbox, means), directory)
+        parsl = ParslGrid(settings, _courier(means), directory)
         return GridEngine(source, on_outcomes, parsl, on_output=means.on_output, most_losses=settings.most_losses)
     raise EngineSettingsInvalid([SettingProblem(("engine", "type"), f"{settings.type} cannot be run by this release")])
 
 
-def _courier(run_in_sandbox: bool, means: Means) -> Courier:
-    limits = means.limits
-    if run_in_sandbox and limits.sandboxes is None and means.directory is not None:
-        limits = replace(limits, sandboxes=str(means.directory / "sandboxes"))
+def _courier(means: Means) -> Courier:
     return Courier(
         environment=means.added_environment,
-        limits=limits,
+        limits=means.limits,
         most_output_bytes=means.most_output_bytes if means.on_output else 0,
         spool=means.spool,
         inline_bytes=means.inline_bytes,

@@ -30,6 +30,8 @@ class EngineSettings(Keys):
     type: str = "ProcessEngine"
     max_retries_on_system_failure: Count | None = None
     """How often a task runs again whose worker died; by default twice."""
+    run_in_sandbox: bool = False
+    """Run each task in an empty directory of its own; not in threads, which share one."""
     allowed_serializers: list[str] = field(default_factory=list)
     """The only strategies of which functions and arguments are read, `JSONData` and `DillCodeSource` say; by default
     all. Names of a kind (code, data) that is not named are all allowed."""
@@ -52,8 +54,6 @@ class OwnProcesses(EngineSettings):
     """Further options for the container's command."""
     available_accelerators: Count | list[str | int] = field(default_factory=list)
     """Accelerators, one for each worker, as names or as a number; no more workers start than there are."""
-    run_in_sandbox: bool = False
-    """Run each task in an empty directory of its own."""
 
     @property
     def accelerators(self) -> Sequence[str]:
@@ -97,8 +97,6 @@ class DaskSettings(EngineSettings):
     tls_ca_file: str | None = None
     tls_client_cert: str | None = None
     tls_client_key: str | None = None
-    run_in_sandbox: bool = False
-    """Run each task in an empty directory of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ directory/parsl/<label>        logs of the interchange and of each block's worke
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import shutil
 import sys
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from headrace.endpoint.engines.providers import Launcher, Provider, is_plain_local, options_of
-from headrace.endpoint.engines.settings import Address, ParslSettings
+from headrace.endpoint.engines.settings import Address, OwnProcesses, ParslSettings
 
 LOOPBACK: Final = "127.0.0.1"
 
@@ -31,9 +32,9 @@ _LEAVE_S = 3.0
 _TIED = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9, 0, 0, 0); os.execv(sys.argv[1], sys.argv[1:])"
 
 _GIVEN_OTHERWISE = (
-    "max_retries_on_system_failure", "container_type", "container_uri", "container_cmd_options", "run_in_sandbox",
-    "available_accelerators", "provider", "job_status_kwargs", "address", "mpi_launcher", "max_workers_per_block",
-)  # fmt: skip
+    *(field.name for field in dataclasses.fields(OwnProcesses)),
+    *("provider", "job_status_kwargs", "address", "mpi_launcher", "max_workers_per_block"),
+)
 
 
 class Blocks:
