@@ -78,13 +78,13 @@ class Blocks:
         provider = self._executor.provider
         return int(self._executor.workers_per_node * provider.nodes_per_block * self._settings.provider.most_blocks)
 
-    def submit(self, order: bytes, specification: dict[str, Any] | None) -> Future[bytes]:
-        """Run an order. Raises what Parsl raises when the executor is beyond hope."""
+    def submit(self, parcel: bytes, specification: dict[str, Any] | None) -> Future[bytes]:
+        """Run a parcel. Raises what Parsl raises when the executor is beyond hope."""
         context: dict[str, Any] = {"task_executor": {"f": _RUNNER}}
         if specification:
             self._executor.validate_resource_spec(specification)
             context["resource_spec"] = specification
-        future: Future[bytes] = self._executor.submit_payload(context, order)
+        future: Future[bytes] = self._executor.submit_payload(context, parcel)
         return future
 
     def workers(self) -> int:

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from uuid import UUID
 
 import msgspec
 
+from headrace.bus.code import FunctionCode
 from headrace.bus.encodings import INLINE_BYTES, OBJECT
 from headrace.bus.payloads import spill_encoded
 from headrace.endpoint.engines.engine import Call
 from headrace.endpoint.engines.grids.grid import Ending
-from headrace.endpoint.engines.grids.orders import Control, Order, Terms, encode
+from headrace.endpoint.engines.grids.orders import Control, Order, Parcel, Terms, encode
 from headrace.endpoint.worker.limits import WorkerLimits
 from headrace.endpoint.worker.spool import open_result
 
-_read_ending = msgspec.msgpack.Decoder(Ending).decode
+_read_endings = msgspec.msgpack.Decoder(list[Ending]).decode
 
 
 class Courier:
-    """Writes orders and reads endings. `environment` is added to what the places have."""
+    """Packs parcels and reads endings. `environment` is added to what the places have."""
 
     def __init__(
         self,
@@ -63,31 +64,36 @@ class Courier:
             )
         )
 
-    def order(self, call: Call, *, attempts: int) -> bytes:
-        """A call as bytes."""
-        return encode(
-            Order(
-                terms=self.terms,
-                key=call.key.bytes,
-                function=call.function.bytes,
-                encoding=call.encoding,
-                arguments=call.arguments,
-                options=call.options,
-                code=call.code,
-                attempts=attempts,
+    def parcel(self, errands: Sequence[tuple[Call, int]]) -> bytes:
+        """Calls as bytes, each with how often it was tried before."""
+        places: dict[UUID, int] = {}
+        codes: list[FunctionCode] = []
+        orders: list[Order] = []
+        for call, attempts in errands:
+            place = places.get(call.function)
+            if place is None:
+                place = places[call.function] = len(codes)
+                codes.append(call.code)
+            order = Order(
+                call.key.bytes, call.function.bytes, place, call.encoding, call.arguments, call.options, attempts
             )
-        )
+            orders.append(order)
+        return encode(Parcel(self.terms, codes, orders))
 
-    def ending(self, reply: bytes) -> Ending:
-        """Read an ending. A value that is too large for a message goes into the spool, unless the place did that.
+    def endings(self, reply: bytes) -> list[Ending]:
+        """Read endings. A value that is too large for a message goes into the spool, unless the place did that.
 
         Takes as long as that takes: not for an event loop.
         """
-        ending = _read_ending(reply)
+        endings = _read_endings(reply)
+        for ending in endings:
+            self._spill(ending)
+        return endings
+
+    def _spill(self, ending: Ending) -> None:
         spool = self._spool
         if spool is not None and len(ending.value) > self._inline_bytes and ending.encoding != OBJECT:
             ending.encoding, ending.value = spill_encoded(ending.encoding, ending.value, lambda: open_result(spool))
-        return ending
 
     def close(self) -> None:
         """Remove what was left in the spool."""

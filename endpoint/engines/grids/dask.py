@@ -9,19 +9,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
 from headrace.endpoint.engines.engine import Call
 from headrace.endpoint.engines.grids import host
 from headrace.endpoint.engines.grids.courier import Courier, once_name
-from headrace.endpoint.engines.grids.grid import Ending, PlaceLost
+from headrace.endpoint.engines.grids.grid import Ending, PlaceLost, settle
 from headrace.endpoint.engines.settings import DaskSettings
 
 logger = logging.getLogger(__name__)
 
-_AHEAD = 15
+_AHEAD = 3
+_MOST_TOGETHER = 64
 
 _LOOK_S = 1.0
 _FIRST_LOOK_S = 0.02
@@ -41,10 +42,11 @@ class DaskGrid:
         self._workers = settings.max_workers or workers
         self.slots = self.most = 0
         self.ahead = _AHEAD
+        self.most_together = _MOST_TOGETHER
         self.broken = ""
         self._client: Any = None
         self._cluster: Any = None
-        self._futures: dict[UUID, Any] = {}
+        self._unfinished: set[UUID] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._keeping: asyncio.Task[None] | None = None
 
@@ -54,22 +56,26 @@ class DaskGrid:
         self._courier.open()
         self._keeping = asyncio.get_running_loop().create_task(self._keep(), name="keep-dask")
 
-    def submit(self, call: Call, *, attempts: int) -> asyncio.Future[Ending]:
-        """Give a call to the cluster."""
+    def submit(self, errands: Sequence[tuple[Call, int]]) -> list[asyncio.Future[Ending]]:
+        """Give calls to the cluster."""
         if self._client is None or self._client.status != "running":
             raise PlaceLost("the connection to the Dask scheduler is lost")
-        order = self._courier.order(call, attempts=attempts)
+        call, attempts = errands[0]
         once = "" if call.options.rerun_on_loss else once_name(call.key, attempts)
-        future = self._client.submit(run, order, once, key=f"headrace-{call.key}-{attempts}", pure=False)
-        self._futures[call.key] = future
-        return self._spawn(self._ended(call.key, future, once))
+        parcel = self._courier.parcel(errands)
+        future = self._client.submit(run, parcel, once, key=f"headrace-{call.key}-{attempts}", pure=False)
+        endings: list[asyncio.Future[Ending]] = [asyncio.get_running_loop().create_future() for _ in errands]
+        keys = [call.key for call, _ in errands]
+        self._unfinished.update(keys)
+        self._spawn(self._deliver(keys, endings, self._ended(future, once)))
+        return endings
 
     def want(self, calls: int) -> None:
         """Who keeps the cluster says how large it is."""
 
     def kill(self, keys: Iterable[UUID]) -> None:
         """End calls on whichever workers they are."""
-        killed = [key.bytes for key in keys if key in self._futures]
+        killed = [key.bytes for key in keys if key in self._unfinished]
         if killed and self._client is not None:
             self._spawn(self._killed(killed))
 
@@ -153,7 +159,18 @@ class DaskGrid:
 
     # Calls
 
-    async def _ended(self, key: UUID, future: Any, once: str) -> Ending:
+    async def _deliver(
+        self, keys: list[UUID], endings: list[asyncio.Future[Ending]], reply: Coroutine[Any, Any, list[Ending]]
+    ) -> None:
+        try:
+            found: list[Ending | PlaceLost] = list(await reply)
+        except PlaceLost as error:
+            found = [error] * len(keys)
+        self._unfinished.difference_update(keys)
+        for future, ending in zip(endings, found, strict=True):
+            settle(future, ending)
+
+    async def _ended(self, future: Any, once: str) -> list[Ending]:
         try:
             reply = await future
         except asyncio.CancelledError:
@@ -165,15 +182,14 @@ class DaskGrid:
         except Exception as error:
             raise PlaceLost(f"the Dask worker was lost while the task ran: {type(error).__name__}: {error}") from error
         finally:
-            self._futures.pop(key, None)
             future.release()
             if once:
                 self._spawn(self._forgotten(once))
         if reply is None:
             raise PlaceLost("the Dask worker was lost while the task ran")
         if len(reply) < _SMALL_BYTES:
-            return self._courier.ending(reply)
-        return await asyncio.to_thread(self._courier.ending, reply)
+            return self._courier.endings(reply)
+        return await asyncio.to_thread(self._courier.endings, reply)
 
     async def _killed(self, keys: list[bytes]) -> None:
         task = asyncio.current_task()
@@ -226,8 +242,8 @@ async def _own_cluster(cluster_of: Any, threads: int) -> Any:
         )
 
 
-def run(order: bytes, once: str) -> bytes | None:
-    """Run a call on a Dask worker. `once` is the name of its start if it must not run twice: None if it has."""
+def run(parcel: bytes, once: str) -> bytes | None:
+    """Run calls on a Dask worker. `once` is the name of the start of one that must not run twice: None if it has."""
     from distributed import Event, get_worker
 
     if once:
@@ -236,4 +252,4 @@ def run(order: bytes, once: str) -> bytes | None:
         if started.is_set():
             return None
         started.set()
-    return host.run(order, workers=get_worker().state.nthreads)
+    return host.run(parcel, workers=get_worker().state.nthreads)

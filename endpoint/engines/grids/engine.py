@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import functools
 import logging
 import math
 import time
@@ -27,36 +28,16 @@ from headrace.endpoint.engines.engine import (
     OutputCallback,
     Source,
 )
+from headrace.endpoint.engines.grids.errands import Errand, Habit, Parcel
 from headrace.endpoint.engines.grids.grid import Ending, Grid, PlaceLost
 from headrace.endpoint.engines.processes.endings import cancelled
-from headrace.endpoint.engines.processes.slots import FunctionTimes
 
 logger = logging.getLogger(__name__)
 
 _MOST_FAILED_AT_ONCE = 1_000
 _MOST_ESTIMATES = 100_000
-_SHORT_S = 0.02
-
-
-class Errand:
-    """A call inside the engine."""
-
-    __slots__ = ("call", "force", "function", "is_short", "losses", "raised", "started_at", "timer")
-
-    def __init__(self, call: Call, function: FunctionTimes) -> None:
-        self.call = call
-        self.function = function
-        self.is_short = False
-        self.losses = 0
-        self.raised = 0
-        self.started_at = 0.0
-        self.force = False
-        self.timer: asyncio.TimerHandle | None = None
-
-    @property
-    def tries(self) -> int:
-        """How often it has been started and has to start again."""
-        return self.losses + self.raised
+_TOGETHER_S = 0.005
+_TOGETHER_BYTES = 1_000_000
 
 
 class GridEngine:
@@ -79,12 +60,15 @@ class GridEngine:
         self._waiting: collections.deque[Errand] = collections.deque()
         self._delayed: dict[UUID, Errand] = {}
         self._running: dict[UUID, Errand] = {}
+        self._places = 0
+        """How many parcels are at, or on the way to, a place."""
         self._long = 0
         """How many of those that run are not known to be short."""
-        self._functions: dict[UUID, FunctionTimes] = {}
+        self._functions: dict[UUID, Habit] = {}
         self._outcomes: list[Outcome] = []
         self._is_telling = False
         self._is_dealing = False
+        self._is_waking = False
         self._stopping: asyncio.Task[list[UUID]] | None = None
         self._deadline = math.inf
         self._change = asyncio.Event()
@@ -154,10 +138,10 @@ class GridEngine:
             errand = self._next()
             if errand is None:
                 break
-            if len(self._running) >= grid.slots and not self._is_short(errand):
+            if self._places >= grid.slots and not errand.looks_short():
                 self._waiting.appendleft(errand)
                 break
-            self._start(errand)
+            self._start(self._together(errand))
         if grid.broken and not self._running:
             self._fail_pending(grid.broken)
         elif len(self._waiting) + len(self._running) < grid.most:
@@ -165,15 +149,30 @@ class GridEngine:
         grid.want(len(self._running) + len(self._waiting))
 
     def _has_room(self) -> bool:
-        """Whether there is a free place; a few more calls are given away while all that run are short, since the way
-        to a place takes longer than they do."""
-        running, slots = len(self._running), self._grid.slots
-        return running < slots or (not self._long and running < slots * (1 + self._grid.ahead))
+        """Whether there is a free place; more is given away while all that run are short, since the way to a place
+        takes longer than they do."""
+        slots = self._grid.slots
+        return self._places < slots or (not self._long and self._places < slots * (1 + self._grid.ahead))
 
-    def _is_short(self, errand: Errand) -> bool:
-        estimate_s = errand.function.estimate_s
-        options = errand.call.options
-        return estimate_s is not None and estimate_s <= _SHORT_S and options.rerun_on_loss and not errand.losses
+    def _together(self, first: Errand) -> list[Errand]:
+        """What goes to a place with this one."""
+        parcel = [first]
+        if first.looks_tiny():
+            worth_s = size = 0.0
+            while len(parcel) < self._grid.most_together:
+                last = parcel[-1]
+                worth_s += last.function.estimate_s or 0.0
+                size += len(last.call.arguments)
+                if worth_s > _TOGETHER_S or size > _TOGETHER_BYTES:
+                    break
+                errand = self._next()
+                if errand is None:
+                    break
+                if not errand.looks_tiny():
+                    self._waiting.appendleft(errand)
+                    break
+                parcel.append(errand)
+        return parcel
 
     def _hold(self, most: int) -> None:
         """Have calls here for places that are to come."""
@@ -188,7 +187,7 @@ class GridEngine:
         if function is None:
             if len(self._functions) >= _MOST_ESTIMATES:
                 self._functions.clear()
-            function = self._functions[call.function] = FunctionTimes()
+            function = self._functions[call.function] = Habit()
         return Errand(call, function)
 
     def _next(self) -> Errand | None:
@@ -197,18 +196,23 @@ class GridEngine:
         call = self._source.next_call()
         return None if call is None else self._errand(call)
 
-    def _start(self, errand: Errand) -> None:
-        errand.started_at = time.time()
-        self._running[errand.call.key] = errand
-        errand.is_short = self._is_short(errand)
-        self._long += not errand.is_short
+    def _start(self, errands: list[Errand]) -> None:
+        now, parcel = time.time(), Parcel(len(errands))
+        self._places += 1
+        for errand in errands:
+            errand.started_at, errand.parcel = now, parcel
+            errand.is_short = errand.looks_short()
+            self._long += not errand.is_short
+            self._running[errand.call.key] = errand
         try:
-            future = self._grid.submit(errand.call, attempts=errand.tries)
+            futures = self._grid.submit([(errand.call, errand.tries) for errand in errands])
         except PlaceLost as error:
-            # Deferred, or a grid that loses all would be given the same call again and again without a pause.
-            asyncio.get_running_loop().call_soon(self._on_lost, errand, str(error))
+            for errand in errands:
+                # Deferred, or a grid that loses all would be given the same call again and again without a pause.
+                asyncio.get_running_loop().call_soon(self._on_lost, errand, str(error))
         else:
-            future.add_done_callback(lambda future: self._on_done(errand, future))
+            for errand, future in zip(errands, futures, strict=True):
+                future.add_done_callback(functools.partial(self._on_done, errand))
 
     def _fail_pending(self, problem: str) -> None:
         for _ in range(_MOST_FAILED_AT_ONCE):
@@ -269,6 +273,9 @@ class GridEngine:
     def _leave_place(self, errand: Errand) -> None:
         del self._running[errand.call.key]
         self._long -= not errand.is_short
+        assert errand.parcel is not None  # noqa: S101 - it was started
+        errand.parcel.left -= 1
+        self._places -= not errand.parcel.left
 
     def _retry(self, errand: Errand) -> None:
         errand.raised += 1
@@ -334,6 +341,13 @@ class GridEngine:
 
     def _on_change(self) -> None:
         self._change.set()
+        if not self._is_waking:
+            # Many calls end together.
+            self._is_waking = True
+            asyncio.get_running_loop().call_soon(self._wake_now)
+
+    def _wake_now(self) -> None:
+        self._is_waking = False
         self.wake()
 
     def _remove(self, keys: frozenset[UUID]) -> list[Errand]:
@@ -365,7 +379,7 @@ class GridEngine:
         left = [*self._running, *(errand.call.key for errand in self._waiting), *self._delayed]
         killed = list(self._running)
         self._running.clear()
-        self._long = 0
+        self._long = self._places = 0
         self._waiting.clear()
         self._delayed.clear()
         self._grid.kill(killed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 from uuid import UUID
 
@@ -45,7 +45,9 @@ class Grid(Protocol):
     slots: int
     """How many calls it can run now."""
     ahead: int
-    """How many short calls more, for each of them, are given to it: the way there takes longer than they do."""
+    """How many parcels of short calls more, for each of them, are given to it: the way there takes longer than they."""
+    most_together: int
+    """How many short calls may go to one place together."""
     most: int
     """How many it could run if it grew as far as it may."""
     broken: str
@@ -54,9 +56,11 @@ class Grid(Protocol):
     async def start(self, on_change: Callable[[], None]) -> None:
         """Begin to have places. Returns soon; `on_change` is called whenever `slots` or `broken` change."""
 
-    def submit(self, call: Call, *, attempts: int) -> asyncio.Future[Ending]:
-        """Run a call that was tried so often before. Raises `PlaceLost`, also in the future; a cancelled future means
-        nothing to the grid."""
+    def submit(self, errands: Sequence[tuple[Call, int]]) -> list[asyncio.Future[Ending]]:
+        """Run calls at one place, one after the other; with each comes how often it was tried before.
+
+        Raises `PlaceLost`, also in the futures; a cancelled future means nothing to the grid.
+        """
 
     def want(self, calls: int) -> None:
         """Say how many calls are here, running or waiting: what a grid that can grow goes by."""
@@ -69,3 +73,13 @@ class Grid(Protocol):
 
     async def stop(self) -> None:
         """Give all places up, with what runs there."""
+
+
+def settle(future: asyncio.Future[Ending], ending: Ending | Exception) -> None:
+    """Give a future its end, unless somebody was before."""
+    if future.done():
+        return
+    if isinstance(ending, Exception):
+        future.set_exception(ending)
+    else:
+        future.set_result(ending)

@@ -19,6 +19,7 @@ from pathlib import Path
 from uuid import UUID
 
 import msgspec
+import uvloop
 
 from headrace.bus.encodings import INLINE_BYTES, OBJECT
 from headrace.bus.errors import ObjectMissing, TaskError
@@ -26,7 +27,7 @@ from headrace.bus.failures import RAISED, decode_failure, encode_failure, of_err
 from headrace.endpoint.engines.engine import Call, FinalState, Outcome, Output
 from headrace.endpoint.engines.grids.control import Listener
 from headrace.endpoint.engines.grids.grid import Ending, Piece
-from headrace.endpoint.engines.grids.orders import Order, Terms, encode, read_order, read_terms
+from headrace.endpoint.engines.grids.orders import Order, Parcel, Terms, encode, read_parcel, read_terms
 from headrace.endpoint.engines.processes.endings import cancelled
 from headrace.endpoint.engines.processes.engine import ProcessEngine
 from headrace.endpoint.engines.processes.output import PRINTED_LIMIT
@@ -34,10 +35,9 @@ from headrace.endpoint.worker.limits import WorkerLimits, worker_environment
 from headrace.endpoint.worker.sandbox import SandboxRoot
 
 _MOST_REVOKED = 10_000
-_MPI_PREFIX = "PARSL_"
 
 Reply = bytes
-"""An encoded `Ending`."""
+"""Encoded endings, in the order of the calls."""
 
 
 class Host:
@@ -51,31 +51,34 @@ class Host:
         self._printed: dict[UUID, list[Piece]] = collections.defaultdict(list)
         self._revoked: collections.OrderedDict[UUID, None] = collections.OrderedDict()
         self._spool = _visible_spool(terms)
-        self._loop = asyncio.new_event_loop()
+        self._loop = uvloop.new_event_loop()
         self._engine = self._new_engine()
         self._thread = threading.Thread(target=self._run_loop, name="headrace-host", daemon=True)
         self._thread.start()
         asyncio.run_coroutine_threadsafe(self._engine.start(), self._loop).result()
         self._listener = Listener(terms.control, self.kill) if terms.control is not None else None
 
-    def run(self, order: Order) -> Ending:
-        """Run a call and wait for its end."""
-        if order.encoding == OBJECT and self._spool is None:
-            return _refused(order, "failed", ObjectMissing(_NOT_SHARED.format(self._terms.spool)))
-        options = msgspec.structs.replace(order.options, max_retries=0)
+    def run(self, parcel: Parcel) -> list[Ending]:
+        """Run calls and wait until all have ended."""
+        calls = [self._call(order, parcel) for order in parcel.orders]
+        waiters: list[concurrent.futures.Future[Outcome]] = [concurrent.futures.Future() for _ in calls]
+        self._loop.call_soon_threadsafe(self._add, list(zip(calls, waiters, strict=True)))
+        return [self._ending(order, waiter.result()) for order, waiter in zip(parcel.orders, waiters, strict=True)]
+
+    def _call(self, order: Order, parcel: Parcel) -> Call:
+        options = msgspec.structs.replace(order.options, max_retries=0) if order.options.max_retries else order.options
         if self._terms.is_mpi:
             options = msgspec.structs.replace(options, resource_specification=b"")
-        call = Call(
+        return Call(
             key=UUID(bytes=order.key),
             function=UUID(bytes=order.function),
             encoding=order.encoding,
             arguments=order.arguments,
             options=options,
-            code=order.code,
+            code=parcel.codes[order.code],
         )
-        waiter: concurrent.futures.Future[Outcome] = concurrent.futures.Future()
-        self._loop.call_soon_threadsafe(self._add, call, waiter)
-        outcome = waiter.result()
+
+    def _ending(self, order: Order, outcome: Outcome) -> Ending:
         may_retry = order.options.max_retries > 0 and outcome.state == "failed"
         return Ending(
             state=outcome.state,
@@ -86,7 +89,7 @@ class Host:
             attempts=outcome.attempts,
             worker=outcome.worker,
             log_end=outcome.log_end,
-            printed=self._take_printed(call.key, order.attempts),
+            printed=self._take_printed(outcome.key, order.attempts),
             raised=may_retry and decode_failure(outcome.value).code == RAISED,
         )
 
@@ -112,12 +115,15 @@ class Host:
         """For the engine."""
         return self._calls.popleft() if self._calls else None
 
-    def _add(self, call: Call, waiter: concurrent.futures.Future[Outcome]) -> None:
-        self._waiting[call.key] = waiter
-        if call.key in self._revoked:
-            self._end_cancelled(call.key)
-            return
-        self._calls.append(call)
+    def _add(self, calls: list[tuple[Call, concurrent.futures.Future[Outcome]]]) -> None:
+        for call, waiter in calls:
+            self._waiting[call.key] = waiter
+            if call.key in self._revoked:
+                self._refuse(call.key, "cancelled", cancelled())
+            elif call.encoding == OBJECT and self._spool is None:
+                self._refuse(call.key, "failed", ObjectMissing(_NOT_SHARED.format(self._terms.spool)))
+            else:
+                self._calls.append(call)
         self._engine.wake()
 
     def _kill(self, keys: list[UUID]) -> None:
@@ -127,25 +133,16 @@ class Host:
                 self._revoked.popitem(last=False)
         for call in [call for call in self._calls if call.key in keys]:
             self._calls.remove(call)
-            self._end_cancelled(call.key)
+            self._refuse(call.key, "cancelled", cancelled())
         self._engine.cancel(keys, force=True)
 
-    def _end_cancelled(self, key: UUID) -> None:
-        encoding, value = encode_failure(of_error(cancelled()))
+    def _refuse(self, key: UUID, state: FinalState, error: TaskError) -> None:
+        encoding, value = encode_failure(of_error(error))
         now = time.time()
-        self._on_outcomes(
-            [
-                Outcome(
-                    key=key,
-                    state="cancelled",
-                    encoding=encoding,
-                    value=value,
-                    started_at=now,
-                    ended_at=now,
-                    attempts=0,
-                )
-            ]
+        outcome = Outcome(
+            key=key, state=state, encoding=encoding, value=value, started_at=now, ended_at=now, attempts=0
         )
+        self._on_outcomes([outcome])
 
     def _on_outcomes(self, outcomes: list[Outcome]) -> None:
         for outcome in outcomes:
@@ -185,9 +182,9 @@ _hosts: dict[bytes, Host] = {}
 _lock = threading.Lock()
 
 
-def run(order: bytes, *, workers: int = 1) -> Reply:
-    """Run a call here; this process runs up to `workers` of them at a time."""
-    read = read_order(order)
+def run(parcel: bytes, *, workers: int = 1) -> Reply:
+    """Run calls here; this process runs up to `workers` of them at a time."""
+    read = read_parcel(parcel)
     terms = read_terms(read.terms)
     if not terms.is_mpi:
         return encode(_host(read.terms, terms, workers).run(read))
@@ -230,9 +227,3 @@ _NOT_SHARED = (
     "the arguments are too large for a message, and the file system that they lie on ({}) is not there on this node: "
     "its administrator puts the directory of the endpoint on a file system that the nodes share"
 )
-
-
-def _refused(order: Order, state: FinalState, error: TaskError) -> Ending:
-    encoding, value = encode_failure(of_error(error))
-    now = time.time()
-    return Ending(state=state, encoding=encoding, value=value, started_at=now, ended_at=now)

@@ -36,20 +36,26 @@ class Terms(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
     """Whether the place gives each call nodes of its own, and says so in the environment."""
 
 
-class Order(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
-    """A call. `terms` are encoded `Terms`: places compare them before they read them."""
+class Order(msgspec.Struct, array_like=True, frozen=True):
+    """A call. `code` is its place in the parcel's table; `attempts` is how often it was tried before."""
 
-    terms: bytes
     key: bytes
     function: bytes
+    code: int
     encoding: int
     arguments: bytes
     options: TaskOptions
-    code: FunctionCode
     attempts: int = 0
-    """How often it was tried before."""
+
+
+class Parcel(msgspec.Struct, array_like=True, frozen=True):
+    """Calls that go to one place together. `terms` are encoded `Terms`: places compare them before they read them."""
+
+    terms: bytes
+    codes: list[FunctionCode]
+    orders: list[Order]
 
 
 encode = msgspec.msgpack.Encoder().encode
-read_order = msgspec.msgpack.Decoder(Order).decode
+read_parcel = msgspec.msgpack.Decoder(Parcel).decode
 read_terms = msgspec.msgpack.Decoder(Terms).decode

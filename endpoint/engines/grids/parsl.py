@@ -11,7 +11,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,13 +24,14 @@ from headrace.endpoint.engines.engine import Call
 from headrace.endpoint.engines.grids.blocks import LOOPBACK, Blocks
 from headrace.endpoint.engines.grids.control import Announcer
 from headrace.endpoint.engines.grids.courier import Courier
-from headrace.endpoint.engines.grids.grid import Ending, PlaceLost
+from headrace.endpoint.engines.grids.grid import Ending, PlaceLost, settle
 from headrace.endpoint.engines.grids.orders import Control
 from headrace.endpoint.engines.settings import ParslSettings
 
 logger = logging.getLogger(__name__)
 
 _AHEAD = 3
+_MOST_TOGETHER = 64
 
 _PORTS = (54_000, 55_000)
 """Parsl's own range for what nodes connect to, which sites have opened for it."""
@@ -50,6 +51,8 @@ class ParslGrid:
         self.slots = 0
         self.most = 1
         self.ahead = _AHEAD
+        # An MPI call has nodes of its own.
+        self.most_together = 1 if settings.is_mpi else _MOST_TOGETHER
         self.broken = ""
         self._blocks: Blocks | None = None
         self._announcer = Announcer()
@@ -65,23 +68,24 @@ class ParslGrid:
         self._loop = asyncio.get_running_loop()
         self._keeping = self._loop.create_task(self._keep(), name="keep-parsl")
 
-    def submit(self, call: Call, *, attempts: int) -> asyncio.Future[Ending]:
-        """Give a call to a block's worker."""
+    def submit(self, errands: Sequence[tuple[Call, int]]) -> list[asyncio.Future[Ending]]:
+        """Give calls to a block's worker."""
         if self._blocks is None:
             raise PlaceLost("Parsl's executor is gone")
-        future = self._loop.create_future()
+        futures: dict[UUID, asyncio.Future[Ending]] = {call.key: self._loop.create_future() for call, _ in errands}
         try:
-            specification = self._specification(call)
+            specification = self._specification(errands[0][0])
         except MpiUnusable as error:
-            future.set_result(_failed(error))
-            return future
+            for future in futures.values():
+                future.set_result(_failed(error))
+            return list(futures.values())
         try:
-            reply = self._blocks.submit(self._courier.order(call, attempts=attempts), specification)
+            reply = self._blocks.submit(self._courier.parcel(errands), specification)
         except Exception as error:
             raise PlaceLost(f"Parsl does not take the task: {error}") from error
-        self._unfinished[call.key] = future
-        reply.add_done_callback(lambda reply: self._on_reply(call.key, future, reply))
-        return future
+        self._unfinished |= futures
+        reply.add_done_callback(lambda reply: self._on_reply(futures, reply))
+        return list(futures.values())
 
     def want(self, calls: int) -> None:
         """Let Parsl's strategy know how many calls there are."""
@@ -196,25 +200,21 @@ class ParslGrid:
             "launcher_options": given.launcher_options,
         }
 
-    def _on_reply(self, key: UUID, future: asyncio.Future[Ending], reply: Future[bytes]) -> None:
+    def _on_reply(self, futures: dict[UUID, asyncio.Future[Ending]], reply: Future[bytes]) -> None:
         """In a thread of Parsl's."""
-        ending: Ending | Exception
+        endings: Sequence[Ending | Exception]
         try:
-            ending = self._courier.ending(reply.result())
+            endings = self._courier.endings(reply.result())
         except Exception as error:
-            ending = PlaceLost(_lost_text(error))
+            endings = [PlaceLost(_lost_text(error))] * len(futures)
         with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody waits for it
-            self._loop.call_soon_threadsafe(self._settle, key, future, ending)
+            self._loop.call_soon_threadsafe(self._settle, futures, endings)
 
-    def _settle(self, key: UUID, future: asyncio.Future[Ending], ending: Ending | Exception) -> None:
-        if self._unfinished.get(key) is future:
-            del self._unfinished[key]
-        if future.done():
-            return
-        if isinstance(ending, Exception):
-            future.set_exception(ending)
-        else:
-            future.set_result(ending)
+    def _settle(self, futures: dict[UUID, asyncio.Future[Ending]], endings: Sequence[Ending | Exception]) -> None:
+        for (key, future), ending in zip(futures.items(), endings, strict=True):
+            if self._unfinished.get(key) is future:
+                del self._unfinished[key]
+            settle(future, ending)
 
 
 def _failed(error: MpiUnusable) -> Ending:

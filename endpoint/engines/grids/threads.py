@@ -20,7 +20,7 @@ import socket
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -81,6 +81,7 @@ class ThreadGrid:
             raise ValueError(f"an engine needs at least one thread, not {threads}")
         self.slots = self.most = threads
         self.ahead = _AHEAD
+        self.most_together = 1
         self.broken = ""
         self._calls = Calls(_MOST_RESULT_BYTES, None, spool, inline_bytes, allowed, in_threads=True)
         self._most_output_bytes = most_output_bytes
@@ -100,8 +101,11 @@ class ThreadGrid:
             self._start_thread()
         on_change()
 
-    def submit(self, call: Call, *, attempts: int) -> asyncio.Future[Ending]:
-        """Give a call to the next thread that is free."""
+    def submit(self, errands: Sequence[tuple[Call, int]]) -> list[asyncio.Future[Ending]]:
+        """Give calls to the next threads that are free."""
+        return [self._submit(call, attempts) for call, attempts in errands]
+
+    def _submit(self, call: Call, attempts: int) -> asyncio.Future[Ending]:
         run = _Run(call, self._loop.create_future(), self._number(call), attempts + 1)
         self._runs[call.key] = run
         self._queue.put(run)
