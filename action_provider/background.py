@@ -43,6 +43,7 @@ async def dispatch(service: Service) -> None:
         service.tables,
         count=lambda what: counter.labels(what).inc(),
         most_bundles_per_principal=service.settings.most_bundles_per_principal,
+        pools=service.pools,
     )
     await dispatcher.run()
 

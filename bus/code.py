@@ -177,8 +177,8 @@ def _other_version(code: FunctionCode) -> str:
     return (
         f"function {code.name!r} was registered by Python {_minor(code.python_version)} without source that could be "
         f"run elsewhere, and this worker runs Python {_minor(python_version())}, which cannot read the other's code: "
-        f"register it from Python {_minor(python_version())}, or by register_source_code, or use an endpoint that runs "
-        f"Python {_minor(code.python_version)}"
+        f"register it from Python {_minor(python_version())}, or by register_source_code, or with "
+        f"python='{_minor(code.python_version)}', or use an endpoint that runs Python {_minor(code.python_version)}"
     )
 
 

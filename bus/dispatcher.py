@@ -33,6 +33,7 @@ from headrace.bus.errors import (
     FunctionUnusable,
     InputFailed,
     PayloadTooLarge,
+    PoolLimit,
     QueueFull,
     SignatureInvalid,
     StreamFull,
@@ -43,7 +44,8 @@ from headrace.bus.failures import decode_failure
 from headrace.bus.intake import ACK_WAIT_S, Intake
 from headrace.bus.keys import KeyRing
 from headrace.bus.lanes import Lanes
-from headrace.bus.names import ResultAddress
+from headrace.bus.names import DEFAULT_POOL, ResultAddress
+from headrace.bus.pools import Pools
 from headrace.bus.pull import Delivery as Taken
 from headrace.bus.rights import Rights
 from headrace.bus.roster import Roster
@@ -83,8 +85,10 @@ class Dispatcher:
         count: Callable[[str], None] = lambda _what: None,
         full_wait_s: float = 5.0,
         most_bundles_per_principal: int | None = MOST_BUNDLES_PER_PRINCIPAL,
+        pools: Pools | None = None,
     ) -> None:
-        """`count` is told of each of `OUTCOMES`; `full_wait_s` is how long a delivery waits for a full queue."""
+        """`count` is told of each of `OUTCOMES`; `full_wait_s` is how long a delivery waits for a full queue; `pools`
+        are where functions run that need packages."""
         self._connection = connection
         self._keys = keys
         self._tables = tables
@@ -93,6 +97,7 @@ class Dispatcher:
         self._buses = tuple(buses)
         self._count = count
         self._full_wait_s = full_wait_s
+        self._pools = pools
         self._rights = Rights(tables)
         self._roster = Roster(tables.subscriptions, self._buses, newest=0)
 
@@ -225,6 +230,7 @@ class Dispatcher:
             Submission(
                 principal=record.owner,
                 endpoint=record.endpoint_id,
+                pool=await self._pool(record),
                 group=DELIVERIES_GROUP,
                 calls=[Call(function=record.function_id, args=arguments.args, kwargs=arguments.kwargs)],
                 options=TaskOptions(),
@@ -234,6 +240,16 @@ class Dispatcher:
                 retry=True,
             ),
         )
+
+    async def _pool(self, record: SubscriptionRecord) -> str:
+        """The pool that has what the function needs: always the same one, so that nothing is queued twice."""
+        needs = await self._rights.needs(record.function_id)
+        if not needs or self._pools is None:
+            return DEFAULT_POOL
+        try:
+            return (await self._pools.use(record.endpoint_id, record.owner, {}, environment=needs.text)).pool
+        except PoolLimit as error:
+            raise DeliveryForbidden(str(error)) from error
 
     async def _on_due(self, taken: Taken) -> None:
         try:

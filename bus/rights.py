@@ -15,6 +15,7 @@ from headrace.bus.errors import DeliveryForbidden
 from headrace.bus.models import EndpointRecord, FunctionRecord, UserRecord
 from headrace.bus.names import token
 from headrace.bus.records import Record, Records, Watch
+from headrace.bus.requirements import Needs
 from headrace.bus.tables import Tables
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -53,6 +54,11 @@ class Rights:
         if not endpoint.allows(function_id):
             raise DeliveryForbidden(f"function {function_id} is not on the allow list of endpoint {endpoint.name!r}")
         return endpoint
+
+    async def needs(self, function_id: UUID) -> Needs:
+        """What a function needs where it runs; nothing when there is no such function. Raises `BusUnavailable`."""
+        function = await self._functions.get(function_id.hex)
+        return Needs() if function is None else function.needs
 
     async def _urns(self, owner: str) -> set[str]:
         if not owner.startswith(BUILT_IN_USERS):

@@ -59,11 +59,12 @@ def _running(managers: Sequence[PresenceRecord], records: dict[str, PoolRecord])
 
 
 def _troubled(managers: Sequence[PresenceRecord], records: dict[str, PoolRecord]) -> Iterator[dict[str, Any]]:
-    """Those that wait for room, or cannot be had."""
+    """Those that wait for room, are being furnished, or cannot be had."""
     hosts = {manager.manager: manager.host for manager in managers}
     for record in records.values():
         for report in record.reports:
-            if report.manager in hosts and report.state in ("waiting", "failed"):
+            is_building = report.state == "starting" and report.problem
+            if report.manager in hosts and (report.state in ("waiting", "failed") or is_building):
                 yield {
                     "pool": record.pool,
                     "principal": record.principal,

@@ -108,6 +108,25 @@ def test_tasks_over_http_and_actions_have_them_too(endpoint: str, client: Client
     assert (refused.status_code, "different packages" in refused.text) == (422, True)
 
 
+def test_events_run_them_in_their_environment(endpoint: str, client: Client, tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
+    source = "import tide\ndef note(path):\n    open(path, 'w').write(str(tide.LEVEL))\n"
+    function = client.register_source_code(source, "note", requirements=["tide>=2"])
+    client.create_subscription(
+        {
+            "filter": {"exact": {"type": "needs"}},
+            "function_id": function,
+            "endpoint_id": endpoint,
+            "name": "needs",
+            "input": {"args": [str(seen)]},
+        }
+    )
+
+    client.publish({"type": "needs", "source": "/test", "id": "1"})
+
+    eventually(lambda: seen.exists() and seen.read_text() == "2", 30, "the function had its packages")
+
+
 def test_what_cannot_be_had_is_said_to_whoever_waits(endpoint: str, client: Client) -> None:
     with Executor(endpoint, client=client) as executor:
         executor.register_function(len, requirements=["numpy"])
