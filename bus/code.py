@@ -37,6 +37,8 @@ class FunctionCode(msgspec.Struct, array_like=True, frozen=True):
     requirements: list[str] = []
     """Packages that it needs (`headrace.bus.requirements`)."""
     requires_python: str = ""
+    owner: str = ""
+    """Whose it is, where the service has said so: a pool's allow list may ask."""
 
 
 def python_version() -> str:

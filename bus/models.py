@@ -11,6 +11,7 @@ from uuid import UUID
 
 import msgspec
 
+from headrace.bus.allow_list import AllowList
 from headrace.bus.requirements import Needs
 
 PUBLIC: Final = "public"
@@ -81,6 +82,8 @@ class EndpointRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     opened_to: tuple[str, ...] = ()
     """Whom its owner let in by command: URNs, and `PUBLIC` for everybody. `public` and `shared_with` come from its
     config.yaml, and are set anew at each start."""
+    allowed_function_owners: tuple[str, ...] | None = None
+    """Principals whose functions may all run here, besides `allowed_functions`; None when only those count."""
 
     @property
     def is_public(self) -> bool:
@@ -97,9 +100,10 @@ class EndpointRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
         """Whether somebody with these URNs (a principal and its groups) may see and use the endpoint."""
         return self.is_public or self.owner in urns or not urns.isdisjoint(self.guests)
 
-    def allows(self, function_id: UUID) -> bool:
+    def allows(self, function: FunctionRecord) -> bool:
         """Whether the allow list lets the function run here."""
-        return self.allowed_functions is None or function_id in self.allowed_functions
+        allowed = AllowList.of(self.allowed_functions, self.allowed_function_owners)
+        return allowed.permits(function.function_id, function.owner)
 
 
 class EndpointNameRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -51,7 +51,7 @@ class Rights:
         endpoint = await self._endpoints.get(endpoint_id.hex)
         if endpoint is None or not endpoint.visible_to(urns):
             raise DeliveryForbidden(f"there is no endpoint {endpoint_id} that {owner} may use (any more)")
-        if not endpoint.allows(function_id):
+        if not endpoint.allows(function):
             raise DeliveryForbidden(f"function {function_id} is not on the allow list of endpoint {endpoint.name!r}")
         return endpoint
 

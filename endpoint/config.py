@@ -28,6 +28,8 @@ class EndpointConfig:
     shared_with: tuple[str, ...] = ()
     allowed_functions: tuple[UUID, ...] | None = None
     """The only functions that run here; None allows all."""
+    allowed_function_owners: tuple[str, ...] | None = None
+    """Principals whose functions may all run here, besides those; None when only those count."""
     queue_limits: Mapping[str, int] = field(default_factory=dict)
     fair_share: FairShare = field(default_factory=FairShare)
     workers: int | None = None
@@ -81,8 +83,9 @@ class EndpointConfig:
             del fields["workers"]
         if "allowed_functions" in fields:
             fields["allowed_functions"] = tuple(UUID(function) for function in fields["allowed_functions"])
-        if "shared_with" in fields:
-            fields["shared_with"] = tuple(fields["shared_with"])
+        for key in ("shared_with", "allowed_function_owners"):
+            if key in fields:
+                fields[key] = tuple(fields[key])
         if "fair_share" in fields:
             fields["fair_share"] = FairShare.of_document(fields["fair_share"])
         if "environment" in fields:

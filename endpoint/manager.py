@@ -203,7 +203,7 @@ class Manager:
             await self._tell_config(service, token, endpoint_id, config)
             return
         logger.warning(
-            "Without the owner's token the service is not told of public, shared_with and allowed_functions in"
+            "Without the owner's token the service is not told of public, shared_with, allowed_functions and others in"
             " config.yaml: what it was told last stays in force. Start once with --token-file, or log in.",
             extra={"action": "config_not_told", "endpoint_id": str(endpoint_id)},
         )
@@ -240,6 +240,9 @@ class Manager:
             "public": config.public,
             "shared_with": list(config.shared_with),
             "allowed_functions": None if allowed is None else [str(function) for function in allowed],
+            "allowed_function_owners": None
+            if config.allowed_function_owners is None
+            else list(config.allowed_function_owners),
             "queue_limits": dict(config.queue_limits),
             "keep_shares": True,
         }

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from headrace.bus.allow_list import AllowList
 from headrace.bus.bundles import Runtime
 from headrace.bus.clock import elapsed_s
 from headrace.bus.connection import Connection
@@ -75,7 +76,8 @@ class PoolSettings:
     """All that workers of this machine find; in the file, what is added to what they inherit."""
     added_environment: dict[str, str] = field(default_factory=dict)
     """What was added, for workers on other machines."""
-    allowed_functions: frozenset[UUID] | None = None
+    allow_lists: tuple[AllowList, ...] = ()
+    """A function runs only if each of them lets it."""
     refusal: str | None = None
     """Why nothing runs here: the pool is there to say so."""
     needs: str = ""
@@ -101,7 +103,6 @@ class PoolSettings:
     def read(cls, path: Path) -> PoolSettings:
         """Read the file that the manager wrote."""
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        allowed = document.get("allowed_functions")
         engine = engine_settings(document.get("engine"))
         limits = WorkerLimits(**document.get("limits") or {})
         if engine.run_in_sandbox and limits.sandboxes is None:
@@ -116,7 +117,7 @@ class PoolSettings:
             status_path=Path(document["status_path"]),
             pids_path=Path(document["pids_path"]),
             environment=dict(document.get("environment") or {}),
-            allowed_functions=None if allowed is None else frozenset(map(UUID, allowed)),
+            allow_lists=tuple(map(AllowList.of_document, document.get("allow_lists") or ())),
             refusal=document.get("refusal"),
             needs=document.get("needs") or "",
             engine=engine,
@@ -170,7 +171,7 @@ async def serve(settings: PoolSettings) -> None:
                     host=socket.gethostname(),
                     system=platform.system(),
                 ),
-                allowed_functions=settings.allowed_functions,
+                allow_lists=settings.allow_lists,
                 refusal=settings.refusal,
                 needs=settings.needs,
                 fair_share=settings.fair_share,

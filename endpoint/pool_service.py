@@ -76,6 +76,7 @@ class HttpPoolService:
             modules=base64.b64decode(document.get("modules") or ""),
             requirements=list(document.get("requirements") or ()),
             requires_python=document.get("requires_python") or "",
+            owner=document.get("owner") or "",
         )
 
     def _ask(self, method: str, url: str, token: str, **options: Any) -> dict[str, Any]:

@@ -23,7 +23,6 @@ def pool_settings(
     grace_s: float,
 ) -> dict[str, Any]:
     """The settings of a pool with this configuration. Secrets are named by their file, never copied."""
-    allowed = config.allowed_functions
     return {
         "service_url": url,
         "endpoint_id": str(endpoint_id),
@@ -39,7 +38,7 @@ def pool_settings(
             "sandboxes": str(directory.sandboxes(pool)) if config.sandbox else None,
             "keep_failed_sandboxes": config.keep_failed_sandboxes,
         },
-        "allowed_functions": None if allowed is None else [str(function) for function in allowed],
+        "allow_lists": [each.document() for each in config.allow_lists],
         "task_log_limit_bytes": config.task_log_limit_bytes,
         "fair_share": fair_share.document(),
         "log_level": config.log_level,

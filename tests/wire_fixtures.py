@@ -154,6 +154,8 @@ _RECORDS: Final[dict[str, msgspec.Struct]] = {
         shared_with=("urn:headrace:group:lab",),
         allowed_functions=(ID["function"],),
         queue_limits=models.QueueLimits(bundles=5, bundles_per_principal=3),
+        opened_to=("urn:headrace:user:grace", "public"),
+        allowed_function_owners=(ADA,),
     ),
     "endpoint_names": models.EndpointNameRecord(endpoint_id=ID["endpoint"], claimed_at=1.5e9),
     "presence": models.PresenceRecord(

@@ -62,7 +62,7 @@ async def endpoints_of(service: Service, caller: Caller) -> list[EndpointRecord]
 
 def check_allowed(endpoint: EndpointRecord, function: FunctionRecord) -> None:
     """Raises `Forbidden` unless the endpoint's allow list has the function."""
-    if not endpoint.allows(function.function_id):
+    if not endpoint.allows(function):
         raise Forbidden(
             f"endpoint {endpoint.name!r} runs only functions of its allow list, and {function.name!r}"
             f" ({function.function_id}) is not one of them; ask its owner"

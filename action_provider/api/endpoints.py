@@ -130,6 +130,9 @@ def _changed(record: EndpointRecord, body: dict[str, Any], token_id: str) -> End
     if "allowed_functions" in body:
         allowed = body["allowed_functions"]
         changes["allowed_functions"] = None if allowed is None else tuple(UUID(each) for each in allowed)
+    if "allowed_function_owners" in body:
+        owners = body["allowed_function_owners"]
+        changes["allowed_function_owners"] = None if owners is None else tuple(owners)
     return msgspec.structs.replace(record, token_id=token_id, **changes)
 
 
@@ -191,6 +194,7 @@ def described(endpoint: EndpointRecord) -> dict[str, Any]:
         "public": endpoint.is_public,
         "shared_with": endpoint.guests,
         "allowed_functions": endpoint.allowed_functions,
+        "allowed_function_owners": endpoint.allowed_function_owners,
         "created_at": timestamp(endpoint.created_at),
         "queue_limits": msgspec.structs.asdict(endpoint.queue_limits),
     }

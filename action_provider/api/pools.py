@@ -156,6 +156,7 @@ async def fetch_code(call: Call) -> Response:
             "modules": code.value.modules,
             "requirements": list(function.value.requirements),
             "requires_python": function.value.requires_python,
+            "owner": function.value.owner,
         }
     )
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from uuid import UUID
+from collections.abc import Callable, Sequence
 
+from headrace.bus.allow_list import AllowList
 from headrace.bus.bundles import FunctionUse
 from headrace.bus.code import FunctionCode
 from headrace.bus.errors import EnvironmentUnusable, FunctionUnusable, PoolFailed, SignatureInvalid, TaskError
@@ -16,7 +16,7 @@ from headrace.endpoint.grant import PoolGrant
 
 
 class Functions:
-    """Checks uses of functions with the pool's `grant` of the moment; `allowed` None allows all.
+    """Checks uses of functions with the pool's `grant` of the moment; each of the allow lists must let them run.
 
     `pool_refusal` is why none may run, in a pool that is there only to say so. `needs` are those that the pool has the
     environment of.
@@ -26,13 +26,13 @@ class Functions:
         self,
         cache: CodeCache,
         grant: Callable[[], PoolGrant],
-        allowed: frozenset[UUID] | None,
+        allow_lists: Sequence[AllowList],
         pool_refusal: str | None = None,
         needs: str = "",
     ) -> None:
         self._cache = cache
         self._grant = grant
-        self._allowed = allowed
+        self._allow_lists = tuple(allow_lists)
         self._pool_refusal = pool_refusal
         self._needs = needs
 
@@ -41,7 +41,7 @@ class Functions:
         codes = []
         for use in held.bundle.functions:
             code = self._cache.known(use.id)
-            if code is None or self._refusal(use, held) is not None or self._unmet(code) is not None:
+            if code is None or self._refusal(use, held) is not None or self._unusable(use, code) is not None:
                 return None
             codes.append(code)
         return codes
@@ -56,9 +56,15 @@ class Functions:
             return refusal
         try:
             code = await self._cache.get(self._grant, use, held.address.principal)
-            return self._unmet(code) or code
         except FunctionUnusable as error:
             return error
+        return self._unusable(use, code) or code
+
+    def _unusable(self, use: FunctionUse, code: FunctionCode) -> TaskError | None:
+        """Why a function whose code is here cannot run, or None."""
+        if not all(each.permits(use.id, code.owner) for each in self._allow_lists):
+            return _not_allowed(use)
+        return self._unmet(code)
 
     def _unmet(self, code: FunctionCode) -> EnvironmentUnusable | None:
         if not code.requirements and not code.requires_python:
@@ -85,8 +91,13 @@ class Functions:
             )
         if self._pool_refusal is not None:
             return PoolFailed(self._pool_refusal)
-        if self._allowed is not None and use.id not in self._allowed:
-            return FunctionUnusable(
-                f"function {use.id} is not in this endpoint's allowed_functions, which its administrator decides"
-            )
+        if not all(each.may_permit(use.id) for each in self._allow_lists):
+            return _not_allowed(use)
         return None
+
+
+def _not_allowed(use: FunctionUse) -> FunctionUnusable:
+    return FunctionUnusable(
+        f"function {use.id} is not among this endpoint's allowed_functions, nor of its allowed_function_owners, which"
+        " its administrator decides"
+    )

@@ -15,10 +15,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from uuid import UUID
 
+from headrace.bus.allow_list import AllowList
 from headrace.bus.bundles import Runtime, Task, TaskResult, bundle_key_expiry
 from headrace.bus.code import FunctionCode
 from headrace.bus.connection import Connection
@@ -69,9 +70,9 @@ _EXPIRED = (
 class Agent:
     """Serves one pool. `run` until cancelled, then `drain`.
 
-    `engine_of(source, on_outcomes)` makes the engine; `allowed_functions` None allows all, `refusal` is why nothing
-    runs here. `logs` is what the engine gives the output of calls to, if it gives it to anybody. `objects` makes the
-    desk for large payloads, from what gives the code token; None refuses them.
+    `engine_of(source, on_outcomes)` makes the engine; each of the `allow_lists` must let a function run, `refusal` is
+    why nothing runs here. `logs` is what the engine gives the output of calls to, if it gives it to anybody. `objects`
+    makes the desk for large payloads, from what gives the code token; None refuses them.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class Agent:
         engine_of: Callable[[Source, OutcomesCallback], Engine],
         *,
         runtime: Runtime,
-        allowed_functions: frozenset[UUID] | None = None,
+        allow_lists: Sequence[AllowList] = (),
         refusal: str | None = None,
         needs: str = "",
         logs: TaskLogs | None = None,
@@ -102,7 +103,7 @@ class Agent:
         self._logs.held = in_hand.bundles
         self._acks = Acks(connection, tasks)
         self._intake = Intake(self._granted, in_hand, self._acks)
-        self._functions = Functions(CodeCache(service), self._granted, allowed_functions, refusal, needs)
+        self._functions = Functions(CodeCache(service), self._granted, allow_lists, refusal, needs)
         self._controls = Controls(connection, self._granted)
         self._position = Position(service, tasks, lambda grant: self._lanes.adopt(grant.lanes))
         self._lanes = PoolLanes(

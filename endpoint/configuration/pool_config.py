@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
-from uuid import UUID
 
+from headrace.bus.allow_list import AllowList
 from headrace.endpoint.config import EndpointConfig
 from headrace.endpoint.configuration.engine_keys import engine_problems
 from headrace.endpoint.configuration.worker_keys import sandbox_problems, size_problems
@@ -27,8 +27,8 @@ class PoolConfig:
     display_name: str | None = None
     engine: Mapping[str, Any] = field(default_factory=dict)
     """As it is written, for `headrace.endpoint.engines`; empty is the default engine."""
-    allowed_functions: tuple[UUID, ...] | None = None
-    """The only functions that run here; None allows all."""
+    allow_lists: tuple[AllowList, ...] = ()
+    """That of config.yaml and that of the template, where there are any: a function must be let in by both."""
     idle_soft_s: float = 300.0
     """The pool is stopped when it had nothing to do for so long; 0 is never."""
     idle_hard_s: float = 172_800.0
@@ -63,7 +63,7 @@ class PoolConfig:
         return cls(
             display_name=config.display_name,
             engine=config.engine,
-            allowed_functions=config.allowed_functions,
+            allow_lists=_lists(AllowList.of(config.allowed_functions, config.allowed_function_owners)),
             environment={**config.environment, **environment},
             workers=config.workers,
             python=config.python,
@@ -92,8 +92,11 @@ class PoolConfig:
                 said.setdefault(f"idle_{kind}_s", beats * period_s)
         if said.pop("debug", False):
             said["log_level"] = "debug"
-        if "allowed_functions" in said:
-            said["allowed_functions"] = self._narrowed(tuple(map(UUID, said["allowed_functions"])))
+        # A template cannot allow what config.yaml does not.
+        said["allow_lists"] = (
+            *self.allow_lists,
+            *_lists(AllowList.of(said.pop("allowed_functions", None), said.pop("allowed_function_owners", None))),
+        )
         if said.get("workers") == "auto":
             said["workers"] = None
         if "worker_memory_limit" in said:
@@ -104,19 +107,12 @@ class PoolConfig:
             said["environment"] = {**self.environment, **{key: str(each) for key, each in said["environment"].items()}}
         return said
 
-    def _narrowed(self, wanted: tuple[UUID, ...]) -> tuple[UUID, ...]:
-        """A template cannot allow what `config.yaml` does not."""
-        if self.allowed_functions is None:
-            return wanted
-        return tuple(function for function in wanted if function in self.allowed_functions)
-
     def document(self) -> dict[str, Any]:
         """All that makes a difference, as JSON: two configurations are the same when these are."""
-        allowed = self.allowed_functions
         return {
             "display_name": self.display_name,
             "engine": dict(self.engine),
-            "allowed_functions": None if allowed is None else sorted(map(str, allowed)),
+            "allow_lists": [each.document() for each in self.allow_lists],
             "idle_soft_s": self.idle_soft_s,
             "idle_hard_s": self.idle_hard_s,
             "endpoint_setup": self.endpoint_setup,
@@ -131,3 +127,7 @@ class PoolConfig:
             "task_log_limit_bytes": self.task_log_limit_bytes,
             "log_level": self.log_level,
         }
+
+
+def _lists(said: AllowList) -> tuple[AllowList, ...]:
+    return () if said.is_open else (said,)

@@ -17,6 +17,7 @@ display_name: {name}
 
 # The only functions that may run here. Without this line all may.
 # allowed_functions: [00000000-0000-0000-0000-000000000000]
+# allowed_function_owners: [urn:headrace:user:grace]    # and all functions of these users
 
 # How much may be queued here, of each user and of all together: bundles of one task or more.
 # queue_limits:

@@ -95,6 +95,21 @@ def test_a_grant_needs_a_visible_function_an_accessible_endpoint_and_the_allow_l
     assert "allow list" in refused.json()["detail"]
 
 
+def test_functions_of_an_allowed_owner_need_no_id_in_the_list(service: RunningService) -> None:
+    one = service.http(service.add_user("writer"))
+    body = {"name": "f", "source": "def f():\n    pass\n", "python_version": "3.11.0", "public": True}
+    theirs = one.post("/api/v1/functions", json=body).json()["function_id"]
+    ours = service.add_function()
+    endpoint_id, _ = service.add_endpoint("by-owner", allowed_function_owners=["urn:headrace:user:writer"])
+    assert _granted(service.http(), endpoint_id, theirs).status_code == 200
+    assert _granted(service.http(), endpoint_id, ours).status_code == 403
+    service.http().patch(f"/api/v1/endpoints/{endpoint_id}", json={"allowed_functions": [ours]})
+    assert _granted(service.http(), endpoint_id, ours).status_code == 200
+    assert _granted(service.http(), endpoint_id, theirs).status_code == 200
+    service.http().patch(f"/api/v1/endpoints/{endpoint_id}", json={"allowed_function_owners": None})
+    assert _granted(service.http(), endpoint_id, theirs).status_code == 403
+
+
 def test_a_pool_fetches_the_code_of_a_task_that_it_was_sent(service: RunningService) -> None:
     endpoint_id, token = service.add_endpoint("fetching")
     function_id = service.add_function("def f():\n    return 1\n", entry_point="f")

@@ -362,7 +362,8 @@ def test_a_pool_has_what_config_yaml_says_and_its_template_goes_before(tmp_path:
     assert pool.workers == 5
     assert pool.sandbox is True
     assert pool.environment == {"A": "1", "B": "2", "C": "4"}
-    assert pool.allowed_functions == (allowed,)
+    assert all(each.permits(allowed, "") for each in pool.allow_lists)
+    assert not all(each.permits(other, "") for each in pool.allow_lists)
     assert (pool.idle_soft_s, pool.idle_hard_s) == (60.0, 172_800.0)
 
 
