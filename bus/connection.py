@@ -26,6 +26,7 @@ from headrace.bus.errors import BusError, BusUnavailable, PermissionDenied
 from headrace.bus.link import Callback, Link, message_too_large
 from headrace.bus.listening import Subscription, Subscriptions
 from headrace.bus.message import Message
+from headrace.bus.network import DIRECT, Network, Way
 from headrace.bus.requests import Requests
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,8 @@ _RECONNECT_WAIT_S = 0.1
 _LONGEST_RECONNECT_WAIT_S = 1.0
 _REFUSED_WAIT_S = 1.0
 _ATTEMPT_S = 2.0
+_LONG_ATTEMPT_S = 4.5
+"""Through a proxy or a WebSocket: as many as seven times there and back before the first word of NATS's."""
 _ANSWER_WAIT_S = 5.0
 _RETIRE_S = 2.0
 _DENIED = re.compile(r"Permissions Violation for (?:Publish|Subscription) to \"([^\"]+)\"")
@@ -57,8 +60,11 @@ class Connection:
         *,
         name: str,
         connect_timeout_s: float = 5.0,
+        network: Network = DIRECT,
     ) -> None:
-        self._urls = list(urls)
+        self._urls = list(network.nats_urls or urls)
+        self._network = network
+        self._last_way: Way | None = None
         self._credentials = credentials
         self._name = name
         self._connect_timeout_s = connect_timeout_s
@@ -275,25 +281,37 @@ class Connection:
         return f"{credentials.inbox_prefix}.{self._unique}"
 
     async def _connect(self, credentials: Credentials) -> Link:
-        """A new link, within the time limit. A server that does not answer is knocked at again and again."""
-        error: BusError | None = None
-        wait_s = _RECONNECT_WAIT_S
+        """A new link by the first way that leads there, within the time limit. A server that does not answer is knocked
+        at again and again."""
+        errors: dict[Way, BusUnavailable] = {}
         try:
             async with asyncio.timeout(self._connect_timeout_s):
-                for url in itertools.cycle(self._urls):
-                    try:
-                        return await self._open_link(url, credentials)
-                    except BusUnavailable as unavailable:
-                        error = unavailable
-                        # Not all clients of a server that is away at the same moments, nor ten times a second.
-                        await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))  # noqa: S311 - nothing secret
-                        wait_s = min(wait_s * 1.5, _LONGEST_RECONNECT_WAIT_S)
+                return await self._knock(credentials, errors)
         except TimeoutError:
-            pass
+            problems = "".join(f": {error}" for error in errors.values())
+            raise BusUnavailable(
+                f"no NATS server answers at {self._where} within {self._connect_timeout_s:g} s{problems}"
+            ) from None
         except PermissionDenied:
             raise PermissionDenied(f"the bus at {self._where} does not accept this credential") from None
-        detail = f": {error}" if error is not None else ""
-        raise BusUnavailable(f"no NATS server answers at {self._where} within {self._connect_timeout_s:g} s{detail}")
+
+    async def _knock(self, credentials: Credentials, errors: dict[Way, BusUnavailable]) -> Link:
+        ways = self._network.ways(self._urls)
+        # What worked the last time is tried first: the others may be such as never answer.
+        ways.sort(key=lambda way: way != self._last_way)
+        wait_s = _RECONNECT_WAIT_S
+        while True:
+            for way in ways:
+                try:
+                    link = await self._open_link(way, credentials)
+                except BusUnavailable as unavailable:
+                    errors[way] = unavailable
+                else:
+                    self._last_way = way
+                    return link
+            # Not all clients of a server that is away at the same moments, nor ten times a second.
+            await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))  # noqa: S311 - nothing secret
+            wait_s = min(wait_s * 1.5, _LONGEST_RECONNECT_WAIT_S)
 
     async def _connect_and_subscribe(self, credentials: Credentials) -> Link:
         link = await self._connect(credentials)
@@ -304,14 +322,20 @@ class Connection:
             raise
         return link
 
-    async def _open_link(self, url: str, credentials: Credentials) -> Link:
+    async def _open_link(self, way: Way, credentials: Credentials) -> Link:
+        within_s = _ATTEMPT_S if way.is_short else _LONG_ATTEMPT_S
         try:
-            async with asyncio.timeout(_ATTEMPT_S):
+            async with asyncio.timeout(within_s):
                 link = await Link.open(
-                    url, credentials, name=self._name, on_error=self._on_error, on_lost=self._on_lost
+                    way,
+                    credentials,
+                    name=self._name,
+                    network=self._network,
+                    on_error=self._on_error,
+                    on_lost=self._on_lost,
                 )
         except TimeoutError:
-            raise BusUnavailable(f"no answer from {url} within {_ATTEMPT_S:g} s") from None
+            raise BusUnavailable(f"no answer from {way} within {within_s:g} s") from None
         self._generation += 1
         self._requests.answer_on(link, f"{self._own_inbox(credentials)}.a{self._generation}")
         return link

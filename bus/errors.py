@@ -3,6 +3,7 @@
 BusError                    something about the bus itself
 ├── BusUnavailable          no connection, or no answer within the time limit
 │   └── ProtocolBroken      what answers is no NATS server
+├── NetworkUnusable         a proxy or certificates that this machine was told to use cannot be used
 ├── PermissionDenied        the credential does not allow the subject
 ├── AlreadyStored           the subject already holds a message (the first writer won)
 ├── StreamFull              a stream or its disk is full; nothing was stored
@@ -61,6 +62,12 @@ class ProtocolBroken(BusUnavailable):
     """Raised when what answers does not speak NATS's protocol."""
 
     code = "ProtocolBroken"
+
+
+class NetworkUnusable(BusError):
+    """Raised when a proxy or the certificates that this machine was told to use cannot be used."""
+
+    code = "NetworkUnusable"
 
 
 class PermissionDenied(BusError):

@@ -15,19 +15,20 @@ import re
 import ssl
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 import nkeys
 
 from headrace.bus.credentials import Credentials
+from headrace.bus.dialling import dial
 from headrace.bus.errors import BusError, BusUnavailable, PayloadTooLarge, PermissionDenied, ProtocolBroken
 from headrace.bus.message import Message, headers_block, parse_headers
+from headrace.bus.network import DIRECT, Network, Way
 from headrace.bus.reader import Reader
+from headrace.bus.websocket import CLOSE, FrameWriter, Intake, end_text
 
 logger = logging.getLogger(__name__)
 
-_PORT = 4222
 _PING_S = 30.0
 _JOIN_BYTES = 32 * 1024
 _MOST_WAITING_BYTES = 2 * 1024 * 1024
@@ -51,41 +52,45 @@ class Link(asyncio.BufferedProtocol):
     """Use `open`, and `close` at the end. `on_error` gets what the server complains about, `on_lost` comes once, when
     the link is over for whatever reason but a failure of `open`."""
 
-    def __init__(self, url: str, *, on_error: Callable[[Link, str], None], on_lost: Callable[[Link], None]) -> None:
-        self.url = url
+    def __init__(self, way: Way, *, on_error: Callable[[Link, str], None], on_lost: Callable[[Link], None]) -> None:
+        self.way = way
         self.info = Info()
         self.refused = False
         """Whether the server ended it because it does not accept the credential (any more)."""
         self._on_error = on_error
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
-        self._transport: asyncio.Transport | None = None
-        self._reader = Reader(self._on_message, self._on_word)
+        self._transport: Any = None
+        self.intake: Intake = Reader(self._on_message, self._on_word)
+        """Who takes what is read; while the way is prepared, and with WebSockets, somebody before the reader."""
         self._callbacks: dict[int, Callback] = {}
         self._greeted: asyncio.Future[None] = self._loop.create_future()
+        self._waited_for = [self._greeted]
         self._signed_in = False
         self._pongs: collections.deque[asyncio.Future[None]] = collections.deque()
         self._writable = asyncio.Event()
         self._writable.set()
         self._over = asyncio.Event()
         self._reason = "the connection was closed"
+        self._complaint = ""
         self._pinging: asyncio.TimerHandle | None = None
 
     @classmethod
     async def open(
         cls,
-        url: str,
+        way: Way,
         credentials: Credentials,
         *,
         name: str,
+        network: Network = DIRECT,
         on_error: Callable[[Link, str], None],
         on_lost: Callable[[Link], None],
     ) -> Link:
-        """Connect and sign in. Raises `BusUnavailable`, and `PermissionDenied` when the credential is not accepted.
-        It has no time limit of its own."""
-        link = cls(url, on_error=on_error, on_lost=on_lost)
+        """Connect and sign in. Raises `BusUnavailable`, `PermissionDenied` when the credential is not accepted, and
+        `NetworkUnusable`. It has no time limit of its own."""
+        link = cls(way, on_error=on_error, on_lost=on_lost)
         try:
-            await link._connect()
+            await link._connect(network)
             await link._sign_in(credentials, name)
         except (OSError, ssl.SSLError) as error:
             link._abort()
@@ -165,18 +170,12 @@ class Link(asyncio.BufferedProtocol):
 
     # Signing in
 
-    async def _connect(self) -> None:
-        place = urlsplit(self.url if "://" in self.url else f"nats://{self.url}")
-        if not place.hostname:
-            raise BusUnavailable(f"{self.url!r} names no host")
-        await self._loop.create_connection(lambda: self, place.hostname, place.port or _PORT)
-        await self._greeted
-        if (self.info.tls_required or place.scheme == "tls") and self._transport is not None:
-            self._use(
-                await self._loop.start_tls(
-                    self._transport, self, ssl.create_default_context(), server_hostname=place.hostname
-                )
-            )
+    async def _connect(self, network: Network) -> None:
+        place = await dial(self, lambda: self, self.way, network)
+        await self.unless_lost(self._greeted)
+        if (self.info.tls_required or place.scheme == "tls") and not place.is_websocket:
+            tls = network.ssl_context()
+            self.use(await self._loop.start_tls(self.transport, self, tls, server_hostname=place.host))
 
     async def _sign_in(self, credentials: Credentials, name: str) -> None:
         signature = nkeys.from_seed(bytearray(credentials.seed.encode())).sign(self.info.nonce.encode())
@@ -195,20 +194,49 @@ class Link(asyncio.BufferedProtocol):
         self._send(b"CONNECT " + msgspec.json.encode(document) + b"\r\n")
         await self._ping()
 
+    # What dialling uses
+
+    @property
+    def transport(self) -> Any:
+        """What is written to. Raises `BusUnavailable` when the connection is over already."""
+        if self._transport is None or self._over.is_set():
+            raise BusUnavailable(f"the bus is not available: {self._reason}")
+        return self._transport
+
+    def use(self, transport: Any) -> None:
+        """Write to this one from here on."""
+        self._transport = transport  # uvloop's has the methods, not the base class
+        transport.set_write_buffer_limits(_MOST_WAITING_BYTES)
+
+    def on_control(self, kind: int, content: bytes) -> None:
+        """A WebSocket frame came that is no data."""
+        if isinstance(self._transport, FrameWriter):
+            self._transport.answer(kind, content)
+        if kind == CLOSE:
+            # Why, it mostly has said before, in its own words.
+            self._end(self._complaint or end_text(content))
+
+    async def unless_lost(self, answered: asyncio.Future[None]) -> None:
+        """Wait for an answer. Raises `BusUnavailable` when the connection ends first."""
+        if self._over.is_set() and not answered.done():
+            raise BusUnavailable(f"the bus is not available: {self._reason}")
+        self._waited_for.append(answered)
+        await answered
+
     # What asyncio calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The socket is open."""
-        self._use(transport)
+        self.use(transport)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Where to read to."""
-        return self._reader.space()
+        return self.intake.space()
 
     def buffer_updated(self, nbytes: int) -> None:
         """Something was read."""
         try:
-            self._reader.filled(nbytes)
+            self.intake.filled(nbytes)
         except ProtocolBroken as error:
             self._end(str(error))
 
@@ -233,7 +261,7 @@ class Link(asyncio.BufferedProtocol):
             if self.refused
             else BusUnavailable(f"the bus is not available: {self._reason}")
         )
-        for waiting in (self._greeted, *self._pongs):
+        for waiting in (*self._waited_for, *self._pongs):
             if not waiting.done():
                 waiting.set_exception(error)
                 waiting.exception()  # nobody may be waiting any more
@@ -274,17 +302,13 @@ class Link(asyncio.BufferedProtocol):
             self._greeted.set_result(None)
 
     def _on_complaint(self, text: str) -> None:
-        self._reason = text
+        self._reason = self._complaint = text
         if any(sign in text.lower() for sign in _NOT_ACCEPTED):
             self.refused = True
         if self._signed_in:
             self._on_error(self, text)
 
     # Small things
-
-    def _use(self, transport: Any) -> None:
-        self._transport = transport  # uvloop's has the methods, not the base class
-        transport.set_write_buffer_limits(_MOST_WAITING_BYTES)
 
     def _send(self, data: bytes) -> None:
         if self._transport is not None and not self._over.is_set():

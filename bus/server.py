@@ -42,6 +42,8 @@ class ServerSettings:
     directory: Path
     host: str = "127.0.0.1"
     port: int = 0
+    websocket: tuple[str, int] | None = None
+    """The address and port of a second listener, for WebSockets: without TLS, which a proxy before it may add."""
     binary: Path | None = None
     relaxed: bool = False
     """Sync to disk every two minutes rather than before each acknowledgement: faster, and a power cut loses some."""
@@ -51,12 +53,14 @@ class ServerSettings:
 
 
 class NatsServer:
-    """One server process. `port` and `url` are known once it has started; starting it again keeps the port."""
+    """One server process. `port` and `url`, and those for WebSockets, are known once it has started; starting it
+    again keeps them."""
 
     def __init__(self, settings: ServerSettings) -> None:
         self._settings = settings
         self._process: asyncio.subprocess.Process | None = None
         self.port = settings.port
+        self.websocket_port = settings.websocket[1] if settings.websocket else 0
         self._log_read = 0
         self._write_failed = False
         self._told_full = False
@@ -74,6 +78,13 @@ class NatsServer:
     def url(self) -> str:
         """Where clients connect."""
         return f"nats://{_connectable(self._settings.host)}:{self.port}"
+
+    @property
+    def websocket_url(self) -> str | None:
+        """Where clients connect by WebSocket, if they can."""
+        if self._settings.websocket is None:
+            return None
+        return f"ws://{_connectable(self._settings.websocket[0])}:{self.websocket_port}"
 
     @property
     def pid(self) -> int:
@@ -258,6 +269,9 @@ class NatsServer:
             "resolver": "MEMORY",
             "resolver_preload": accounts.jwts,
         }
+        if settings.websocket is not None:
+            host = settings.websocket[0]
+            config["websocket"] = {"host": host, "port": self.websocket_port or -1, "no_tls": True}
         # NATS reads JSON; its own form is a superset.
         return json.dumps(config, indent=1)
 
@@ -275,9 +289,12 @@ class NatsServer:
             ) from None
 
     async def _is_ready(self) -> bool:
-        if self.port == 0:
-            self.port = self._reported_port() or 0
-        if self.port == 0:
+        self.port = self.port or self._reported_port("nats")
+        if self._settings.websocket is not None:
+            self.websocket_port = self.websocket_port or self._reported_port("websocket")
+            if not self.websocket_port:
+                return False
+        if not self.port:
             return False
         try:
             reader, writer = await asyncio.open_connection(_connectable(self._settings.host), self.port)
@@ -293,14 +310,20 @@ class NatsServer:
         # Somebody else's server may sit on the port; ours is then about to give up.
         return greeting.startswith(b"INFO ") and f'"server_name":"{self._server_name}"'.encode() in greeting
 
-    def _reported_port(self) -> int | None:
+    def _reported_port(self, kind: str) -> int:
+        """The port that the server chose, or 0 while it has not said so."""
         for path in self._ports_dir.glob("*.ports"):
             with contextlib.suppress(OSError, ValueError, KeyError, IndexError):
-                return int(str(json.loads(path.read_text())["nats"][0]).rsplit(":", 1)[1])
-        return None
+                return int(str(json.loads(path.read_text())[kind][0]).rsplit(":", 1)[1])
+        return 0
 
     def _failure(self, log_start: int) -> ServerUnusable:
         lines = self._last_lines(log_start)
+        if "address already in use" in lines and "websocket" in lines.lower():
+            return ServerUnusable(
+                f"port {self.websocket_port} is in use, so the NATS server cannot take WebSockets there; stop what uses"
+                " it, or choose another with --nats-websocket"
+            )
         if "address already in use" in lines:
             return ServerUnusable(
                 f"port {self.port} on {self._settings.host} is in use, so the NATS server cannot listen there;"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -12,12 +11,14 @@ from pathlib import Path
 
 import pytest
 import uvloop
+from certificates import make_certificate
 from waiting import eventually_async
 
 from headrace.bus.connection import Connection
 from headrace.bus.errors import BusUnavailable
 from headrace.bus.message import Message
 from headrace.bus.nats_binary import find_binary
+from headrace.bus.network import Network
 from headrace.bus.operator import Operator
 
 pytestmark = pytest.mark.anyio
@@ -32,15 +33,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, object
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    if shutil.which("openssl") is None:
-        pytest.skip("no openssl to make a certificate with")
-    command = (
-        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost"
-    )
-    subprocess.run(
-        [*command.split(), "-keyout", "key.pem", "-out", "cert.pem"], cwd=tmp_path, check=True, capture_output=True
-    )
-    return tmp_path / "cert.pem"
+    return make_certificate(tmp_path).cert
 
 
 @pytest.fixture
@@ -84,6 +77,17 @@ async def test_messages_travel_encrypted(
 
     assert [message.data for message in heard] == [LARGE, b"small"]
     assert heard[0].headers == {"X": "y"}
+
+
+async def test_an_authority_of_ones_own_is_trusted_besides_those_of_the_system(
+    tmp_path: Path, port: int, certificate: Path
+) -> None:
+    user = Operator.open(tmp_path / "keys").minter.core_user("test", 60)
+
+    async with Connection(
+        [f"tls://localhost:{port}"], user, name="test", network=Network(ca_file=certificate)
+    ) as connection:
+        await connection.flush()
 
 
 async def test_a_certificate_that_nobody_vouches_for_is_refused_in_words(tmp_path: Path, port: int) -> None:
