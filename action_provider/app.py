@@ -19,6 +19,7 @@ from starlette.routing import Route
 from headrace.action_provider import providers
 from headrace.action_provider.api import (
     dead_letters,
+    endpoint_tasks,
     endpoints,
     events,
     functions,
@@ -79,6 +80,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *sessions.ROUTES,
     *tasks.ROUTES,
     *task_lists.ROUTES,
+    *endpoint_tasks.ROUTES,
     *logs.ROUTES,
     *events.ROUTES,
     *subscriptions.ROUTES,

@@ -34,7 +34,7 @@ _PAGES_AT_ONCE: Final = 3
 _MOST_SINGLE_MARKS: Final = 4
 _MOST_MARKS: Final = 1000
 
-_REASONS: Final = ("the task was cancelled before it started", "the task was cancelled after its endpoint was lost")
+REASONS: Final = ("the task was cancelled before it started", "the task was cancelled after its endpoint was lost")
 
 UNKNOWN: Final = "unknown"
 """Stands for the state of a task that is not there, or whose result has expired."""
@@ -87,7 +87,7 @@ class Cancelling:
         *,
         force: bool,
         is_up: IsUp,
-        reasons: tuple[str, str] = _REASONS,
+        reasons: tuple[str, str] = REASONS,
     ) -> None:
         self.states: Counter[str] = Counter()
         self.running: list[UUID] = []
@@ -101,11 +101,19 @@ class Cancelling:
 
     async def tasks(self, principal: str, group: UUID, tasks: Collection[UUID]) -> None:
         """Cancel these tasks of a group. Raises `ValueError` for what is no id of a task, `BusError`."""
-        wanted: dict[UUID, set[UUID]] = defaultdict(set)
-        for task in tasks:
-            wanted[split_task_id(task)[0]].add(task)
-        some = ({bundle: wanted[bundle] for bundle in bundles} for bundles in _pages(list(wanted), _PAGE))
-        await asyncio.gather(*(self._cancel_chosen(principal, group, each) for each in some))
+        where = f"task.*.*.{token(principal)}.{group.hex}"
+        missing = await asyncio.gather(*(self._cancel_chosen(where, some) for some in _by_bundle(tasks)))
+        await asyncio.gather(*(self._look_for(principal, some) for some in missing))
+
+    async def tasks_at(self, endpoint: UUID, tasks: Collection[UUID]) -> None:
+        """Cancel these tasks at an endpoint, whoever submitted them; what is not queued there counts as unknown.
+
+        Raises `ValueError` for what is no id of a task, `BusError`.
+        """
+        where = f"task.{endpoint.hex}.*.*.*"
+        missing = await asyncio.gather(*(self._cancel_chosen(where, some) for some in _by_bundle(tasks)))
+        if any(missing):
+            self.states[UNKNOWN] += sum(map(len, missing))
 
     async def group(self, principal: str, group: UUID, *, start: int = 1, within_s: float = math.inf) -> int | None:
         """Cancel every task of a group that is queued or runs, those stored before `start` (a sequence) left out.
@@ -141,9 +149,8 @@ class Cancelling:
     async def _cancel_page(self, messages: list[StoredMessage]) -> None:
         await self._cancel_queued(messages, None)
 
-    async def _cancel_chosen(self, principal: str, group: UUID, wanted: Mapping[UUID, set[UUID]]) -> None:
-        """Cancel tasks by their bundles."""
-        where = f"task.*.*.{token(principal)}.{group.hex}"
+    async def _cancel_chosen(self, where: str, wanted: Mapping[UUID, set[UUID]]) -> set[UUID]:
+        """Cancel tasks by their bundles; those that are not queued."""
         chosen = {task for tasks in wanted.values() for task in tasks}
         left, pending = {f"{where}.{bundle.hex}" for bundle in wanted}, 1
         missing = set(chosen)
@@ -153,7 +160,7 @@ class Cancelling:
                 messages, pending = await self._connection.read_many("TASKS", query)
                 missing -= await self._cancel_queued(messages, chosen)
                 left -= {f"{where}.{message.subject.rpartition('.')[2]}" for message in messages}
-            await self._look_for(principal, missing)
+        return missing
 
     async def in_bundle(self, views: Sequence[TaskView], *, dated: bool = False) -> list[TaskView]:
         """Cancel queued tasks of one bundle; the tasks as they are now. `dated`: see `end_unstarted`."""
@@ -240,6 +247,14 @@ async def _marks(connection: Connection, bundles: Sequence[Sequence[TaskView]]) 
         half = len(bundles) // 2
         return {**await _marks(connection, bundles[:half]), **await _marks(connection, bundles[half:])}
     return {mark.subject: mark.stored_at for mark in marks}
+
+
+def _by_bundle(tasks: Collection[UUID]) -> Iterator[Mapping[UUID, set[UUID]]]:
+    """Tasks by their bundles, a page of bundles at a time. Raises `ValueError` for what is no id of a task."""
+    wanted: dict[UUID, set[UUID]] = defaultdict(set)
+    for task in tasks:
+        wanted[split_task_id(task)[0]].add(task)
+    return ({bundle: wanted[bundle] for bundle in bundles} for bundles in _pages(list(wanted), _PAGE))
 
 
 def _pages(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -46,7 +46,8 @@ _MARKER = re.compile(r"([qr])(\d{1,19})-(\d{1,6})")
 class TaskQuery:
     """Whose tasks, and which of them. `since` (unix seconds): stored or, for what has ended, ended then or later."""
 
-    principal: str
+    principal: str | None
+    """None is everybody: for the owner of an endpoint."""
     states: frozenset[str] = frozenset(STATES)
     endpoint: UUID | None = None
     function: UUID | None = None
@@ -56,12 +57,16 @@ class TaskQuery:
     @property
     def task_subjects(self) -> str:
         """The pattern of the subjects under which their bundles may be queued."""
-        return f"task.{_hex(self.endpoint)}.*.{token(self.principal)}.{_hex(self.group)}.*"
+        return f"task.{_hex(self.endpoint)}.*.{self._who}.{_hex(self.group)}.*"
 
     @property
     def result_subjects(self) -> str:
         """The pattern of the subjects under which their results may be."""
-        return f"result.{_hex(self.endpoint)}.{token(self.principal)}.{_hex(self.group)}.*.*"
+        return f"result.{_hex(self.endpoint)}.{self._who}.{_hex(self.group)}.*.*"
+
+    @property
+    def _who(self) -> str:
+        return "*" if self.principal is None else token(self.principal)
 
     def accepts(self, view: TaskView) -> bool:
         """Whether a task under one of these subjects is wanted."""

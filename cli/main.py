@@ -27,6 +27,7 @@ from headrace.cli.configuration_commands import reload, render_user_config, vali
 from headrace.cli.dispatch import dispatch
 from headrace.cli.doctor_command import doctor
 from headrace.cli.endpoint_status import pools, status
+from headrace.cli.endpoint_tasks import kill, tasks
 from headrace.cli.login_command import login
 from headrace.cli.serve import serve
 from headrace.cli.sharing_commands import share, unshare
@@ -46,6 +47,8 @@ app.command()(login)
 app.command()(doctor)
 endpoint_commands.app.command()(status)
 endpoint_commands.app.command()(pools)
+endpoint_commands.app.command()(tasks)
+endpoint_commands.app.command()(kill)
 endpoint_commands.app.command()(validate)
 endpoint_commands.app.command()(render_user_config)
 endpoint_commands.app.command()(reload)

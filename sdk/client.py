@@ -197,6 +197,39 @@ class Client:
         answer: Document = self._http.request("DELETE", path, query={"with": principal})
         return answer
 
+    def list_endpoint_tasks(
+        self, endpoint_id: Id, *, state: str | Iterable[str] | None = None, page_size: int = 100
+    ) -> Iterator[Document]:
+        """The tasks at an endpoint of one's own, whoever submitted them, as `list_tasks` gives one's own.
+
+        Each names its `principal`; what its function gave, or raised, is not for the owner of the endpoint.
+        """
+        query = given(state=None if state is None else states(state), limit=page_size)
+        return self._tasks.pages(query, f"endpoints/{id_text(endpoint_id, 'endpoint_id')}/tasks")
+
+    def cancel_endpoint_tasks(
+        self,
+        endpoint_id: Id,
+        task_ids: Iterable[Id] | None = None,
+        *,
+        principal: str | None = None,
+        pool: str | None = None,
+        everything: bool = False,
+        force: bool = False,
+    ) -> Document:
+        """Cancel tasks at an endpoint of one's own, whoever submitted them, as `cancel_group` does it.
+
+        Either these tasks (5 000 at most), or all of a principal, of a pool, or of both, or `everything`.
+        """
+        body = given(
+            task_ids=None if task_ids is None else [id_text(task, "task_ids") for task in task_ids],
+            principal=principal,
+            pool=pool,
+            everything=everything or None,
+            force=force,
+        )
+        return self._tasks.cancel_at(id_text(endpoint_id, "endpoint_id"), body)
+
     def delete_endpoint(self, endpoint_id: Id) -> None:
         """Remove an endpoint. Its token stops working at once, and its tasks without a result are cancelled."""
         self._http.request("DELETE", f"endpoints/{id_text(endpoint_id, 'endpoint_id')}")

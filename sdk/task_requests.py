@@ -51,10 +51,10 @@ class TaskRequests:
             raise errors.ResultNotSerialisable(f"JSON cannot carry this: {answer.get('python_object')}")
         return answer["result"]
 
-    def pages(self, query: Document) -> Iterator[Document]:
+    def pages(self, query: Document, path: str = "tasks") -> Iterator[Document]:
         """The tasks of a list, page after page."""
         while True:
-            answer: Document = self._http.request("GET", "tasks", query=query)
+            answer: Document = self._http.request("GET", path, query=query)
             yield from answer["tasks"]
             if "marker" not in answer:
                 return
@@ -69,15 +69,16 @@ class TaskRequests:
         else:
             pages = (named[start : start + MOST_AT_ONCE] for start in range(0, len(named), MOST_AT_ONCE))
             answers = [self._cancel(group, {"task_ids": page, "force": force}) for page in pages]
-        states: Counter[str] = Counter()
-        for answer in answers:
-            states.update(answer["states"])
-        return {
-            "task_group_id": group,
-            "found": sum(answer["found"] for answer in answers),
-            "states": dict(states),
-            "running": [task for answer in answers for task in answer["running"]],
-        }
+        return {"task_group_id": group, **_together(answers)}
+
+    def cancel_at(self, endpoint: str, body: Document) -> Document:
+        """Cancel tasks at an endpoint; the answers of all requests in one."""
+        answers: list[Document] = []
+        while not answers or "after" in answers[-1]:
+            more = {"after": answers[-1]["after"]} if answers else {}
+            path = f"endpoints/{endpoint}/tasks/cancel"
+            answers.append(self._http.request("POST", path, body={**body, **more}, repeatable=True))
+        return {"endpoint_id": endpoint, **_together(answers)}
 
     def _cancel(self, group: str, body: Document) -> Document:
         answer: Document = self._http.request("POST", f"task-groups/{group}/cancel", body=body, repeatable=True)
@@ -96,3 +97,15 @@ class TaskRequests:
                 raise errors.ObjectDamaged(f"the result came with the SHA-256 {digest.hexdigest()}")
             file.seek(0)
             return json.load(file)
+
+
+def _together(answers: Sequence[Document]) -> Document:
+    """What several cancellations found, in one."""
+    states: Counter[str] = Counter()
+    for answer in answers:
+        states.update(answer["states"])
+    return {
+        "found": sum(answer["found"] for answer in answers),
+        "states": dict(states),
+        "running": [task for answer in answers for task in answer["running"]],
+    }

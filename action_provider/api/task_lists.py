@@ -27,20 +27,25 @@ async def list_page(call: Call) -> Response:
     A page may be short, even empty: there are more as long as it has a `marker`. A task that ends between two pages may
     be on both. Values and tracebacks are left out. Looking changes nothing.
     """
-    query = TaskQuery(
-        principal=call.caller.principal,
-        states=_states(call),
-        endpoint=_id(call, "endpoint_id"),
-        function=_id(call, "function_id"),
-        group=_id(call, "task_group_id"),
-        since=_since(call),
-    )
+    query = task_query(call, principal=call.caller.principal, endpoint=_id(call, "endpoint_id"))
     service = call.service
-    page = await list_tasks(service.connection, service.keys, query, limit=_limit(call), marker=_marker(call))
+    page = await list_tasks(service.connection, service.keys, query, limit=asked_limit(call), marker=asked_marker(call))
     answer: dict[str, Any] = {"tasks": [listed_document(view) for view in page.tasks]}
     if page.marker is not None:
         answer["marker"] = str(page.marker)
     return reply(answer)
+
+
+def task_query(call: Call, *, principal: str | None, endpoint: UUID | None) -> TaskQuery:
+    """What a request's query parameters ask for. Raises `InvalidRequest`."""
+    return TaskQuery(
+        principal=principal,
+        states=_states(call),
+        endpoint=endpoint,
+        function=_id(call, "function_id"),
+        group=_id(call, "task_group_id"),
+        since=_since(call),
+    )
 
 
 def _states(call: Call) -> frozenset[str]:
@@ -79,7 +84,8 @@ def _since(call: Call) -> float:
         raise _refusal("since", problem) from None
 
 
-def _limit(call: Call) -> int:
+def asked_limit(call: Call) -> int:
+    """How many tasks a page may have. Raises `InvalidRequest`."""
     given = call.query("limit")
     if given is None:
         return _DEFAULT
@@ -88,7 +94,8 @@ def _limit(call: Call) -> int:
     return int(given)
 
 
-def _marker(call: Call) -> Marker | None:
+def asked_marker(call: Call) -> Marker | None:
+    """Where the page begins. Raises `InvalidRequest`."""
     given = call.query("marker")
     try:
         return None if given is None else Marker.of_text(given)
@@ -100,6 +107,20 @@ def _refusal(name: str, problem: str) -> InvalidRequest:
     return InvalidRequest(f"{name}: {problem}", violations=(Violation(pointer=f"?{name}", problem=problem),))
 
 
+LIST_QUERY = (
+    Query(name="state", description=f"Only these, with commas between them: {', '.join(STATES)}."),
+    Query(name="endpoint_id", description="Only those of this endpoint."),
+    Query(name="function_id", description="Only calls of this function."),
+    Query(name="task_group_id", description="Only those of this group."),
+    Query(
+        name="since",
+        description="Only what was stored, or has ended, since: a time (`2026-02-28T12:00:00Z`) or how long ago"
+        " (`90s`, `15m`, `12h`, `7d`).",
+    ),
+    Query(name="limit", description=f"At most so many on this page; {_DEFAULT} by default, {_MOST} at most."),
+    Query(name="marker", description="Where the page begins: the `marker` of the page before."),
+)
+
 ROUTES = (
     Operation(
         method="GET",
@@ -107,18 +128,6 @@ ROUTES = (
         handler=list_page,
         summary="List your tasks, a page at a time",
         response_schema="task-list",
-        query=(
-            Query(name="state", description=f"Only these, with commas between them: {', '.join(STATES)}."),
-            Query(name="endpoint_id", description="Only those of this endpoint."),
-            Query(name="function_id", description="Only calls of this function."),
-            Query(name="task_group_id", description="Only those of this group."),
-            Query(
-                name="since",
-                description="Only what was stored, or has ended, since: a time (`2026-02-28T12:00:00Z`) or how long ago"
-                " (`90s`, `15m`, `12h`, `7d`).",
-            ),
-            Query(name="limit", description=f"At most so many on this page; {_DEFAULT} by default, {_MOST} at most."),
-            Query(name="marker", description="Where the page begins: the `marker` of the page before."),
-        ),
+        query=LIST_QUERY,
     ),
 )

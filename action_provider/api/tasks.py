@@ -27,7 +27,7 @@ from headrace.action_provider.http import Call as Request
 from headrace.action_provider.wishes import environment_of, pool_for
 from headrace.bus import submission, task_views
 from headrace.bus.bundles import TaskOptions, TaskResult
-from headrace.bus.cancelling import UNKNOWN, Cancelling
+from headrace.bus.cancelling import REASONS, UNKNOWN, Cancelling
 from headrace.bus.endings import end_unstarted, ended
 from headrace.bus.ids import task_id
 from headrace.bus.models import EndpointRecord
@@ -40,7 +40,7 @@ from headrace.bus.task_views import TaskView
 from headrace.schemas import Violation
 
 _INVOKE_WAIT_S = 5.0
-_MOST_NAMED = 10_000
+MOST_NAMED = 10_000
 """How many tasks that go on the answer to a cancellation of a group names."""
 _CALL = ("function_id", "args", "kwargs")
 
@@ -108,7 +108,7 @@ async def cancel(call: Request) -> Response:
     """Ask for a task's cancellation: it does not start any more, and with `force` it is stopped while it runs."""
     view = await find_task(call)
     if view.result is None:
-        cancelling = _cancelling(call, force=bool((call.body or {}).get("force")))
+        cancelling = cancelling_for(call, force=bool((call.body or {}).get("force")))
         view = (await cancelling.in_bundle([view], dated=True))[0]
     return reply(located_document(view), 202 if view.result is None else 200)
 
@@ -120,7 +120,7 @@ async def cancel_group(call: Request) -> Response:
     well, and a group that never was looks the same. `found` says how many tasks there were to cancel.
     """
     group, body = call.path_id("task_group_id"), call.body or {}
-    cancelling = _cancelling(call, force=bool(body.get("force")))
+    cancelling = cancelling_for(call, force=bool(body.get("force")))
     principal = call.caller.principal
     go_on: int | None = None
     if "task_ids" in body:
@@ -137,7 +137,7 @@ async def cancel_group(call: Request) -> Response:
         "task_group_id": group,
         "found": cancelling.states.total() - cancelling.states[UNKNOWN],
         "states": dict(sorted(cancelling.states.items())),
-        "running": cancelling.running[:_MOST_NAMED],
+        "running": cancelling.running[:MOST_NAMED],
     }
     if go_on is not None:
         answer["after"] = go_on - 1
@@ -201,9 +201,11 @@ async def find_task(call: Request) -> TaskView:
     return await _unless_late(call, view)
 
 
-def _cancelling(call: Request, *, force: bool) -> Cancelling:
+def cancelling_for(call: Request, *, force: bool, reasons: tuple[str, str] = REASONS) -> Cancelling:
+    """One request's cancellation of tasks."""
     service = call.service
-    return Cancelling(service.connection, service.keys, force=force, is_up=functools.partial(_is_up, call))
+    is_up = functools.partial(_is_up, call)
+    return Cancelling(service.connection, service.keys, force=force, is_up=is_up, reasons=reasons)
 
 
 async def _is_up(call: Request, address: Address) -> bool:
