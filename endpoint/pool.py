@@ -92,7 +92,24 @@ class PoolSettings:
     @property
     def spool_path(self) -> Path:
         """The directory for large payloads."""
+        if self.in_containers:
+            return self.engine_directory / "spool"
         return self.status_path.absolute().with_name(f"pool-{self.pool}.spool")
+
+    @property
+    def in_containers(self) -> bool:
+        """Whether workers share nothing with this process but the engine's directory."""
+        return isinstance(self.engine, ProcessSettings) and self.engine.container_type is not None
+
+    @property
+    def worker_limits(self) -> WorkerLimits:
+        """The limits, with the sandboxes where workers get at them."""
+        wanted = self.limits.sandboxes is not None or (
+            isinstance(self.engine, ProcessSettings) and self.engine.run_in_sandbox
+        )
+        if wanted and (self.in_containers or self.limits.sandboxes is None):
+            return replace(self.limits, sandboxes=str(self.engine_directory / "sandboxes"))
+        return self.limits
 
     @property
     def engine_directory(self) -> Path:
@@ -138,7 +155,10 @@ async def serve(settings: PoolSettings) -> None:
         pool=settings.pool,
         token_path=settings.token_path,
     )
-    memory_groups, sandboxes = _memory_groups(settings.limits), SandboxRoot.of(settings.limits)
+    limits = settings.worker_limits
+    memory_groups, sandboxes = _memory_groups(limits), SandboxRoot.of(limits)
+    if settings.in_containers:
+        settings.engine_directory.mkdir(mode=0o700, exist_ok=True)
     if sandboxes is not None:
         sandboxes.prepare()
     objects = HttpObjectService(settings.service_url, endpoint=settings.endpoint_id, pool=settings.pool)
@@ -152,7 +172,7 @@ async def serve(settings: PoolSettings) -> None:
                 python=settings.python,
                 environment=settings.environment,
                 added_environment=settings.added_environment,
-                limits=settings.limits,
+                limits=limits,
                 memory_groups=memory_groups,
                 on_output=logs.add if settings.task_log_limit_bytes else None,
                 most_output_bytes=settings.task_log_limit_bytes,

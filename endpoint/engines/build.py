@@ -9,6 +9,7 @@ from pathlib import Path
 
 from headrace.bus.encodings import INLINE_BYTES
 from headrace.bus.serializers import Allowed
+from headrace.endpoint.engines.containers.runtimes import Container
 from headrace.endpoint.engines.engine import Engine, OutcomesCallback, OutputCallback, Source
 from headrace.endpoint.engines.grids.courier import Courier
 from headrace.endpoint.engines.grids.dask import DaskGrid
@@ -18,6 +19,7 @@ from headrace.endpoint.engines.grids.threads import ThreadGrid
 from headrace.endpoint.engines.processes.cgroups import MemoryGroups
 from headrace.endpoint.engines.processes.engine import ProcessEngine
 from headrace.endpoint.engines.processes.output import PRINTED_LIMIT
+from headrace.endpoint.engines.processes.worker_process import ACCELERATOR_VARIABLES
 from headrace.endpoint.engines.settings import (
     DaskSettings,
     EngineSettings,
@@ -109,4 +111,23 @@ def _process_engine(
         memory_groups=means.memory_groups,
         spool=means.spool,
         inline_bytes=means.inline_bytes,
+        container=container_of(settings, means),
+    )
+
+
+def container_of(settings: ProcessSettings, means: Means) -> Container | None:
+    if settings.container_type is None:
+        return None
+    if means.directory is None:
+        raise EngineSettingsInvalid([SettingProblem(("engine", "container_type"), "needs a directory of the pool")])
+    # A Python that nobody chose is that of the pool, which no image has at its path.
+    python = "python3" if means.python == sys.executable else means.python
+    accelerators = ACCELERATOR_VARIABLES if settings.accelerators else ()
+    return Container(
+        kind=settings.container_type,
+        image=settings.container_uri or "",
+        options=settings.container_cmd_options or "",
+        directory=means.directory,
+        python=python,
+        variables=(*means.added_environment, *accelerators),
     )

@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 from msgspec import Meta
 
 from headrace.bus.serializers import Allowed
+from headrace.endpoint.engines.containers.runtimes import IMAGE, options_problem, template_problem
 from headrace.endpoint.engines.keys import Keys, Path, Reader
 from headrace.endpoint.engines.providers import Count, Positive, Provider, Seconds, is_plain_local, read_provider
 
@@ -48,10 +49,13 @@ class OwnProcesses(EngineSettings):
     """What engines have that run tasks in processes of their own."""
 
     container_type: ContainerType | None = None
+    """What puts each worker into a container; `custom` is a command of one's own."""
     container_uri: str | None = None
-    """The image that workers run in."""
+    """The image that workers run in. It needs Python 3.11 or newer, not Headrace."""
     container_cmd_options: str | None = None
-    """Further options for the container's command."""
+    """Further options for the container's command, split into words as a shell does, with nothing expanded. For
+    `custom` the whole command: `{EXECUTOR_LAUNCH_CMD}` is the worker's, `{EXECUTOR_RUNDIR}` the directory that must be
+    there under the same path, `{CONTAINER_URI}` the image."""
     available_accelerators: Count | list[str | int] = field(default_factory=list)
     """Accelerators, one for each worker, as names or as a number; no more workers start than there are."""
 
@@ -238,6 +242,7 @@ def _check(reader: Reader, settings: EngineSettings, path: Path) -> None:
             reader.problem((*path, "container_type"), "needs container_uri, the image to run")
         if settings.container_uri and not settings.container_type:
             reader.problem((*path, "container_uri"), f"needs container_type, one of {', '.join(CONTAINER_TYPES)}")
+        _check_container_options(reader, settings, path)
     if isinstance(settings, ParslSettings):
         provider = settings.provider
         least, most = provider.min_blocks or 0, provider.most_blocks
@@ -248,3 +253,17 @@ def _check(reader: Reader, settings: EngineSettings, path: Path) -> None:
             reader.problem((*path, "provider", "init_blocks"), problem)
     if isinstance(settings, DaskSettings) and bool(settings.tls_client_cert) != bool(settings.tls_client_key):
         reader.problem((*path, "tls_client_cert"), "tls_client_cert and tls_client_key belong together")
+
+
+def _check_container_options(reader: Reader, settings: OwnProcesses, path: Path) -> None:
+    options, problem = settings.container_cmd_options, None
+    if settings.container_type == "custom":
+        key = "container_cmd_options" if options is not None else "container_type"
+        problem = template_problem(options)
+        if problem is None and settings.container_uri and IMAGE not in (options or ""):
+            key, problem = "container_uri", f"does nothing: write {IMAGE} into container_cmd_options, or remove it"
+    else:
+        key = "container_cmd_options"
+        problem = options_problem(options) if options else None
+    if problem is not None:
+        reader.problem((*path, key), problem)

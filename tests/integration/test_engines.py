@@ -32,6 +32,12 @@ _INLINE_BYTES = 1_000_000
 
 ENGINES: dict[str, dict[str, Any]] = {
     "processes": {"type": "ProcessEngine"},
+    # Nothing is contained here, but workers are started, met and ended as those in containers are.
+    "contained": {
+        "type": "ProcessEngine",
+        "container_type": "custom",
+        "container_cmd_options": f"env PATH={Path(sys.executable).parent} {{EXECUTOR_LAUNCH_CMD}}",
+    },
     "threads": {"type": "ThreadEngine"},
     "dask": {"type": "DaskEngine"},
     "parsl": {"type": "ParslEngine", "max_workers_per_node": 2, "provider": {"type": "LocalProvider"}},

@@ -7,6 +7,7 @@ import logging
 import socket
 from collections.abc import Callable, Sequence
 
+from headrace.endpoint.engines.processes.contained_worker import container_check, new_worker
 from headrace.endpoint.engines.processes.output_desk import OutputDesk
 from headrace.endpoint.engines.processes.slots import Slot, Succession
 from headrace.endpoint.engines.processes.worker_process import WorkerCommand, WorkerProcess
@@ -18,6 +19,8 @@ _FIRST_BACK_OFF_S = 0.1
 _LONGEST_BACK_OFF_S = 5.0
 _LEAVE_S = 1.0
 _DIE_S = 2.0
+_FIRST_CHECK_S = 1.0
+_LONGEST_CHECK_S = 30.0
 
 
 class Crew:
@@ -42,6 +45,7 @@ class Crew:
     ) -> None:
         self._slots = slots
         self._command = command
+        self._check = container_check(command)
         self._desk = desk
         self._report = on_report
         self._death = on_death
@@ -60,6 +64,21 @@ class Crew:
         """Start a worker in each place."""
         for slot in self._slots:
             self._fill(slot, 0.0)
+
+    def _put_off(self, slot: Slot, problem: str) -> None:
+        """Fill a place later, as no worker can be started in a container now."""
+        slot.failures += 1
+        after_s = min(_FIRST_CHECK_S * 2 ** min(slot.failures - 1, 10), _LONGEST_CHECK_S)
+        if self.broken != problem:
+            logger.error(
+                "No worker can be started: %s. Tasks fail with this; it is tried again from time to time.",
+                problem,
+                extra={"action": "containers_unusable"},
+            )
+        self.broken = problem
+        if not self.is_closed:
+            self._fill(slot, after_s)
+        self._failure()
 
     def pids(self) -> list[int]:
         """The processes of the workers that are up, or leave."""
@@ -139,6 +158,8 @@ class Crew:
             except TimeoutError:
                 for process in processes:
                     process.kill()
+        if self._check is not None:
+            await self._check.close()
 
     def _fill(self, slot: Slot, after_s: float) -> None:
         slot.task = asyncio.get_running_loop().create_task(
@@ -147,6 +168,10 @@ class Crew:
 
     async def _start_worker(self, slot: Slot, after_s: float) -> None:
         await asyncio.sleep(after_s)
+        problem = await self._check.problem() if self._check is not None else ""
+        if problem:
+            self._put_off(slot, problem)
+            return
         worker = slot.process = self._new_worker(slot)
         try:
             await worker.start()
@@ -169,7 +194,7 @@ class Crew:
         command = self._command
         if self._accelerators:
             command = command.on_accelerator(self._accelerators[slot.number % len(self._accelerators)])
-        return WorkerProcess(
+        return new_worker(
             command,
             on_report=lambda worker, report: self._on_report(slot, worker, report),
             on_end=lambda worker: self._on_end(slot, worker),

@@ -19,6 +19,7 @@ from uuid import UUID
 
 from headrace.bus.encodings import INLINE_BYTES
 from headrace.bus.errors import TaskError, TaskExpired, TaskLost
+from headrace.endpoint.engines.containers.runtimes import Container
 from headrace.endpoint.engines.engine import FinalState, Load, OutcomesCallback, Output, OutputCallback, Source
 from headrace.endpoint.engines.processes.backlog import Backlog
 from headrace.endpoint.engines.processes.cgroups import MemoryGroups
@@ -65,6 +66,7 @@ class ProcessEngine:
         inline_bytes: int = INLINE_BYTES,
         accelerators: Sequence[str] = (),
         setup: str = "",
+        container: Container | None = None,
     ) -> None:
         """`environment`, `directory` and `output` (a descriptor for what calls print) are the workers'; None inherits.
         `spool` is where payloads of more than `inline_bytes` lie; None sends everything to the workers and back.
@@ -72,6 +74,7 @@ class ProcessEngine:
         `on_output` gets what calls print instead of `output`, `most_output_bytes` of each run of a call.
         `memory_groups` is where the memory limit is put in force; without it workers limit themselves.
         Each worker sees its own of the `accelerators`, if any. `setup` are shell lines to run before a worker starts.
+        `container` is what each worker is put into.
 
         Raises `ValueError` for fewer than one worker.
         """
@@ -89,6 +92,7 @@ class ProcessEngine:
             spool=spool,
             inline_bytes=inline_bytes,
             setup=setup,
+            container=container,
         )
         share = command.limits.max_tasks or math.inf
         self._succession_at = (command.limits.max_tasks or 0) // 10

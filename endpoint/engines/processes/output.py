@@ -12,6 +12,7 @@ import fcntl
 import functools
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final
 
 PRINTED_LIMIT: Final = 1024 * 1024
@@ -25,8 +26,12 @@ _KEEP_SIZE_PUNCH_HOLE = 0x03
 class OutputFile:
     """One stream of a worker. `position` is up to where it has been read."""
 
-    def __init__(self, name: str) -> None:
-        self._fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    def __init__(self, name: str, directory: Path | None = None) -> None:
+        """In memory, or in a directory for workers that get no descriptors from us."""
+        if directory is None:
+            self._fd = os.memfd_create(f"headrace-{name}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        else:
+            self._fd = os.open(directory / name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self.position = 0
         self._freed = 0
 
@@ -64,8 +69,8 @@ class OutputFile:
 class WorkerOutput:
     """The two files of one worker."""
 
-    def __init__(self) -> None:
-        self.files = (OutputFile("headrace-stdout"), OutputFile("headrace-stderr"))
+    def __init__(self, directory: Path | None = None) -> None:
+        self.files = (OutputFile("stdout", directory), OutputFile("stderr", directory))
 
     def sizes(self) -> tuple[int, int]:
         """How much has been written to stdout and to stderr."""

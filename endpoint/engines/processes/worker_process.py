@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final, cast
 
 from headrace.bus.encodings import INLINE_BYTES
+from headrace.endpoint.engines.containers.runtimes import Container
 from headrace.endpoint.engines.processes.cgroups import MemoryGroup, MemoryGroups
 from headrace.endpoint.engines.processes.descendants import descendants, kill_all
 from headrace.endpoint.engines.processes.output import WorkerOutput
@@ -42,7 +43,7 @@ ACCELERATOR_VARIABLES: Final = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", 
 """What the libraries of the makers of accelerators look at: NVIDIA, AMD, Intel."""
 
 _DRAIN_S = 0.5
-_PIPE_BYTES = 2 * 1024 * 1024
+PIPE_BYTES: Final = 2 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +67,8 @@ class WorkerCommand:
     """What is larger is put there."""
     setup: str = ""
     """Shell lines that run before the worker starts."""
+    container: Container | None = None
+    """What each worker is put into."""
 
     def on_accelerator(self, name: str) -> WorkerCommand:
         """The same for a worker that sees this accelerator only."""
@@ -77,6 +80,11 @@ class WorkerCommand:
         # -P: a file `json.py` where the pool happens to be must not take the place of the standard library's.
         line = [self.python, "-P", "-m", "headrace.endpoint.worker", *arguments]
         return after_setup(self.setup, line) if self.setup else line
+
+    def contained(self, container: Container, arguments: list[str], *, name: str) -> list[str]:
+        """The command line of a container with this name, and a worker in it."""
+        line = container.command(arguments, name=name)
+        return ["/bin/bash", "-c", f'{self.setup}\nexec "$@"', "worker_init", *line] if self.setup else line
 
 
 _SETUP = """\
@@ -128,7 +136,7 @@ class WorkerProcess(asyncio.Protocol):
         ours, theirs = socket.socketpair()
         for end in (ours, theirs):
             # A call of a megabyte goes in one piece, rather than by turns of five.
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _PIPE_BYTES)
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, PIPE_BYTES)
         counters = os.memfd_create("headrace-worker")
         try:
             os.ftruncate(counters, COUNTERS_BYTES)
@@ -297,9 +305,14 @@ class WorkerProcess(asyncio.Protocol):
             self.exceeded_memory = self.exceeded_memory or self._group.was_exceeded
             self._group.close()
 
+    @property
+    def _exit_code(self) -> int | None:
+        """How it ended: negative by a signal, None when it did not even start."""
+        return self.process.returncode if self.process else None
+
     def explain_end(self) -> str:
         """How it ended, for people: `was killed by SIGSEGV (…)`."""
-        code = self.process.returncode if self.process else None
+        code = self._exit_code
         limit_bytes = self._command.limits.memory_bytes
         if self.exceeded_memory and limit_bytes is not None:
             return f"came to its memory limit of {shown_size(limit_bytes)} (worker_memory_limit) and ended"
