@@ -104,10 +104,7 @@ class PoolSettings:
     @property
     def worker_limits(self) -> WorkerLimits:
         """The limits, with the sandboxes where workers get at them."""
-        wanted = self.limits.sandboxes is not None or (
-            isinstance(self.engine, ProcessSettings) and self.engine.run_in_sandbox
-        )
-        if wanted and (self.in_containers or self.limits.sandboxes is None):
+        if self.in_containers and self.limits.sandboxes is not None:
             return replace(self.limits, sandboxes=str(self.engine_directory / "sandboxes"))
         return self.limits
 

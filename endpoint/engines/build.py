@@ -111,11 +111,11 @@ def _process_engine(
         memory_groups=means.memory_groups,
         spool=means.spool,
         inline_bytes=means.inline_bytes,
-        container=container_of(settings, means),
+        container=_container_of(settings, means),
     )
 
 
-def container_of(settings: ProcessSettings, means: Means) -> Container | None:
+def _container_of(settings: ProcessSettings, means: Means) -> Container | None:
     if settings.container_type is None:
         return None
     if means.directory is None:
