@@ -30,6 +30,8 @@ class EndpointConfig:
     """The only functions that run here; None allows all."""
     allowed_function_owners: tuple[str, ...] | None = None
     """Principals whose functions may all run here, besides those; None when only those count."""
+    audit_log_path: str | None = None
+    """Where each task leaves a line; None is nowhere."""
     queue_limits: Mapping[str, int] = field(default_factory=dict)
     fair_share: FairShare = field(default_factory=FairShare)
     workers: int | None = None

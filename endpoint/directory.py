@@ -117,6 +117,10 @@ class EndpointDirectory:
         """Where a pool makes the working directories of its tasks."""
         return self.path / "sandboxes" / pool
 
+    def audit_file(self, given: str) -> Path:
+        """The audit log that `audit_log_path` names: a file of this directory, unless it says where."""
+        return (self.path / Path(given).expanduser()).absolute()
+
     def rotate_log(self) -> None:
         """Begin a new log when the old one is long; one old log is kept."""
         if self.log_file.exists() and self.log_file.stat().st_size > _LONGEST_LOG_BYTES:

@@ -36,6 +36,7 @@ from headrace.endpoint.agent.loop import Agent
 from headrace.endpoint.agent.object_service import HttpObjectService
 from headrace.endpoint.agent.objects import ObjectDesk
 from headrace.endpoint.agent.task_logs import TaskLogs
+from headrace.endpoint.audit import AuditFile, AuditLog
 from headrace.endpoint.engines.build import Means, build
 from headrace.endpoint.engines.processes.cgroups import MemoryGroups
 from headrace.endpoint.engines.processes.output import PRINTED_LIMIT
@@ -84,6 +85,7 @@ class PoolSettings:
     """What functions need that `python` has (`headrace.bus.requirements`)."""
     engine: EngineSettings = field(default_factory=ProcessSettings)
     limits: WorkerLimits = field(default_factory=WorkerLimits)
+    audit_path: Path | None = None
     task_log_limit_bytes: int = PRINTED_LIMIT
     fair_share: FairShare = field(default_factory=FairShare)
     log_level: str = "info"
@@ -136,6 +138,7 @@ class PoolSettings:
             needs=document.get("needs") or "",
             engine=engine,
             limits=limits,
+            audit_path=Path(document["audit_path"]) if document.get("audit_path") else None,
             task_log_limit_bytes=int(document.get("task_log_limit_bytes", PRINTED_LIMIT)),
             fair_share=FairShare.of_document(document.get("fair_share")),
             log_level=document.get("log_level", "info"),
@@ -164,6 +167,7 @@ async def serve(settings: PoolSettings) -> None:
         grant, granted_at = await _granted(service), elapsed_s()
         async with Connection(grant.urls, grant.credentials, name=f"headrace-pool {settings.pool}") as connection:
             logs = TaskLogs(connection)
+            audit = _audit_log(settings)
             means = Means(
                 workers=settings.workers,
                 python=settings.python,
@@ -191,6 +195,7 @@ async def serve(settings: PoolSettings) -> None:
                 allow_lists=settings.allow_lists,
                 refusal=settings.refusal,
                 needs=settings.needs,
+                on_stored=None if audit is None else audit.note,
                 fair_share=settings.fair_share,
                 logs=logs,
                 objects=lambda token: ObjectDesk(objects, spool, token=token),
@@ -202,14 +207,24 @@ async def serve(settings: PoolSettings) -> None:
                     group.create_task(_tell_status(agent, settings), name="status"),
                     group.create_task(_spare_memory(agent), name="memory"),
                 ]
+                if audit is not None:
+                    tasks.append(group.create_task(audit.run(), name="audit log"))
                 await stop.wait()
                 logger.info("Draining: running tasks get %g s.", settings.grace_s, extra={"action": "pool_draining"})
                 # First no new bundles, then the engine, then the connection that stores what the engine gave.
                 for task in tasks:
                     task.cancel()
                 await agent.drain(settings.grace_s)
+                if audit is not None:
+                    await audit.flush()
                 if sandboxes is not None:
                     sandboxes.clear()
+
+
+def _audit_log(settings: PoolSettings) -> AuditLog | None:
+    if settings.audit_path is None:
+        return None
+    return AuditLog(AuditFile(settings.audit_path), endpoint=settings.endpoint_id, pool=settings.pool)
 
 
 def _memory_groups(limits: WorkerLimits) -> MemoryGroups | None:

@@ -39,6 +39,7 @@ def pool_settings(
             "keep_failed_sandboxes": config.keep_failed_sandboxes,
         },
         "allow_lists": [each.document() for each in config.allow_lists],
+        "audit_path": None if config.audit_log_path is None else str(directory.audit_file(config.audit_log_path)),
         "task_log_limit_bytes": config.task_log_limit_bytes,
         "fair_share": fair_share.document(),
         "log_level": config.log_level,

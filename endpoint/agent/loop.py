@@ -86,6 +86,7 @@ class Agent:
         allow_lists: Sequence[AllowList] = (),
         refusal: str | None = None,
         needs: str = "",
+        on_stored: Callable[[Held, list[TaskResult]], None] | None = None,
         logs: TaskLogs | None = None,
         objects: Callable[[Callable[[], str]], ObjectDesk] | None = None,
         fair_share: FairShare | None = None,
@@ -121,6 +122,7 @@ class Agent:
             on_change=lambda held: self._lanes.note(held, is_held=in_hand.has(held)),
             on_complete=self._let_go,
             on_noted=self._on_noted,
+            on_stored=on_stored,
         )
         turns = Turns(fair_share or FairShare())
         desk = None if objects is None else objects(lambda: self._grant.code_token)

@@ -35,7 +35,7 @@ class ResultLog:
     """Ends tasks that do not come to run, and stores what bundles hold.
 
     `on_end` is told of each task that ends here, `on_change` of each bundle before it is settled, `on_complete` of one
-    that has all its results stored, `on_noted` of tasks whose starts are.
+    that has all its results stored, `on_noted` of tasks whose starts are, `on_stored` of results that we have stored.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class ResultLog:
         on_change: Callable[[Held], None],
         on_complete: Callable[[Held], None],
         on_noted: Callable[[Held, list[int]], None],
+        on_stored: Callable[[Held, list[TaskResult]], None] | None = None,
     ) -> None:
         self._connection = connection
         self._runtime = runtime
@@ -56,6 +57,7 @@ class ResultLog:
         self._on_change = on_change
         self._on_complete = on_complete
         self._on_noted = on_noted
+        self._on_stored = on_stored
 
     def end(self, held: Held, index: int, error: TaskError, state: str = "failed") -> None:
         """End a task that does not come to run, or must not run again. To be settled."""
@@ -110,6 +112,8 @@ class ResultLog:
         try:
             await self._connection.store(subject, message, timeout_s=None)
             held.stored([result.index for result in results])
+            if self._on_stored is not None:
+                self._on_stored(held, results)
             self._note(held, started, excused)
         except AlreadyStored:
             # Somebody (perhaps we, when an answer was lost) was first: what is stored counts, the rest goes on.
@@ -139,6 +143,8 @@ class ResultLog:
         for part in parts:
             if part.part.pool == held.pool:
                 self._note(held, part.part.started, part.part.excused)
+                if self._on_stored is not None:
+                    self._on_stored(held, part.part.results)
 
     def _replace_largest(self, held: Held, results: list[TaskResult], error: PayloadTooLarge) -> None:
         largest = max(results, key=lambda result: len(result.value))

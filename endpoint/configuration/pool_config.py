@@ -29,6 +29,8 @@ class PoolConfig:
     """As it is written, for `headrace.endpoint.engines`; empty is the default engine."""
     allow_lists: tuple[AllowList, ...] = ()
     """That of config.yaml and that of the template, where there are any: a function must be let in by both."""
+    audit_log_path: str | None = None
+    """Where each task leaves a line; None is nowhere. Not a matter of templates."""
     idle_soft_s: float = 300.0
     """The pool is stopped when it had nothing to do for so long; 0 is never."""
     idle_hard_s: float = 172_800.0
@@ -64,6 +66,7 @@ class PoolConfig:
             display_name=config.display_name,
             engine=config.engine,
             allow_lists=_lists(AllowList.of(config.allowed_functions, config.allowed_function_owners)),
+            audit_log_path=config.audit_log_path,
             environment={**config.environment, **environment},
             workers=config.workers,
             python=config.python,
@@ -113,6 +116,7 @@ class PoolConfig:
             "display_name": self.display_name,
             "engine": dict(self.engine),
             "allow_lists": [each.document() for each in self.allow_lists],
+            "audit_log_path": self.audit_log_path,
             "idle_soft_s": self.idle_soft_s,
             "idle_hard_s": self.idle_hard_s,
             "endpoint_setup": self.endpoint_setup,

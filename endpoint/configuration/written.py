@@ -19,6 +19,9 @@ display_name: {name}
 # allowed_functions: [00000000-0000-0000-0000-000000000000]
 # allowed_function_owners: [urn:headrace:user:grace]    # and all functions of these users
 
+# Write down each task that has ended: who, which function, how, when. In this directory, unless it says where.
+# audit_log_path: audit.log
+
 # How much may be queued here, of each user and of all together: bundles of one task or more.
 # queue_limits:
 #   bundles_per_principal: 10000
