@@ -11,6 +11,7 @@ import re
 import signal
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,18 @@ _LONGEST_BACK_OFF_S = 30.0
 _STABLE_AFTER_S = 10.0
 _KILL_MARGIN_S = 0.75
 _LOOK_S = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolEnd:
+    """How a pool's process ended."""
+
+    how: str
+    """In words: the pool …"""
+    status: int | None = None
+    """None when it had not begun."""
+    had_workers: bool = False
+    """Whether it had started any: then it did not end for its configuration alone."""
 
 
 class PoolProcess:
@@ -60,13 +73,13 @@ class PoolProcess:
         pause_s = _FIRST_BACK_OFF_S
         while True:
             began = time.monotonic()
-            reason, _ = await self.run(settings)
+            end = await self.run(settings)
             if time.monotonic() - began > _STABLE_AFTER_S:
                 pause_s = _FIRST_BACK_OFF_S
             logger.error(
                 "The pool %s %s; starting it again in %g s. Its unfinished tasks run again.",
                 self._pool,
-                reason,
+                end.how,
                 pause_s,
                 extra={"action": "pool_ended", "pool": self._pool},
             )
@@ -108,16 +121,22 @@ class PoolProcess:
         while not any(status["workers"] for status in self.status()):  # noqa: ASYNC110 - another process writes it
             await asyncio.sleep(_LOOK_S)
 
-    async def run(self, settings: dict[str, Any]) -> tuple[str, int | None]:
-        """Start the pool and wait for its end; how it ended, in words, and its status if it had begun."""
+    async def run(self, settings: dict[str, Any]) -> PoolEnd:
+        """Start the pool and wait for its end."""
         try:
             process = await self._start(settings)
         except OSError as error:
             # A full disk, or too many processes: it may pass.
-            return f"cannot be started: {error}", None
+            return PoolEnd(how=f"cannot be started: {error}")
         status = await process.wait()
+        had_workers = self._has_workers()
         self._clean_up()
-        return f"ended ({_exit_text(status)})", status
+        return PoolEnd(how=f"ended ({_exit_text(status)})", status=status, had_workers=had_workers)
+
+    def _has_workers(self) -> bool:
+        told = read_json(self._directory.pool_file(self._pool, "status.json"))
+        has_told = isinstance(told, dict) and bool(told.get("workers"))
+        return has_told or bool(_pids_in(self._directory.pool_file(self._pool, "pids")))
 
     async def _start(self, settings: dict[str, Any]) -> asyncio.subprocess.Process:
         process, self._is_warm = self._process if self._is_warm else None, False

@@ -27,8 +27,9 @@ logger = logging.getLogger(__name__)
 _LOOK_S = 0.05
 _FIRST_BACK_OFF_S = 0.1
 _STABLE_AFTER_S = 10.0
+_LONGEST_BACK_OFF_S = 30.0
 _MOST_DEATHS = 4
-"""One after another, before a pool counts as one that cannot be had."""
+"""One after another, all without workers, before a pool counts as one that cannot be had."""
 _SETUP_S = 300.0
 _LAST_LINES = 8
 _LONGEST_LOG_BYTES = 10 * 1024 * 1024
@@ -116,7 +117,7 @@ class UserPool:
 
     async def _keep(self) -> str:
         """Keep the process running; gives why it cannot be, or nothing when it ended because it should."""
-        deaths = 0
+        deaths, pause_s = 0, _FIRST_BACK_OFF_S
         while True:
             began = time.monotonic()
             run = asyncio.create_task(self._process.run(self._settings), name=f"run pool {self.wish.pool}")
@@ -128,26 +129,30 @@ class UserPool:
                     self._stop.set()
                     await self._process.stop()
                     return ""
-                reason, status = run.result()
+                end = run.result()
             finally:
                 for task in (run, idle, stop):
                     task.cancel()
                 await asyncio.gather(run, idle, stop, return_exceptions=True)
-            deaths = 1 if time.monotonic() - began > _STABLE_AFTER_S else deaths + 1
+            # What has had workers can be had: a task may have killed it, and will be known for it.
+            deaths = 0 if end.had_workers else deaths + 1
+            if time.monotonic() - began > _STABLE_AFTER_S:
+                pause_s = _FIRST_BACK_OFF_S
             logger.error(
                 "The pool %s of %s %s; see %s.",
                 self.wish.pool,
                 self.wish.principal,
-                reason,
+                end.how,
                 self._log,
                 extra={"action": "pool_ended", "pool": self.wish.pool},
             )
-            if status == CANNOT_START or deaths >= _MOST_DEATHS:
-                return self._said(reason)
+            if end.status == CANNOT_START or deaths >= _MOST_DEATHS:
+                return self._said(end.how)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_FIRST_BACK_OFF_S * 2**deaths):
+                async with asyncio.timeout(pause_s):
                     await self._stop.wait()
                     return ""
+            pause_s = min(2 * pause_s, _LONGEST_BACK_OFF_S)
 
     async def _until_idle(self) -> None:
         """Return once the pool had nothing to do, or moved nothing, for as long as its configuration says."""

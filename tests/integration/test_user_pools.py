@@ -22,7 +22,7 @@ from waiting import eventually
 from headrace.bus.pools import pool_name
 from headrace.endpoint.directory import EndpointDirectory, Endpoints, read_json
 from headrace.sdk.client import Client
-from headrace.sdk.errors import PoolFailed
+from headrace.sdk.errors import PoolFailed, TaskLost
 from headrace.sdk.executor import Executor
 
 TEMPLATE = """\
@@ -127,6 +127,10 @@ def wait_for(mine: str, other: str) -> str:
     return "done"
 
 
+def kill_pool() -> None:
+    os.kill(os.getppid(), signal.SIGKILL)
+
+
 def meet(board: str, pools: int) -> str:
     """Wait until it runs in so many pools at a time."""
     import time
@@ -216,6 +220,16 @@ def test_a_changed_template_counts_for_the_next_task_of_an_idle_pool(up: Up, cli
         after = executor.submit(place).result(20)
 
         assert (before[0], after[0]) == ("old", "new")
+
+
+@pytest.mark.soak
+def test_a_task_that_kills_its_pool_again_and_again_takes_no_other_along(executor: Executor) -> None:
+    executor.user_endpoint_config = {"level": "poisoned"}
+    poison, others = executor.submit(kill_pool), [executor.submit(place) for _ in range(5)]
+
+    assert {future.result(40)[0] for future in others} == {"poisoned"}
+    with pytest.raises(TaskLost):
+        poison.result(40)
 
 
 def test_where_only_one_pool_may_run_the_idle_one_gives_way(up: Up, client: Client) -> None:
