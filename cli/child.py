@@ -10,9 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from headrace.bus.log_files import rotate
 from headrace.bus.parent import die_with_parent
-
-LONGEST_LOG_BYTES = 10 * 1024 * 1024
 
 
 class Child:
@@ -27,7 +26,8 @@ class Child:
 
         Secrets never travel in arguments: every user of a machine can see them.
         """
-        _rotate(log)
+        log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        rotate(log)
         with log.open("ab") as output:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -82,9 +82,3 @@ def last_lines(log: Path, count: int = 5) -> str:
         lines = file.read().decode(errors="replace").strip().splitlines()[-count:]
         return "".join(f"\n  {line}" for line in lines)
     return ""
-
-
-def _rotate(log: Path) -> None:
-    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if log.exists() and log.stat().st_size > LONGEST_LOG_BYTES:
-        os.replace(log, log.with_name(log.name + ".1"))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from headrace.bus.disk_guard import DiskGuard
+from headrace.bus.log_files import keep_short
 from headrace.bus.operator import Operator
 from headrace.bus.private_files import write_private
 from headrace.bus.server import NatsServer, ServerSettings
@@ -96,6 +97,7 @@ class System:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(supervisor.keep(), name="supervisor")
             tasks.create_task(guard.run(), name="disk guard")
+            tasks.create_task(keep_short(self._logs), name="logs")
 
     async def _stop(self, supervisor: Supervisor) -> None:
         # Nobody shall be sent to something that is about to go, nor wait for it.
@@ -211,6 +213,9 @@ class System:
     def _failed(self, name: str, status: int) -> Exception:
         log = self._log(name)
         return PartFailed(f"the {name} ended at its start ({exit_text(status)}); its log is {log}:{last_lines(log)}")
+
+    def _logs(self) -> list[Path]:
+        return [self._nats.log_path, *self._home.logs.glob("*.log")]
 
     def _log(self, name: str) -> Path:
         return self._home.logs / f"{name}.log"

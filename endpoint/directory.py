@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from headrace.bus.log_files import rotate
 from headrace.bus.private_files import write_private
 from headrace.endpoint.config import EndpointConfig
 from headrace.endpoint.configuration import written
@@ -45,7 +46,6 @@ from headrace.endpoint.errors import (
     EndpointRunning,
 )
 
-_LONGEST_LOG_BYTES = 10 * 1024 * 1024
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -122,9 +122,12 @@ class EndpointDirectory:
         return (self.path / Path(given).expanduser()).absolute()
 
     def rotate_log(self) -> None:
-        """Begin a new log when the old one is long; one old log is kept."""
-        if self.log_file.exists() and self.log_file.stat().st_size > _LONGEST_LOG_BYTES:
-            os.replace(self.log_file, self.log_file.with_name("endpoint.log.1"))
+        """Begin the endpoint's log anew when it is long."""
+        rotate(self.log_file)
+
+    def logs(self) -> list[Path]:
+        """The logs of the endpoint and its pools."""
+        return [self.log_file, *self.path.glob("pool-*.log")]
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
 
+from headrace.bus.log_files import keep_short
 from headrace.bus.names import DEFAULT_POOL
 from headrace.endpoint.config import EndpointConfig
 from headrace.endpoint.configuration.files import ConfigurationFiles
@@ -133,6 +134,7 @@ class Manager:
             wishes = tasks.create_task(users.run(), name="pools of users")
             changes = tasks.create_task(self._take_changes(service, endpoint_id, live, kept, users), name="changes")
             presence = tasks.create_task(self._tell_presence(service, endpoint_id, pool, users), name="presence")
+            logs = tasks.create_task(keep_short(self._directory.logs), name="logs")
             await self._stop.wait()
             # Nobody restarts or starts a pool from here on.
             changes.cancel()
@@ -141,6 +143,7 @@ class Manager:
             # The pools finish their tasks while we still look alive to those who wait for them.
             await self._stop_pools(pool, users)
             presence.cancel()
+            logs.cancel()
         # Last, so that no late sign of life makes the endpoint look alive again.
         await self._end_presence(service, endpoint_id)
         logger.info("The endpoint %s has stopped.", self._directory.name, extra={"action": "endpoint_stopped"})

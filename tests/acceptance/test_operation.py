@@ -14,6 +14,7 @@ from scripted_http import scripted_server
 from shell import Shell
 from waiting import eventually
 
+from headrace.bus.log_files import LONGEST_LOG_BYTES
 from headrace.endpoint.directory import Endpoints
 from headrace.sdk.client import Client
 
@@ -131,3 +132,17 @@ def test_the_tasks_at_an_endpoint_are_listed_and_killed_whoever_waits_for_them(s
 
     assert states == {"cancelled"}
     assert shell("endpoint", "tasks", "--json").json() == []
+
+
+# Logs
+
+
+def test_long_logs_are_begun_anew_while_the_system_runs(up: Up) -> None:
+    logs = [up.home / "logs" / "service.log", up.home / "nats" / "nats.log", Endpoints(up.home).get("default").log_file]
+    for log in logs:
+        with log.open("ab") as file:
+            file.write(b"." * (LONGEST_LOG_BYTES + 1))
+
+    eventually(lambda: all(log.stat().st_size < LONGEST_LOG_BYTES for log in logs), 20)
+
+    assert all(log.with_name(f"{log.name}.1").stat().st_size > LONGEST_LOG_BYTES for log in logs)

@@ -12,7 +12,8 @@ import pytest
 from headrace_up import is_alive
 from waiting import eventually_async
 
-from headrace.cli.child import LONGEST_LOG_BYTES, Child
+from headrace.bus.log_files import LONGEST_LOG_BYTES
+from headrace.cli.child import Child
 
 pytestmark = pytest.mark.anyio
 
