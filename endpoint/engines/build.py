@@ -16,6 +16,7 @@ from headrace.endpoint.engines.grids.dask import DaskGrid
 from headrace.endpoint.engines.grids.engine import GridEngine
 from headrace.endpoint.engines.grids.parsl import ParslGrid
 from headrace.endpoint.engines.grids.threads import ThreadGrid
+from headrace.endpoint.engines.grids.unavailable import Unavailable
 from headrace.endpoint.engines.processes.cgroups import MemoryGroups
 from headrace.endpoint.engines.processes.engine import ProcessEngine
 from headrace.endpoint.engines.processes.output import PRINTED_LIMIT
@@ -23,6 +24,7 @@ from headrace.endpoint.engines.processes.worker_process import ACCELERATOR_VARIA
 from headrace.endpoint.engines.settings import (
     DaskSettings,
     EngineSettings,
+    OwnProcesses,
     ParslSettings,
     ProcessSettings,
     ThreadSettings,
@@ -60,6 +62,10 @@ def build(settings: EngineSettings, source: Source, on_outcomes: OutcomesCallbac
     if settings.allowed_serializers:
         limits = replace(means.limits, serializers=tuple(settings.allowed_serializers))
         means = replace(means, limits=limits)
+    if isinstance(settings, OwnProcesses) and settings.container_type is not None:
+        # Never outside of the container that was asked for.
+        reason = f"container_type is {settings.container_type}, and this release cannot start workers in containers"
+        return GridEngine(source, on_outcomes, Unavailable(reason))
     if isinstance(settings, ProcessSettings):
         return _process_engine(settings, source, on_outcomes, means)
     if isinstance(settings, ThreadSettings):
