@@ -14,6 +14,7 @@ from headrace.endpoint.engines.engine import Engine, OutcomesCallback, OutputCal
 from headrace.endpoint.engines.grids.courier import Courier
 from headrace.endpoint.engines.grids.dask import DaskGrid
 from headrace.endpoint.engines.grids.engine import GridEngine
+from headrace.endpoint.engines.grids.grid import Grid
 from headrace.endpoint.engines.grids.parsl import ParslGrid
 from headrace.endpoint.engines.grids.threads import ThreadGrid
 from headrace.endpoint.engines.grids.unavailable import Unavailable
@@ -24,7 +25,6 @@ from headrace.endpoint.engines.processes.worker_process import ACCELERATOR_VARIA
 from headrace.endpoint.engines.settings import (
     DaskSettings,
     EngineSettings,
-    OwnProcesses,
     ParslSettings,
     ProcessSettings,
     ThreadSettings,
@@ -58,37 +58,49 @@ class Means:
 
 
 def build(settings: EngineSettings, source: Source, on_outcomes: OutcomesCallback, means: Means) -> Engine:
-    """The engine, not started. Raises `EngineSettingsInvalid` when what it needs is not installed."""
+    """The engine, not started. What it needs and does not find it says to each task."""
     if settings.allowed_serializers:
         limits = replace(means.limits, serializers=tuple(settings.allowed_serializers))
         means = replace(means, limits=limits)
-    if isinstance(settings, OwnProcesses) and settings.container_type is not None:
-        # Never outside of the container that was asked for.
-        reason = f"container_type is {settings.container_type}, and this release cannot start workers in containers"
-        return GridEngine(source, on_outcomes, Unavailable(reason))
-    if isinstance(settings, ProcessSettings):
+    grid = _grid(settings, means)
+    if grid is None:
+        assert isinstance(settings, ProcessSettings)  # noqa: S101 - all others have a grid
         return _process_engine(settings, source, on_outcomes, means)
-    if isinstance(settings, ThreadSettings):
-        threads = ThreadGrid(
-            settings.max_workers or means.workers,
-            spool=means.spool,
-            inline_bytes=means.inline_bytes,
-            most_output_bytes=means.most_output_bytes if means.on_output else 0,
-            allowed=Allowed.of(means.limits.serializers),
+    return GridEngine(source, on_outcomes, grid, on_output=means.on_output, most_losses=settings.most_losses)
+
+
+def _grid(settings: EngineSettings, means: Means) -> Grid | None:
+    """Where an engine's tasks run, unless it is in processes of its own."""
+    if isinstance(settings, ParslSettings) and settings.container_type is not None:
+        # Never outside of the container that was asked for.
+        return Unavailable(
+            f"container_type is {settings.container_type}, and a {settings.type} of this release cannot start workers"
+            " in containers"
         )
-        return GridEngine(source, on_outcomes, threads, on_output=means.on_output, most_losses=settings.most_losses)
+    if isinstance(settings, ThreadSettings):
+        return _thread_grid(settings, means)
     if isinstance(settings, DaskSettings):
-        grid = DaskGrid(settings, _courier(means), workers=means.workers)
-        return GridEngine(source, on_outcomes, grid, on_output=means.on_output, most_losses=settings.most_losses)
+        return DaskGrid(settings, _courier(means), workers=means.workers)
     if isinstance(settings, ParslSettings):
-        directory = means.directory or Path.cwd()
-        parsl = ParslGrid(settings, _courier(means), directory)
-        return GridEngine(source, on_outcomes, parsl, on_output=means.on_output, most_losses=settings.most_losses)
-    raise EngineSettingsInvalid([SettingProblem(("engine", "type"), f"{settings.type} cannot be run by this release")])
+        return ParslGrid(settings, _courier(means), means.directory or Path.cwd())
+    return None
+
+
+def _thread_grid(settings: ThreadSettings, means: Means) -> Grid:
+    if means.python != sys.executable:
+        return Unavailable(f"threads run in the endpoint's own Python, not in {means.python}: choose another engine")
+    return ThreadGrid(
+        settings.max_workers or means.workers,
+        spool=means.spool,
+        inline_bytes=means.inline_bytes,
+        most_output_bytes=means.most_output_bytes if means.on_output else 0,
+        allowed=Allowed.of(means.limits.serializers),
+    )
 
 
 def _courier(means: Means) -> Courier:
     return Courier(
+        python="" if means.python == sys.executable else means.python,
         environment=means.added_environment,
         limits=means.limits,
         most_output_bytes=means.most_output_bytes if means.on_output else 0,

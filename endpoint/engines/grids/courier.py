@@ -23,17 +23,19 @@ _read_endings = msgspec.msgpack.Decoder(list[Ending]).decode
 
 
 class Courier:
-    """Packs parcels and reads endings. `environment` is added to what the places have."""
+    """Packs parcels and reads endings. `environment` is added to what places have; `python` replaces theirs."""
 
     def __init__(
         self,
         *,
+        python: str = "",
         environment: Mapping[str, str] | None = None,
         limits: WorkerLimits | None = None,
         most_output_bytes: int = 0,
         spool: Path | None = None,
         inline_bytes: int = INLINE_BYTES,
     ) -> None:
+        self._python = python
         self._environment = dict(environment or {})
         self._limits = limits or WorkerLimits()
         self._most_output_bytes = most_output_bytes
@@ -60,6 +62,7 @@ class Courier:
                 mark=mark,
                 inline_bytes=self._inline_bytes,
                 control=control,
+                python=self._python,
                 is_mpi=is_mpi,
             )
         )

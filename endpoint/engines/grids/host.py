@@ -168,7 +168,7 @@ class Host:
             self,
             self._on_outcomes,
             workers=self._workers,
-            python=sys.executable,
+            python=terms.python or sys.executable,
             environment=worker_environment(os.environ, terms.environment),
             limits=limits,
             on_output=self._on_output if terms.most_output_bytes else None,

@@ -32,6 +32,8 @@ class Terms(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
     """A file in the spool: who sees it sees the pool's own files."""
     inline_bytes: int = 0
     control: Control | None = None
+    python: str = ""
+    """The interpreter of the calls; empty is that of the place."""
     is_mpi: bool = False
     """Whether the place gives each call nodes of its own, and says so in the environment."""
 

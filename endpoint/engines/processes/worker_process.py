@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -79,7 +80,7 @@ class WorkerCommand:
         """The command line of a worker."""
         # -P: a file `json.py` where the pool happens to be must not take the place of the standard library's.
         line = [self.python, "-P", "-m", "headrace.endpoint.worker", *arguments]
-        return after_setup(self.setup, line) if self.setup else line
+        return after_setup(self.setup, line, may_choose=self.python == sys.executable) if self.setup else line
 
     def contained(self, container: Container, arguments: list[str], *, name: str) -> list[str]:
         """The command line of a container with this name, and a worker in it."""
@@ -87,20 +88,17 @@ class WorkerCommand:
         return ["/bin/bash", "-c", f'{self.setup}\nexec "$@"', "worker_init", *line] if self.setup else line
 
 
-_SETUP = """\
-before="${VIRTUAL_ENV-}:${CONDA_PREFIX-}"
-%s
-if [ "${VIRTUAL_ENV-}:${CONDA_PREFIX-}" != "$before" ]; then shift; set -- python3 "$@"; fi
-exec "$@"
-"""
+_BEFORE = 'before="${VIRTUAL_ENV-}:${CONDA_PREFIX-}"'
+_CHOOSE = 'if [ "${VIRTUAL_ENV-}:${CONDA_PREFIX-}" != "$before" ]; then shift; set -- python3 "$@"; fi'
 
 
-def after_setup(setup: str, line: list[str]) -> list[str]:
+def after_setup(setup: str, line: list[str], *, may_choose: bool) -> list[str]:
     """A command line that runs these shell lines first, in the same process: its id stays.
 
-    Where they activate an environment (of venv or conda), its Python takes the place of the line's own.
+    Where they may choose, and activate an environment (of venv or conda), its Python takes the place of the line's own.
     """
-    return ["/bin/bash", "-c", _SETUP % setup, "worker_init", *line]
+    lines = [_BEFORE, setup, _CHOOSE, 'exec "$@"'] if may_choose else [setup, 'exec "$@"']
+    return ["/bin/bash", "-c", "\n".join(lines), "worker_init", *line]
 
 
 class WorkerProcess(asyncio.Protocol):
