@@ -85,7 +85,7 @@ class WorkerCommand:
     def contained(self, container: Container, arguments: list[str], *, name: str) -> list[str]:
         """The command line of a container with this name, and a worker in it."""
         line = container.command(arguments, name=name)
-        return ["/bin/bash", "-c", f'{self.setup}\nexec "$@"', "worker_init", *line] if self.setup else line
+        return after_setup(self.setup, line, may_choose=False) if self.setup else line
 
 
 _BEFORE = 'before="${VIRTUAL_ENV-}:${CONDA_PREFIX-}"'
