@@ -22,13 +22,28 @@ def register(
     ] = None,
     description: Annotated[str | None, typer.Option(help="What it does.")] = None,
     public: Annotated[bool, typer.Option("--public", help="Everybody with an account may run it.")] = False,
+    requirements: Annotated[
+        Path | None, typer.Option(help="A requirements.txt of the packages that it needs; by default the file's head.")
+    ] = None,
+    python: Annotated[str | None, typer.Option(help="The Python that it needs, such as 3.12.")] = None,
+    modules: Annotated[
+        list[Path] | None, typer.Option("--module", help="A module, or a folder of modules, that it imports.")
+    ] = None,
     as_json: JsonOption = False,
     home: OfHomeOption = None,
 ) -> None:
     """Register a function of a Python file, by its source. The file is compiled, not run, here."""
     source = read_text(file)
     with service(home) as client:
-        function_id = client.register_source_code(source, name, description=description, public=public)
+        function_id = client.register_source_code(
+            source,
+            name,
+            description=description,
+            public=public,
+            requirements=requirements,
+            python=python,
+            modules=modules or (),
+        )
     if as_json:
         output.say_json({"function_id": function_id})
     else:
@@ -62,6 +77,9 @@ def show(
         return
     for key in ("function_id", "name", "owner", "public", "python_version", "created_at", "description", "metadata"):
         output.say(f"{key + ':':16}{shown(function[key])}")
+    for key in ("requirements", "requires_python"):
+        if function.get(key):
+            output.say(f"{key + ':':16}{shown(function[key])}")
     output.say()
     output.say(function["source"] or "(stored by cloudpickle only, without source)")
 

@@ -317,3 +317,8 @@ def _check_environment(wish: Wish, policy: EnvironmentPolicy, engine: EngineSett
             f"the function needs packages of its own, which this endpoint's engine ({engine.type}) cannot give to its "
             "workers: use an endpoint with a ProcessEngine, or have the packages installed where the workers are"
         )
+    if engine.container_type:
+        raise EnvironmentRefused(
+            "the function needs packages of its own, and the pool that was asked for runs in a container, which has "
+            "the packages of its image: choose an image that has them, or submit without a container"
+        )
