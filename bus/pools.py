@@ -13,6 +13,7 @@ needed. What the listening misses (a service that was away, a manager that is no
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import time
@@ -235,16 +236,26 @@ class Pools:
     # Safety net
 
     async def sweep(self) -> None:
-        """Wake the pools whose tasks nobody has taken, here and at the last look. Raises `BusUnavailable`."""
+        """Wake the pools whose tasks nobody has taken, here and at the last look, and forget none that has tasks.
+
+        Raises `BusUnavailable`.
+        """
         if not self._known:
             return
         unserved = set()
         async for endpoint, pool in self._lanes.unserved():
             key = pool_key(endpoint, pool)
             unserved.add(key)
+            await self._keep(key)
             if key in self._unserved:
                 await self.wake(endpoint, pool, though_running=True)
         self._unserved = unserved
+
+    async def _keep(self, key: str) -> None:
+        found = self._known.get(key)
+        if found is not None and time.time() - found.value.used_at > _NOTED_EVERY_S:
+            with contextlib.suppress(RecordConflict):  # then somebody else wrote it just now
+                await self._put(found, msgspec.structs.replace(found.value, used_at=time.time()))
 
     # Inside
 

@@ -13,7 +13,6 @@ import pytest
 from service import RunningService, running_service
 from waiting import eventually
 
-from headrace.bus.pools import pool_name
 from headrace.sdk.client import Client
 from headrace.sdk.errors import PoolFailed
 from headrace.sdk.executor import Executor
@@ -153,9 +152,10 @@ def test_the_first_task_for_a_pool_that_sleeps_wakes_it(
 ) -> None:
     with Executor(manager.endpoint_id, client, user_endpoint_config={"nodes": 5}) as executor:
         first = executor.submit(abs, -1)
-        manager.report(manager.wanted()[0], "running")
-        assert first.cancel()
-        client.cancel(first.task_id or "")
+        wanted = manager.wanted()[0]
+        manager.report(wanted, "running")
+        eventually(lambda: queued(service, manager.endpoint_id, wanted["pool"]))
+        assert client.cancel(first.task_id or "")["state"] == "cancelled"
         manager.report(manager.wanted("0s", restarted="true")[0], "stopped")
         assert manager.wanted("0s") == []
 
@@ -173,13 +173,13 @@ def test_a_task_that_was_stored_while_no_service_was_there_wakes_its_pool_when_o
         manager = Manager(service, *service.add_endpoint("left"))
         with Executor(manager.endpoint_id, client, user_endpoint_config={"nodes": 12}) as executor:
             first = executor.submit(abs, -1)
+            wanted = manager.wanted()[0]
+            eventually(lambda: queued(service, manager.endpoint_id, wanted["pool"]))
             assert client.cancel(first.task_id or "")["state"] == "cancelled"
-            manager.report(manager.wanted()[0], "stopped")
+            manager.report(wanted, "stopped")
             service.stop_serving()
             second = executor.submit(abs, -2)
-            eventually(
-                lambda: queued(service, manager.endpoint_id, pool_name("urn:headrace:user:admin", {"nodes": 12}))
-            )
+            eventually(lambda: queued(service, manager.endpoint_id, wanted["pool"]))
 
             service.serve_again()
 
