@@ -14,6 +14,7 @@ from headrace.schemas import SchemaViolation, validate_against
 
 MOST_BYTES: Final = 65_536
 MOST_DEPTH: Final = 32
+_LARGEST_INTEGER: Final = 2**64
 
 
 def check_options(options: Mapping[str, Any], described: Mapping[str, Any] | None) -> None:
@@ -45,6 +46,8 @@ def _problems(value: Any, name: str, depth: int) -> Iterator[str]:
             yield f"the option {name!r} holds half a character (a surrogate), which no file can hold"
     elif isinstance(value, float) and not math.isfinite(value):
         yield f"the option {name!r} is {value}, which is no number of JSON"
+    elif isinstance(value, int) and abs(value) > _LARGEST_INTEGER:
+        yield f"the option {name!r} is a whole number of more than 64 bits"
     elif not (value is None or isinstance(value, bool | int | float)):
         yield f"the option {name!r} is a {type(value).__name__}; options are what JSON has: texts, numbers, lists ..."
 

@@ -28,6 +28,8 @@ from headrace.endpoint.configuration.user_text import (
 from headrace.endpoint.errors import OptionsInvalid, TemplateInvalid
 
 MOST_RENDERED_CHARACTERS: Final = 1_000_000
+_MOST_EXPONENT: Final = 64
+_METHODS_OF_OWN_TEXT: Final = frozenset({"strip", "lstrip", "rstrip", "split", "splitlines", "startswith", "endswith"})
 _UNSAFE_FILTERS: Final = ("e", "escape", "forceescape", "safe", "striptags", "tojson", "urlize", "xmlattr")
 
 
@@ -72,7 +74,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
     """
 
     code_generator_class = _Generator
-    intercepted_binops = frozenset({"+"})
+    intercepted_binops = frozenset({"+", "%", "*", "**"})
 
     def __init__(self, templates: Templates) -> None:
         super().__init__(
@@ -86,7 +88,9 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         for name in _UNSAFE_FILTERS:
             self.filters.pop(name, None)
         self.filters |= {
+            "format": self._format,
             "join": self._join,
+            "replace": self._replace,
             "shell_escape": shell_quoted,
             "shell_quote": shell_quoted,
             "tojson": lambda value: UserText(flow(plain(value)), None, flow(plain(value))),
@@ -113,15 +117,49 @@ class _Sandbox(ImmutableSandboxedEnvironment):
         return UserText(text) if any(isinstance(part, UserText) for part in (*parts, between)) else text
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """Jinja's way to add."""
-        if isinstance(left, Markup) or isinstance(right, Markup):
+        """Jinja's way to calculate."""
+        if operator == "+" and (isinstance(left, Markup) or isinstance(right, Markup)):
             return self.joined((left, right))
+        if operator == "%":
+            _refuse_template_text(left, "be a format")
+        elif operator in ("*", "**") and _is_large(left, right, operator):
+            raise TypeError(f"the result of {operator} would be too large")
         return super().call_binop(context, operator, left, right)
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """Methods of the template's own text that would put other text into it are not for templates: see `printed`."""
+        if isinstance(obj, Markup) and attr not in _METHODS_OF_OWN_TEXT:
+            return False
+        return super().is_safe_attribute(obj, attr, value)
+
+    def _format(self, text: str, *args: Any, **kwargs: Any) -> str:
+        _refuse_template_text(text, "be a format")
+        return UserText(str(text) % (kwargs or args))
+
+    def _replace(self, text: str, old: str, new: str, count: int = -1) -> str:
+        if not isinstance(text, Markup):
+            made = str(text).replace(str(old), str(new), count)
+            return UserText(made) if isinstance(text, UserText) or isinstance(new, UserText) else made
+        return self.joined([Markup(part) for part in str(text).split(str(old), count)], new)  # noqa: S704 - its own text
 
     def _join(self, values: Any, between: str = "", attribute: str | int | None = None) -> str:
         if attribute is not None:
             values = [self.getitem(value, attribute) for value in values]
         return self.joined(list(values), between)
+
+
+def _refuse_template_text(value: Any, use: str) -> None:
+    if isinstance(value, Markup):
+        raise TypeError(f"text of a macro, or of a block that was set, cannot {use}; print the values in it instead")
+
+
+def _is_large(left: Any, right: Any, operator: str) -> bool:
+    if operator == "**":
+        return isinstance(right, int | float) and abs(right) > _MOST_EXPONENT
+    return any(
+        isinstance(times, int) and isinstance(each, str | list | tuple) and times * len(each) > MOST_RENDERED_CHARACTERS
+        for times, each in ((left, right), (right, left))
+    )
 
 
 @jinja2.pass_context

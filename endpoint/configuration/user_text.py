@@ -10,7 +10,7 @@ import json
 import re
 import secrets
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final, cast
@@ -123,6 +123,9 @@ class UserText(str):
 
     def __hash__(self) -> int:
         return super().__hash__()
+
+    def __iter__(self) -> Iterator[UserText]:
+        return map(UserText, str(self))
 
     def __radd__(self, other: str) -> UserText:
         return UserText(other + str(self))

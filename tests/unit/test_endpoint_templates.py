@@ -76,7 +76,7 @@ nested:
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
+    st.none() | st.booleans() | st.integers(-(2**64), 2**64) | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
     max_leaves=8,
 )
@@ -183,6 +183,34 @@ def test_what_somebody_would_try_stays_a_text(tmp_path: Path, text: str) -> None
     assert structure(found) == structure(rendered(tmp_path, EVERY_PLACE, a="abc", n=3, l=["x"], d={"k": "x"}))
     assert found["plain"] == text
     assert shlex.split(found["shell"]) == ["module", "load", text]
+
+
+@pytest.mark.parametrize(
+    "mixed",
+    [
+        "{{ own % (a|list|join) }}", "{{ own|format(a[1:-1]) }}", "{{ own.replace('@', a[1:-1]) }}",
+        "{{ own.format(a|list|join) }}", "{{ own.join(['x', a[1:-1]]) }}", "{{ own|replace('@', a[1:-1]|list|join) }}",
+        "{{ own + ('%s' % a[1:-1]) }}", "{{ own ~ [a]|string }}", "{{ own|indent(a) }}", "{{ own|indent(a[1:-1]) }}",
+        "{{ [own, a[1:-1]|list|join]|join('\n') }}", "{{ own|truncate(3, true, a[1:-1], 0) }}",
+        "{% autoescape false %}{{ own ~ a[1:-1] }}{% endautoescape %}", "{{ '%s'|format(a[1:-1]) }}",
+        "{{ own|center(40) }}{{ a[1:-1]|list|join }}", "{{ ('%s' % own).replace('@', a) }}",
+    ],
+)  # fmt: skip
+def test_no_way_to_mix_a_text_into_text_of_the_template_makes_it_structure(tmp_path: Path, mixed: str) -> None:
+    template = "{% set own %}x: @ %s {}{% endset %}\nbefore: 1\n" + mixed + "\nafter: 2\n"
+    for text in ("{b: evil}", "1\nevil: 2", "\nevil: 2\n", "&evil [1]", "evil: 3"):
+        try:
+            found = rendered(tmp_path, template, a=text)
+        except TemplateInvalid:
+            continue
+        assert "evil" not in found.keys() - {"before", "after", "x"}
+        assert all(isinstance(value, int | str | None) for value in found.values())
+
+
+@pytest.mark.parametrize("much", ["{{ 'x' * n }}", "{{ n * [1] }}", "{{ 2 ** n }}", "{{ range(n)|list }}"])
+def test_a_number_of_a_user_does_not_fill_the_memory(tmp_path: Path, much: str) -> None:
+    with pytest.raises(TemplateInvalid, match=r"too large|too big"):
+        files(tmp_path, f"a: {much}").render({"n": 10**12})
 
 
 def test_the_name_of_an_option_inside_another_cannot_change_the_structure_either(tmp_path: Path) -> None:
@@ -298,6 +326,7 @@ def test_options_are_held_against_the_schema(tmp_path: Path, options: dict[str, 
         ({"a": float("nan")}, "no number of JSON"),
         ({"a": {1}}, "is a set"),
         ({"a": "x" * 70_000}, "more than 65536 bytes"),
+        ({"a": 10**5000}, "more than 64 bits"),
     ],
 )
 def test_options_are_small_and_json(tmp_path: Path, options: dict[str, Any], message: str) -> None:
