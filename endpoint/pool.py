@@ -37,7 +37,8 @@ from headrace.endpoint.agent.object_service import HttpObjectService
 from headrace.endpoint.agent.objects import ObjectDesk
 from headrace.endpoint.agent.task_logs import TaskLogs
 from headrace.endpoint.audit import AuditFile, AuditLog
-from headrace.endpoint.engines.build import Means, build
+from headrace.endpoint.engines.build import build
+from headrace.endpoint.engines.means import Means
 from headrace.endpoint.engines.processes.cgroups import MemoryGroups
 from headrace.endpoint.engines.processes.output import PRINTED_LIMIT
 from headrace.endpoint.engines.processes.spare_memory import give_back
@@ -289,6 +290,7 @@ async def _renew(
 async def _tell_status(agent: Agent, settings: PoolSettings) -> None:
     """Keep the files current from which the manager knows how busy we are, and whom to end if we die."""
     told: dict[Path, str] = {}
+    look_s = _FIRST_LOOK_S
     while True:
         for path, text in (
             (settings.status_path, json.dumps(agent.status)),
@@ -302,7 +304,9 @@ async def _tell_status(agent: Agent, settings: PoolSettings) -> None:
                     fresh.replace(path)
                     told[path] = text
         # The endpoint is shown as online once a worker is up, so the first one must not wait for the next look.
-        await asyncio.sleep(_STATUS_S if agent.status["workers"] else _FIRST_LOOK_S)
+        await asyncio.sleep(_STATUS_S if agent.status["workers"] else look_s)
+        # Those of a cluster may take hours.
+        look_s = min(_STATUS_S, 1.05 * look_s)
 
 
 async def _spare_memory(agent: Agent) -> None:

@@ -56,9 +56,15 @@ def _headrace_relaxed(work: Path) -> System:
 
 def _headrace_on_parsl(work: Path) -> System:
     from benchmarks.systems.headrace import Headrace
+    from benchmarks.systems.parsl_engine import ENGINE
 
-    provider = {"type": "LocalProvider", "init_blocks": 1, "min_blocks": 1, "max_blocks": 1}
-    return Headrace(work, engine={"type": "ParslEngine", "max_workers_per_node": WORKERS, "provider": provider})
+    return Headrace(work, engine=ENGINE)
+
+
+def _parsl_engine(work: Path) -> System:
+    from benchmarks.systems.parsl_engine import ParslEngineAlone
+
+    return ParslEngineAlone(work)
 
 
 def _process_pool(work: Path) -> System:
@@ -106,6 +112,7 @@ SYSTEMS = {
             make=_headrace_on_parsl,
             peer=False,
         ),
+        Entry(name="parsl-engine", title="ParslEngine", distribution="parsl", make=_parsl_engine, peer=False),
         Entry(name="process-pool", title="ProcessPool", distribution=None, make=_process_pool, peer=False),
         Entry(name="parsl", title="Parsl HTEX", distribution="parsl", make=_parsl),
         Entry(name="dask", title="Dask", distribution="distributed", make=_dask),

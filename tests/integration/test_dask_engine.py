@@ -17,8 +17,9 @@ from engine_bench import running
 from waiting import eventually, eventually_async
 
 from headrace.bus.bundles import TaskOptions
-from headrace.endpoint.engines.build import Means, build
+from headrace.endpoint.engines.build import build
 from headrace.endpoint.engines.grids import dask
+from headrace.endpoint.engines.means import Means
 from headrace.endpoint.engines.settings import engine_settings
 
 pytest.importorskip("distributed", reason="this environment is older than the extra `dask`, which `dev` has")

@@ -20,8 +20,9 @@ from waiting import eventually_async
 from headrace.bus.bundles import TaskOptions
 from headrace.bus.encodings import JSON, OBJECT
 from headrace.bus.failures import rebuild
-from headrace.endpoint.engines.build import Means, build
+from headrace.endpoint.engines.build import build
 from headrace.endpoint.engines.engine import Output
+from headrace.endpoint.engines.means import Means
 from headrace.endpoint.engines.settings import engine_settings
 from headrace.endpoint.worker.spool import Spool
 

@@ -15,7 +15,8 @@ from engine_bench import running
 from waiting import eventually_async
 
 from headrace.bus.bundles import TaskOptions
-from headrace.endpoint.engines.build import Means, build
+from headrace.endpoint.engines.build import build
+from headrace.endpoint.engines.means import Means
 from headrace.endpoint.engines.settings import engine_settings
 
 pytest.importorskip("parsl", reason="this environment is older than the extra `parsl`, which `dev` has")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from headrace.bus.payloads import spill_encoded
 from headrace.endpoint.engines.engine import Call
 from headrace.endpoint.engines.grids.grid import Ending
 from headrace.endpoint.engines.grids.orders import Control, Order, Parcel, Terms, encode
+from headrace.endpoint.engines.means import Means
 from headrace.endpoint.worker.limits import WorkerLimits
 from headrace.endpoint.worker.spool import open_result
 
@@ -44,6 +46,18 @@ class Courier:
         self._pool = uuid.uuid4().hex
         self.terms = b""
         """Encoded `Terms`, once `open` was called."""
+
+    @classmethod
+    def of(cls, means: Means) -> Courier:
+        """For the pool that has these means."""
+        return cls(
+            python="" if means.python == sys.executable else means.python,
+            environment=means.added_environment,
+            limits=means.limits,
+            most_output_bytes=means.most_output_bytes if means.on_output else 0,
+            spool=means.spool,
+            inline_bytes=means.inline_bytes,
+        )
 
     def open(self, *, control: Control | None = None, is_mpi: bool = False) -> None:
         """Settle what is the same for all calls. Before the first of them; again when something has changed."""

@@ -135,12 +135,14 @@ class DaskGrid:
 
     async def _watch(self) -> None:
         """Look how many threads there are, until the connection is lost."""
+        look_s = _FIRST_LOOK_S
         while self._client.status in ("running", "connecting", "newly-created"):
             threads = 0
             if self._client.status == "running":
                 threads = sum((await self._client.nthreads()).values())
             self._set(min(threads, self._settings.max_workers or threads), "")
-            await asyncio.sleep(_LOOK_S if threads else _FIRST_LOOK_S)
+            await asyncio.sleep(look_s)
+            look_s = min(_LOOK_S, 1.2 * look_s)
 
     def _set(self, slots: int, broken: str) -> None:
         if (slots, broken) != (self.slots, self.broken):

@@ -154,6 +154,7 @@ class ParslGrid:
         """Look how many workers there are until the executor is beyond hope; why it is."""
         blocks = self._blocks
         assert blocks is not None  # noqa: S101 - it was opened
+        look_s = _FIRST_LOOK_S
         while not (problem := blocks.problem()):
             slots = await self._in_thread(blocks.workers)
             most = max(slots, blocks.most_workers, 1)
@@ -162,7 +163,9 @@ class ParslGrid:
             if (slots, most) != (self.slots, self.most):
                 self.slots, self.most = slots, most
                 self._on_change()
-            await asyncio.sleep(_LOOK_S if slots else _FIRST_LOOK_S)
+            await asyncio.sleep(look_s)
+            # Blocks that are to come may take hours.
+            look_s = min(_LOOK_S, 1.2 * look_s)
         return problem
 
     def _lose(self, problem: str) -> None:
