@@ -3,7 +3,7 @@
     used       whoever submits names options (`user_endpoint_config`); a record in the bucket `pools` is made for them
     wanted     the record's number grows; every manager of the endpoint hears of it, has the pool run, and reports
     asleep     every manager has stopped it, because it was idle, or given it up. The first task that is stored for
-               it, by whoever, makes it wanted again: while a pool sleeps, services listen for its tasks
+               it, by whoever, makes it wanted again: see `headrace.bus.pool_guards`
     forgotten  when it was not used for a week
 
 SDKs store their tasks without the service, so nobody is asked whether a pool may sleep, and nobody need say that it is
@@ -17,20 +17,18 @@ import contextlib
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 from uuid import UUID
 
 import msgspec
 
 from headrace.bus.connection import Connection
-from headrace.bus.errors import BusError, PoolLimit, RecordConflict
+from headrace.bus.errors import PoolLimit, RecordConflict
 from headrace.bus.lanes import Lanes
-from headrace.bus.listening import Subscription
-from headrace.bus.message import Message
 from headrace.bus.models import PoolRecord, PoolReport
-from headrace.bus.names import DEFAULT_POOL, lane_tasks, pool_key
+from headrace.bus.names import DEFAULT_POOL, pool_key
+from headrace.bus.pool_guards import PoolGuards
 from headrace.bus.records import Record, Records, Watch
 
 logger = logging.getLogger(__name__)
@@ -41,7 +39,6 @@ MOST_POOLS_PER_PRINCIPAL: Final = 1000
 _KEPT_S: Final = 7 * 86_400.0
 _NOTED_EVERY_S: Final = 86_400.0
 _NAME_BYTES = 10
-_GUARDS_AT_ONCE = 16
 
 
 _PREFIX: Final = "p-"
@@ -69,32 +66,16 @@ def pool_name(principal: str, options: Mapping[str, Any], environment: str = "")
     return _PREFIX + hashlib.blake2b(sized, digest_size=_NAME_BYTES, person=b"headrace pool").hexdigest()
 
 
-@dataclass(slots=True)
-class _Guard:
-    """Listens for tasks of a pool that sleeps."""
-
-    subscription: Subscription | None = None
-    over: bool = False
-
-    async def end(self) -> None:
-        self.over = True
-        if self.subscription is not None:
-            await self.subscription.cancel()
-
-
 class Pools:
     """The pools of all endpoints, watched. Each service has one: `start`, then whatever else, `stop` at the end."""
 
     def __init__(self, connection: Connection, lanes: Lanes, records: Records[PoolRecord]) -> None:
-        self._connection = connection
         self._lanes = lanes
         self._records = records
         self._known: dict[str, Record[PoolRecord]] = {}
         self._by_endpoint: dict[UUID, set[str]] = {}
         self._news = asyncio.Event()
-        self._guards: dict[str, _Guard] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._at_once = asyncio.Semaphore(_GUARDS_AT_ONCE)
+        self._guards = PoolGuards(connection, lanes, self.wake)
         self._unserved: set[str] = set()
         self._watch: Watch[PoolRecord] | None = None
 
@@ -106,10 +87,7 @@ class Pools:
         """End the watching, and what runs for it."""
         if self._watch is not None:
             await self._watch.stop()
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._guards.stop()
 
     # Used
 
@@ -297,7 +275,10 @@ class Pools:
             return
         self._known[record.key] = record
         self._by_endpoint.setdefault(record.value.endpoint_id, set()).add(record.key)
-        self._set_guard(record.key, record.value.asleep)
+        if record.value.asleep:
+            self._guards.begin(record.key, record.value)
+        else:
+            self._guards.end(record.key)
         self._tell()
 
     def _forget(self, key: str) -> None:
@@ -307,54 +288,10 @@ class Pools:
             keys.discard(key)
             if not keys:
                 del self._by_endpoint[record.value.endpoint_id]
-            self._set_guard(key, False)
+            self._guards.end(key)
             self._tell()
 
     def _tell(self) -> None:
         # A new one each time: whoever waits for the old one has heard.
         news, self._news = self._news, asyncio.Event()
         news.set()
-
-    # A pool that sleeps is guarded: its tasks wake it
-
-    def _set_guard(self, key: str, wanted: bool) -> None:
-        guard = self._guards.get(key)
-        if wanted and guard is None:
-            guard = self._guards[key] = _Guard()
-            self._spawn(self._listen(self._known[key].value, guard), f"guard pool {key}")
-        elif not wanted and guard is not None:
-            del self._guards[key]
-            self._spawn(guard.end(), f"leave pool {key}")
-
-    async def _listen(self, pool: PoolRecord, guard: _Guard) -> None:
-        def on_task(_: Message) -> None:
-            if not guard.over:
-                guard.over = True
-                self._spawn(self._woken(pool), f"wake pool {pool.pool}")
-
-        try:
-            async with self._at_once:
-                subject = lane_tasks(pool.endpoint_id, pool.pool, pool.principal)
-                guard.subscription = await self._connection.subscribe(subject, on_task)
-                await self._connection.flush()
-                # What was stored after the pool had gone, and before we listened.
-                state = await self._lanes.state(pool.endpoint_id, pool.pool, pool.principal)
-            if guard.over:
-                await guard.end()
-            elif state.depth.used:
-                await self._woken(pool)
-        except BusError as error:
-            # The sweep is there for what comes now.
-            logger.warning("A pool that sleeps is not guarded now: %s", error, extra={"action": "pool_not_guarded"})
-
-    async def _woken(self, pool: PoolRecord) -> None:
-        try:
-            # Once it is wanted its guard ends.
-            await self.wake(pool.endpoint_id, pool.pool)
-        except BusError as error:
-            logger.warning("A pool is woken later: %s", error, extra={"action": "pool_not_woken"})
-
-    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        task = asyncio.create_task(work, name=name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
