@@ -31,6 +31,7 @@ from headrace.bus.errors import (
     ArgumentNotSerialisable,
     BusError,
     BusUnavailable,
+    EnvironmentUnusable,
     FilterInvalid,
     ObjectDamaged,
     ObjectMissing,
@@ -216,7 +217,7 @@ def answer_to(error: Exception, *, route: str) -> Answer:  # noqa: PLR0911, PLR0
             return Answer(
                 422, error.code, str(error), (Violation(pointer="/user_endpoint_config", problem=str(error)),)
             )
-        case ArgumentNotSerialisable() | ObjectDamaged():
+        case ArgumentNotSerialisable() | ObjectDamaged() | EnvironmentUnusable():
             return Answer(422, error.code, str(error))
         case ObjectMissing():
             return Answer(404, error.code, str(error))

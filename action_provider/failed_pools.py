@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from headrace.action_provider.state import Service
-from headrace.bus.errors import BusError, PoolFailed
+from headrace.bus.errors import BusError, TaskError
 from headrace.bus.giving_up import fail_queued
 from headrace.bus.models import PoolRecord
 from headrace.bus.names import lane_tasks
@@ -45,15 +45,15 @@ async def _end_failed(service: Service, ended: dict[str, int]) -> None:
         if ended.get(record.key) == record.revision:
             continue
         pool = record.value
-        problem = pool.failure(await service.tables.presence.managers(pool.endpoint_id))
-        if problem is not None:
-            await _end(service, pool, problem)
+        refusal = pool.refusal(await service.tables.presence.managers(pool.endpoint_id))
+        if refusal is not None:
+            await _end(service, pool, refusal)
             ended[record.key] = record.revision
 
 
-async def _end(service: Service, pool: PoolRecord, problem: str) -> None:
+async def _end(service: Service, pool: PoolRecord, refusal: TaskError) -> None:
     subjects = lane_tasks(pool.endpoint_id, pool.pool, pool.principal)
-    count = await fail_queued(service.connection, service.keys, subjects, PoolFailed(problem))
+    count = await fail_queued(service.connection, service.keys, subjects, refusal)
     if count:
         logger.warning(
             "Ended %d tasks of %s: endpoint %s cannot give them the pool %s.",

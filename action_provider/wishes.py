@@ -8,7 +8,7 @@ from uuid import UUID
 
 from headrace.action_provider.errors import Conflict, InvalidRequest
 from headrace.action_provider.state import Service
-from headrace.bus.errors import PoolFailed, PoolLimit
+from headrace.bus.errors import PoolLimit
 from headrace.bus.models import FunctionRecord
 from headrace.bus.names import DEFAULT_POOL
 from headrace.bus.pools import canonical
@@ -32,8 +32,8 @@ async def pool_for(
 
     `environment` is the text of what the functions need (`headrace.bus.requirements`).
     An endpoint that is there is asked whether it takes the options, which it says within milliseconds; one that is
-    away says so when it is back, and the tasks end then. Raises `PoolFailed`, `InvalidRequest`, `Conflict` and
-    `BusUnavailable`.
+    away says so when it is back, and the tasks end then. Raises `PoolFailed`, `EnvironmentUnusable`,
+    `InvalidRequest`, `Conflict` and `BusUnavailable`.
     """
     if not options and not environment:
         return DEFAULT_POOL
@@ -49,9 +49,9 @@ async def pool_for(
         # All of them: one may be able to do what another one is not.
         await service.pools.until(lambda: _is_settled(service, endpoint, record.pool, managers), _ANSWER_S)
         now = service.pools.get(endpoint, record.pool)
-        problem = None if now is None else now.failure(managers)
-        if problem is not None:
-            raise PoolFailed(problem)
+        refusal = None if now is None else now.refusal(managers)
+        if refusal is not None:
+            raise refusal
     return record.pool
 
 

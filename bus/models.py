@@ -12,6 +12,7 @@ from uuid import UUID
 import msgspec
 
 from headrace.bus.allow_list import AllowList
+from headrace.bus.errors import EnvironmentUnusable, PoolFailed, TaskError
 from headrace.bus.requirements import Needs
 
 PUBLIC: Final = "public"
@@ -258,6 +259,8 @@ class PoolReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The number of the wish (`PoolRecord.wanted`) that this answers."""
     at: float
     problem: str = ""
+    code: str = ""
+    """Which error the problem is for those who wait; empty is `PoolFailed`."""
 
     @property
     def is_running(self) -> bool:
@@ -317,6 +320,14 @@ class PoolRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """Why it cannot be had, when all these managers, of which there must be one, say so of the last wish."""
         failed = {each.manager: each.problem for each in self.reports if self._says_no(each)}
         return failed[min(managers)] if managers and failed.keys() >= managers else None
+
+    def refusal(self, managers: AbstractSet[str]) -> TaskError | None:
+        """The same as the error of those who wait for it."""
+        problem = self.failure(managers)
+        if problem is None:
+            return None
+        codes = {each.code for each in self.reports if self._says_no(each) and each.manager in managers}
+        return EnvironmentUnusable(problem) if EnvironmentUnusable.code in codes else PoolFailed(problem)
 
     def _says_no(self, report: PoolReport) -> bool:
         return report.state == "failed" and report.answers >= self.wanted

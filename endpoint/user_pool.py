@@ -53,6 +53,8 @@ class UserPool:
         self.config = config
         self.state: State = "starting"
         self.problem = ""
+        self.code = ""
+        """Which error the problem is, where it is not `PoolFailed`."""
         self.idle_since: float | None = None
         """Since when it has nothing in hand, by the monotonic clock; None while it has."""
         self.outdated = False
@@ -230,6 +232,7 @@ class UserPool:
                 return ""
             self._lease = building.result()
         except EnvironmentUnusable as error:
+            self.code = error.code
             return str(error)
         finally:
             for task in (building, stop):

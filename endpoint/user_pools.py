@@ -59,6 +59,7 @@ class _Failure:
     config: dict[str, Any]
     pause_s: float
     until: float
+    code: str = ""
 
 
 class UserPools:
@@ -164,7 +165,7 @@ class UserPools:
                 self._again[wish.pool] = wish
                 self._tell(wish, "starting")
             else:
-                self._tell(wish, pool.state, pool.problem)
+                self._tell(wish, pool.state, pool.problem, pool.code)
             return
         try:
             # A template may take its time.
@@ -176,11 +177,12 @@ class UserPools:
                 error,
                 extra={"action": "pool_refused", "pool": wish.pool},
             )
-            self._tell(wish, "failed", str(error))
+            code = EnvironmentUnusable.code if isinstance(error, EnvironmentRefused) else ""
+            self._tell(wish, "failed", str(error), code)
             return
         failure = self._failures.get(wish.pool)
         if failure is not None and failure.config == config.document() and time.monotonic() < failure.until:
-            self._tell(wish, "failed", failure.problem)
+            self._tell(wish, "failed", failure.problem, failure.code)
             return
         self._waiting[wish.pool] = (wish, config)
         self._start_waiting()
@@ -253,7 +255,7 @@ class UserPools:
             wish,
             config,
             settings,
-            tell=lambda state, problem: self._tell(pool.wish, state, problem),
+            tell=lambda state, problem: self._tell(pool.wish, state, problem, pool.code),
             grace_s=self._grace_s,
             environments=Environments(
                 self._directory.path / "environments", self._files().config.environments, python=config.python
@@ -296,12 +298,14 @@ class UserPools:
             pause_s,
             extra={"action": "pool_given_up", "pool": name},
         )
-        self._failures[name] = _Failure(pool.problem, pool.config.document(), pause_s, time.monotonic() + pause_s)
+        self._failures[name] = _Failure(
+            pool.problem, pool.config.document(), pause_s, time.monotonic() + pause_s, pool.code
+        )
 
-    def _tell(self, wish: Wish, state: State, problem: str = "") -> None:
+    def _tell(self, wish: Wish, state: State, problem: str = "", code: str = "") -> None:
         # While the manager stops nothing is said: what ran goes on when it is back.
         if self._reports is not None:
-            self._reports.tell(wish.pool, wish.number, state, problem)
+            self._reports.tell(wish.pool, wish.number, state, problem, code)
 
 
 def _check_environment(wish: Wish, policy: EnvironmentPolicy, engine: EngineSettings) -> None:

@@ -81,9 +81,11 @@ class WishClient:
         answer = await self._ask("GET", "/wanted-pools", params=query, timeout=_WAIT_S + _TIMEOUT_S)
         return [Wish.of_document(each) for each in answer["pools"]]
 
-    async def report(self, pool: str, number: int, state: State, problem: str) -> None:
+    async def report(self, pool: str, number: int, state: State, problem: str, code: str = "") -> None:
         """Say what became of a pool. Raises `ServiceAway` and `RegistrationRefused`."""
         body = {"manager": self._manager, "state": state, "answers": number, "problem": problem[:_MOST_TEXT] or None}
+        if code:
+            body["code"] = code
         await self._ask("POST", f"/pools/{pool}/reports", json=body)
 
     async def _ask(self, method: str, path: str, **options: Any) -> dict[str, Any]:
@@ -105,15 +107,15 @@ class Reports:
 
     def __init__(self, client: WishClient) -> None:
         self._client = client
-        self._due: dict[str, tuple[int, State, str]] = {}
+        self._due: dict[str, tuple[int, State, str, str]] = {}
         self._wake = asyncio.Event()
         self._told = asyncio.Event()
         self._told.set()
 
-    def tell(self, pool: str, number: int, state: State, problem: str = "") -> None:
+    def tell(self, pool: str, number: int, state: State, problem: str = "", code: str = "") -> None:
         """Say this soon, in the place of what was to be said of the pool before."""
         self._due.pop(pool, None)
-        self._due[pool] = (number, state, problem)
+        self._due[pool] = (number, state, problem, code)
         self._told.clear()
         self._wake.set()
 

@@ -18,6 +18,7 @@ from headrace.bus.light_httpx import httpx
 from headrace.schemas import Violation
 from headrace.sdk.errors import (
     ClientError,
+    EnvironmentUnusable,
     Forbidden,
     NotFound,
     PoolFailed,
@@ -26,6 +27,7 @@ from headrace.sdk.errors import (
     RequestRefused,
     ServiceUnavailable,
     ServiceUnreachable,
+    TaskError,
     Unauthorized,
 )
 from headrace.sdk.forks import tell_after_fork
@@ -225,15 +227,15 @@ def headrace_version() -> str:
     return version("headrace")
 
 
-def refusal(response: httpx.Response, url: str) -> ClientError | PoolFailed:
+def refusal(response: httpx.Response, url: str) -> ClientError | TaskError:
     """The error that an answer other than 2xx means."""
     code, detail, errors = _error_body(response)
     if code == "ProtocolMismatch":
         return ProtocolMismatch(detail)
     if code == QueueFull.code:
         return QueueFull(detail, **_numbers(response, "limit", "used"))
-    if code == PoolFailed.code:
-        return PoolFailed(detail)
+    if code in (PoolFailed.code, EnvironmentUnusable.code):
+        return PoolFailed(detail) if code == PoolFailed.code else EnvironmentUnusable(detail)
     if response.status_code >= 500:
         return ServiceUnavailable(
             f"the service at {url} cannot work now: {detail} ({code}, HTTP {response.status_code})",

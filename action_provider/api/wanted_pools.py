@@ -38,6 +38,7 @@ async def report(call: Call) -> Response:
         answers=body["answers"],
         at=time.time(),
         problem=body.get("problem") or "",
+        code=body.get("code") or "",
     )
     if await call.service.pools.report(endpoint.endpoint_id, pool, said) is None:
         raise NotFound(f"nobody has asked for a pool {pool!r} of endpoint {endpoint.endpoint_id} for a long time")

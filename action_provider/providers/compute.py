@@ -36,7 +36,7 @@ from headrace.action_provider.wishes import environment_of, pool_for
 from headrace.bus.actions import ActionBundle, ActionRecord, ActionWork, Start, request_key
 from headrace.bus.bundles import TaskOptions
 from headrace.bus.cancelling import cancel
-from headrace.bus.errors import ArgumentNotSerialisable, PayloadTooLarge, PoolFailed, QueueFull
+from headrace.bus.errors import ArgumentNotSerialisable, EnvironmentUnusable, PayloadTooLarge, PoolFailed, QueueFull
 from headrace.bus.ids import task_id
 from headrace.bus.results import ResultCollector, ResultWatch
 from headrace.bus.submission import Call, Plan, Submission, collector
@@ -207,6 +207,8 @@ async def _planned(service: Service, caller: Caller, request: ActionRequest) -> 
             body.get("user_endpoint_config"),
             environment=environment_of(records),
         )
+    except EnvironmentUnusable as error:
+        raise MalformedRequest(str(error)) from None
     except PoolFailed as error:
         raise MalformedRequest(f"user_endpoint_config: {error}") from None
     submission = Submission(
