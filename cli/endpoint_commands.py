@@ -26,7 +26,11 @@ NameArgument = Annotated[str, typer.Argument(help="The endpoint's name on this m
 
 _UNCONFIGURED: Final = "default"
 _START_WITHIN_S = 10.0
-_STOP_WITHIN_S = 15.0
+_STOP_WITHIN_S = 11.5
+"""Beside what running tasks get."""
+GRACE_S: Final = 3.5
+MOST_GRACE_S: Final = 240.0
+"""Less than what is left of a pool's credential when it begins to drain, and renews it no more."""
 _LOOK_S = 0.05
 
 
@@ -60,6 +64,9 @@ def start(
     detach: Annotated[
         bool, typer.Option("--detach", help="Return once it runs; `headrace endpoint stop` ends it.")
     ] = False,
+    grace: Annotated[
+        float, typer.Option(min=0, max=MOST_GRACE_S, help="Seconds that running tasks get when it is told to stop.")
+    ] = GRACE_S,
 ) -> None:
     """Run an endpoint, in the foreground until Ctrl-C or with --detach. Its first start registers it with the service.
 
@@ -79,7 +86,8 @@ def start(
     _log_to(directory, config.log_level)
 
     def run() -> None:
-        asyncio.run(Manager(directory, ManagerSettings(url=service_url, token=token, workers=workers)).run())
+        settings = ManagerSettings(url=service_url, token=token, workers=workers, grace_s=grace)
+        asyncio.run(Manager(directory, settings).run())
 
     if detach:
         _detach(directory, run)
@@ -112,9 +120,10 @@ def _detach(directory: EndpointDirectory, run: Callable[[], None]) -> None:
 def stop(
     name: NameArgument = _UNCONFIGURED,
     home: HomeOption = DEFAULT_HOME,
-    force: Annotated[bool, typer.Option("--force", help="Do not wait for running tasks.")] = False,
+    now: Annotated[bool, typer.Option("--now", "--force", help="Do not wait for running tasks.")] = False,
 ) -> None:
-    """Stop an endpoint: running tasks get a few seconds, what waits stays queued."""
+    """Stop an endpoint: it takes no more tasks, running ones get its grace (`start --grace`), then they and all that
+    waits are handed back to the queue."""
     import os
     import signal
 
@@ -123,10 +132,10 @@ def stop(
     if pid is None:
         output.say(f"The endpoint {name} is not running.")
         return
-    until = time.monotonic() + _STOP_WITHIN_S
+    until = time.monotonic() + _STOP_WITHIN_S + _grace_s(directory)
     try:
         os.kill(pid, signal.SIGTERM)
-        if force:
+        if now:
             # Two signals that are sent at once can be taken for one.
             time.sleep(_LOOK_S)
             os.kill(pid, signal.SIGTERM)
@@ -136,9 +145,17 @@ def stop(
         raise CommandError(f"the endpoint {name} runs as process {pid} of another user, who must stop it") from None
     while directory.running_pid() == pid:
         if time.monotonic() > until:
-            raise CommandError(f"the endpoint {name} (process {pid}) has not stopped; try --force, or `kill -9 {pid}`")
+            raise CommandError(f"the endpoint {name} (process {pid}) has not stopped; try --now, or `kill -9 {pid}`")
         time.sleep(_LOOK_S)
     output.say(f"Stopped the endpoint {name}.")
+
+
+def _grace_s(directory: EndpointDirectory) -> float:
+    """What the manager that runs was started with."""
+    from headrace.endpoint.directory import read_json
+
+    settings = read_json(directory.pool_file(DEFAULT_POOL))
+    return float(settings.get("grace_s", GRACE_S)) if isinstance(settings, dict) else GRACE_S
 
 
 @app.command("list")

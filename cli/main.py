@@ -23,6 +23,7 @@ from headrace.cli import (
     user_commands,
 )
 from headrace.cli.backup_commands import backup, restore
+from headrace.cli.boot_commands import disable_on_boot, enable_on_boot
 from headrace.cli.configuration_commands import reload, render_user_config, validate
 from headrace.cli.dispatch import dispatch
 from headrace.cli.doctor_command import doctor
@@ -49,6 +50,8 @@ endpoint_commands.app.command()(status)
 endpoint_commands.app.command()(pools)
 endpoint_commands.app.command()(tasks)
 endpoint_commands.app.command()(kill)
+endpoint_commands.app.command()(enable_on_boot)
+endpoint_commands.app.command()(disable_on_boot)
 endpoint_commands.app.command()(validate)
 endpoint_commands.app.command()(render_user_config)
 endpoint_commands.app.command()(reload)

@@ -274,6 +274,19 @@ def test_a_second_signal_ends_the_endpoint_at_once(client: Client, home: Path, n
         eventually(lambda: not [pid for pid in children if is_alive(pid)], 2)
 
 
+def test_a_stop_now_does_not_wait_for_the_grace_of_running_tasks(client: Client, home: Path, name: str) -> None:
+    function_id = client.register_source_code(SLOW, "nap")
+    with running(home, name, "--grace", "200") as endpoint:
+        marker = home / "started"
+        task_id = client.run(300, str(marker), endpoint_id=endpoint.id, function_id=function_id)
+        eventually(marker.exists, 10)
+
+        assert run(home, "stop", name, "--now").stdout == f"Stopped the endpoint {name}.\n"
+
+    assert client.get_task(task_id)["state"] in ("pending", "running")
+    client.cancel(task_id)
+
+
 def test_a_detached_endpoint_runs_on_until_it_is_stopped(client: Client, home: Path, name: str) -> None:
     Endpoints(home).create(name)
     started = run(home, "start", name, "--workers", "1", "--detach")
