@@ -14,7 +14,7 @@ import pytest
 
 from headrace.bus.errors import FunctionUnusable
 from headrace.bus.installed import is_installed
-from headrace.bus.modules import MOST_BYTES, activate, pack
+from headrace.bus.modules import MOST_BYTES, activate, add, pack
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +69,22 @@ def test_another_version_of_a_module_takes_its_place_and_gives_it_back(project: 
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("shapes_helper")
     assert not [name for name in sys.modules if name.startswith("shapes_")]
+
+
+def test_where_calls_run_in_threads_one_version_of_a_module_stays(project: Path) -> None:
+    before = list(sys.meta_path)
+    first = pack([project])
+    (project / "shapes_lib" / "__init__.py").write_text("VERSION = 10\n")
+    second = pack([project])
+
+    try:
+        add(first)
+        add(first)
+        assert importlib.import_module("shapes_helper").twice(1) == 2
+        with pytest.raises(FunctionUnusable, match=r"another module 'shapes_helper' is loaded.*threads"):
+            add(second)
+    finally:
+        sys.meta_path[:] = before
 
 
 def test_a_traceback_shows_the_lines_of_a_module(project: Path) -> None:
