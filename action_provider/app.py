@@ -172,6 +172,7 @@ async def _connect(settings: ServiceSettings, keys: ServiceKeys) -> Connection:
             keys.core,
             name="headrace service",
             connect_timeout_s=min(_CONNECT_S, settings.start_timeout_s),
+            network=settings.network,
         )
         try:
             await connection.open()

@@ -50,7 +50,8 @@ async def dispatch(service: Service) -> None:
 
 async def revoke(service: Service) -> None:
     """Tell the NATS servers who is revoked until cancelled."""
-    await Revoker(service.settings.nats_url, service.revocation, service.tables).run()
+    settings = service.settings
+    await Revoker(settings.nats_url, service.revocation, service.tables, settings.network).run()
 
 
 async def sweep(service: Service) -> None:

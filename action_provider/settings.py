@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from headrace.bus.backlog import MOST_BUNDLES_PER_PRINCIPAL
+from headrace.bus.network import DIRECT, Network
 from headrace.bus.streams import StreamSettings
 from headrace.bus.tables import PRESENCE_TTL_S
 
@@ -22,6 +23,8 @@ class ServiceSettings:
     nats_url: str
     public_nats_urls: tuple[str, ...] = ()
     """What sessions are told to connect to; empty is `nats_url`."""
+    network: Network = DIRECT
+    """How this process itself gets to the bus."""
     host: str = "127.0.0.1"
     port: int = 0
     """0 takes a free one; `serving.json` says which."""

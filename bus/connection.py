@@ -288,7 +288,8 @@ class Connection:
             async with asyncio.timeout(self._connect_timeout_s):
                 return await self._knock(credentials, errors)
         except TimeoutError:
-            problems = "".join(f": {error}" for error in errors.values())
+            several = len(errors) > 1
+            problems = "".join(f"; {way}: {error}" if several else f": {error}" for way, error in errors.items())
             raise BusUnavailable(
                 f"no NATS server answers at {self._where} within {self._connect_timeout_s:g} s{problems}"
             ) from None

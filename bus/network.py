@@ -127,14 +127,15 @@ class Network:
 
     def http_options(self, url: str) -> dict[str, Any]:
         """Arguments of an `httpx.Client` for this URL. Raises `NetworkUnusable`."""
-        proxy = self.proxy_for(url)
-        return {"proxy": proxy, "verify": self._http_context(url, proxy), "trust_env": False}
+        found = self.proxy_for(url)
+        proxy: Any = found
+        if found is not None and found.startswith("https:"):
+            from headrace.bus.light_httpx import httpx
 
-    def _http_context(self, url: str, proxy: str | None) -> ssl.SSLContext:
-        if url.startswith("https:") or (proxy or "").startswith("https:"):
-            return self.ssl_context()
-        # It trusts nobody, which takes no time: nothing here is encrypted.
-        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            proxy = httpx.Proxy(found, ssl_context=self.ssl_context())
+        # Without TLS a context that trusts nobody does, and takes no time.
+        verify = self.ssl_context() if url.startswith("https:") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        return {"proxy": proxy, "verify": verify, "trust_env": False}
 
     def _ways_to(self, url: str) -> list[Way]:
         if urlsplit(url).scheme in ("ws", "wss"):

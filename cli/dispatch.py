@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from headrace.cli.options import DEFAULT_HOME, NATS_PORT, HomeOption, expanded
+from headrace.cli.options import DEFAULT_HOME, NATS_PORT, CaFileOption, HomeOption, expanded
 
 
 def dispatch(
@@ -18,6 +18,7 @@ def dispatch(
         Path | None,
         typer.Option(help="The directory with service.json and master.key; by default HOME/keys."),
     ] = None,
+    ca_file: CaFileOption = None,
     nats_wait: Annotated[float, typer.Option(min=0.0, help="Seconds to wait for NATS at the start.")] = 10.0,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
@@ -26,6 +27,7 @@ def dispatch(
 
     from headrace.action_provider.dispatching import dispatch_async
     from headrace.action_provider.settings import ServiceSettings
+    from headrace.bus.network import Network
     from headrace.cli.home import Home
     from headrace.cli.output import configure_logging
     from headrace.cli.signals import Signals
@@ -37,6 +39,7 @@ def dispatch(
         home=place.path,
         keys_dir=expanded(keys) if keys else place.keys,
         nats_url=nats_url,
+        network=Network(ca_file=expanded(ca_file) if ca_file else None),
         start_timeout_s=nats_wait,
     )
 

@@ -82,7 +82,7 @@ def _findings(home: Path, endpoint: str | None, *, run_task: bool, within_s: flo
     if not (service.answers and service.accepted):
         yield skipped("endpoints", "nothing more can be asked")
         return
-    with Client(profile.url, profile.token) as client:
+    with Client(profile=profile) as client:
         targets = [(named, str(named))] if named else list(_registered(here))
         if not targets and endpoint is None:
             targets = [(UUID(each["endpoint_id"]), each["name"]) for each in client.get_endpoints()]

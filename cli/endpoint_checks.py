@@ -14,6 +14,7 @@ from uuid import UUID
 
 from headrace.bus.connection import Connection
 from headrace.bus.errors import BusError, TaskExpired
+from headrace.bus.network import Network
 from headrace.cli.findings import Finding, ok, problem, skipped, warning
 from headrace.endpoint.directory import EndpointDirectory
 from headrace.endpoint.errors import EndpointError
@@ -110,9 +111,9 @@ class EndpointCheck:
             grant = Grant.of_document(self.client.open_session(self.endpoint_id, wanted=False))
         except ClientError as error:
             return self._problem("bus", str(error), "the message says what is missing")
-        where = ", ".join(grant.urls)
+        where = ", ".join(self.client.network.nats_urls or grant.urls)
         try:
-            took_s, release = asyncio.run(_connected(grant))
+            took_s, release = asyncio.run(_connected(grant, self.client.network))
         except BusError as error:
             advice = (
                 f"{where} must be reachable from here: check the firewall, and the address that the service tells"
@@ -161,10 +162,12 @@ class EndpointCheck:
         return problem(check, said, advice, endpoint=self.name)
 
 
-async def _connected(grant: Grant) -> tuple[float, str]:
+async def _connected(grant: Grant, network: Network) -> tuple[float, str]:
     """Connect and be answered: how long that took, and the server's release."""
     began = time.perf_counter()
-    connection = Connection(grant.urls, grant.credentials, name="headrace-doctor", connect_timeout_s=_CONNECT_S)
+    connection = Connection(
+        grant.urls, grant.credentials, name="headrace-doctor", connect_timeout_s=_CONNECT_S, network=network
+    )
     async with connection:
         await connection.flush()
         return time.perf_counter() - began, connection.server_version

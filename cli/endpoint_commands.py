@@ -17,6 +17,7 @@ from headrace.cli.options import DEFAULT_HOME, HomeOption, expanded
 from headrace.cli.service import JsonOption, YesOption, confirmed, read_text, shown
 
 if TYPE_CHECKING:
+    from headrace.bus.network import Network
     from headrace.endpoint.directory import EndpointDirectory, Endpoints
     from headrace.sdk.profile import Profile
 
@@ -81,12 +82,13 @@ def start(
         endpoints.create(name)
     directory = endpoints.get(name)
     config = directory.config()
-    service_url, token = _service(expanded(home), directory, url, token_file)
+    service_url, token, network = _service(expanded(home), directory, url, token_file)
     _refuse_if_running(directory)
     _log_to(directory, config.log_level)
 
+    settings = ManagerSettings(url=service_url, token=token, workers=workers, grace_s=grace, network=network)
+
     def run() -> None:
-        settings = ManagerSettings(url=service_url, token=token, workers=workers, grace_s=grace)
         asyncio.run(Manager(directory, settings).run())
 
     if detach:
@@ -203,8 +205,8 @@ def endpoints_of(home: Path) -> Endpoints:
 
 def _service(
     home: Path, directory: EndpointDirectory, url: str | None, token_file: Path | None
-) -> tuple[str, str | None]:
-    """The service and, where there is one, a token of the owner's.
+) -> tuple[str, str | None, Network]:
+    """The service, where there is one a token of the owner's, and how this machine gets there.
 
     An endpoint belongs to its home, so the home's profile goes before the environment.
     """
@@ -214,15 +216,16 @@ def _service(
     if token_file is not None and url is None:
         raise typer.BadParameter("--token-file goes with --url")
     if url is not None:
-        return service_url(url, "--url"), read_text(token_file).strip() if token_file is not None else None
+        token = read_text(token_file).strip() if token_file is not None else None
+        return service_url(url, "--url"), token, network_of(home)
     try:
         profile = profile_of(home)
     except NotConfigured:
         registration = directory.registration()
         if registration is None or registration.url is None or directory.token() is None:
             raise
-        return registration.url, None
-    return profile.url, profile.token
+        return registration.url, None, network_of(home)
+    return profile.url, profile.token, profile.network
 
 
 def profile_of(home: Path) -> Profile:
@@ -231,6 +234,13 @@ def profile_of(home: Path) -> Profile:
 
     path = home / "profile.json"
     return Profile.read(path) if path.exists() else Profile.find()
+
+
+def network_of(home: Path) -> Network:
+    """How this machine gets out, by its environment and a home's profile."""
+    from headrace.sdk.profile import network_of as found
+
+    return found(home / "profile.json")
 
 
 def _log_to(directory: EndpointDirectory, level: str) -> None:
@@ -267,7 +277,8 @@ def _unregister(directory: EndpointDirectory) -> None:
     if registration is None or registration.url is None or token is None:
         return
     try:
-        with ServiceClient(registration.url) as service:
+        network = network_of(directory.path.parents[1])
+        with ServiceClient(registration.url, network=network) as service:
             service.delete(token, registration.endpoint_id)
     except ServiceAway as error:
         raise CommandError(f"{error}; --local removes only what is on this machine") from error

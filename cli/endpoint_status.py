@@ -6,7 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from headrace.cli import output
-from headrace.cli.endpoint_commands import NameArgument, described, endpoints_of
+from headrace.cli.endpoint_commands import NameArgument, described, endpoints_of, network_of
 from headrace.cli.options import DEFAULT_HOME, HomeOption
 from headrace.cli.service import JsonOption, shown
 
@@ -122,13 +122,15 @@ def _most(limit: int | None) -> str:
 def _known(directory: EndpointDirectory) -> dict[str, Any]:
     from headrace.sdk.client import Client
     from headrace.sdk.errors import ClientError
+    from headrace.sdk.profile import Profile
 
     registration, token = directory.registration(), directory.token()
     if registration is None or token is None or registration.url is None:
         return {"problem": "not registered yet: the first start does it"}
     try:
         # The endpoint's own token may ask for the endpoint's own status.
-        with Client(registration.url, token) as client:
+        network = network_of(directory.path.parents[1])
+        with Client(profile=Profile(url=registration.url, token=token, network=network)) as client:
             known = client.get_endpoint_status(registration.endpoint_id)
             return {**known, "queue": client.get_endpoint_queue(registration.endpoint_id)}
     except ClientError as error:

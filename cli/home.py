@@ -105,9 +105,11 @@ class Home:
             write_private(self.token_file, f"hr_{secrets.token_hex(8)}_{secrets.token_urlsafe(32)}\n")
         return read_private(self.token_file).decode().strip()
 
-    def write_profile(self, url: str, token: str) -> None:
-        """Tell the SDK and the commands on this machine where the service is."""
-        write_private(self.profile_file, json.dumps({"url": url, "token": token}, indent=1) + "\n")
+    def write_profile(self, url: str, token: str, nats_url: str | None = None) -> None:
+        """Tell the SDK and the commands on this machine where the service is, and the bus, where the service names
+        another address to others."""
+        document = {"url": url, "token": token, **({"nats_urls": [nats_url]} if nats_url else {})}
+        write_private(self.profile_file, json.dumps(document, indent=1) + "\n")
 
     def endpoint_id(self, name: str) -> str | None:
         """The id of an endpoint of this home, once it is registered."""

@@ -10,7 +10,7 @@ import typer
 
 from headrace.cli import output
 from headrace.cli.errors import CommandError
-from headrace.cli.options import DEFAULT_HOME, HomeOption, expanded
+from headrace.cli.options import DEFAULT_HOME, CaFileOption, HomeOption, expanded
 from headrace.cli.service import read_text
 
 
@@ -20,19 +20,20 @@ def login(
         Path | None,
         typer.Option(help="A file with the token, '-' for standard input. By default it is asked for."),
     ] = None,
+    ca_file: CaFileOption = None,
     home: HomeOption = DEFAULT_HOME,
     timeout: Annotated[float, typer.Option(help="How many seconds the service may take to answer.")] = 30.0,
 ) -> None:
-    """Check a token and remember it, with its service, in HOME/profile.json.
+    """Check a token and remember it, with its service and --ca-file, in HOME/profile.json.
 
     The token is never an argument: every user of a machine sees the arguments of all programs.
     """
     from headrace.sdk.client import Client
     from headrace.sdk.profile import Profile
 
-    profile = Profile.find(url, _token(url, token_file))
+    profile = Profile.find(url, _token(url, token_file), ca_file=ca_file)
     _warn_without_tls(profile.url)
-    with Client(profile.url, profile.token, timeout_s=timeout) as client:
+    with Client(profile=profile, timeout_s=timeout) as client:
         client.version()
         who = client.whoami()
     path = expanded(home) / "profile.json"

@@ -16,6 +16,16 @@ HomeOption = Annotated[
     typer.Option("--home", envvar="HEADRACE_HOME", help="Where keys, data, endpoints and logs lie.", show_default=True),
 ]
 
+CaFileOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--ca-file",
+        envvar="HEADRACE_CA_FILE",
+        help="Authorities (a PEM file) to trust besides those of the system.",
+        show_default=False,
+    ),
+]
+
 
 def expanded(path: Path) -> Path:
     """An absolute path without `~`."""

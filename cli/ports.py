@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 
-from headrace.cli.errors import PortTaken
+from headrace.cli.errors import CommandError, PortTaken
 
 
 def choose(given: int | None, *, host: str, remembered: int | None, usual: int, option: str) -> int:
@@ -36,6 +36,14 @@ def listen(host: str, port: int, option: str) -> socket.socket:
         listener.close()
         raise PortTaken(_explain(error, host, port).format(option=option)) from error
     return listener
+
+
+def host_and_port(text: str, option: str) -> tuple[str, int]:
+    """What `HOST:PORT` means; a port alone is one of this machine alone. Raises `CommandError`."""
+    host, _, port = text.rpartition(":")
+    if not port.isdigit() or int(port) > 65535:
+        raise CommandError(f"{option} is {text!r}, which is not HOST:PORT, such as 127.0.0.1:4743")
+    return host.strip("[]") or "127.0.0.1", int(port)
 
 
 def is_loopback(host: str) -> bool:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from headrace.cli.options import DEFAULT_HOME, HTTP_PORT, NATS_PORT, HomeOption, expanded
+from headrace.cli.options import DEFAULT_HOME, HTTP_PORT, NATS_PORT, CaFileOption, HomeOption, expanded
 
 
 def serve(
@@ -20,19 +20,24 @@ def serve(
     nats_url: Annotated[str, typer.Option(help="Where the service finds NATS.")] = f"nats://127.0.0.1:{NATS_PORT}",
     public_nats_url: Annotated[
         list[str] | None,
-        typer.Option(help="Where SDKs and endpoints find NATS, when not at --nats-url; may be repeated."),
+        typer.Option(
+            help="Where SDKs and endpoints find NATS, when not at --nats-url: nats://, tls://, ws:// or wss://. May be"
+            " repeated: they take the first that they can reach."
+        ),
     ] = None,
     keys: Annotated[
         Path | None,
         typer.Option(help="The directory with service.json and master.key; by default HOME/keys."),
     ] = None,
     dispatcher: Annotated[bool, typer.Option(help="Match events and watch deliveries in this process too.")] = True,
+    ca_file: CaFileOption = None,
     nats_wait: Annotated[float, typer.Option(min=0.0, help="Seconds to wait for NATS at the start.")] = 10.0,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Run the HTTP service alone, in the foreground, until Ctrl-C."""
     from headrace.action_provider.server import serve as run
     from headrace.action_provider.settings import ServiceSettings
+    from headrace.bus.network import Network
     from headrace.cli.home import Home
     from headrace.cli.output import configure_logging
 
@@ -44,6 +49,7 @@ def serve(
             home=place.path,
             keys_dir=expanded(keys) if keys else place.keys,
             nats_url=nats_url,
+            network=Network(ca_file=expanded(ca_file) if ca_file else None),
             public_nats_urls=tuple(public_nats_url or ()),
             host=host,
             port=port,

@@ -36,7 +36,7 @@ def service(home: Path | None = None) -> Iterator[Client]:
     from headrace.sdk.profile import Profile
 
     profile = None if home is None else Profile.read(expanded(home) / "profile.json")
-    with Client() if profile is None else Client(profile.url, profile.token) as client:
+    with Client(profile=profile) as client:
         try:
             yield client
         except ValueError as error:

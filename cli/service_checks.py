@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, Final
 
-from headrace.bus.hosts import is_loopback
+from headrace.bus.errors import NetworkUnusable
 from headrace.bus.light_httpx import httpx
 from headrace.cli.findings import Finding, ok, problem, skipped, warning
 from headrace.sdk.client import Client
@@ -38,8 +38,8 @@ class ServiceCheck:
         """How the service is, seen from here."""
         url = self.profile.url
         try:
-            answer, took_s, off_s = _get(f"{url}/readyz")
-        except httpx.HTTPError as error:
+            answer, took_s, off_s = _get(self.profile)
+        except (httpx.HTTPError, NetworkUnusable) as error:
             yield problem(
                 "service",
                 f"{url} does not answer: {error or type(error).__name__}",
@@ -88,7 +88,7 @@ class ServiceCheck:
         if not self.answers:
             return skipped("token", "the releases do not fit")
         try:
-            with Client(self.profile.url, self.profile.token, timeout_s=_TIMEOUT_S) as client:
+            with Client(profile=self.profile, timeout_s=_TIMEOUT_S) as client:
                 principal = client.whoami()["principal"]
         except ClientError as error:
             return problem("token", str(error), f"run `headrace login --url {self.profile.url}`")
@@ -108,11 +108,11 @@ def clock_finding(off_s: float) -> Finding:
     return problem("clock", f"{said}: certificates and tokens may be refused", advice)
 
 
-def _get(url: str) -> tuple[httpx.Response, float, float | None]:
+def _get(profile: Profile) -> tuple[httpx.Response, float, float | None]:
     """The answer, how long it took, and how far our clock is ahead of the other's, where it says its time."""
-    with httpx.Client(timeout=_TIMEOUT_S, trust_env=not is_loopback(httpx.URL(url).host)) as client:
+    with httpx.Client(timeout=_TIMEOUT_S, **profile.network.http_options(profile.url)) as client:
         asked_at, began = time.time(), time.perf_counter()
-        answer = client.get(url)
+        answer = client.get(f"{profile.url}/readyz")
         took_s = time.perf_counter() - began
     try:
         # In whole seconds, and told somewhere between question and answer.

@@ -62,8 +62,7 @@ def unshare(
 def _client(home: Path) -> Client:
     from headrace.sdk.client import Client
 
-    profile = profile_of(expanded(home))
-    return Client(profile.url, profile.token)
+    return Client(profile=profile_of(expanded(home)))
 
 
 def _endpoint_id(client: Client, name: str, home: Path) -> UUID:

@@ -51,6 +51,8 @@ class UpSettings:
     relaxed: bool = False
     nats_server: Path | None = None
     public_host: str | None = None
+    public_nats_urls: tuple[str, ...] = ()
+    nats_websocket: tuple[str, int] | None = None
 
 
 def run(settings: UpSettings) -> int:
@@ -123,6 +125,7 @@ class System:
         if settings.ready_file is not None:
             settings.ready_file.unlink(missing_ok=True)  # of one that was killed
         nats_port = self._choose_ports()
+        websocket = self._choose_websocket()
         self._operator = Operator.open(self._home.keys)
         self._nats = NatsServer(
             ServerSettings(
@@ -130,12 +133,14 @@ class System:
                 directory=self._home.nats,
                 host=settings.host,
                 port=nats_port,
+                websocket=websocket,
                 binary=settings.nats_server,
                 relaxed=settings.relaxed,
             )
         )
         self._token = self._home.ensure_admin_token()
-        self._home.write_profile(self._url, self._token)
+        # Those on this machine need no way around.
+        self._home.write_profile(self._url, self._token, self._nats.url if settings.public_nats_urls else None)
         self._home.announce(self._url)
         if not ports.is_loopback(settings.host):
             note(
@@ -150,12 +155,22 @@ class System:
             settings.nats_port, host=host, remembered=last.get("nats"), usual=NATS_PORT, option="--nats-port"
         )
         self._port, self._listener = port, ports.listen(host, port, "--port")
-        self._home.remember_ports({"http": port, "nats": nats_port})
+        self._home.remember_ports({**last, "http": port, "nats": nats_port})
         local = "127.0.0.1" if ports.is_any(host) else host
         public = settings.public_host or (ports.outward_address() if ports.is_any(host) else host)
         self._url = f"http://{ports.in_url(local)}:{port}"
-        self._public_nats_url = f"nats://{ports.in_url(public)}:{nats_port}"
+        self._public_nats_urls = settings.public_nats_urls or (f"nats://{ports.in_url(public)}:{nats_port}",)
         return nats_port
+
+    def _choose_websocket(self) -> tuple[str, int] | None:
+        if self._settings.nats_websocket is None:
+            return None
+        (host, wanted), last = self._settings.nats_websocket, self._home.remembered_ports()
+        port = ports.choose(
+            wanted, host=host, remembered=last.get("websocket"), usual=wanted, option="--nats-websocket"
+        )
+        self._home.remember_ports({**last, "websocket": port})
+        return host, port
 
     def _parts(self) -> list[Part]:
         parts = [
@@ -184,7 +199,9 @@ class System:
         # We hold the socket, so that a request waits while the service starts, or starts again, and is not refused.
         descriptor = self._listener.fileno()
         arguments += ["--host", settings.host, "--port", str(self._port), "--listen-fd", str(descriptor)]
-        arguments += ["--nats-url", self._nats.url, "--public-nats-url", self._public_nats_url]
+        arguments += ["--nats-url", self._nats.url]
+        for url in self._public_nats_urls:
+            arguments += ["--public-nats-url", url]
         return await Child.start(arguments, log=self._log("service"), descriptors=[descriptor])
 
     async def _start_endpoint(self) -> Running:
@@ -235,6 +252,7 @@ class System:
             "endpoint_id": endpoint_id,
             "home": str(self._home.path),
             "pid": os.getpid(),
+            **({"nats_websocket_url": self._nats.websocket_url} if self._nats.websocket_url else {}),
         }
         try:
             write_private(path, json.dumps(document, indent=1) + "\n")

@@ -60,9 +60,26 @@ def up(
         str | None,
         typer.Option(help="The name under which other machines reach this one, if --host is not it."),
     ] = None,
+    public_nats_url: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Where SDKs and endpoints on other machines find NATS, when not at --public-host, such as"
+            " wss://headrace.example.org/nats. May be repeated: they take the first that they can reach.",
+            show_default=False,
+        ),
+    ] = None,
+    nats_websocket: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Let NATS take WebSockets as well, there, without TLS: for a proxy before it. Port 0 is a free one.",
+            show_default=False,
+        ),
+    ] = None,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Start everything: a NATS server, the service and one endpoint. Ctrl-C stops it."""
+    from headrace.cli import ports
     from headrace.cli.output import configure_logging
     from headrace.cli.system import UpSettings, run
 
@@ -79,6 +96,8 @@ def up(
             relaxed=durability is Durability.RELAXED,
             nats_server=expanded(nats_server) if nats_server else None,
             public_host=public_host,
+            public_nats_urls=tuple(public_nats_url or ()),
+            nats_websocket=ports.host_and_port(nats_websocket, "--nats-websocket") if nats_websocket else None,
         )
     )
     sys.exit(status)

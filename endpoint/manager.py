@@ -17,6 +17,7 @@ from uuid import UUID
 
 from headrace.bus.log_files import keep_short
 from headrace.bus.names import DEFAULT_POOL
+from headrace.bus.network import DIRECT, Network
 from headrace.endpoint.config import EndpointConfig
 from headrace.endpoint.configuration.files import ConfigurationFiles
 from headrace.endpoint.configuration.reload import LiveConfiguration
@@ -47,6 +48,7 @@ class ManagerSettings:
     grace_s: float = 3.5
     """For running tasks, when the manager is told to stop."""
     service_timeout_s: float = 4.0
+    network: Network = DIRECT
 
 
 class Manager:
@@ -86,7 +88,8 @@ class Manager:
             config = live.files.config
             await _check(live.files, self._directory)
             pool = PoolProcess(self._directory, DEFAULT_POOL, grace_s=self._settings.grace_s)
-            with ServiceClient(self._settings.url, timeout_s=self._settings.service_timeout_s) as service:
+            settings = self._settings
+            with ServiceClient(settings.url, timeout_s=settings.service_timeout_s, network=settings.network) as service:
                 async with self._signals():
                     try:
                         # It loads while the service still starts, perhaps, and while we register.
@@ -128,6 +131,7 @@ class Manager:
             endpoint_id=endpoint_id,
             files=lambda: live.files,
             grace_s=self._settings.grace_s,
+            network=self._settings.network,
         )
         async with asyncio.TaskGroup() as tasks:
             keep = tasks.create_task(kept.run(), name=f"pool {DEFAULT_POOL}")
@@ -264,6 +268,7 @@ class Manager:
             token_path=self._directory.token_file,
             fair_share=files.config.fair_share,
             grace_s=self._settings.grace_s,
+            network=self._settings.network,
         )
         return {**settings, "refusal": refusal}
 

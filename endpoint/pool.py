@@ -32,6 +32,7 @@ from headrace.bus.clock import elapsed_s
 from headrace.bus.connection import Connection
 from headrace.bus.encodings import inline_bytes
 from headrace.bus.errors import BusError
+from headrace.bus.network import DIRECT, Network
 from headrace.endpoint.agent.loop import Agent
 from headrace.endpoint.agent.object_service import HttpObjectService
 from headrace.endpoint.agent.objects import ObjectDesk
@@ -91,6 +92,7 @@ class PoolSettings:
     fair_share: FairShare = field(default_factory=FairShare)
     log_level: str = "info"
     grace_s: float = 5.0
+    network: Network = DIRECT
 
     @property
     def spool_path(self) -> Path:
@@ -144,6 +146,7 @@ class PoolSettings:
             fair_share=FairShare.of_document(document.get("fair_share")),
             log_level=document.get("log_level", "info"),
             grace_s=float(document.get("grace_s", 5.0)),
+            network=Network.of_document(document.get("network") or {}),
         )
 
 
@@ -155,6 +158,7 @@ async def serve(settings: PoolSettings) -> None:
         endpoint=settings.endpoint_id,
         pool=settings.pool,
         token_path=settings.token_path,
+        network=settings.network,
     )
     limits = settings.worker_limits
     memory_groups, sandboxes = _memory_groups(limits), SandboxRoot.of(limits)
@@ -162,11 +166,15 @@ async def serve(settings: PoolSettings) -> None:
         settings.engine_directory.mkdir(mode=0o700, exist_ok=True)
     if sandboxes is not None:
         sandboxes.prepare()
-    objects = HttpObjectService(settings.service_url, endpoint=settings.endpoint_id, pool=settings.pool)
+    objects = HttpObjectService(
+        settings.service_url, endpoint=settings.endpoint_id, pool=settings.pool, network=settings.network
+    )
     spool = Spool(settings.spool_path)
     with contextlib.closing(service), contextlib.closing(objects), spool:
         grant, granted_at = await _granted(service), elapsed_s()
-        async with Connection(grant.urls, grant.credentials, name=f"headrace-pool {settings.pool}") as connection:
+        async with Connection(
+            grant.urls, grant.credentials, name=f"headrace-pool {settings.pool}", network=settings.network
+        ) as connection:
             logs = TaskLogs(connection)
             audit = _audit_log(settings)
             means = Means(

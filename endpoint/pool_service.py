@@ -13,8 +13,8 @@ from uuid import UUID
 
 from headrace.bus.bundles import WIRE_VERSION, FunctionUse
 from headrace.bus.code import FunctionCode
-from headrace.bus.hosts import is_loopback
 from headrace.bus.light_httpx import httpx
+from headrace.bus.network import DIRECT, Network
 from headrace.endpoint.errors import RegistrationRefused, ServiceAway
 from headrace.endpoint.grant import PoolGrant
 
@@ -24,12 +24,11 @@ _TIMEOUT_S = 10.0
 class HttpPoolService:
     """The service behind `url`; the endpoint's token is read from its file at each grant, so it can be replaced."""
 
-    def __init__(self, url: str, *, endpoint: UUID, pool: str, token_path: Path) -> None:
+    def __init__(self, url: str, *, endpoint: UUID, pool: str, token_path: Path, network: Network = DIRECT) -> None:
         self._base = f"{url.rstrip('/')}/api/v1/endpoints/{endpoint}/pools"
         self._pool = pool
         self._token_path = token_path
-        # A proxy is for the way out, never for this machine.
-        self._client = httpx.Client(timeout=_TIMEOUT_S, trust_env=not is_loopback(httpx.URL(url).host))
+        self._client = httpx.Client(timeout=_TIMEOUT_S, **network.http_options(url))
         self._lock = threading.Lock()
 
     def close(self) -> None:

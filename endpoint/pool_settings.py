@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from headrace.bus.network import Network
 from headrace.endpoint.configuration.pool_config import PoolConfig
 from headrace.endpoint.directory import EndpointDirectory
 from headrace.endpoint.fair_share import FairShare
@@ -21,6 +22,7 @@ def pool_settings(
     token_path: Path,
     fair_share: FairShare,
     grace_s: float,
+    network: Network,
 ) -> dict[str, Any]:
     """The settings of a pool with this configuration. Secrets are named by their file, never copied."""
     return {
@@ -44,6 +46,7 @@ def pool_settings(
         "fair_share": fair_share.document(),
         "log_level": config.log_level,
         "grace_s": grace_s,
+        "network": network.document(),
         "status_path": str(directory.pool_file(pool, "status.json")),
         "pids_path": str(directory.pool_file(pool, "pids")),
     }

@@ -10,19 +10,17 @@ from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
 
-from headrace.bus.hosts import is_loopback
 from headrace.bus.light_httpx import httpx
+from headrace.bus.network import DIRECT, Network
 from headrace.endpoint.errors import RegistrationRefused, ServiceAway
 
 
 class ServiceClient:
     """The service behind `url`. Raises `ServiceAway` when asking again may help, else `RegistrationRefused`."""
 
-    def __init__(self, url: str, *, timeout_s: float = 10.0) -> None:
+    def __init__(self, url: str, *, timeout_s: float = 10.0, network: Network = DIRECT) -> None:
         self.url = url.rstrip("/")
-        # A proxy that the environment names cannot reach this machine's own loopback.
-        trust_env = not is_loopback(httpx.URL(self.url).host)
-        self._client = httpx.Client(base_url=self.url, timeout=timeout_s, trust_env=trust_env)
+        self._client = httpx.Client(base_url=self.url, timeout=timeout_s, **network.http_options(self.url))
 
     def __enter__(self) -> Self:
         return self

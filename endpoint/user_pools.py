@@ -21,6 +21,7 @@ from uuid import UUID
 
 from headrace.bus.bundles import Runtime
 from headrace.bus.errors import EnvironmentUnusable, RequirementsInvalid
+from headrace.bus.network import Network
 from headrace.bus.requirements import Needs
 from headrace.endpoint.configuration.files import ConfigurationFiles
 from headrace.endpoint.configuration.pool_config import PoolConfig
@@ -73,12 +74,14 @@ class UserPools:
         endpoint_id: UUID,
         files: Callable[[], ConfigurationFiles],
         grace_s: float,
+        network: Network,
     ) -> None:
         self._directory = directory
         self._url = url
         self._endpoint_id = endpoint_id
         self._files = files
         self._grace_s = grace_s
+        self._network = network
         self._pools: dict[str, UserPool] = {}
         self._lives: dict[str, asyncio.Task[None]] = {}
         self._waiting: dict[str, tuple[Wish, PoolConfig]] = {}
@@ -92,7 +95,9 @@ class UserPools:
         self._tidy()
         token = lambda: self._directory.token() or ""  # noqa: E731 - the token may be replaced while we run
         name = manager_name(self._directory)
-        async with WishClient.open(self._url, endpoint=self._endpoint_id, manager=name, token=token) as client:
+        async with WishClient.open(
+            self._url, endpoint=self._endpoint_id, manager=name, token=token, network=self._network
+        ) as client:
             self._reports = Reports(client)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._reports.run(), name="reports of pools")
@@ -249,6 +254,7 @@ class UserPools:
             token_path=self._directory.pool_file(wish.pool, "token"),
             fair_share=self._files().config.fair_share,
             grace_s=self._grace_s,
+            network=self._network,
         )
         pool = UserPool(
             self._directory,

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 from uuid import UUID
 
-from headrace.bus.hosts import is_loopback
 from headrace.bus.light_httpx import httpx
+from headrace.bus.network import DIRECT, Network
 from headrace.endpoint.errors import RegistrationRefused, ServiceAway
 
 logger = logging.getLogger(__name__)
@@ -53,20 +53,24 @@ class Wish:
 class WishClient:
     """The service, as long as it takes to answer. `token` gives the endpoint's token of the moment."""
 
-    def __init__(self, url: str, *, endpoint: UUID, manager: str, token: Callable[[], str]) -> None:
+    def __init__(
+        self, url: str, *, endpoint: UUID, manager: str, token: Callable[[], str], network: Network = DIRECT
+    ) -> None:
         self._manager = manager
         self._token = token
         self._client = httpx.AsyncClient(
             base_url=f"{url.rstrip('/')}/api/v1/endpoints/{endpoint}",
             timeout=_TIMEOUT_S,
-            trust_env=not is_loopback(httpx.URL(url).host),
+            **network.http_options(url),
         )
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, url: str, *, endpoint: UUID, manager: str, token: Callable[[], str]) -> AsyncIterator[Self]:
+    async def open(
+        cls, url: str, *, endpoint: UUID, manager: str, token: Callable[[], str], network: Network = DIRECT
+    ) -> AsyncIterator[Self]:
         """A client; its connections are closed at the end."""
-        client = cls(url, endpoint=endpoint, manager=manager, token=token)
+        client = cls(url, endpoint=endpoint, manager=manager, token=token, network=network)
         try:
             yield client
         finally:

@@ -6,6 +6,8 @@ import base64
 import platform
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from os import PathLike
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Self, overload
 from uuid import UUID, uuid4
@@ -14,6 +16,7 @@ from headrace.bus.bundles import FunctionUse, TaskOptions
 from headrace.bus.code import FunctionCode, from_function, from_source
 from headrace.bus.modules import Modules
 from headrace.bus.names import Address
+from headrace.bus.network import Network
 from headrace.bus.options import changed
 from headrace.bus.payloads import Source
 from headrace.bus.requirements import of_script
@@ -35,8 +38,19 @@ class Client:
     `headrace.sdk.errors`) and, for an id that is not a UUID, `ValueError`.
     """
 
-    def __init__(self, url: str | None = None, token: str | None = None, *, timeout_s: float = 30.0) -> None:
-        self._http = Http(lambda: Profile.find(url, token), timeout_s=timeout_s)
+    def __init__(
+        self,
+        url: str | None = None,
+        token: str | None = None,
+        *,
+        ca_file: str | PathLike[str] | None = None,
+        profile: Profile | None = None,
+        timeout_s: float = 30.0,
+    ) -> None:
+        """ca_file: authorities (PEM) that are trusted besides those of the system. profile: used as it is, in place
+        of all that."""
+        authorities = None if ca_file is None else Path(ca_file)
+        self._http = Http(lambda: profile or Profile.find(url, token, ca_file=authorities), timeout_s=timeout_s)
         self._environments: dict[UUID, str] = {}
         self._tasks = TaskRequests(self._http)
         self.on_close: list[Callable[[], None]] = []
@@ -62,6 +76,11 @@ class Client:
     def url(self) -> str:
         """The service's URL. Raises `NotConfigured`."""
         return self._http.url
+
+    @property
+    def network(self) -> Network:
+        """How this machine gets to the service and the bus. Raises `NotConfigured`."""
+        return self._http.network
 
     def version(self) -> Document:
         """The service's `service_version` and `protocol`. Raises `ProtocolMismatch` when this SDK does not fit."""

@@ -13,13 +13,16 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from headrace.bus.bundles import WIRE_VERSION
+from headrace.bus.errors import NetworkUnusable
 from headrace.bus.hosts import is_loopback
 from headrace.bus.light_httpx import httpx
+from headrace.bus.network import Network
 from headrace.schemas import Violation
 from headrace.sdk.errors import (
     ClientError,
     EnvironmentUnusable,
     Forbidden,
+    NotConfigured,
     NotFound,
     PoolFailed,
     ProtocolMismatch,
@@ -88,6 +91,13 @@ class Http:
         self._open()
         assert self._profile is not None  # noqa: S101 - `_open` has set it, or raised
         return self._profile.url
+
+    @property
+    def network(self) -> Network:
+        """How this machine gets to the service and the bus."""
+        self._open()
+        assert self._profile is not None  # noqa: S101 - `_open` has set it, or raised
+        return self._profile.network
 
     def close(self) -> None:
         """Close the connections. Closing twice is fine."""
@@ -270,6 +280,10 @@ def check_protocol(answer: Mapping[str, Any], url: str) -> None:
 
 
 def _new_client(profile: Profile, timeout_s: float) -> httpx.Client:
+    try:
+        options = profile.network.http_options(profile.url)
+    except NetworkUnusable as error:
+        raise NotConfigured(str(error)) from error
     return httpx.Client(
         base_url=profile.url,
         headers={
@@ -277,8 +291,7 @@ def _new_client(profile: Profile, timeout_s: float) -> httpx.Client:
             "User-Agent": f"headrace-sdk/{headrace_version()}",
         },
         timeout=timeout_s,
-        # A proxy that the environment names cannot reach this machine's own loopback.
-        trust_env=not is_loopback(httpx.URL(profile.url).host),
+        **options,
     )
 
 

@@ -1,4 +1,4 @@
-"""Which service to talk to, and with which token."""
+"""Which service to talk to, with which token, and how this machine gets there."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import logging
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from headrace.bus.network import DIRECT, Network
 from headrace.bus.private_files import write_private
 from headrace.sdk.errors import NotConfigured
 
@@ -28,26 +29,41 @@ class Profile:
 
     url: str
     token: str = field(repr=False)
+    network: Network = DIRECT
 
     @classmethod
     def find(
-        cls, url: str | None = None, token: str | None = None, *, environ: Mapping[str, str] = os.environ
+        cls,
+        url: str | None = None,
+        token: str | None = None,
+        *,
+        ca_file: Path | None = None,
+        environ: Mapping[str, str] = os.environ,
     ) -> Profile:
         """The profile to use: the arguments, else HEADRACE_URL and HEADRACE_TOKEN, else the profile file.
+
+        Proxies are those of the environment; `ca_file` goes before HEADRACE_CA_FILE, and that before the profile's.
 
         URL and token belong together: one of a pair alone is an error, because a token must never reach a service that
         it was not meant for. Raises `NotConfigured`, which says where was looked and what to do.
         """
+        network = Network.of_environment(environ)
+        if ca_file is not None:
+            network = replace(network, ca_file=ca_file.expanduser().absolute())
         if url is not None or token is not None:
-            return cls._pair(url, token, "the argument url", "the argument token")
+            return cls._pair(url, token, "the argument url", "the argument token", network)
         url, token = environ.get("HEADRACE_URL"), environ.get("HEADRACE_TOKEN")
         if url or token:
-            return cls._pair(url, token, "HEADRACE_URL", "HEADRACE_TOKEN")
-        return cls.read(profile_path(environ))
+            return cls._pair(url, token, "HEADRACE_URL", "HEADRACE_TOKEN", network)
+        return cls._read(profile_path(environ), network)
 
     @classmethod
-    def read(cls, path: Path) -> Profile:
+    def read(cls, path: Path, *, environ: Mapping[str, str] = os.environ) -> Profile:
         """The profile in a file. Raises `NotConfigured`."""
+        return cls._read(path, Network.of_environment(environ))
+
+    @classmethod
+    def _read(cls, path: Path, network: Network) -> Profile:
         try:
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
@@ -64,22 +80,47 @@ class Profile:
             raise NotConfigured(f"the profile {path} is not JSON: {error}; {_ADVICE}") from error
         if not isinstance(document, dict):
             raise NotConfigured(f'the profile {path} is not an object like {{"url", "token"}}; {_ADVICE}')
-        return cls._pair(document.get("url"), document.get("token"), f"url in {path}", f"token in {path}")
+        url, token = document.get("url"), document.get("token")
+        return cls._pair(url, token, f"url in {path}", f"token in {path}", _with_kept(network, document))
 
     def write(self, path: Path) -> None:
         """Store the profile where only its owner may read it; whoever reads meanwhile sees the old or the new one."""
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        document = {"url": self.url, "token": self.token}
+        document: dict[str, object] = {"url": self.url, "token": self.token}
+        if self.network.ca_file is not None:
+            document["ca_file"] = str(self.network.ca_file)
+        if self.network.nats_urls:
+            document["nats_urls"] = list(self.network.nats_urls)
         write_private(path, json.dumps(document, indent=2) + "\n")
 
     @classmethod
-    def _pair(cls, url: object, token: object, url_name: str, token_name: str) -> Profile:
+    def _pair(cls, url: object, token: object, url_name: str, token_name: str, network: Network) -> Profile:
         for value, name in ((url, url_name), (token, token_name)):
             if not value:
                 raise NotConfigured(f"{name} is missing: {url_name} and {token_name} belong together; {_ADVICE}")
             if not isinstance(value, str):
                 raise NotConfigured(f"{name} is not a text; {_ADVICE}")
-        return cls(url=service_url(str(url), url_name), token=_header_safe(str(token), token_name))
+        return cls(url=service_url(str(url), url_name), token=_header_safe(str(token), token_name), network=network)
+
+
+def network_of(path: Path, *, environ: Mapping[str, str] = os.environ) -> Network:
+    """How this machine gets out, by the environment and the profile in a file, if there is one."""
+    network = Network.of_environment(environ)
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return network
+    return _with_kept(network, document) if isinstance(document, dict) else network
+
+
+def _with_kept(network: Network, document: Mapping[str, object]) -> Network:
+    """What a profile's file has besides URL and token; the environment goes before it."""
+    ca_file, nats_urls = document.get("ca_file"), document.get("nats_urls")
+    if network.ca_file is None and isinstance(ca_file, str):
+        network = replace(network, ca_file=Path(ca_file))
+    if not network.nats_urls and isinstance(nats_urls, list):
+        network = replace(network, nats_urls=tuple(map(str, nats_urls)))
+    return network
 
 
 def profile_path(environ: Mapping[str, str] = os.environ) -> Path:

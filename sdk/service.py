@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from headrace.bus.bundles import FunctionUse
+from headrace.bus.network import Network
 from headrace.sdk.payloads import ObjectService
 
 
 class Service(ObjectService, Protocol):
     """What a session asks of the service (see `headrace.sdk.Client`). Each call may take its time; any thread."""
+
+    @property
+    def network(self) -> Network: ...
 
     def open_session(
         self, endpoint_id: Any, user_endpoint_config: dict[str, Any] | None, wanted: bool = True, environment: str = ""

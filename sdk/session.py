@@ -61,7 +61,9 @@ class Session:
         self.service = service
         self._config = user_endpoint_config
         self._environment = environment
-        self.connection = Connection(grant.urls, grant.credentials, name="headrace-sdk", connect_timeout_s=10.0)
+        self.connection = Connection(
+            grant.urls, grant.credentials, name="headrace-sdk", connect_timeout_s=10.0, network=service.network
+        )
         self.runtime = Runtime(
             python=platform.python_version(),
             headrace=headrace_version(),

@@ -92,7 +92,7 @@ def shared_client() -> Client:
     with _lock:
         client = _shared_clients.get(profile)
         if client is None or client.closed:
-            client = _shared_clients[profile] = Client(profile.url, profile.token)
+            client = _shared_clients[profile] = Client(profile=profile)
         return client
 
 

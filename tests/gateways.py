@@ -1,4 +1,4 @@
-"""What stands between machines: a proxy that takes CONNECT, and a door that ends TLS. Small, on threads.
+"""What stands between machines: a proxy that takes CONNECT, and a door that ends TLS. Small, on a loop of their own.
 
 with Gateway() as proxy, Gateway(tls=certificate, target=("127.0.0.1", 80)) as door:
     proxy.url
@@ -7,15 +7,19 @@ with Gateway() as proxy, Gateway(tls=certificate, target=("127.0.0.1", 80)) as d
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import socket
 import ssl
 import threading
+from collections.abc import Awaitable, Callable
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from certificates import Certificate
+
+T = TypeVar("T")
 
 _WITHIN_S = 20.0
 
@@ -33,7 +37,7 @@ class Gateway:
         names: dict[str, str] | None = None,
     ) -> None:
         self.asked: list[str] = []
-        self._target = target
+        self.target = target
         self._user = user
         self._names = names or {}
         self._context = None
@@ -42,8 +46,9 @@ class Gateway:
             self._context.load_cert_chain(tls.cert, tls.key)
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
-        self._threads: list[threading.Thread] = []
-        self._open: set[socket.socket] = set()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="gateway", daemon=True)
+        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def url(self) -> str:
@@ -52,85 +57,87 @@ class Gateway:
         return f"{start}{self._user}@localhost:{self.port}" if self._user else f"{start}localhost:{self.port}"
 
     def __enter__(self) -> Self:
-        self._start(self._accept)
+        self._thread.start()
+        self._server = self._run(self._listen)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+        self._server.close()
         self.cut()
-        for thread in self._threads:
-            thread.join(_WITHIN_S)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(_WITHIN_S)
+        self._loop.close()
 
     def cut(self) -> None:
         """End all connections."""
-        for each in list(self._open):
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
+        self._run(self._cut)
 
-    def _start(self, work: object, *arguments: object) -> threading.Thread:
-        assert callable(work)
-        thread = threading.Thread(target=work, args=arguments, name="gateway", daemon=True)
-        self._threads.append(thread)
-        thread.start()
-        return thread
+    def _run(self, work: Callable[[], Awaitable[T]]) -> T:
+        async def run() -> T:
+            return await work()
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            self._start(self._serve, client)
+        return asyncio.run_coroutine_threadsafe(run(), self._loop).result(_WITHIN_S)
 
-    def _serve(self, client: socket.socket) -> None:
-        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
-            client.settimeout(_WITHIN_S)
-            if self._context is not None:
-                client = self._context.wrap_socket(client, server_side=True)
-            stack.enter_context(client)
-            target = self._target or self._connect_target(client)
+    async def _listen(self) -> asyncio.Server:
+        return await asyncio.start_server(self._accept, sock=self._listener, ssl=self._context)
+
+    async def _cut(self) -> None:
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers = [writer]
+        try:
+            target = self.target or await self._connect_target(reader, writer)
             if target is None:
                 return
-            upstream = stack.enter_context(socket.create_connection(target))
-            if self._target is None:
-                client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
-            self._open |= {client, upstream}
-            try:
-                back = self._start(_copy, upstream, client)
-                _copy(client, upstream)
-                back.join(_WITHIN_S)
-            finally:
-                self._open -= {client, upstream}
+            there, back = await asyncio.open_connection(*target)
+            writers.append(back)
+            if self.target is None:
+                writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            await asyncio.gather(_copy(reader, back), _copy(there, writer))
+        except (OSError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            for each in writers:
+                each.transport.abort()
 
-    def _connect_target(self, client: socket.socket) -> tuple[str, int] | None:
-        head = b""
-        while not head.endswith(b"\r\n\r\n"):
-            piece = client.recv(1)
-            if not piece:
-                return None
-            head += piece
-        words = head.split()
-        self.asked.append(words[1].decode())
+    async def _connect_target(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> tuple[str, int] | None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        asked = head.split()[1].decode()
+        self.asked.append(asked)
         if self._user is not None:
             wanted = b"Proxy-Authorization: Basic " + base64.b64encode(self._user.encode())
             if wanted not in head:
-                client.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
+                writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
+                await writer.drain()
+                writer.close()
+                await writer.wait_closed()
                 return None
-        host, _, port = words[1].decode().rpartition(":")
+        host, _, port = asked.rpartition(":")
         return self._names.get(host, host), int(port)
 
 
-def _copy(source: socket.socket, sink: socket.socket) -> None:
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     with contextlib.suppress(OSError):
-        source.settimeout(None)
-        while piece := source.recv(65536):
-            sink.sendall(piece)
-    with contextlib.suppress(OSError):
-        sink.shutdown(socket.SHUT_WR)
+        while piece := await reader.read(65536):
+            writer.write(piece)
+            await writer.drain()
+        if writer.can_write_eof():
+            writer.write_eof()
+        else:
+            writer.close()
 
 
 def closed_port() -> int:

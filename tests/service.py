@@ -138,14 +138,14 @@ class RunningService:
 @contextlib.contextmanager
 def running_service(directory: Path, *, relaxed: bool = True, **changes: Any) -> Iterator[RunningService]:
     """Start a NATS server and a service in `directory`; `changes` are fields of `ServiceSettings`, or
-    `max_payload` of the NATS server."""
+    `max_payload` or `websocket` of the NATS server."""
     home, keys_dir = directory / "home", directory / "home" / "keys"
     home.mkdir(parents=True, exist_ok=True)
     operator = Operator.open(keys_dir)
     loop = Loop()
-    payload = {"max_payload": changes.pop("max_payload")} if "max_payload" in changes else {}
+    server = {name: changes.pop(name) for name in ("max_payload", "websocket") if name in changes}
     accounts = operator.accounts()
-    nats = NatsServer(ServerSettings(accounts=accounts, directory=home / "nats", relaxed=relaxed, **payload))
+    nats = NatsServer(ServerSettings(accounts=accounts, directory=home / "nats", relaxed=relaxed, **server))
     try:
         loop.run(nats.start())
         settings = ServiceSettings(

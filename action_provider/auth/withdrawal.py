@@ -18,6 +18,7 @@ from headrace.bus.connection import Connection
 from headrace.bus.credentials import Credentials, KeyPair
 from headrace.bus.errors import BusUnavailable
 from headrace.bus.models import EndpointRecord, RevocationRecord, SessionRecord, UserRecord
+from headrace.bus.network import DIRECT, Network
 from headrace.bus.records import Record
 from headrace.bus.service_keys import Revocation
 from headrace.bus.tables import Tables
@@ -78,8 +79,9 @@ async def end_lost_sessions(tables: Tables, user: UserRecord) -> None:
 class Revoker:
     """Tells the NATS servers who is revoked. `run` until cancelled."""
 
-    def __init__(self, nats_url: str, revocation: Revocation, tables: Tables) -> None:
+    def __init__(self, nats_url: str, revocation: Revocation, tables: Tables, network: Network = DIRECT) -> None:
         self._nats_url = nats_url
+        self._network = network
         self._revocation = revocation
         self._tables = tables
         self._revoked: dict[str, int] = {}
@@ -87,7 +89,9 @@ class Revoker:
 
     async def run(self) -> None:
         """Tell of every change, and everything again after each reconnect."""
-        system = Connection([self._nats_url], self._revocation.system, name="headrace revocations")
+        system = Connection(
+            [self._nats_url], self._revocation.system, name="headrace revocations", network=self._network
+        )
         system.on_connected.append(self._news.set)
         async with system:
             watch = await self._tables.revocations.watch(self._changed)

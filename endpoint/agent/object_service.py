@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import IO, Final, Protocol
 from uuid import UUID
 
-from headrace.bus.hosts import is_loopback
 from headrace.bus.light_httpx import httpx
 from headrace.bus.names import Address
+from headrace.bus.network import DIRECT, Network
 from headrace.bus.payloads import Part
 from headrace.endpoint.errors import RegistrationRefused, ServiceAway
 
@@ -56,9 +56,9 @@ class ObjectService(Protocol):
 class HttpObjectService:
     """The service behind `url`; `token` is the pool's code token."""
 
-    def __init__(self, url: str, *, endpoint: UUID, pool: str) -> None:
+    def __init__(self, url: str, *, endpoint: UUID, pool: str, network: Network = DIRECT) -> None:
         self._base = f"{url.rstrip('/')}/api/v1/endpoints/{endpoint}/pools/{pool}"
-        self._client = httpx.Client(timeout=_TIMEOUT_S, trust_env=not is_loopback(httpx.URL(url).host))
+        self._client = httpx.Client(timeout=_TIMEOUT_S, **network.http_options(url))
 
     def close(self) -> None:
         """Close the connections."""

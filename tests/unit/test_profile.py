@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from headrace.bus.network import Network
 from headrace.sdk.errors import NotConfigured
-from headrace.sdk.profile import Profile, profile_path
+from headrace.sdk.profile import Profile, network_of, profile_path
 
 
 @pytest.fixture
@@ -93,14 +94,29 @@ def test_the_token_is_not_shown() -> None:
 
 
 def test_what_is_written_is_for_its_owner_only_and_reads_back(tmp_path: Path) -> None:
-    profile, path = Profile(url="http://a", token="t"), tmp_path / "new" / "profile.json"
+    network = Network(ca_file=tmp_path / "ca.pem", nats_urls=("wss://b",))
+    profile, path = Profile(url="http://a", token="t", network=network), tmp_path / "new" / "profile.json"
 
     profile.write(path)
 
-    assert Profile.read(path) == profile
+    assert Profile.read(path, environ={}) == profile
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     assert os.listdir(path.parent) == ["profile.json"]
+
+
+def test_proxies_are_those_of_the_environment_which_goes_before_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "profile.json"
+    in_file = Network(ca_file=tmp_path / "file.pem", nats_urls=("wss://file",))
+    Profile(url="http://a", token="t", network=in_file).write(path)
+    environ = {"HEADRACE_HOME": str(tmp_path), "HTTPS_PROXY": "http://proxy:1", "HEADRACE_CA_FILE": "/env.pem"}
+    expected = Network(https_proxy="http://proxy:1", ca_file=Path("/env.pem"), nats_urls=("wss://file",))
+
+    assert Profile.find(environ=environ).network == expected
+    assert Profile.read(path, environ=environ).network == expected
+    assert network_of(path, environ=environ) == expected
+    assert network_of(tmp_path / "none.json", environ=environ).nats_urls == ()
+    assert Profile.find("http://a", "t", ca_file=Path("/arg.pem"), environ=environ).network.ca_file == Path("/arg.pem")
 
 
 def test_a_file_that_others_can_read_is_used_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
