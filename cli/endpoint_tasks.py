@@ -12,7 +12,7 @@ from uuid import UUID
 import typer
 
 from headrace.cli import output
-from headrace.cli.endpoint_commands import NameArgument, endpoints_of
+from headrace.cli.endpoint_commands import NameArgument, endpoints_of, network_of
 from headrace.cli.errors import CommandError
 from headrace.cli.options import DEFAULT_HOME, HomeOption
 from headrace.cli.service import JsonOption, YesOption, confirmed, shown
@@ -97,12 +97,14 @@ def kill(
 def _asked(name: str, home: Path) -> Iterator[tuple[Client, UUID]]:
     """The service, asked with the endpoint's own token: whoever administers it on this machine may do this."""
     from headrace.sdk.client import Client
+    from headrace.sdk.profile import Profile
 
     directory = endpoints_of(home).get(name)
     registration, token = directory.registration(), directory.token()
     if registration is None or token is None or registration.url is None:
         raise CommandError(f"the endpoint {name} is not registered yet: the first start does it")
-    with Client(registration.url, token) as client:
+    profile = Profile(url=registration.url, token=token, network=network_of(directory.path.parents[1]))
+    with Client(profile=profile) as client:
         try:
             yield client, registration.endpoint_id
         except ValueError as error:
