@@ -25,6 +25,9 @@ _USER_UNITS: Final = Path("~/.config/systemd/user")
 _RUNNING: Final = Path("/run/systemd/system")
 """There where systemd is what started the machine."""
 _WITHIN_S: Final = 60.0
+_NETWORK: Final = frozenset(
+    {"http_proxy", "https_proxy", "all_proxy", "no_proxy", "ssl_cert_file", "headrace_ca_file", "headrace_nats_url"}
+)
 _DEFAULT: Final = "default"
 
 _UnitDirOption = Annotated[
@@ -66,6 +69,7 @@ def enable_on_boot(
         output.say(f"It starts with the machine. Now: {control} start {unit.file_name}")
     else:
         output.note(f"systemd was not told of it: {control} daemon-reload && {control} enable {unit.file_name}")
+    _note_environment(unit)
     if unit.user is None:
         output.note("So that it runs while you are not logged in: loginctl enable-linger")
 
@@ -94,6 +98,13 @@ def disable_on_boot(
         output.say(f"Removed {path}.")
     else:
         output.say(f"The endpoint {name} does not start with the machine: there is no {path}.")
+
+
+def _note_environment(unit: EndpointUnit) -> None:
+    """What gets this shell out through a firewall is not known to systemd."""
+    known = [name for name in os.environ if name.lower() in _NETWORK and os.environ[name]]
+    if known and not unit.environment_file.exists():
+        output.note(f"{', '.join(sorted(known))} are not in the unit: put what is needed into {unit.environment_file}")
 
 
 def _unit(name: str, home: Path, grace_s: float) -> EndpointUnit:

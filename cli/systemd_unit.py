@@ -47,6 +47,11 @@ class EndpointUnit:
         return f"headrace-endpoint-{self.name}.service"
 
     @property
+    def environment_file(self) -> Path:
+        """Further variables, where the administrator has put some."""
+        return self.home / "endpoints" / self.name / "environment"
+
+    @property
     def mark(self) -> str:
         """The line by which a unit is known as that of an endpoint of this home."""
         return f"# The endpoint {self.name} of {self.home}, by `headrace endpoint enable-on-boot`."
@@ -78,6 +83,8 @@ class EndpointUnit:
                 "Type=exec",
                 *([f"User={self.user}"] if system else []),
                 f"Environment={quoted(f'PATH={self.path}')}",
+                "# Proxies and certificates: a file that nobody else may read, since proxies may have passwords.",
+                f"EnvironmentFile=-{str(self.environment_file).replace('%', '%%')}",
                 f"ExecStart={' '.join(quoted(word).replace('$', '$$') for word in start)}",
                 "# SIGHUP has the configuration read again. SIGTERM is for the manager, which ends its pools in order.",
                 "ExecReload=/bin/kill -HUP $MAINPID",

@@ -40,6 +40,7 @@ def test_a_unit_is_written_and_removed_again(shell: Shell, tmp_path: Path) -> No
     assert shlex.split(service["ExecStart"])[4:] == [
         *("endpoint", "start", "lab", "--home", str(shell.home), "--grace", "60"),
     ]
+    assert service["EnvironmentFile"] == f"-{shell.home}/endpoints/lab/environment"
     assert (service["KillMode"], service["TimeoutStopSec"], service["NoNewPrivileges"]) == ("mixed", "75", "yes")
     assert (service.get("User"), service.get("ProtectSystem")) == (
         ((units / UNIT).owner(), "full") if os.geteuid() == 0 else (None, None)
@@ -72,7 +73,7 @@ def test_systemd_takes_the_unit_without_a_complaint(tmp_path: Path, user: str | 
         command = [verify, *(() if user else ("--user",)), "verify", str(path)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
         assert [line for line in done.stderr.splitlines() if unit.file_name in line] == []
-    assert unit.text().count("100%%") == 1
+    assert unit.text().count("100%%") == 2
 
 
 def test_what_no_unit_can_hold_is_refused() -> None:
