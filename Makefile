@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test wheel-test lint types check bench long-haul chaos powerloss format clean
+.PHONY: demo test test-system wheel-test lint types check bench long-haul chaos powerloss format clean
 
 $(VENV)/.ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Headrace needs Python 3.11 or newer; set PYTHON=/path/to/python3.11")'
@@ -18,6 +18,13 @@ demo: $(VENV)/.ready
 # One process more than two cores: nearly half of the time tests wait for other processes. The order is that of tests/conftest.py.
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+
+# What needs programs from Debian's packages, such as containers: installs them with apt, as root, then tests with them. Not
+# part of `make test`, which needs Python and make only. SYSTEM_TESTS is where what takes long to make is kept.
+SYSTEM_TESTS ?= .system-tests
+test-system: $(VENV)/.ready
+	tests/system/install $(SYSTEM_TESTS) $(BIN)/python
+	SYSTEM_TESTS=$(SYSTEM_TESTS) $(BIN)/python -m pytest tests/system
 
 # What a user installs: the built wheel with all its dependencies in a fresh environment, and a function that runs there.
 wheel-test: $(VENV)/.ready
