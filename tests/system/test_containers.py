@@ -19,8 +19,9 @@ from waiting import eventually, eventually_async
 
 from headrace.bus.bundles import TaskOptions
 from headrace.endpoint.directory import EndpointDirectory, Endpoints
-from headrace.endpoint.engines.build import Means, build
+from headrace.endpoint.engines.build import build
 from headrace.endpoint.engines.engine import Output
+from headrace.endpoint.engines.means import Means
 from headrace.endpoint.engines.settings import engine_settings
 from headrace.sdk.client import Client
 from headrace.sdk.executor import Executor
