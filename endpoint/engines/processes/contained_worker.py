@@ -24,24 +24,10 @@ _ENDING_S: Final = 10.0
 _LEAVING_S: Final = 2.0
 
 
-def new_worker(
-    command: WorkerCommand,
-    *,
-    on_report: Callable[[WorkerProcess, Report], None],
-    on_end: Callable[[WorkerProcess], None],
-) -> WorkerProcess:
-    """A worker as the command says: in a container, or not."""
-    if command.container is None:
-        return WorkerProcess(command, on_report=on_report, on_end=on_end)
-    return ContainedWorker(command, command.container, on_report=on_report, on_end=on_end)
-
-
-def container_check(command: WorkerCommand) -> ContainerCheck | None:
-    """What finds out whether such workers can be started; None where there is no container in the way."""
-    if command.container is None:
-        return None
-    line = command.contained(command.container, ["--check"], name=f"headrace-check-{uuid4().hex}")
-    return ContainerCheck(command.container, line, command.environment)
+def container_check(command: WorkerCommand, container: Container) -> ContainerCheck:
+    """What finds out whether such workers can be started."""
+    line = command.contained(container, ["--check"], name=f"headrace-check-{uuid4().hex}")
+    return ContainerCheck(container, line, command.environment)
 
 
 class ContainedWorker(WorkerProcess):
@@ -50,8 +36,8 @@ class ContainedWorker(WorkerProcess):
     def __init__(
         self,
         command: WorkerCommand,
-        container: Container,
         *,
+        container: Container,
         on_report: Callable[[WorkerProcess, Report], None],
         on_end: Callable[[WorkerProcess], None],
     ) -> None:

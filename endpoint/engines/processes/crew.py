@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import socket
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from headrace.endpoint.engines.processes.contained_worker import container_check, new_worker
 from headrace.endpoint.engines.processes.output_desk import OutputDesk
 from headrace.endpoint.engines.processes.slots import Slot, Succession
 from headrace.endpoint.engines.processes.worker_process import WorkerCommand, WorkerProcess
 from headrace.endpoint.worker.frames import Report, Work
+
+if TYPE_CHECKING:
+    from headrace.endpoint.engines.containers.check import ContainerCheck
+    from headrace.endpoint.engines.containers.runtimes import Container
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +50,10 @@ class Crew:
     ) -> None:
         self._slots = slots
         self._command = command
-        self._check = container_check(command)
+        self._worker_of: Callable[..., WorkerProcess] = WorkerProcess
+        self._check: ContainerCheck | None = None
+        if command.container is not None:
+            self._use(command.container)
         self._desk = desk
         self._report = on_report
         self._death = on_death
@@ -64,6 +72,13 @@ class Crew:
         """Start a worker in each place."""
         for slot in self._slots:
             self._fill(slot, 0.0)
+
+    def _use(self, container: Container) -> None:
+        # Most pools have none, and should not load this.
+        from headrace.endpoint.engines.processes.contained_worker import ContainedWorker, container_check
+
+        self._worker_of = functools.partial(ContainedWorker, container=container)
+        self._check = container_check(self._command, container)
 
     def _put_off(self, slot: Slot, problem: str) -> None:
         """Fill a place later, as no worker can be started in a container now."""
@@ -194,7 +209,7 @@ class Crew:
         command = self._command
         if self._accelerators:
             command = command.on_accelerator(self._accelerators[slot.number % len(self._accelerators)])
-        return new_worker(
+        return self._worker_of(
             command,
             on_report=lambda worker, report: self._on_report(slot, worker, report),
             on_end=lambda worker: self._on_end(slot, worker),
