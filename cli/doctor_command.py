@@ -11,13 +11,13 @@ from uuid import UUID
 import typer
 
 from headrace.cli import output
+from headrace.cli.endpoint_commands import profile_of
 from headrace.cli.options import DEFAULT_HOME, HomeOption, expanded
 from headrace.cli.service import JsonOption
 
 if TYPE_CHECKING:
     from headrace.cli.findings import Finding
     from headrace.endpoint.directory import EndpointDirectory
-    from headrace.sdk.profile import Profile
 
 _MARKS: Final = {"ok": "ok", "warning": "WARNING", "problem": "PROBLEM", "skipped": "-"}
 
@@ -73,7 +73,7 @@ def _findings(home: Path, endpoint: str | None, *, run_task: bool, within_s: flo
     for directory in here:
         yield from directory_findings(directory)
     try:
-        profile = _profile(home)
+        profile = profile_of(home)
     except NotConfigured as error:
         yield problem("service", str(error), "the message says how")
         return
@@ -117,11 +117,3 @@ def _id(endpoint: str | None) -> UUID | None:
         return None if endpoint is None else UUID(endpoint)
     except ValueError:
         return None
-
-
-def _profile(home: Path) -> Profile:
-    """As endpoints find theirs: a home's profile goes before the environment."""
-    from headrace.sdk.profile import Profile
-
-    path = home / "profile.json"
-    return Profile.read(path) if path.exists() else Profile.find()

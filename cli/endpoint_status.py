@@ -35,7 +35,15 @@ def status(name: NameArgument = _DEFAULT, home: HomeOption = DEFAULT_HOME, as_js
         _say(document)
     if document["state"] != "running":
         sys.exit(_STOPPED)
-    sys.exit(0 if document["service"].get("status") == "online" else _NOT_SEEN)
+    sys.exit(0 if _is_seen(directory, document["service"]) else _NOT_SEEN)
+
+
+def _is_seen(directory: EndpointDirectory, known: dict[str, Any]) -> bool:
+    """Whether the service has a sign of life of the manager on this machine: the endpoint may have others elsewhere."""
+    from headrace.endpoint.user_pools import manager_name
+
+    managers = [each["manager"] for each in known.get("managers", ())]
+    return known.get("status") == "online" and manager_name(directory) in managers
 
 
 def pools(name: NameArgument = _DEFAULT, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:

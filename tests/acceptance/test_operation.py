@@ -44,7 +44,7 @@ def test_the_doctor_finds_no_problem_where_all_is_well_and_leaves_nothing_behind
     (task,) = (each["said"] for each in said["findings"] if each["check"] == "task")
     assert "a sample task ran on " in task
     with Client(up.url, up.token) as client:
-        assert client.list_functions() == []
+        assert "headrace_doctor" not in {each["name"] for each in client.list_functions()}
     assert "No problem found." in shell("doctor", up.endpoint_id, "--no-task").out
 
 
