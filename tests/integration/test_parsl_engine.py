@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from engine_bench import running
 from waiting import eventually_async
 
 from headrace.bus.bundles import TaskOptions
+from headrace.bus.values import decode
 from headrace.endpoint.engines.build import build
 from headrace.endpoint.engines.means import Means
 from headrace.endpoint.engines.settings import engine_settings
@@ -27,6 +30,7 @@ SBATCH = """#!/bin/bash
 if [ -e "$SLURM_FOLDER/refuse" ]; then echo "sbatch: error: invalid partition specified: gpu" >&2; exit 1; fi
 out=$(sed -n 's/^#SBATCH --output=//p' "$1"); err=$(sed -n 's/^#SBATCH --error=//p' "$1")
 cp "$1" "$SLURM_FOLDER/last.sh"
+export SLURM_NODELIST=node[1-2]
 setsid bash -c 'while [ -e "$SLURM_FOLDER/full" ]; do sleep 0.05; done; export SLURM_JOB_ID=$$; exec bash "$0"' "$1" \\
     >"$out" 2>"$err" </dev/null &
 echo "$!" >>"$SLURM_FOLDER/jobs"
@@ -40,6 +44,10 @@ for job in ${2//,/ }; do
 done
 """
 
+SCONTROL = """#!/bin/bash
+printf 'node1\\nnode2\\n'
+"""
+
 SCANCEL = """#!/bin/bash
 for job in "$@"; do echo "$job" >>"$SLURM_FOLDER/cancelled"; kill -KILL -- "-$job" 2>/dev/null; done
 exit 0
@@ -49,7 +57,7 @@ exit 0
 class Slurm:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        for name, text in (("sbatch", SBATCH), ("squeue", SQUEUE), ("scancel", SCANCEL)):
+        for name, text in (("sbatch", SBATCH), ("squeue", SQUEUE), ("scancel", SCANCEL), ("scontrol", SCONTROL)):
             (folder / name).write_text(text)
             (folder / name).chmod(0o700)
 
@@ -76,12 +84,13 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Slurm]:
         slurm.end()
 
 
-def slurm_engine(directory: Path) -> Any:
+def slurm_engine(directory: Path, **changes: Any) -> Any:
     settings = engine_settings(
         {
             "type": "GlobusComputeEngine",
             "address": "127.0.0.1",
             "max_workers_per_node": 1,
+            **changes,
             "heartbeat_period": 1,
             "heartbeat_threshold": 3,
             "job_status_kwargs": {"max_idletime": 1, "strategy_period": 0.2},
@@ -165,3 +174,24 @@ async def test_a_job_that_is_refused_is_told_with_the_tasks_that_wait_for_it(slu
         failure = await bench.failure(outcome.key)
         assert failure.code == "TaskLost"
         assert "invalid partition specified: gpu" in failure.message
+
+
+async def test_an_mpi_function_has_nodes_of_the_block_to_itself(slurm: Slurm, tmp_path: Path) -> None:
+    def prefix() -> str:
+        return os.environ["PARSL_MPI_PREFIX"]
+
+    engine = slurm_engine(tmp_path / "engine", type="GlobusMPIEngine", mpi_launcher="mpiexec", max_workers_per_block=2)
+    asked = [{"num_nodes": 1, "ranks_per_node": 3}, {"num_nodes": 2, "num_ranks": 4}]
+    async with running(1, engine_of=engine) as bench:
+        keys = [
+            bench.submit(prefix, options=TaskOptions(resource_specification=json.dumps(each).encode()))
+            for each in [*asked, {"num_nodes": 0}]
+        ]
+
+        first, second, refused = [await bench.outcome(key, within_s=100) for key in keys]
+
+        assert re.search(r"mpiexec -n 3 .*node[12]", decode(first.encoding, first.value))
+        assert re.search(
+            r"mpiexec -n 4 .*node1,node2|mpiexec -n 4 .*node2,node1", decode(second.encoding, second.value)
+        )
+        assert (await bench.failure(refused.key)).code == "MpiUnusable"

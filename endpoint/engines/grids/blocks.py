@@ -145,7 +145,6 @@ def _executor(settings: ParslSettings) -> Any:
         "address": _address(settings),
         "heartbeat_period": settings.heartbeat_period or _HEARTBEAT_S,
         "heartbeat_threshold": settings.heartbeat_threshold or _LOST_S,
-        "interchange_launch_cmd": _interchange_command(),
     }
     if settings.is_mpi:
         for key in ("max_workers_per_node", "cores_per_worker", "mem_per_worker", "cpu_affinity"):
@@ -157,6 +156,8 @@ def _executor(settings: ParslSettings) -> Any:
         executor = HighThroughputExecutor(available_accelerators=list(settings.accelerators), **options)
     # Only bytes go there and back; which Python can read a function is looked at there.
     executor._check_python_mismatch = False
+    # Not through the constructor: MPIExecutor's takes no list.
+    executor.interchange_launch_cmd = _interchange_command()
     return executor
 
 
