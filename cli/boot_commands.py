@@ -119,7 +119,18 @@ def _unit(name: str, home: Path, grace_s: float) -> EndpointUnit:
         grace_s=grace_s,
         # Secrets of the endpoint are for its owner only, so nobody else could run it; nor should root.
         user=directory.path.owner() if os.geteuid() == 0 else None,
+        systemd=_systemd(),
     )
+
+
+def _systemd() -> int:
+    """The release of systemd on this machine, 0 where there is none."""
+    program = shutil.which("systemctl")
+    if program is None:
+        return 0
+    done = subprocess.run([program, "--version"], capture_output=True, text=True, check=False, timeout=_WITHIN_S)
+    words = done.stdout.split()
+    return int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
 
 
 def _directory(given: Path | None) -> Path:

@@ -26,6 +26,12 @@ ProtectKernelLogs=yes
 ProtectKernelModules=yes
 ProtectKernelTunables=yes
 """
+_DELEGATED: Final = (
+    "# For worker_memory_limit: control groups below its own, which must itself be empty.",
+    "Delegate=memory",
+    "DelegateSubgroup=headrace",
+)
+_KNOWS_SUBGROUPS: Final = 254
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +46,8 @@ class EndpointUnit:
     """Where programs are looked for, as `PATH` has it."""
     grace_s: float
     user: str | None = None
+    systemd: int = 0
+    """The release of systemd; 0 where it is not known."""
 
     @property
     def file_name(self) -> str:
@@ -93,8 +101,7 @@ class EndpointUnit:
                 "Restart=on-failure",
                 "RestartSec=5",
                 "UMask=0077",
-                "# For worker_memory_limit: control groups below its own.",
-                "Delegate=yes",
+                *(_DELEGATED if self.systemd >= _KNOWS_SUBGROUPS else ()),
                 "",
                 _FOR_ALL + (_FOR_THE_SYSTEM if system else ""),
                 "[Install]",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import dataclasses
 import os
 import shlex
 import shutil
@@ -74,6 +75,13 @@ def test_systemd_takes_the_unit_without_a_complaint(tmp_path: Path, user: str | 
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
         assert [line for line in done.stderr.splitlines() if unit.file_name in line] == []
     assert unit.text().count("100%%") == 2
+
+
+def test_a_limit_of_memory_gets_its_control_groups_where_systemd_can_give_them(tmp_path: Path) -> None:
+    unit = EndpointUnit(name="lab", home=tmp_path, program=("headrace",), path="/bin", grace_s=3.5, systemd=254)
+
+    assert "DelegateSubgroup=headrace" in unit.text()
+    assert "Delegate" not in dataclasses.replace(unit, systemd=253).text()
 
 
 def test_what_no_unit_can_hold_is_refused() -> None:
