@@ -309,3 +309,20 @@ def test_when_a_pool_is_killed_its_containers_end_and_its_task_runs_again(
 
 def arguments(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+
+
+async def test_the_workers_of_blocks_run_in_containers_on_their_nodes(podman: dict[str, str], tmp_path: Path) -> None:
+    variables = "".join(f"export {name}={value}\n" for name, value in podman.items())
+    keys = {
+        "type": "ParslEngine",
+        "max_workers_per_node": 1,
+        "provider": {"type": "LocalProvider", "max_blocks": 1, "worker_init": variables},
+        "container_type": "podman",
+        "container_uri": "headrace-test",
+    }
+    async with ContainerBench(keys, podman, tmp_path / "engine") as bench:
+        key = bench.submit(look_around, __file__)
+        await bench.outcome(key, within_s=90)
+        found = await bench.value(key)
+
+    assert (found["sees us"], found["os"], found["variable"]) == (False, True, "yes")

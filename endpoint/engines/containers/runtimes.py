@@ -41,6 +41,8 @@ class Container:
     """All that engine and workers share, as an absolute path."""
     python: str = "python3"
     """Python inside the image."""
+    shared: Path | None = None
+    """A further directory for workers, which a command of one's own does not get."""
     variables: tuple[str, ...] = ()
     """The names of environment variables that are the workers'."""
 
@@ -73,6 +75,8 @@ class Container:
         if self.has_daemon:
             return [self.kind, "run", *self._daemon_options(name), *shlex.split(self.options), self.image, *launch]
         binds = [f"--bind={self.directory}", f"--bind={self.code}:{self.code}:ro"]
+        if self.shared is not None:
+            binds.append(f"--bind={self.shared}")
         return [self.kind, "run", *binds, *shlex.split(self.options), self.image, *launch]
 
     def ending(self, name: str) -> list[str] | None:
@@ -88,6 +92,8 @@ class Container:
     def _daemon_options(self, name: str) -> list[str]:
         options = ["--rm", f"--name={name}", f"--volume={self.directory}:{self.directory}"]
         options.append(f"--volume={self.code}:{self.code}:ro")
+        if self.shared is not None:
+            options.append(f"--volume={self.shared}:{self.shared}")
         # SELinux keeps containers from sockets and files that are not labelled as theirs.
         options.append("--security-opt=label=disable")
         # What a task writes is to be ours. docker's daemon is root, while podman's root inside is us outside.

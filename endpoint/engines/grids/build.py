@@ -7,8 +7,10 @@ from pathlib import Path
 
 from headrace.bus.serializers import Allowed
 from headrace.endpoint.engines.grids.grid import Grid
+from headrace.endpoint.engines.grids.orders import Boxed
 from headrace.endpoint.engines.grids.unavailable import Unavailable
 from headrace.endpoint.engines.means import Means
+from headrace.endpoint.engines.processes.worker_process import ACCELERATOR_VARIABLES
 from headrace.endpoint.engines.settings import DaskSettings, EngineSettings, ParslSettings, ThreadSettings
 
 
@@ -48,10 +50,20 @@ def _parsl(settings: ParslSettings, means: Means) -> Grid:
     from headrace.endpoint.engines.grids.courier import Courier
     from headrace.endpoint.engines.grids.parsl import ParslGrid
 
-    if settings.container_type is not None:
+    if settings.container_type is None:
+        return ParslGrid(settings, Courier.of(means), means.directory or Path.cwd())
+    if settings.is_mpi:
         # Never outside of the container that was asked for.
         return Unavailable(
-            f"container_type is {settings.container_type}, and a {settings.type} of this release cannot start workers"
-            " in containers"
+            f"container_type is {settings.container_type}, and a {settings.type} of this release cannot start MPI"
+            " functions in containers: start the container in the function's command"
         )
-    return ParslGrid(settings, Courier.of(means), means.directory or Path.cwd())
+    boxed = Boxed(
+        kind=settings.container_type,
+        image=settings.container_uri or "",
+        options=settings.container_cmd_options or "",
+        # A Python that nobody chose is that of the pool, which no image has at its path.
+        python="python3" if means.python == sys.executable else means.python,
+        variables=[*means.added_environment, *ACCELERATOR_VARIABLES],
+    )
+    return ParslGrid(settings, Courier.of(means, boxed), means.directory or Path.cwd())

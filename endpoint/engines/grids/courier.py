@@ -16,7 +16,7 @@ from headrace.bus.encodings import INLINE_BYTES, OBJECT
 from headrace.bus.payloads import spill_encoded
 from headrace.endpoint.engines.engine import Call
 from headrace.endpoint.engines.grids.grid import Ending
-from headrace.endpoint.engines.grids.orders import Control, Order, Parcel, Terms, encode
+from headrace.endpoint.engines.grids.orders import Boxed, Control, Order, Parcel, Terms, encode
 from headrace.endpoint.engines.means import Means
 from headrace.endpoint.worker.limits import WorkerLimits
 from headrace.endpoint.worker.spool import open_result
@@ -36,6 +36,7 @@ class Courier:
         most_output_bytes: int = 0,
         spool: Path | None = None,
         inline_bytes: int = INLINE_BYTES,
+        container: Boxed | None = None,
     ) -> None:
         self._python = python
         self._environment = dict(environment or {})
@@ -43,13 +44,14 @@ class Courier:
         self._most_output_bytes = most_output_bytes
         self._spool = spool
         self._inline_bytes = inline_bytes
+        self._container = container
         self._pool = uuid.uuid4().hex
         self.terms = b""
         """Encoded `Terms`, once `open` was called."""
 
     @classmethod
-    def of(cls, means: Means) -> Courier:
-        """For the pool that has these means."""
+    def of(cls, means: Means, container: Boxed | None = None) -> Courier:
+        """For the pool that has these means; `container` is what its workers are put into."""
         return cls(
             python="" if means.python == sys.executable else means.python,
             environment=means.added_environment,
@@ -57,6 +59,7 @@ class Courier:
             most_output_bytes=means.most_output_bytes if means.on_output else 0,
             spool=means.spool,
             inline_bytes=means.inline_bytes,
+            container=container,
         )
 
     def open(self, *, control: Control | None = None, is_mpi: bool = False) -> None:
@@ -78,6 +81,7 @@ class Courier:
                 control=control,
                 python=self._python,
                 is_mpi=is_mpi,
+                container=self._container,
             )
         )
 

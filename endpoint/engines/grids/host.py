@@ -10,8 +10,11 @@ import asyncio
 import collections
 import concurrent.futures
 import contextlib
+import dataclasses
 import os
+import shutil
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterable
@@ -24,10 +27,11 @@ import uvloop
 from headrace.bus.encodings import INLINE_BYTES, OBJECT
 from headrace.bus.errors import ObjectMissing, TaskError
 from headrace.bus.failures import RAISED, decode_failure, encode_failure, of_error
+from headrace.endpoint.engines.containers.runtimes import Container
 from headrace.endpoint.engines.engine import Call, FinalState, Outcome, Output
 from headrace.endpoint.engines.grids.control import Listener
 from headrace.endpoint.engines.grids.grid import Ending, Piece
-from headrace.endpoint.engines.grids.orders import Order, Parcel, Terms, encode, read_parcel, read_terms
+from headrace.endpoint.engines.grids.orders import Boxed, Order, Parcel, Terms, encode, read_parcel, read_terms
 from headrace.endpoint.engines.processes.endings import cancelled
 from headrace.endpoint.engines.processes.engine import ProcessEngine
 from headrace.endpoint.engines.processes.output import PRINTED_LIMIT
@@ -52,6 +56,7 @@ class Host:
         self._revoked: collections.OrderedDict[UUID, None] = collections.OrderedDict()
         self._spool = _visible_spool(terms)
         self._loop = uvloop.new_event_loop()
+        self._directory = Path(tempfile.mkdtemp(prefix="headrace-")) if terms.container is not None else None
         self._engine = self._new_engine()
         self._thread = threading.Thread(target=self._run_loop, name="headrace-host", daemon=True)
         self._thread.start()
@@ -104,6 +109,8 @@ class Host:
         asyncio.run_coroutine_threadsafe(self._engine.stop(grace_s=0), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
+        if self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
 
     def _run_loop(self) -> None:
         with contextlib.closing(self._loop):
@@ -161,6 +168,13 @@ class Host:
     def _new_engine(self) -> ProcessEngine:
         terms = self._terms
         limits = WorkerLimits.of_argument(terms.limits)
+        container = None
+        if terms.container is not None and self._directory is not None:
+            container = _container(terms.container, self._directory, self._spool)
+            if container.kind == "custom":
+                self._spool = None  # its command names one directory only
+            if limits.sandboxes is not None:
+                limits = dataclasses.replace(limits, sandboxes=str(self._directory / "sandboxes"))
         sandboxes = SandboxRoot.of(limits)
         if sandboxes is not None:
             sandboxes.root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -175,6 +189,7 @@ class Host:
             most_output_bytes=terms.most_output_bytes or PRINTED_LIMIT,
             spool=self._spool,
             inline_bytes=terms.inline_bytes or INLINE_BYTES,
+            container=container,
         )
 
 
@@ -221,6 +236,18 @@ def _host(key: bytes, terms: Terms, workers: int) -> Host:
 
 def _visible_spool(terms: Terms) -> Path | None:
     return Path(terms.spool) if terms.mark and Path(terms.mark).exists() else None
+
+
+def _container(boxed: Boxed, directory: Path, spool: Path | None) -> Container:
+    return Container(
+        kind=boxed.kind,
+        image=boxed.image,
+        options=boxed.options,
+        python=boxed.python,
+        variables=tuple(boxed.variables),
+        directory=directory,
+        shared=spool,
+    )
 
 
 _NOT_SHARED = (

@@ -16,6 +16,16 @@ class Control(msgspec.Struct, array_like=True, frozen=True):
     secret: bytes
 
 
+class Boxed(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
+    """What workers are put into there (`headrace.endpoint.engines.containers.runtimes.Container`)."""
+
+    kind: str
+    image: str = ""
+    options: str = ""
+    python: str = "python3"
+    variables: list[str] = []
+
+
 class Terms(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
     """What is the same for all calls of a pool."""
 
@@ -36,6 +46,7 @@ class Terms(msgspec.Struct, array_like=True, frozen=True, kw_only=True):
     """The interpreter of the calls; empty is that of the place."""
     is_mpi: bool = False
     """Whether the place gives each call nodes of its own, and says so in the environment."""
+    container: Boxed | None = None
 
 
 class Order(msgspec.Struct, array_like=True, frozen=True):
