@@ -9,7 +9,7 @@ from uuid import UUID
 from headrace.action_provider.errors import Conflict, InvalidRequest
 from headrace.action_provider.state import Service
 from headrace.bus.errors import PoolLimit
-from headrace.bus.models import FunctionRecord
+from headrace.bus.models import EndpointRecord, FunctionRecord
 from headrace.bus.names import DEFAULT_POOL
 from headrace.bus.pools import canonical
 from headrace.schemas import Violation
@@ -21,7 +21,7 @@ _ANSWER_S = 2.0
 async def pool_for(
     service: Service,
     principal: str,
-    endpoint: UUID,
+    at: EndpointRecord,
     options: Mapping[str, Any] | None,
     *,
     runtime: Mapping[str, str] | None = None,
@@ -35,12 +35,19 @@ async def pool_for(
     away says so when it is back, and the tasks end then. Raises `PoolFailed`, `EnvironmentUnusable`,
     `InvalidRequest`, `Conflict` and `BusUnavailable`.
     """
-    if not options and not environment:
+    if not options and not environment and not at.per_user:
         return DEFAULT_POOL
+    endpoint = at.endpoint_id
     _check(options or {})
     try:
         record = await service.pools.use(
-            endpoint, principal, options or {}, environment=environment, runtime=runtime, wanted=wanted
+            endpoint,
+            principal,
+            options or {},
+            environment=environment,
+            runtime=runtime,
+            wanted=wanted,
+            per_user=at.per_user,
         )
     except PoolLimit as error:
         raise Conflict(str(error)) from None

@@ -44,6 +44,7 @@ from headrace.bus.failures import decode_failure
 from headrace.bus.intake import ACK_WAIT_S, Intake
 from headrace.bus.keys import KeyRing
 from headrace.bus.lanes import Lanes
+from headrace.bus.models import EndpointRecord
 from headrace.bus.names import DEFAULT_POOL, ResultAddress
 from headrace.bus.pools import Pools
 from headrace.bus.pull import Delivery as Taken
@@ -230,7 +231,7 @@ class Dispatcher:
             Submission(
                 principal=record.owner,
                 endpoint=record.endpoint_id,
-                pool=await self._pool(record),
+                pool=await self._pool(record, endpoint),
                 group=DELIVERIES_GROUP,
                 calls=[Call(function=record.function_id, args=arguments.args, kwargs=arguments.kwargs)],
                 options=TaskOptions(),
@@ -241,13 +242,16 @@ class Dispatcher:
             ),
         )
 
-    async def _pool(self, record: SubscriptionRecord) -> str:
+    async def _pool(self, record: SubscriptionRecord, endpoint: EndpointRecord) -> str:
         """The pool that has what the function needs: always the same one, so that nothing is queued twice."""
         needs = await self._rights.needs(record.function_id)
-        if not needs or self._pools is None:
+        if (not needs and not endpoint.per_user) or self._pools is None:
             return DEFAULT_POOL
         try:
-            return (await self._pools.use(record.endpoint_id, record.owner, {}, environment=needs.text)).pool
+            used = await self._pools.use(
+                record.endpoint_id, record.owner, {}, environment=needs.text, per_user=endpoint.per_user
+            )
+            return used.pool
         except PoolLimit as error:
             raise DeliveryForbidden(str(error)) from error
 

@@ -85,6 +85,8 @@ class EndpointRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     config.yaml, and are set anew at each start."""
     allowed_function_owners: tuple[str, ...] | None = None
     """Principals whose functions may all run here, besides `allowed_functions`; None when only those count."""
+    per_user: bool = False
+    """Whether each principal has pools of their own, also without options: they run as different local users."""
 
     @property
     def is_public(self) -> bool:

@@ -54,12 +54,12 @@ def canonical(options: Mapping[str, Any]) -> bytes:
     return msgspec.json.encode(options, order="deterministic")
 
 
-def pool_name(principal: str, options: Mapping[str, Any], environment: str = "") -> str:
-    """The name of the pool for these options; that of the default pool when there are none.
+def pool_name(principal: str, options: Mapping[str, Any], environment: str = "", *, per_user: bool = False) -> str:
+    """The name of the pool for these options; that of the default pool when there are none, unless `per_user`.
 
     Nobody else's options lead to it: the principal is part of what is hashed.
     """
-    if not options and not environment:
+    if not options and not environment and not per_user:
         return DEFAULT_POOL
     parts = (principal.encode(), canonical(options), environment.encode())
     sized = b"".join(len(part).to_bytes(8, "big") + part for part in parts)
@@ -100,12 +100,13 @@ class Pools:
         environment: str = "",
         runtime: Mapping[str, str] | None = None,
         wanted: bool = True,
+        per_user: bool = False,
     ) -> PoolRecord:
         """The record of the pool for these options, made where it is missing; with `wanted` it is woken up.
 
         Raises `PoolLimit`, `BusUnavailable` and `StreamFull`.
         """
-        name = pool_name(principal, options, environment)
+        name = pool_name(principal, options, environment, per_user=per_user)
         key = pool_key(endpoint, name)
         while True:
             found = self._known.get(key) or await self._records.get(key)

@@ -10,14 +10,19 @@ from pathlib import Path
 from headrace.bus.errors import KeysUnusable
 
 
-def write_private(path: Path, content: str | bytes) -> None:
-    """Put a file in place at once and whole, readable by its owner only, and there after a power cut."""
+def write_private(path: Path, content: str | bytes, *, owner: tuple[int, int] | None = None) -> None:
+    """Put a file in place at once and whole, readable by its owner only, and there after a power cut.
+
+    `owner` is a user and a group, by their numbers, to whom root gives it.
+    """
     data = content.encode() if isinstance(content, str) else content
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mkstemp makes it 0600
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
+            if owner is not None:
+                os.fchown(file.fileno(), *owner)
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:

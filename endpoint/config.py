@@ -32,6 +32,8 @@ class EndpointConfig:
     """Principals whose functions may all run here, besides those; None when only those count."""
     audit_log_path: str | None = None
     """Where each task leaves a line; None is nowhere."""
+    identity_mapping_config_path: str | None = None
+    """Who is which local user; None runs everything as whoever starts the endpoint."""
     queue_limits: Mapping[str, int] = field(default_factory=dict)
     fair_share: FairShare = field(default_factory=FairShare)
     workers: int | None = None

@@ -20,6 +20,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,7 +46,9 @@ from headrace.endpoint.errors import (
     EndpointNameInvalid,
     EndpointRunning,
 )
+from headrace.endpoint.local_users import LocalUser
 
+_LONGEST_FOREIGN_BYTES = 256 * 1024
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -108,6 +111,31 @@ class EndpointDirectory:
     def pool_file(self, pool: str, kind: str = "json") -> Path:
         """A pool's file of this kind: `json`, `pids` or `status.json`."""
         return self.path / f"pool-{pool}.{kind}"
+
+    @property
+    def pool_user(self) -> LocalUser | None:
+        """Whom pools run as; None is who we are."""
+        return None
+
+    @property
+    def pool_cwd(self) -> Path | None:
+        """Where pools start; None is where we have been started."""
+        return None
+
+    def write_pool_file(self, pool: str, kind: str, text: str) -> None:
+        """Write a file that a pool reads, and nobody else (0600)."""
+        write_private(self.pool_file(pool, kind), text)
+
+    def pool_status(self, pool: str) -> dict[str, int] | None:
+        """What a pool says of itself; None before it did. Whatever is no count is left out."""
+        data = read_foreign(self.pool_file(pool, "status.json"))
+        try:
+            found = None if data is None else json.loads(data)
+        except (ValueError, RecursionError):
+            return None
+        if not isinstance(found, dict):
+            return None
+        return {key: value for key, value in found.items() if type(value) is int and 0 <= value < 2**53}
 
     def user_pool_files(self) -> list[Path]:
         """All files of pools for users' options, whatever kind."""
@@ -234,6 +262,21 @@ def _written(name: str, config: str | None) -> tuple[tuple[str, str], ...]:
         (ENVIRONMENT_FILE, written.ENVIRONMENT),
         (CONFIG_FILE, written.CONFIG.format(name=json.dumps(name))),
     )
+
+
+def read_foreign(path: Path) -> bytes | None:
+    """A small file that somebody else may have put there; None when it is none: links lead where we must not go, and
+    pipes would keep us waiting."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return os.read(handle, _LONGEST_FOREIGN_BYTES) if stat.S_ISREG(os.fstat(handle).st_mode) else None
+    except OSError:
+        return None
+    finally:
+        os.close(handle)
 
 
 def read_json(path: Path) -> Any:

@@ -70,6 +70,12 @@ class OptionsInvalid(EndpointError):
     code = "OptionsInvalid"
 
 
+class IdentityUnmapped(EndpointError):
+    """Raised when a principal is nobody on an endpoint's machine whom a pool could run as."""
+
+    code = "IdentityUnmapped"
+
+
 class EnvironmentRefused(EndpointError):
     """Raised when the packages that functions need may not, or cannot, be had at this endpoint."""
 

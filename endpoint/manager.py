@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import importlib.metadata
 import logging
+import os
 import shutil
 import signal
 import time
 import uuid
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -29,7 +31,7 @@ from headrace.endpoint.load import machine_load
 from headrace.endpoint.pool_process import PoolProcess
 from headrace.endpoint.pool_settings import pool_settings
 from headrace.endpoint.service_client import ServiceClient
-from headrace.endpoint.user_pools import UserPools, manager_name
+from headrace.endpoint.user_pools import POOLS_PATH, UserPools, manager_name
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +51,8 @@ class ManagerSettings:
     """For running tasks, when the manager is told to stop."""
     service_timeout_s: float = 4.0
     network: Network = DIRECT
+    pools_path: Path = POOLS_PATH
+    """Where pools of local users have their directories."""
 
 
 class Manager:
@@ -132,6 +136,7 @@ class Manager:
             files=lambda: live.files,
             grace_s=self._settings.grace_s,
             network=self._settings.network,
+            pools_path=self._settings.pools_path,
         )
         async with asyncio.TaskGroup() as tasks:
             keep = tasks.create_task(kept.run(), name=f"pool {DEFAULT_POOL}")
@@ -252,6 +257,7 @@ class Manager:
             else list(config.allowed_function_owners),
             "queue_limits": dict(config.queue_limits),
             "keep_shares": True,
+            "per_user": config.identity_mapping_config_path is not None,
         }
 
     def _pool_settings(self, endpoint_id: UUID, files: ConfigurationFiles) -> dict[str, Any]:
@@ -330,8 +336,13 @@ class Manager:
 
 async def _check(files: ConfigurationFiles, directory: EndpointDirectory) -> None:
     """Raises `ConfigInvalid` when the default pool cannot be made, or its workers' interpreter cannot run workers."""
+    if files.identities is not None and os.geteuid() != 0:
+        raise ConfigInvalid(
+            f"{directory.config_file}: identity_mapping_config_path: only root can run pools as other users; start the"
+            " endpoint as root, or take the line out"
+        )
     config, refusal = files.default_pool()
-    if refusal is not None:
+    if refusal is not None and files.identities is None:
         logger.warning("%s", refusal, extra={"action": "options_demanded"})
     if config.python is None:
         return

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from headrace.bus.parent import die_with_parent
-from headrace.bus.private_files import write_private
-from headrace.endpoint.directory import EndpointDirectory, read_json
+from headrace.endpoint.directory import EndpointDirectory, read_foreign
 from headrace.endpoint.load import resident_bytes
+from headrace.endpoint.local_users import LocalUser
 
 logger = logging.getLogger(__name__)
 
@@ -109,10 +109,10 @@ class PoolProcess:
 
     def status(self) -> list[dict[str, Any]]:
         """What the pool does, for the sign of life: nothing until it said something for the first time."""
-        found = read_json(self._directory.pool_file(self._pool, "status.json"))
-        if self.pid is None or not isinstance(found, dict):
+        found = self._directory.pool_status(self._pool)
+        if self.pid is None or found is None:
             return []
-        counts = {name: max(0, int(found.get(name, 0))) for name in ("workers", "busy", "queued")}
+        counts = {name: found.get(name, 0) for name in ("workers", "busy", "queued")}
         processes = [self.pid, *_pids_in(self._directory.pool_file(self._pool, "pids"))]
         return [{"pool": self._pool, **counts, "memory_bytes": resident_bytes(processes)}]
 
@@ -134,8 +134,7 @@ class PoolProcess:
         return PoolEnd(how=f"ended ({_exit_text(status)})", status=status, had_workers=had_workers)
 
     def _has_workers(self) -> bool:
-        told = read_json(self._directory.pool_file(self._pool, "status.json"))
-        has_told = isinstance(told, dict) and bool(told.get("workers"))
+        has_told = bool((self._directory.pool_status(self._pool) or {}).get("workers"))
         return has_told or bool(_pids_in(self._directory.pool_file(self._pool, "pids")))
 
     async def _start(self, settings: dict[str, Any]) -> asyncio.subprocess.Process:
@@ -143,7 +142,7 @@ class PoolProcess:
         if process is None or process.returncode is not None:
             process = await self._spawn()
         # Only now: the process waits for this file.
-        write_private(self._directory.pool_file(self._pool), json.dumps(settings, indent=2) + "\n")
+        self._directory.write_pool_file(self._pool, "json", json.dumps(settings, indent=2) + "\n")
         logger.info(
             "Started the pool %s as process %d.",
             self._pool,
@@ -168,16 +167,23 @@ class PoolProcess:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                preexec_fn=die_with_parent(),
-                start_new_session=True,  # Ctrl-C at the terminal is for us, who stop the pool in order
+                cwd=self._directory.pool_cwd,
+                **self._whose(),
             )
         return self._process
+
+    def _whose(self) -> dict[str, Any]:
+        user = self._directory.pool_user
+        if user is not None:
+            return {**user.process_options(), "env": user.environment(os.environ)}
+        # A session of its own: Ctrl-C at the terminal is for us, who stop the pool in order.
+        return {"preexec_fn": die_with_parent(), "start_new_session": True}
 
     def _clean_up(self, *, just_ended: bool = True) -> None:
         """Kill the workers of a pool that died without ending them, and forget what it said of itself."""
         pids_file = self._directory.pool_file(self._pool, "pids")
         for pid in _pids_in(pids_file):
-            if _is_worker(pid, just_ended=just_ended):
+            if _is_worker(pid, just_ended=just_ended, user=self._directory.pool_user):
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(pid, signal.SIGKILL)
         pids_file.unlink(missing_ok=True)
@@ -186,23 +192,26 @@ class PoolProcess:
 
 def _pids_in(path: Path) -> list[int]:
     try:
-        found = {int(digits) for digits in re.findall(r"\d+", path.read_text(encoding="utf-8"))}
+        found = {int(digits) for digits in re.findall(rb"\d{1,9}", read_foreign(path) or b"")}
         # 0 and 1 would mean our own group, and everything.
         return sorted(found - {0, 1})
-    except (OSError, UnicodeDecodeError):
+    except ValueError:
         return []
 
 
-def _is_worker(pid: int, *, just_ended: bool) -> bool:
+def _is_worker(pid: int, *, just_ended: bool, user: LocalUser | None) -> bool:
     """Whether this process group may be killed as that of a worker of ours: by now the number may be somebody else's.
 
     A worker that is gone may have left children in its group. While they live nobody else gets its number, but a group
     without its leader cannot be told from a stranger's unless the pool has `just_ended`.
     """
     try:
+        if user is not None and os.stat(f"/proc/{pid}").st_uid != user.uid:
+            return False
         return b"headrace.endpoint.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except FileNotFoundError:
-        return just_ended and Path("/proc/self").exists()
+        # What a local user's pool says of processes that we cannot see is not believed.
+        return just_ended and user is None and Path("/proc/self").exists()
     except OSError:
         return False
 

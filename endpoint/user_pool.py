@@ -12,12 +12,12 @@ from collections.abc import Callable
 from typing import Any
 
 from headrace.bus.errors import EnvironmentUnusable
-from headrace.bus.private_files import write_private
 from headrace.bus.requirements import Needs
 from headrace.endpoint.configuration.pool_config import PoolConfig
-from headrace.endpoint.directory import EndpointDirectory, read_json
+from headrace.endpoint.directory import EndpointDirectory
 from headrace.endpoint.environments.environments import Environments, Lease
 from headrace.endpoint.errors import CANNOT_START
+from headrace.endpoint.local_users import LocalUser
 from headrace.endpoint.pool_process import PoolProcess
 from headrace.endpoint.wishes import State, Wish
 from headrace.endpoint.worker.limits import worker_environment
@@ -72,6 +72,11 @@ class UserPool:
         self._log_start = 0
 
     @property
+    def local_user(self) -> LocalUser | None:
+        """Whom it runs as; None is whoever runs the endpoint."""
+        return self._directory.pool_user
+
+    @property
     def is_stopping(self) -> bool:
         """Whether it takes no more tasks."""
         return self._stop.is_set()
@@ -79,7 +84,7 @@ class UserPool:
     def adopt(self, wish: Wish) -> None:
         """It is wanted anew, perhaps with another token: the endpoint may have been registered again."""
         if wish.token != self.wish.token:
-            write_private(self._directory.pool_file(wish.pool, "token"), wish.token + "\n")
+            self._directory.write_pool_file(wish.pool, "token", wish.token + "\n")
         self.wish = wish
 
     def stop(self) -> None:
@@ -97,7 +102,7 @@ class UserPool:
     async def live(self) -> None:
         """Run until it is idle for long enough, told to stop, or cannot be had. It is `stopped` or `failed` then."""
         self._be("starting")
-        write_private(self._directory.pool_file(self.wish.pool, "token"), self.wish.token + "\n")
+        self._directory.write_pool_file(self.wish.pool, "token", self.wish.token + "\n")
         problem = ""
         try:
             self._begin_log()
@@ -172,8 +177,8 @@ class UserPool:
                 return
 
     def _look(self) -> None:
-        status = read_json(self._directory.pool_file(self.wish.pool, "status.json"))
-        if not isinstance(status, dict):
+        status = self._directory.pool_status(self.wish.pool)
+        if status is None:
             return
         if self.state == "starting":
             self._be("running")
@@ -193,13 +198,15 @@ class UserPool:
         """Run commands of the configuration; gives what went wrong."""
         if not commands:
             return ""
+        user, environment = self._directory.pool_user, self.config.environment
         with self._log.open("ab") as log:
             process = await asyncio.create_subprocess_exec(
                 "/bin/sh",
                 "-ec",
                 commands,
-                cwd=self._directory.path,
-                env=worker_environment(os.environ, self.config.environment),
+                cwd=self._directory.pool_cwd or self._directory.path,
+                env=worker_environment(os.environ if user is None else user.environment(os.environ), environment),
+                **({} if user is None else user.process_options()),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

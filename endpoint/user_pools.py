@@ -16,7 +16,8 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 from uuid import UUID
 
 from headrace.bus.bundles import Runtime
@@ -30,9 +31,18 @@ from headrace.endpoint.directory import EndpointDirectory
 from headrace.endpoint.engines.settings import EngineSettings, ProcessSettings, engine_settings
 from headrace.endpoint.environments.environments import Environments
 from headrace.endpoint.environments.policy import EnvironmentPolicy
-from headrace.endpoint.errors import ConfigInvalid, EndpointError, EnvironmentRefused, RegistrationRefused, ServiceAway
+from headrace.endpoint.errors import (
+    ConfigInvalid,
+    EndpointError,
+    EnvironmentRefused,
+    IdentityUnmapped,
+    RegistrationRefused,
+    ServiceAway,
+)
+from headrace.endpoint.local_users import LocalUser
 from headrace.endpoint.pool_settings import pool_settings
 from headrace.endpoint.room import Room, Tenant
+from headrace.endpoint.user_directory import UserDirectory
 from headrace.endpoint.user_pool import UserPool
 from headrace.endpoint.wishes import Reports, State, Wish, WishClient
 
@@ -42,6 +52,8 @@ _RETRY_S = 1.0
 _FIRST_BACK_OFF_S = 5.0
 _LONGEST_BACK_OFF_S = 300.0
 _LOOK_S = 0.25
+
+POOLS_PATH: Final = Path("/var/lib/headrace/pools")
 _LOGS_KEPT_S = 14 * 86_400.0
 
 
@@ -75,7 +87,10 @@ class UserPools:
         files: Callable[[], ConfigurationFiles],
         grace_s: float,
         network: Network,
+        pools_path: Path = POOLS_PATH,
     ) -> None:
+        """`pools_path` is where pools of local users have their directories."""
+        self._pools_path = pools_path
         self._directory = directory
         self._url = url
         self._endpoint_id = endpoint_id
@@ -84,7 +99,7 @@ class UserPools:
         self._network = network
         self._pools: dict[str, UserPool] = {}
         self._lives: dict[str, asyncio.Task[None]] = {}
-        self._waiting: dict[str, tuple[Wish, PoolConfig]] = {}
+        self._waiting: dict[str, tuple[Wish, PoolConfig, LocalUser | None]] = {}
         self._again: dict[str, Wish] = {}
         """Wanted while they were being stopped."""
         self._failures: dict[str, _Failure] = {}
@@ -128,12 +143,15 @@ class UserPools:
         self._failures.clear()
         for pool in self._pools.values():
             try:
-                config = self._rendered(pool.wish)
+                config, user = self._rendered(pool.wish)
+            except IdentityUnmapped as error:
+                logger.warning("The pool %s ends: %s", pool.wish.pool, error, extra={"action": "pool_unmapped"})
+                pool.stop()
             except EndpointError:
                 # Said to whoever asks for it next.
                 pool.outdated = True
             else:
-                pool.outdated = config.document() != pool.config.document()
+                pool.outdated = config.document() != pool.config.document() or user != pool.local_user
 
     def _tidy(self) -> None:
         """Remove what a manager that was killed has left (no pool runs now), but for the lists of workers."""
@@ -174,7 +192,7 @@ class UserPools:
             return
         try:
             # A template may take its time.
-            config = await asyncio.to_thread(self._rendered, wish)
+            config, user = await asyncio.to_thread(self._rendered, wish)
         except EndpointError as error:
             logger.info(
                 "%s asked for a pool that cannot be had: %s",
@@ -189,29 +207,36 @@ class UserPools:
         if failure is not None and failure.config == config.document() and time.monotonic() < failure.until:
             self._tell(wish, "failed", failure.problem, failure.code)
             return
-        self._waiting[wish.pool] = (wish, config)
+        self._waiting[wish.pool] = (wish, config, user)
         self._start_waiting()
         if wish.pool in self._waiting:
             self._tell(wish, "waiting")
 
-    def _rendered(self, wish: Wish) -> PoolConfig:
-        """The configuration that a wish asks for. Raises `EndpointError`, whose text is for whoever wishes."""
+    def _rendered(self, wish: Wish) -> tuple[PoolConfig, LocalUser | None]:
+        """The configuration that a wish asks for, and whom its pool runs as.
+
+        Raises `EndpointError`, whose text is for whoever wishes.
+        """
         files = self._files()
         theirs = Runtime(python=wish.runtime.get("python", ""), headrace=wish.runtime.get("headrace", ""))
-        config = files.pool(wish.options, user_runtime=user_runtime(theirs))
+        user = None
+        if files.identities is not None:
+            user = LocalUser.of_name(files.identities.local_name(wish.principal))
+        mapped = None if user is None else {"local": user.document(), "principal": wish.principal}
+        config = files.pool(wish.options, user_runtime=user_runtime(theirs), mapped_identity=mapped)
         engine = engine_settings(dict(config.engine))
         _check_environment(wish, files.config.environments, engine)
         if config.python is not None and shutil.which(config.python) is None:
             raise ConfigInvalid(f"python: {config.python} is not a program that can be run on the endpoint's machine")
-        return config
+        return config, user
 
     # Room
 
     def _start_waiting(self) -> None:
-        for name, (wish, config) in list(self._waiting.items()):
+        for name, (wish, config, user) in list(self._waiting.items()):
             if self._room.has_place(self._tenants(), wish.principal):
                 del self._waiting[name]
-                self._start(wish, config)
+                self._start(wish, config, user)
 
     async def _make_room(self) -> None:
         """Stop idle pools whose configuration has changed, and those that give way to others that wait."""
@@ -222,7 +247,7 @@ class UserPools:
                     # Its next task has it back, with the configuration of then.
                     logger.info("The pool %s has changed.", pool.wish.pool, extra={"action": "pool_changed"})
                     pool.stop()
-            for name in self._room.givers(self._tenants(), (wish.principal for wish, _ in self._waiting.values())):
+            for name in self._room.givers(self._tenants(), (wish.principal for wish, _, _ in self._waiting.values())):
                 logger.info("The idle pool %s gives way.", name, extra={"action": "pool_gives_way"})
                 self._pools[name].stop()
 
@@ -244,20 +269,28 @@ class UserPools:
 
     # Lives
 
-    def _start(self, wish: Wish, config: PoolConfig) -> None:
+    def _start(self, wish: Wish, config: PoolConfig, user: LocalUser | None) -> None:
+        directory = self._directory
+        if user is not None:
+            directory = UserDirectory(directory, self._pools_path, self._endpoint_id, wish.pool, user)
+            try:
+                directory.prepare()
+            except EndpointError as error:
+                self._tell(wish, "failed", str(error))
+                return
         settings = pool_settings(
-            self._directory,
+            directory,
             wish.pool,
             config,
             url=self._url,
             endpoint_id=self._endpoint_id,
-            token_path=self._directory.pool_file(wish.pool, "token"),
+            token_path=directory.pool_file(wish.pool, "token"),
             fair_share=self._files().config.fair_share,
             grace_s=self._grace_s,
             network=self._network,
         )
         pool = UserPool(
-            self._directory,
+            directory,
             wish,
             config,
             settings,
@@ -269,9 +302,10 @@ class UserPools:
         )
         self._pools[wish.pool] = pool
         logger.info(
-            "Starting the pool %s for %s.",
+            "Starting the pool %s for %s%s.",
             wish.pool,
             wish.principal,
+            "" if user is None else f", as the local user {user.name}",
             extra={"action": "pool_starting", "pool": wish.pool, "principal": wish.principal},
         )
         self._lives[wish.pool] = asyncio.create_task(self._live(pool), name=f"pool {wish.pool}")

@@ -156,6 +156,7 @@ _RECORDS: Final[dict[str, msgspec.Struct]] = {
         queue_limits=models.QueueLimits(bundles=5, bundles_per_principal=3),
         opened_to=("urn:headrace:user:grace", "public"),
         allowed_function_owners=(ADA,),
+        per_user=True,
     ),
     "endpoint_names": models.EndpointNameRecord(endpoint_id=ID["endpoint"], claimed_at=1.5e9),
     "presence": models.PresenceRecord(

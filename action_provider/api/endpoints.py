@@ -120,7 +120,7 @@ async def remove(service: Service, endpoint: EndpointRecord) -> None:
 
 
 def _changed(record: EndpointRecord, body: dict[str, Any], token_id: str) -> EndpointRecord:
-    changes: dict[str, Any] = {name: body[name] for name in ("name", "public") if name in body}
+    changes: dict[str, Any] = {name: body[name] for name in ("name", "public", "per_user") if name in body}
     if "shared_with" in body:
         changes["shared_with"] = tuple(body["shared_with"])
     if not body.get("keep_shares"):
@@ -195,6 +195,7 @@ def described(endpoint: EndpointRecord) -> dict[str, Any]:
         "shared_with": endpoint.guests,
         "allowed_functions": endpoint.allowed_functions,
         "allowed_function_owners": endpoint.allowed_function_owners,
+        "per_user": endpoint.per_user,
         "created_at": timestamp(endpoint.created_at),
         "queue_limits": msgspec.structs.asdict(endpoint.queue_limits),
     }

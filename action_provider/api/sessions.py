@@ -33,7 +33,7 @@ async def open_session(call: Call) -> Response:
     pool = await pool_for(
         service,
         caller.principal,
-        endpoint.endpoint_id,
+        endpoint,
         body.get("user_endpoint_config"),
         runtime={"python": body["python_version"], "headrace": body["sdk_version"]},
         wanted=body.get("wanted", True),

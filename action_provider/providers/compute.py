@@ -203,7 +203,7 @@ async def _planned(service: Service, caller: Caller, request: ActionRequest) -> 
         pool = await pool_for(
             service,
             caller.principal,
-            endpoint.endpoint_id,
+            endpoint,
             body.get("user_endpoint_config"),
             environment=environment_of(records),
         )

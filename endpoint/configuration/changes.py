@@ -17,6 +17,7 @@ def changes(before: ConfigurationFiles, after: ConfigurationFiles) -> list[str]:
         *_of_keys(CONFIG_FILE, before.config_document, after.config_document),
         *_of_templates(before, after),
         *(["the schema of the options is changed"] if before.schema != after.schema else []),
+        *(["who is which local user is changed"] if before.identities != after.identities else []),
         *_of_names(ENVIRONMENT_FILE, before.environment, after.environment),
     ]
 

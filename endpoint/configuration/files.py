@@ -21,6 +21,7 @@ from headrace.endpoint.configuration.runtime import own_runtime
 from headrace.endpoint.configuration.templates import Templates
 from headrace.endpoint.configuration.yaml_file import YamlFile, read_text
 from headrace.endpoint.errors import ConfigInvalid, OptionsInvalid
+from headrace.endpoint.identity_mapping import IdentityMapping
 from headrace.schemas import SchemaViolation, check_schema
 
 CONFIG_FILE: Final = "config.yaml"
@@ -42,6 +43,8 @@ class ConfigurationFiles:
     templates: Templates | None = None
     schema: Mapping[str, Any] | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    identities: IdentityMapping | None = None
+    """Who is which local user, where pools run as such."""
 
     @classmethod
     def read(cls, directory: Path) -> ConfigurationFiles:
@@ -58,6 +61,7 @@ class ConfigurationFiles:
             templates=_templates(directory, config),
             schema=_schema(directory, config),
             environment=_environment(directory / ENVIRONMENT_FILE),
+            identities=_identities(directory, config),
         )
 
     @property
@@ -109,6 +113,9 @@ class ConfigurationFiles:
 
         That is when the template demands options: what it demands, nobody gets around. Raises `ConfigInvalid`.
         """
+        if self.identities is not None:
+            nothing = PoolConfig(workers=1, log_level=self.config.log_level)
+            return nothing, "at this endpoint everybody has a pool of their own; submit the task again"
         try:
             return self.pool({}, user_runtime=own_runtime()), None
         except OptionsInvalid as error:
@@ -156,6 +163,18 @@ def _schema(directory: Path, config: EndpointConfig) -> Mapping[str, Any] | None
             "\n".join(f"{path}: {each.pointer or '/'}: {each.problem}" for each in error.violations)
         ) from error
     return described
+
+
+def _identities(directory: Path, config: EndpointConfig) -> IdentityMapping | None:
+    given = config.identity_mapping_config_path
+    if given is None:
+        return None
+    where = f"{directory / CONFIG_FILE}: identity_mapping_config_path"
+    if not config.environments.is_off:
+        raise ConfigInvalid(f"{where}: `environments` must be off with it: root would build what users ask for")
+    if config.audit_log_path is not None:
+        raise ConfigInvalid(f"{where}: pools of local users cannot write root's audit_log_path; leave one of them out")
+    return IdentityMapping.read(directory / Path(given).expanduser())
 
 
 def _environment(path: Path) -> dict[str, str]:

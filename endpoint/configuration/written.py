@@ -22,6 +22,9 @@ display_name: {name}
 # Write down each task that has ended: who, which function, how, when. In this directory, unless it says where.
 # audit_log_path: audit.log
 
+# Who is which local user, in the form of Globus Compute's: pools then run as these. For endpoints that root starts.
+# identity_mapping_config_path: identity_mapping.json
+
 # How much may be queued here, of each user and of all together: bundles of one task or more.
 # queue_limits:
 #   bundles_per_principal: 10000
