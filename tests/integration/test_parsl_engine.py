@@ -175,6 +175,16 @@ async def test_a_job_that_is_refused_is_told_with_the_tasks_that_wait_for_it(slu
         assert failure.code == "TaskLost"
         assert "invalid partition specified: gpu" in failure.message
 
+        # What comes later has a job asked for again.
+        (slurm.folder / "refuse").unlink()
+
+        def asked_again() -> list[int]:
+            if not bench.engine.load().queued:
+                bench.submit(hold, str(tmp_path))
+            return slurm.jobs()
+
+        await eventually_async(asked_again, 60, "a job is asked for")
+
 
 async def test_an_mpi_function_has_nodes_of_the_block_to_itself(slurm: Slurm, tmp_path: Path) -> None:
     def prefix() -> str:

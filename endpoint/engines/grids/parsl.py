@@ -149,6 +149,9 @@ class ParslGrid:
             await self._announcer.start(LOOPBACK if is_here else None, (0, 0) if is_here else ports)
         control = Control(blocks.addresses, self._announcer.port, self._announcer.secret)
         self._courier.open(control=control, is_mpi=self._settings.is_mpi)
+        # What comes from now on waits for new blocks: without tasks that wait none would be asked for.
+        self.broken = ""
+        self._on_change()
 
     async def _watch(self) -> str:
         """Look how many workers there are until the executor is beyond hope; why it is."""
@@ -158,8 +161,6 @@ class ParslGrid:
         while not (problem := blocks.problem()):
             slots = await self._in_thread(blocks.workers)
             most = max(slots, blocks.most_workers, 1)
-            if slots:
-                self.broken = ""
             if (slots, most) != (self.slots, self.most):
                 self.slots, self.most = slots, most
                 self._on_change()
