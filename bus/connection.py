@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import itertools
 import logging
-import random
 import re
 import uuid
 from collections.abc import Callable, Coroutine, Sequence
@@ -27,6 +26,7 @@ from headrace.bus.link import Callback, Link, message_too_large
 from headrace.bus.listening import Subscription, Subscriptions
 from headrace.bus.message import Message
 from headrace.bus.network import DIRECT, Network, Way
+from headrace.bus.reaching import Server
 from headrace.bus.requests import Requests
 
 logger = logging.getLogger(__name__)
@@ -36,11 +36,7 @@ MESSAGE_ID_HEADER = "Nats-Msg-Id"
 EXPECTED_SEQUENCE_HEADER = "Nats-Expected-Last-Subject-Sequence"
 
 _RECONNECT_WAIT_S = 0.1
-_LONGEST_RECONNECT_WAIT_S = 1.0
 _REFUSED_WAIT_S = 1.0
-_ATTEMPT_S = 2.0
-_LONG_ATTEMPT_S = 4.5
-"""Through a proxy or a WebSocket: as many as seven times there and back before the first word of NATS's."""
 _ANSWER_WAIT_S = 5.0
 _RETIRE_S = 2.0
 _DENIED = re.compile(r"Permissions Violation for (?:Publish|Subscription) to \"([^\"]+)\"")
@@ -62,9 +58,8 @@ class Connection:
         connect_timeout_s: float = 5.0,
         network: Network = DIRECT,
     ) -> None:
-        self._urls = list(network.nats_urls or urls)
         self._network = network
-        self._last_way: Way | None = None
+        self._server = Server(urls, network)
         self._credentials = credentials
         self._name = name
         self._connect_timeout_s = connect_timeout_s
@@ -275,44 +270,17 @@ class Connection:
 
     @property
     def _where(self) -> str:
-        return ", ".join(self._urls)
+        return self._server.name
 
     def _own_inbox(self, credentials: Credentials) -> str:
         return f"{credentials.inbox_prefix}.{self._unique}"
 
     async def _connect(self, credentials: Credentials) -> Link:
-        """A new link by the first way that leads there, within the time limit. A server that does not answer is knocked
-        at again and again."""
-        errors: dict[Way, BusUnavailable] = {}
+        """A new link by the first way that leads there, within the time limit."""
         try:
-            async with asyncio.timeout(self._connect_timeout_s):
-                return await self._knock(credentials, errors)
-        except TimeoutError:
-            several = len(errors) > 1
-            problems = "".join(f"; {way}: {error}" if several else f": {error}" for way, error in errors.items())
-            raise BusUnavailable(
-                f"no NATS server answers at {self._where} within {self._connect_timeout_s:g} s{problems}"
-            ) from None
+            return await self._server.reach(lambda way: self._open_link(way, credentials), self._connect_timeout_s)
         except PermissionDenied:
             raise PermissionDenied(f"the bus at {self._where} does not accept this credential") from None
-
-    async def _knock(self, credentials: Credentials, errors: dict[Way, BusUnavailable]) -> Link:
-        ways = self._network.ways(self._urls)
-        # What worked the last time is tried first: the others may be such as never answer.
-        ways.sort(key=lambda way: way != self._last_way)
-        wait_s = _RECONNECT_WAIT_S
-        while True:
-            for way in ways:
-                try:
-                    link = await self._open_link(way, credentials)
-                except BusUnavailable as unavailable:
-                    errors[way] = unavailable
-                else:
-                    self._last_way = way
-                    return link
-            # Not all clients of a server that is away at the same moments, nor ten times a second.
-            await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))  # noqa: S311 - nothing secret
-            wait_s = min(wait_s * 1.5, _LONGEST_RECONNECT_WAIT_S)
 
     async def _connect_and_subscribe(self, credentials: Credentials) -> Link:
         link = await self._connect(credentials)
@@ -324,19 +292,14 @@ class Connection:
         return link
 
     async def _open_link(self, way: Way, credentials: Credentials) -> Link:
-        within_s = _ATTEMPT_S if way.is_short else _LONG_ATTEMPT_S
-        try:
-            async with asyncio.timeout(within_s):
-                link = await Link.open(
-                    way,
-                    credentials,
-                    name=self._name,
-                    network=self._network,
-                    on_error=self._on_error,
-                    on_lost=self._on_lost,
-                )
-        except TimeoutError:
-            raise BusUnavailable(f"no answer from {way} within {within_s:g} s") from None
+        link = await Link.open(
+            way,
+            credentials,
+            name=self._name,
+            network=self._network,
+            on_error=self._on_error,
+            on_lost=self._on_lost,
+        )
         self._generation += 1
         self._requests.answer_on(link, f"{self._own_inbox(credentials)}.a{self._generation}")
         return link

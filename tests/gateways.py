@@ -64,8 +64,7 @@ class Gateway:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._server.close()
-        self.cut()
+        self._run(self._close)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_WITHIN_S)
         self._loop.close()
@@ -82,6 +81,10 @@ class Gateway:
 
     async def _listen(self) -> asyncio.Server:
         return await asyncio.start_server(self._accept, sock=self._listener, ssl=self._context)
+
+    async def _close(self) -> None:
+        self._server.close()
+        await self._cut()
 
     async def _cut(self) -> None:
         tasks = list(self._tasks)
