@@ -52,11 +52,11 @@ def test_tasks_run_in_threads_of_the_pool(service: RunningService, client: Clien
 def test_tasks_do_not_run_outside_of_the_container_that_was_asked_for(
     service: RunningService, client: Client, tmp_path: Path
 ) -> None:
-    engine = {"type": "ParslEngine", "container_type": "docker", "container_uri": "python:3.12"}
+    engine = {"type": "GlobusMPIEngine", "container_type": "docker", "container_uri": "python:3.12"}
     with (
         running_pool(service, tmp_path / "pool", name="containers", engine=engine) as pool,
         Executor(pool.endpoint_id, client) as executor,
-        pytest.raises(TaskLost, match="container_type is docker, and a ParslEngine of this release cannot"),
+        pytest.raises(TaskLost, match="container_type is docker, and a GlobusMPIEngine of this release cannot"),
     ):
         executor.submit(os.getpid).result(30)
 
