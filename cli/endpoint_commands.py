@@ -30,8 +30,7 @@ _START_WITHIN_S = 10.0
 _STOP_WITHIN_S = 11.5
 """Beside what running tasks get."""
 GRACE_S: Final = 3.5
-MOST_GRACE_S: Final = 240.0
-"""Less than what is left of a pool's credential when it begins to drain, and renews it no more."""
+MOST_GRACE_S: Final = 7 * 86_400.0
 _LOOK_S = 0.05
 
 

@@ -210,9 +210,9 @@ async def serve(settings: PoolSettings) -> None:
                 objects=lambda token: ObjectDesk(objects, spool, token=token),
             )
             async with asyncio.TaskGroup() as group:
+                renewal = group.create_task(_renew(service, connection, agent, grant, granted_at), name="renewal")
                 tasks = [
                     group.create_task(agent.run(), name="agent"),
-                    group.create_task(_renew(service, connection, agent, grant, granted_at), name="renewal"),
                     group.create_task(_tell_status(agent, settings), name="status"),
                     group.create_task(_spare_memory(agent), name="memory"),
                 ]
@@ -223,7 +223,9 @@ async def serve(settings: PoolSettings) -> None:
                 # First no new bundles, then the engine, then the connection that stores what the engine gave.
                 for task in tasks:
                     task.cancel()
+                # The grace may be longer than the credential lives.
                 await agent.drain(settings.grace_s)
+                renewal.cancel()
                 if audit is not None:
                     await audit.flush()
                 if sandboxes is not None:
