@@ -13,6 +13,7 @@ import logging
 import os
 import pwd
 import socket
+import stat
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -62,6 +63,9 @@ class TaskLine(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     worker: str = ""
 
 
+_decode_line = msgspec.json.Decoder(TaskLine).decode
+
+
 class AuditFile:
     """The file. Every write opens it anew, so that whoever moves it away moves it for all."""
 
@@ -101,6 +105,47 @@ class AuditFile:
 
     def _old(self, number: int) -> Path:
         return self._path.with_name(f"{self._path.name}.{number}")
+
+
+def collect(source: Path, taken: Path, into: AuditFile, **facts: Any) -> None:
+    """Move the lines that a pool of a local user has left in `source` to root's file, with what root knows better.
+
+    `taken` is where root alone may write. What is no line is counted. Raises `OSError`; the lines then stay.
+    """
+    if not taken.exists():
+        try:
+            if not stat.S_ISREG(source.lstat().st_mode):
+                raise OSError(f"{source} is no file")
+        except FileNotFoundError:
+            return
+        os.rename(source, taken)
+    data = _taken(taken)
+    if data is None:
+        return
+    lines, strange = [], 0
+    for raw in data.splitlines():
+        try:
+            lines.append(msgspec.json.encode(msgspec.structs.replace(_decode_line(raw), **facts)) + b"\n")
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            strange += 1
+    if strange:
+        lines.append(audit_line("lines_unreadable", count=strange, **facts))
+    if lines:
+        into.append(b"".join(lines))
+    taken.unlink()
+
+
+def _taken(path: Path) -> bytes | None:
+    """What is in a file that was the user's; None while the user still writes there."""
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(handle, "rb") as file:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            return b"no file"
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return None
+        return file.read(LONGEST_BYTES)
 
 
 class AuditLog:

@@ -11,10 +11,12 @@ and believed no further than what one's own pool does. The log stays in the endp
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 from uuid import UUID
 
 from headrace.bus.private_files import write_private
+from headrace.endpoint.audit import AuditFile, collect
 from headrace.endpoint.directory import EndpointDirectory
 from headrace.endpoint.errors import EndpointError
 from headrace.endpoint.local_users import LocalUser
@@ -28,6 +30,7 @@ class UserDirectory(EndpointDirectory):
     def __init__(self, endpoint: EndpointDirectory, pools: Path, endpoint_id: UUID, pool: str, user: LocalUser) -> None:
         super().__init__(endpoint.path)
         self.user = user
+        self._endpoint_id = endpoint_id
         self._place = pools / str(endpoint_id) / pool
         self.work = self._place / "work"
 
@@ -59,6 +62,23 @@ class UserDirectory(EndpointDirectory):
     def write_pool_file(self, pool: str, kind: str, text: str) -> None:
         """Write a file for the user to read, where nobody but root can put another in its place."""
         write_private(self.pool_file(pool, kind), text, owner=(self.user.uid, self.user.gid))
+
+    def audit_file(self, given: str) -> Path:
+        """What the pool itself writes: `collect_audit` brings it to where it is wanted."""
+        return self.work / "audit.log"
+
+    def collect_audit(self, given: str, *, principal: str, pool: str) -> None:
+        """Bring the lines of the pool to the endpoint's audit log. Raises `OSError`; the lines then stay."""
+        collect(
+            self.audit_file(given),
+            self._place / "audit.taken",
+            AuditFile(super().audit_file(given)),
+            principal=principal,
+            pool=pool,
+            endpoint_id=self._endpoint_id,
+            user=self.user.name,
+            host=socket.gethostname(),
+        )
 
     @property
     def pool_user(self) -> LocalUser:

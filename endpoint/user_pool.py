@@ -19,6 +19,7 @@ from headrace.endpoint.environments.environments import Environments, Lease
 from headrace.endpoint.errors import CANNOT_START
 from headrace.endpoint.local_users import LocalUser
 from headrace.endpoint.pool_process import PoolProcess
+from headrace.endpoint.user_directory import UserDirectory
 from headrace.endpoint.wishes import State, Wish
 from headrace.endpoint.worker.limits import worker_environment
 
@@ -70,11 +71,31 @@ class UserPool:
         self._moved = time.monotonic()
         self._seen: dict[str, Any] = {}
         self._log_start = 0
+        self._audit_problem = ""
 
     @property
     def local_user(self) -> LocalUser | None:
         """Whom it runs as; None is whoever runs the endpoint."""
         return self._directory.pool_user
+
+    def collect_audit(self) -> None:
+        """Bring what a pool of a local user wrote of its tasks to the endpoint's audit log."""
+        path, directory = self.config.audit_log_path, self._directory
+        if path is None or not isinstance(directory, UserDirectory):
+            return
+        try:
+            directory.collect_audit(path, principal=self.wish.principal, pool=self.wish.pool)
+            self._audit_problem = ""
+        except OSError as error:
+            if str(error) == self._audit_problem:
+                return
+            self._audit_problem = str(error)
+            logger.error(
+                "The audit log of the pool %s cannot be kept: %s; trying again.",
+                self.wish.pool,
+                error,
+                extra={"action": "no_audit", "pool": self.wish.pool},
+            )
 
     @property
     def is_stopping(self) -> bool:

@@ -52,6 +52,7 @@ _RETRY_S = 1.0
 _FIRST_BACK_OFF_S = 5.0
 _LONGEST_BACK_OFF_S = 300.0
 _LOOK_S = 0.25
+_COLLECT_S = 1.0
 
 POOLS_PATH: Final = Path("/var/lib/headrace/pools")
 _LOGS_KEPT_S = 14 * 86_400.0
@@ -117,6 +118,7 @@ class UserPools:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._reports.run(), name="reports of pools")
                 tasks.create_task(self._make_room(), name="room for pools")
+                tasks.create_task(self._collect_audit(), name="audit logs of pools")
                 await self._hear(client, self._reports)
 
     async def stop(self) -> None:
@@ -267,6 +269,12 @@ class UserPools:
             for name, pool in self._pools.items()
         ]
 
+    async def _collect_audit(self) -> None:
+        while True:
+            await asyncio.sleep(_COLLECT_S)
+            for pool in list(self._pools.values()):
+                await asyncio.to_thread(pool.collect_audit)
+
     # Lives
 
     def _start(self, wish: Wish, config: PoolConfig, user: LocalUser | None) -> None:
@@ -318,6 +326,7 @@ class UserPools:
             logger.exception("The pool %s has ended in disorder.", name, extra={"action": "pool_broken"})
             pool.kill()
             self._tell(pool.wish, "failed", f"the pool cannot be kept: {error!r}")
+        await asyncio.to_thread(pool.collect_audit)
         del self._pools[name], self._lives[name]
         if pool.state == "failed":
             self._note_failure(pool)

@@ -105,7 +105,7 @@ def lab(up: Up, python: str) -> Iterator[EndpointDirectory]:
     """A multi-user endpoint, started by root."""
     home = up.home.parent / "lab-home"
     directory = Endpoints(home).create(
-        "lab", config="public: true\nidentity_mapping_config_path: who.json\nworkers: 1\n"
+        "lab", config="public: true\nidentity_mapping_config_path: who.json\naudit_log_path: audit.log\nworkers: 1\n"
     )
     (directory.path / "who.json").write_text(json.dumps(MAPPING))
     (directory.path / "user_config_template.yaml.j2").write_text(
@@ -189,6 +189,18 @@ def test_who_is_root_or_nobody_here_gets_no_pool_and_is_told(
 ) -> None:
     with submitting(up, lab, name) as executor, pytest.raises(PoolFailed, match=message):
         executor.submit(os.getuid).result(30)
+
+
+def test_the_audit_log_is_roots_and_says_who_ran_what_as_whom(up: Up, lab: EndpointDirectory) -> None:
+    with submitting(up, lab, "ada@example.org") as executor:
+        future = executor.submit(os.getpid)
+        future.result(60)
+    path = lab.path / "audit.log"
+    eventually(lambda: path.exists() and str(future.task_id) in path.read_text(), 10)
+    lines = {each.get("task_id"): each for each in map(json.loads, path.read_text().splitlines())}
+    line = lines[str(future.task_id)]
+    assert (line["principal"], line["user"], line["state"]) == ("urn:headrace:user:ada@example.org", ADA, "succeeded")
+    assert (path.stat().st_uid, path.stat().st_mode & 0o777) == (0, 0o600)
 
 
 def test_what_a_local_user_puts_in_place_of_its_pools_files_harms_nobody(up: Up, lab: EndpointDirectory) -> None:

@@ -6,10 +6,11 @@ import json
 import stat
 import threading
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
-from headrace.endpoint.audit import OLD_FILES, AuditFile, audit_line
+from headrace.endpoint.audit import OLD_FILES, AuditFile, audit_line, collect
 
 
 def lines_of(*paths: Path) -> list[int]:
@@ -52,3 +53,27 @@ def test_a_link_that_somebody_put_there_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"audit\.log"):
         AuditFile(tmp_path / "audit.log").append(b"{}\n")
     assert not elsewhere.exists()
+
+
+def test_what_a_local_user_says_is_kept_but_not_whom_it_is_about(tmp_path: Path) -> None:
+    source, taken, into = tmp_path / "theirs", tmp_path / "taken", tmp_path / "audit.log"
+    said = {"time": 1.0, "event": "task_ended", "task_id": str(UUID(int=1)), "principal": "urn:headrace:user:somebody"}
+    said |= {"function_id": str(UUID(int=2)), "endpoint_id": str(UUID(int=3)), "pool": "other", "host": "h"}
+    said |= {"user": "root", "state": "succeeded"}
+    source.write_text(json.dumps(said) + "\nnonsense\n")
+    collect(source, taken, AuditFile(into), principal="urn:headrace:user:ada", pool="hers", user="ada")
+    line, strange = map(json.loads, into.read_text().splitlines())
+    assert (line["principal"], line["pool"], line["user"]) == ("urn:headrace:user:ada", "hers", "ada")
+    assert (strange["event"], strange["count"]) == ("lines_unreadable", 1)
+    assert [each.name for each in tmp_path.iterdir()] == ["audit.log"]
+
+
+def test_a_link_in_place_of_a_users_lines_leads_nowhere(tmp_path: Path) -> None:
+    secret, source, into = tmp_path / "secret", tmp_path / "theirs", tmp_path / "audit.log"
+    secret.write_text("secret")
+    for taken in (tmp_path / "taken", tmp_path / "theirs"):
+        source.unlink(missing_ok=True)
+        source.symlink_to(secret)
+        with pytest.raises(OSError, match=r"no file|symbolic"):
+            collect(source, taken, AuditFile(into), pool="hers")
+    assert not into.exists()
