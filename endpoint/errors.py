@@ -5,6 +5,7 @@ EndpointError               something about an endpoint on this machine
 │   ├── EngineSettingsInvalid   the engine of a pool cannot be set up as its configuration says
 │   └── TemplateInvalid     user_config_template.yaml.j2 cannot be used; the message names file, line and problem
 ├── OptionsInvalid          a user's options for an endpoint's configuration are refused
+├── IdentityUnmapped        a principal is nobody on this machine whom a pool could run as
 ├── EnvironmentRefused      the packages that functions need may not, or cannot, be had here
 ├── EndpointNameInvalid     a name that cannot be the name of a directory
 ├── EndpointExists          an endpoint of that name is there already
