@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,7 @@ def bubblewrap(root_file_system: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def podman(root_file_system: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def podman(root_file_system: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment in which podman has the image `headrace-test`."""
     directory = tmp_path_factory.mktemp("podman")
     (directory / "containers.conf").write_text(_CONTAINERS)
@@ -64,4 +65,11 @@ def podman(root_file_system: Path, tmp_path_factory: pytest.TempPathFactory) -> 
             env={**os.environ, **environment},
             check=True,
         )
-    return environment
+    yield environment
+    # A quarter of a gigabyte, which pytest would keep for three runs.
+    subprocess.run(
+        ["podman", "rmi", "--force", "headrace-test"],
+        stdout=subprocess.DEVNULL,
+        env={**os.environ, **environment},
+        check=True,
+    )

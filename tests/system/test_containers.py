@@ -263,7 +263,10 @@ def endpoint(
             env={**{key: value for key, value in os.environ.items() if not key.startswith("HEADRACE_")}, **podman},
         )
         try:
-            eventually(lambda: directory.registration() is not None or process.poll() is not None, 30)
+            # It has registered, then, which its own file says a moment earlier.
+            serves = directory.pool_file("default", "status.json")
+            eventually(lambda: serves.exists() or process.poll() is not None, 60)
+            assert process.poll() is None
             yield client, directory
         finally:
             process.terminate()
