@@ -7,6 +7,7 @@ import json
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -225,3 +226,23 @@ def spoil(victim):
             assert victim.poll() is None
         finally:
             victim.kill()
+
+
+def test_who_is_taken_out_of_the_mapping_loses_the_pool_at_the_next_reload(up: Up, lab: EndpointDirectory) -> None:
+    pid, mapping = lab.running_pid(), (lab.path / "who.json").read_text()
+    assert pid is not None
+    with submitting(up, lab, "bob@example.org") as executor:
+        assert executor.submit(os.getuid).result(60) == pwd.getpwnam(BOB).pw_uid
+        pool = executor.submit(os.getppid).result(60)
+        assert Path(f"/proc/{pool}").stat().st_uid == pwd.getpwnam(BOB).pw_uid
+        try:
+            (lab.path / "who.json").write_text(mapping.replace("(.*)@example", "(ada)@example"))
+            os.kill(pid, signal.SIGHUP)
+            eventually(lambda: not Path(f"/proc/{pool}").exists(), 20)
+        finally:
+            (lab.path / "who.json").write_text(mapping)
+    with submitting(up, lab, "bob@example.org") as executor, pytest.raises(PoolFailed, match="nothing that matches"):
+        executor.submit(os.getuid).result(30)
+    os.kill(pid, signal.SIGHUP)
+    # Both changes: that of the beginning, and back.
+    eventually(lambda: lab.log_file.read_text().count("Changed: who is which local user") == 2, 10)
