@@ -221,8 +221,9 @@ def _revived(value: Any) -> Exception | None:
     if not isinstance(value, list):
         return None
     kind, args, attributes = value
-    # Without __init__: the arguments that the author's constructor wants are not the ones that `args` holds.
-    error = kind.__new__(kind, *args)
+    # Without __init__: the arguments that the author's constructor wants are not the ones that `args` holds. Those of
+    # built-in types are, and a UnicodeError has no text without.
+    error = kind(*args) if kind.__module__ == "builtins" else kind.__new__(kind, *args)
     error.args = tuple(args)
     error.__dict__.update(attributes)
     return error if isinstance(error, Exception) else None

@@ -76,10 +76,10 @@ def show(
         output.say_json(function)
         return
     for key in ("function_id", "name", "owner", "public", "python_version", "created_at", "description", "metadata"):
-        output.say(f"{key + ':':16}{shown(function[key])}")
+        output.say(f"{key + ':':17}{shown(function[key])}")
     for key in ("requirements", "requires_python"):
         if function.get(key):
-            output.say(f"{key + ':':16}{shown(function[key])}")
+            output.say(f"{key + ':':17}{shown(function[key])}")
     output.say()
     output.say(function["source"] or "(stored by cloudpickle only, without source)")
 

@@ -108,7 +108,7 @@ def test_a_file_with_several_functions_needs_a_name_and_one_that_does_not_compil
     needs.write_text("Numpy >= 2\n")
     named = ("--name", "average", "--requirements", str(needs), "--python", "3.12", "--module", str(source))
     needy = shell("function", "register", str(source), *named).out.strip()
-    assert "requirements:   numpy>=2" in (shown := shell("function", "show", needy).out)
+    assert "requirements:    numpy>=2" in (shown := shell("function", "show", needy).out)
     assert "requires_python: 3.12" in shown
     source.write_text("def f(:\n")
     assert "line 1" in shell("function", "register", str(source), status=1).err

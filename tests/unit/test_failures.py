@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import copyreg
 import json
 import subprocess
 import traceback
@@ -80,6 +81,17 @@ def test_an_exception_comes_back_as_its_own_type_with_its_text_and_attributes(er
     assert str(copy) == str(error)
     for name in ("errno", "filename", "start", "returncode", "output", "pos", "left"):
         assert getattr(copy, name, None) == getattr(error, name, None)
+
+
+def test_errors_keep_their_text_where_a_library_pickles_them_in_its_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    # tblib, which Parsl and Dask install, takes such a hold of every exception there is.
+    monkeypatch.setitem(copyreg.dispatch_table, UnicodeDecodeError, lambda error: (type(error).__new__, (type(error),)))
+    error = UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+
+    copy = there_and_back(error)
+
+    assert str(copy) == str(error)
+    assert (copy.start, copy.reason) == (0, "invalid start byte") if isinstance(copy, UnicodeDecodeError) else False
 
 
 def test_the_remote_traceback_is_a_note_and_the_cause() -> None:
