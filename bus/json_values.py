@@ -105,7 +105,7 @@ def _jsonable_by_kind(value: Any, depth: int) -> Any:  # noqa: PLR0911 - one lin
 
 def _finite(value: float) -> float:
     if not isfinite(value):
-        raise _NotJsonError(f"{value} is a number that JSON does not have; return None, or a text, in its place")
+        raise _NotJsonError(f"{value} is a number that JSON does not have; give None, or a text, in its place")
     return value
 
 
@@ -167,12 +167,12 @@ def _fields(value: Any) -> dict[str, Any] | None:
 def _refusal(value: Any) -> str:
     name = f"type {type_name(value)}"
     if isinstance(value, bytes | bytearray | memoryview):
-        return f"{name}; return text instead, for instance base64.b64encode(...).decode()"
+        return f"{name}; give text instead, for instance base64.b64encode(...).decode()"
     if hasattr(value, "to_dict"):
-        return f"{name}; return plain data instead, for instance value.to_dict()"
+        return f"{name}; give plain data instead, for instance value.to_dict()"
     if hasattr(value, "__next__"):
-        return f"{name}; return list(...) of it instead"
-    return f"{name} has no JSON form; return plain data (numbers, text, lists, dicts) instead"
+        return f"{name}; give list(...) of it instead"
+    return f"{name} has no JSON form; give plain data (numbers, text, lists, dicts) instead"
 
 
 def type_name(value: Any) -> str:

@@ -258,13 +258,13 @@ def test_obvious_types_have_a_json_form(value: Any, expected: Any) -> None:
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ({"a": [b"x"]}, r"at \$\.a\[0\]: type bytes; return text instead"),
+        ({"a": [b"x"]}, r"at \$\.a\[0\]: type bytes; give text instead"),
         ([1, math.nan], r"at \$\[1\]: nan is a number that JSON does not have"),
         (np.array([np.inf]), r"at \$\[0\]: inf is"),
         ({"a b": object()}, r"at \$\['a b'\]: type object has no JSON form"),
         ({(1, 2): 3}, r"a key of type tuple"),
         ({1: "a", "1": "b"}, r"two keys have the text '1'"),
-        ((x for x in "a"), r"at \$: type generator; return list"),
+        ((x for x in "a"), r"at \$: type generator; give list"),
         ("\ud800", r"not valid Unicode"),
         (np.array([1j]), r"dtype complex128"),
     ],
