@@ -16,6 +16,7 @@ from headrace.bus.connection import Connection
 from headrace.bus.errors import BusError, TaskExpired
 from headrace.bus.network import Network
 from headrace.cli.findings import Finding, ok, problem, skipped, warning
+from headrace.endpoint.configuration.files import OPTIONS_DEMANDED
 from headrace.endpoint.directory import EndpointDirectory
 from headrace.endpoint.errors import EndpointError
 from headrace.schemas.errors import HeadraceError
@@ -148,6 +149,8 @@ class EndpointCheck:
             said = f"a sample task had no result within {self.within_s:g} s"
             return self._problem("task", said, f"all workers may be busy (`headrace endpoint status`); {log}")
         except PoolFailed as error:
+            if str(error).startswith(OPTIONS_DEMANDED):
+                return skipped("task", f"a sample task has no options to give: {error}", endpoint=self.name)
             return self._problem("task", str(error), "tasks without options do not run there; the message says why")
         except HeadraceError as error:
             return self._problem("task", f"a sample task failed: {type(error).__name__}: {error}", log)

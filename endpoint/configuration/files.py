@@ -28,6 +28,8 @@ CONFIG_FILE: Final = "config.yaml"
 TEMPLATE_FILE: Final = "user_config_template.yaml.j2"
 SCHEMA_FILE: Final = "user_config_schema.json"
 ENVIRONMENT_FILE: Final = "user_environment.yaml"
+OPTIONS_DEMANDED: Final = "this endpoint takes no task without options (user_endpoint_config)"
+"""How the refusal of a template that cannot do without options begins."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +122,7 @@ class ConfigurationFiles:
             return self.pool({}, user_runtime=own_runtime()), None
         except OptionsInvalid as error:
             nothing = PoolConfig(workers=1, log_level=self.config.log_level)
-            return nothing, f"this endpoint takes no task without options (user_endpoint_config): {error}"
+            return nothing, f"{OPTIONS_DEMANDED}: {error}"
 
 
 def _templates(directory: Path, config: EndpointConfig) -> Templates | None:

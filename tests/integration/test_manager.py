@@ -23,6 +23,7 @@ from headrace_up import Up, descendants, headrace_up, is_alive
 from waiting import eventually, eventually_async
 
 from headrace.bus.errors import PoolFailed, TaskFailed
+from headrace.cli.endpoint_checks import EndpointCheck
 from headrace.endpoint.directory import EndpointDirectory, Endpoints
 from headrace.endpoint.manager import Manager, ManagerSettings
 from headrace.sdk.client import Client
@@ -460,6 +461,9 @@ def test_the_default_pool_is_what_the_template_gives_without_options(client: Cli
         second = client.run(endpoint_id=endpoint.id, function_id=look)
         with pytest.raises(PoolFailed, match=r"takes no task without options .* line 2: 'who' is undefined"):
             client.get_result(second, wait_s=10)
+        doctor = EndpointCheck(client=client, endpoint_id=endpoint.id, name=name, within_s=10)
+        (task,) = [finding for finding in doctor.findings() if finding.check == "task"]
+        assert (task.state, "'who' is undefined" in task.said) == ("skipped", True)
 
         template.write_text("environment: {WHO: {{ who|default('somebody') }}}\n")
         reloaded = run(home, "reload", name)
