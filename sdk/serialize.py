@@ -111,7 +111,7 @@ class AllDataStrategies(DataStrategy):
 
 
 class JSONData(DataStrategy):
-    """Plain data: tuples become lists, and what JSON does not have is refused."""
+    """Plain data: tuples and sets become lists, dates and UUIDs texts; what has no form in JSON is refused."""
 
     identifier = "11"
 

@@ -147,3 +147,12 @@ def test_every_document_can_be_reached_from_the_readme() -> None:
                 waiting.append(linked)
 
     assert set(ROOT.glob("docs/**/*.md")) - reached == set()
+
+
+@pytest.mark.parametrize("index", ["README.md", "docs/README.md"])
+def test_the_indexes_name_every_document(index: str) -> None:
+    text = (ROOT / index).read_text(encoding="utf-8")
+    kinds = ("tutorial", "how-to", "reference", "explanation")
+    assert [
+        path.name for kind in kinds for path in ROOT.glob(f"docs/{kind}/*.md") if f"{kind}/{path.name})" not in text
+    ] == []
