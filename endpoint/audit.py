@@ -126,7 +126,7 @@ def collect(source: Path, taken: Path, into: AuditFile, **facts: Any) -> None:
     for raw in data.splitlines():
         try:
             lines.append(msgspec.json.encode(msgspec.structs.replace(_decode_line(raw), **facts)) + b"\n")
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             strange += 1
     if strange:
         lines.append(audit_line("lines_unreadable", count=strange, **facts))

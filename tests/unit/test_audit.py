@@ -60,11 +60,12 @@ def test_what_a_local_user_says_is_kept_but_not_whom_it_is_about(tmp_path: Path)
     said = {"time": 1.0, "event": "task_ended", "task_id": str(UUID(int=1)), "principal": "urn:headrace:user:somebody"}
     said |= {"function_id": str(UUID(int=2)), "endpoint_id": str(UUID(int=3)), "pool": "other", "host": "h"}
     said |= {"user": "root", "state": "succeeded"}
-    source.write_text(json.dumps(said) + "\nnonsense\n")
+    deep = '{"x": ' + "[" * 100_000 + "]" * 100_000 + "}"
+    source.write_text(json.dumps(said) + f"\nnonsense\n{deep}\n")
     collect(source, taken, AuditFile(into), principal="urn:headrace:user:ada", pool="hers", user="ada")
     line, strange = map(json.loads, into.read_text().splitlines())
     assert (line["principal"], line["pool"], line["user"]) == ("urn:headrace:user:ada", "hers", "ada")
-    assert (strange["event"], strange["count"]) == ("lines_unreadable", 1)
+    assert (strange["event"], strange["count"]) == ("lines_unreadable", 2)
     assert [each.name for each in tmp_path.iterdir()] == ["audit.log"]
 
 
