@@ -211,7 +211,7 @@ class Executor(concurrent.futures.Executor):
             longer never starts, and is `expired`. None: no limit.
         max_retries: how often the function is run again when it raises. retry_delay_s: the pause before that.
         rerun_on_loss: whether the task runs again when its worker or machine dies; False ends it as `TaskLost`.
-        resource_specification: what the task needs of the engine, in place of the executor's.
+        resource_specification: what the task needs of the engine, in place of the executor's. None: nothing.
         when_full, full_timeout_s: what a submission does that finds no room; see `Executor`.
 
         The view *is* this executor but for the options: same group, functions, settings, and `shutdown` of one is the
@@ -437,7 +437,7 @@ class Executor(concurrent.futures.Executor):
         task, specification = self._submission.task, self._resource_specification
         if (self._json_results or not self._allow_pickle) and not task.json_result:
             task = msgspec.structs.replace(task, json_result=True)
-        if not specification or task.resource_specification:
+        if not specification or self._submission.has_resources:
             return task
         return options.with_resources(task, specification)
 

@@ -30,6 +30,8 @@ class Submission:
 
     task: TaskOptions = field(default_factory=TaskOptions)
     when_full: WhenFull = BLOCK
+    has_resources: bool = False
+    """Whether the resource specification of `task` counts, also where it is none, and not the executor's."""
 
     def changed(self, changes: Mapping[str, Any]) -> Submission:
         """These options with changes, named as in `Executor.with_options`; those that are `KEEP` are none.
@@ -40,7 +42,7 @@ class Submission:
         when_full = WhenFull.of(
             given.pop("when_full", self.when_full.name), given.pop("full_timeout_s", self.when_full.timeout_s)
         )
-        task = self.task
+        task, has_resources = self.task, self.has_resources or "resource_specification" in given
         if "resource_specification" in given:
             task = options.with_resources(task, given.pop("resource_specification"))
-        return Submission(task=options.changed(task, given), when_full=when_full)
+        return Submission(task=options.changed(task, given), when_full=when_full, has_resources=has_resources)

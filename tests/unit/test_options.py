@@ -64,6 +64,8 @@ def test_a_view_is_the_same_executor_with_other_options() -> None:
     assert executor.endpoint_id == again.endpoint_id == other
     executor.resource_specification = {"cores": 2}
     assert view._options().resource_specification == b'{"cores": 2}'
+    assert executor.with_options(resource_specification=None)._options().resource_specification == b""
+    assert executor.with_options(resource_specification={})._options().resource_specification == b""
     assert view._options().max_retries == 2
     again.shutdown()
     with pytest.raises(RuntimeError, match="after shutdown"):
