@@ -45,7 +45,8 @@ class Courier:
         self._spool = spool
         self._inline_bytes = inline_bytes
         self._container = container
-        self._pool = uuid.uuid4().hex
+        self.pool = uuid.uuid4().hex
+        """What tells this pool, since its last start, from all others."""
         self.terms = b""
         """Encoded `Terms`, once `open` was called."""
 
@@ -66,12 +67,12 @@ class Courier:
         """Settle what is the same for all calls. Before the first of them; again when something has changed."""
         mark = ""
         if self._spool is not None:
-            path = self._spool / f"mark-{self._pool}"
+            path = self._spool / f"mark-{self.pool}"
             path.touch(mode=0o600)
             mark = str(path)
         self.terms = encode(
             Terms(
-                pool=self._pool,
+                pool=self.pool,
                 environment=self._environment,
                 limits=self._limits.as_argument(),
                 most_output_bytes=self._most_output_bytes,
@@ -120,7 +121,7 @@ class Courier:
         """Remove what was left in the spool."""
         if self._spool is not None:
             with contextlib.suppress(OSError):
-                (self._spool / f"mark-{self._pool}").unlink()
+                (self._spool / f"mark-{self.pool}").unlink()
 
 
 def once_name(key: UUID, attempts: int) -> str:

@@ -63,7 +63,9 @@ class DaskGrid:
         call, attempts = errands[0]
         once = "" if call.options.rerun_on_loss else once_name(call.key, attempts)
         parcel = self._courier.parcel(errands)
-        future = self._client.submit(run, parcel, once, key=f"headrace-{call.key}-{attempts}", pure=False)
+        # The pool's own: another one on the same cluster may be given the call while the scheduler still knows ours.
+        name = f"headrace-{self._courier.pool}-{call.key}-{attempts}"
+        future = self._client.submit(run, parcel, once, key=name, pure=False)
         endings: list[asyncio.Future[Ending]] = [asyncio.get_running_loop().create_future() for _ in errands]
         keys = [call.key for call, _ in errands]
         self._unfinished.update(keys)
@@ -198,7 +200,7 @@ class DaskGrid:
         if task is not None:
             task.set_name("kill")
         with contextlib.suppress(Exception):  # a worker that cannot be reached has lost the call as well
-            await self._client.run(host.kill, keys, on_error="ignore")
+            await self._client.run(host.kill, self._courier.terms, keys, on_error="ignore")
 
     async def _forgotten(self, once: str) -> None:
         from distributed import Event

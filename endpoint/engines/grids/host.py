@@ -211,11 +211,11 @@ def run(parcel: bytes, *, workers: int = 1) -> Reply:
         host.close()
 
 
-def kill(keys: Iterable[bytes]) -> None:
-    """End calls that run here, whoever's they are."""
-    found = [UUID(bytes=key) for key in keys]
-    for host in list(_hosts.values()):
-        host.kill(found)
+def kill(terms: bytes, keys: Iterable[bytes]) -> None:
+    """End calls that a pool runs here. What it has given back may run for another pool, here as well."""
+    host = _hosts.get(terms)
+    if host is not None:
+        host.kill([UUID(bytes=key) for key in keys])
 
 
 def close_all(terms: bytes) -> None:
