@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from headrace.bus.errors import EnvironmentUnusable
+from headrace.bus.parent import die_with_parent
 from headrace.bus.requirements import Needs
 from headrace.endpoint.environments.library import make_library, make_light_library, packages_for_another_python
 from headrace.endpoint.environments.policy import EnvironmentPolicy
@@ -149,6 +150,8 @@ class _Runner:
             env={name: value for name, value in os.environ.items() if not name.startswith(OWN_PREFIX)}
             | dict(variables),
             start_new_session=True,
+            # The lock on what is built ends with us: the next builder must not meet a tool of ours there.
+            preexec_fn=die_with_parent(),
         )
         assert process.stdout is not None  # noqa: S101 - it is a pipe
         try:

@@ -96,8 +96,8 @@ class Environments:
             await _locked(lock, fcntl.LOCK_EX, say)
             if not self._marker(key).exists():
                 await self._build(needs, key, say)
-            # Another one may remove it in between: hence the look again.
-            fcntl.flock(lock, fcntl.LOCK_SH)
+            # Another one may lock it in between, and even remove it: hence no blocking, and the look again.
+            await _locked(lock, fcntl.LOCK_SH)
 
     async def _build(self, needs: Needs, key: str, say: Say) -> None:
         path = self._directory / key

@@ -7,12 +7,12 @@ that a worker loads; for another Python these two are installed with the functio
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import importlib.util
 import sys
 from pathlib import Path
 from typing import Final
+from uuid import uuid4
 
 PACKAGES: Final = ("cloudpickle", "msgspec")
 FOLDERS: Final = ("bus", "endpoint", "schemas")
@@ -52,8 +52,7 @@ def _link(path: Path, target: Path) -> None:
     if path.is_symlink() and path.readlink() == target:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.new")
-    with contextlib.suppress(FileNotFoundError):
-        fresh.unlink()
+    # A name of its own: several environments, perhaps of several managers, may be made at once.
+    fresh = path.with_name(f".{path.name}.{uuid4().hex}")
     fresh.symlink_to(target)
     fresh.replace(path)
