@@ -7,11 +7,13 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from headrace.bus.errors import EnvironmentUnusable
+from headrace.bus.parent import die_with_parent
 from headrace.bus.requirements import Needs
 from headrace.endpoint.configuration.pool_config import PoolConfig
 from headrace.endpoint.directory import EndpointDirectory
@@ -68,6 +70,7 @@ class UserPool:
         self._log = directory.pool_file(wish.pool, "log")
         self._process = PoolProcess(directory, wish.pool, grace_s=grace_s, log=self._log)
         self._stop = asyncio.Event()
+        self._kill = asyncio.Event()
         self._moved = time.monotonic()
         self._seen: dict[str, Any] = {}
         self._log_start = 0
@@ -114,6 +117,8 @@ class UserPool:
 
     def kill(self) -> None:
         """End it at once."""
+        self._stop.set()
+        self._kill.set()
         self._process.kill()
 
     def status(self) -> list[dict[str, Any]]:
@@ -127,11 +132,11 @@ class UserPool:
         problem = ""
         try:
             self._begin_log()
-            problem = await self._shell(self.config.endpoint_setup, "endpoint_setup")
+            problem = await self._unless(self._stop, self._shell(self.config.endpoint_setup, "endpoint_setup"))
             problem = problem or await self._environment()
             if not problem and not self._stop.is_set():
                 problem = await self._keep()
-                await self._shell(self.config.endpoint_teardown, "endpoint_teardown")
+                await self._unless(self._kill, self._tear_down())
         except OSError as error:
             problem = f"the pool cannot be started: {error}"
         finally:
@@ -227,7 +232,11 @@ class UserPool:
                 commands,
                 cwd=self._directory.pool_cwd or self._directory.path,
                 env=worker_environment(os.environ if user is None else user.environment(os.environ), environment),
-                **({} if user is None else user.process_options()),
+                **(
+                    {"preexec_fn": die_with_parent(), "start_new_session": True}
+                    if user is None
+                    else user.process_options()
+                ),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -239,12 +248,38 @@ class UserPool:
             status = None
         finally:
             if process.returncode is None:
-                process.kill()
+                # With what the commands have started: nobody else would ever end it.
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
                 await process.wait()
         if status == 0:
             return ""
         ended = f"took longer than {_SETUP_S:g} s" if status is None else f"ended with status {status}"
         return self._said(f"{key} {ended}")
+
+    async def _tear_down(self) -> str:
+        problem = await self._shell(self.config.endpoint_teardown, "endpoint_teardown")
+        if problem:
+            logger.warning(
+                "The pool %s has ended, but %s",
+                self.wish.pool,
+                problem,
+                extra={"action": "pool_teardown_failed", "pool": self.wish.pool},
+            )
+        return problem
+
+    @staticmethod
+    async def _unless(event: asyncio.Event, work: Coroutine[Any, Any, str]) -> str:
+        """What the work gives; nothing, and the work is cancelled, once the event is set."""
+        working = asyncio.create_task(work, name="commands of a pool")
+        ending = asyncio.create_task(event.wait(), name="end of the commands")
+        try:
+            await asyncio.wait((working, ending), return_when=asyncio.FIRST_COMPLETED)
+            return working.result() if working.done() else ""
+        finally:
+            for task in (working, ending):
+                task.cancel()
+            await asyncio.gather(working, ending, return_exceptions=True)
 
     async def _environment(self) -> str:
         """Have the packages that the functions need; gives why that cannot be."""

@@ -197,6 +197,27 @@ def test_a_setup_that_fails_ends_the_tasks_with_its_last_words(executor: Executo
         executor.submit(place).result(20)
 
 
+def test_a_manager_stops_though_a_setup_has_not_ended_and_takes_its_commands_along(up: Up, client: Client) -> None:
+    options = {"setup": "sleep 321 & echo $! > child.new; mv child.new child; wait"}
+    with lab(up) as endpoint, Executor(endpoint.id, client, user_endpoint_config=options) as executor:
+        future = executor.submit(place)
+        child = endpoint.directory.path / "child"
+        eventually(child.exists, 10)
+
+        endpoint.process.terminate()
+        endpoint.process.wait(20)
+
+        assert b"321" not in _command_line(int(child.read_text()))
+        future.cancel()
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
 def test_a_pool_that_keeps_crashing_is_given_up(executor: Executor, shared: Lab, client: Client) -> None:
     executor.user_endpoint_config = options = {"level": "crash"}
     # No pool can make its directory for large payloads where a file lies.
