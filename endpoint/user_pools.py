@@ -205,6 +205,13 @@ class UserPools:
             code = EnvironmentUnusable.code if isinstance(error, EnvironmentRefused) else ""
             self._tell(wish, "failed", str(error), code)
             return
+        if self._reports is None:
+            return  # the manager stops by now
+        if wish.pool in self._pools:
+            # Wanted twice, and the other one was rendered first.
+            self._pools[wish.pool].adopt(wish)
+            self._tell(wish, self._pools[wish.pool].state)
+            return
         failure = self._failures.get(wish.pool)
         if failure is not None and failure.config == config.document() and time.monotonic() < failure.until:
             self._tell(wish, "failed", failure.problem, failure.code)
