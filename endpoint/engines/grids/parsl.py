@@ -55,6 +55,8 @@ class ParslGrid:
         self.most_together = 1 if settings.is_mpi else _MOST_TOGETHER
         self.broken = ""
         self._blocks: Blocks | None = None
+        self._made: Blocks | None = None
+        """What has to be given back; the thread's."""
         self._announcer = Announcer()
         # One thread for all: Parsl's interchange ends with the thread that started it.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="parsl")
@@ -140,7 +142,7 @@ class ParslGrid:
             back_off_s = min(_LONGEST_BACK_OFF_S, back_off_s * 2)
 
     async def _open(self) -> None:
-        blocks = await self._in_thread(lambda: Blocks(self._settings, self._directory))
+        blocks = await self._in_thread(self._make)
         self._blocks = blocks
         blocks.demand = self._wanted
         if not self._announcer.port:
@@ -178,10 +180,19 @@ class ParslGrid:
         self._on_change()
 
     async def _close(self) -> None:
-        blocks, self._blocks = self._blocks, None
+        self._blocks = None
+        with contextlib.suppress(Exception):
+            await self._in_thread(self._give_back)
+
+    def _make(self) -> Blocks:
+        # Kept here and not by whoever waits for it, who may be cancelled meanwhile: jobs would stay in a queue.
+        self._made = Blocks(self._settings, self._directory)
+        return self._made
+
+    def _give_back(self) -> None:
+        blocks, self._made = self._made, None
         if blocks is not None:
-            with contextlib.suppress(Exception):
-                await self._in_thread(blocks.close)
+            blocks.close()
 
     async def _in_thread(self, work: Callable[[], Any]) -> Any:
         return await self._loop.run_in_executor(self._thread, work)
