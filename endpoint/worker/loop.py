@@ -140,6 +140,7 @@ class Worker:
                     number = self._waiting.pop()[0]
                     returned.append(number)
                     self._sandbox_names.pop(number, None)
+                    self._specifications.pop(number, None)
                 except IndexError:  # the main thread was quicker
                     break
         finally:
