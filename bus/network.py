@@ -154,12 +154,27 @@ class Network:
         if not proxy or is_loopback(host) or any(_matches(entry, host, port) for entry in self.no_proxy):
             return None
         proxy = proxy if "://" in proxy else f"http://{proxy}"
+        if not _is_whole(proxy):
+            # Without any of it: nobody can say which part is the password.
+            raise NetworkUnusable(
+                "the URL of the proxy cannot be read (HTTPS_PROXY, HTTP_PROXY, ALL_PROXY): in its user and password"
+                " write each '/' as %2F, '#' as %23, '?' as %3F, '[' as %5B and ']' as %5D; its port is a number"
+            )
         if urlsplit(proxy).scheme not in _PROXY_SCHEMES or not urlsplit(proxy).hostname:
             raise NetworkUnusable(
                 f"the proxy {shown(proxy)} is of a kind that Headrace cannot use: it must be an http:// or https:// URL"
                 f" (HTTPS_PROXY, ALL_PROXY); with NO_PROXY={host} there is none"
             )
         return proxy
+
+
+def _is_whole(url: str) -> bool:
+    """Whether a URL is taken apart where its author meant it to be: an unquoted `/` or `#` ends user and password."""
+    try:
+        parts = urlsplit(url)
+        return "@" not in f"{parts.path}{parts.query}{parts.fragment}" and (parts.port or 0) >= 0
+    except ValueError:
+        return False
 
 
 def shown(url: str) -> str:

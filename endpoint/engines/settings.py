@@ -242,6 +242,9 @@ def _check(reader: Reader, settings: EngineSettings, path: Path) -> None:
             reader.problem((*path, "container_type"), "needs container_uri, the image to run")
         if settings.container_uri and not settings.container_type:
             reader.problem((*path, "container_uri"), f"needs container_type, one of {', '.join(CONTAINER_TYPES)}")
+        elif (settings.container_uri or "").startswith("-"):
+            # A template may have it from a user, to whom the options of the runtime are not open.
+            reader.problem((*path, "container_uri"), "begins with '-', which would be an option, and no image")
         _check_container_options(reader, settings, path)
     if isinstance(settings, ParslSettings):
         provider = settings.provider

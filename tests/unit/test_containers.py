@@ -107,6 +107,18 @@ def test_only_a_container_that_a_daemon_keeps_is_ended_by_its_name() -> None:
             {"container_type": "docker", "container_uri": "x", "container_cmd_options": "-v '"},
             "engine.container_cmd_options: cannot be split into words",
         ),
+        (
+            {"container_type": "docker", "container_uri": "--volume=/:/host"},
+            "engine.container_uri: begins with '-', which would be an option",
+        ),
+        (
+            {
+                "container_type": "custom",
+                "container_cmd_options": "a {CONTAINER_URI} {EXECUTOR_LAUNCH_CMD}",
+                "container_uri": "--privileged",
+            },
+            "engine.container_uri: begins with '-', which would be an option",
+        ),
     ],
 )
 def test_a_command_that_cannot_be_made_is_refused_with_its_configuration(keys: dict[str, str], problem: str) -> None:

@@ -49,6 +49,16 @@ def test_a_password_is_never_shown() -> None:
     assert "wss://a (through http://proxy.example:3128)" in shown
 
 
+@pytest.mark.parametrize("password", ["s3cret/", "s3cret#1", "s3cret?", "[s3cret", "1/s3cret", "s3cret:x/"])
+def test_a_password_that_takes_a_proxys_url_apart_is_not_shown_either(password: str) -> None:
+    network = Network(https_proxy=f"http://ada:{password}@proxy.example:3128")
+
+    with pytest.raises(NetworkUnusable, match="write each '/' as %2F") as refused:
+        network.proxy_for("https://x")
+    assert "s3cret" not in str(refused.value)
+    assert "1" not in str(refused.value)
+
+
 def test_each_kind_of_url_has_its_proxy() -> None:
     network = Network(http_proxy="http://h:1", https_proxy="s:2", all_proxy="http://a:3")
 
