@@ -111,18 +111,29 @@ class Builder:
         )
 
     def _install(self, python: Path, wanted: Sequence[str]) -> list[str]:
-        policy = self._policy
-        sources = ["--no-index", "--find-links", policy.find_links] if policy.find_links else []
+        links = self._policy.find_links
+        sources = ["--no-index"] if links else []
+        if links and not _is_url(links):
+            sources += ["--find-links", links]  # which may hold blanks
         if self._uv is not None:
-            index = ["--default-index", policy.index_url] if policy.index_url else []
-            return [self._uv, "pip", "install", "--python", str(python), *index, *sources, "--", *wanted]
-        index = ["--index-url", policy.index_url] if policy.index_url else []
+            return [self._uv, "pip", "install", "--python", str(python), *sources, "--", *wanted]
         pip = [sys.executable, "-m", "pip", "--python", str(python), "--disable-pip-version-check", "--no-input"]
-        return [*pip, "install", *index, *sources, "--", *wanted]
+        return [*pip, "install", *sources, "--", *wanted]
 
     def _variables(self) -> dict[str, str]:
-        downloads = "automatic" if self._policy.python_downloads else "never"
-        return {"UV_PYTHON_DOWNLOADS": downloads, "UV_NO_PROGRESS": "1", "PIP_NO_PYTHON_VERSION_WARNING": "1"}
+        policy = self._policy
+        downloads = "automatic" if policy.python_downloads else "never"
+        variables = {"UV_PYTHON_DOWNLOADS": downloads, "UV_NO_PROGRESS": "1", "PIP_NO_PYTHON_VERSION_WARNING": "1"}
+        # URLs may hold a password, which everybody on the machine could read in a command line.
+        if policy.index_url:
+            variables |= {"UV_DEFAULT_INDEX": policy.index_url, "PIP_INDEX_URL": policy.index_url}
+        if policy.find_links and _is_url(policy.find_links):
+            variables |= {"UV_FIND_LINKS": policy.find_links, "PIP_FIND_LINKS": policy.find_links}
+        return variables
+
+
+def _is_url(source: str) -> bool:
+    return "://" in source
 
 
 def _version_of(python: str) -> str:
@@ -156,9 +167,9 @@ class _Runner:
         assert process.stdout is not None  # noqa: S101 - it is a pipe
         try:
             async for line in process.stdout:
-                self._log.write(line)
-                self._log.flush()
                 text = _CREDENTIALS.sub("***@", line.decode(errors="replace").rstrip())
+                self._log.write(f"{text}\n".encode())
+                self._log.flush()
                 if text:
                     self._lines.append(text)
             status = await process.wait()

@@ -40,6 +40,10 @@ def left_in(directory: Path) -> set[str]:
     return {path.suffix for path in directory.iterdir() if not path.name.startswith("library")}
 
 
+def logs_in(directory: Path) -> list[str]:
+    return [path.read_text() for path in directory.glob("*.log")]
+
+
 def says(lease: Lease, expression: str) -> str:
     command = [str(lease.python), "-P", "-c", f"import headrace.endpoint.worker.__main__; {expression}"]
     return subprocess.run(command, capture_output=True, check=True, text=True, env={}).stdout.strip()
@@ -90,6 +94,29 @@ async def test_what_cannot_be_built_says_so_with_the_tool_s_words_and_leaves_not
         await environments(tmp_path, wheels, build_timeout_s=0.001).use(Needs.of(["tide"]), lambda _: None)
     with pytest.raises(EnvironmentUnusable, match="most_bytes"):
         await environments(tmp_path, wheels, most_bytes=10).use(Needs.of(["tide"]), lambda _: None)
+
+
+async def test_the_password_of_an_index_is_in_no_command_line_and_no_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    start = asyncio.create_subprocess_exec
+
+    async def watched(*command: str, **options: Any) -> asyncio.subprocess.Process:
+        seen.extend(command)
+        return await start(*command, **options)
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", watched)
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
+    policy = EnvironmentPolicy(packages=None, index_url="http://ada:s3cret@127.0.0.1:1/simple")
+
+    with pytest.raises(EnvironmentUnusable) as refused:
+        await Environments(tmp_path, policy).use(Needs.of(["tide"]), lambda _: None)
+
+    assert "tide" in seen
+    assert "s3cret" not in "\n".join([str(refused.value), *seen, *logs_in(tmp_path)])
+    assert "127.0.0.1" in str(refused.value)
 
 
 async def test_the_longest_unused_one_goes_unless_somebody_has_it(tmp_path: Path, wheels: Path) -> None:
