@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import io
 import logging
 import os
 import pwd
+import shutil
 import socket
 import stat
 import time
@@ -34,7 +36,10 @@ LONGEST_BYTES: Final = 64 * 1024 * 1024
 """A file that is longer becomes `NAME.1`, what was that `NAME.2`, and so on."""
 OLD_FILES: Final = 10
 
+TASK_ENDED: Final = "task_ended"
 _EVERY_S: Final = 0.25
+_MOST_STRANGE: Final = 10_000
+"""Lines that are none, after which what a local user has written is read no further."""
 _MOST_NOTED: Final = 100_000
 _OPEN: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -112,22 +117,35 @@ def collect(source: Path, taken: Path, into: AuditFile, **facts: Any) -> None:
 
     `taken` is where root alone may write. What is no line is counted. Raises `OSError`; the lines then stay.
     """
-    if not taken.exists():
+    if not os.path.lexists(taken):
         try:
             if not stat.S_ISREG(source.lstat().st_mode):
                 raise OSError(f"{source} is no file")
         except FileNotFoundError:
             return
         os.rename(source, taken)
+    if not stat.S_ISREG(taken.lstat().st_mode):
+        # Exchanged for something else at the last moment.
+        _remove(taken)
+        into.append(audit_line("lines_unreadable", count=1, **facts))
+        return
     data = _taken(taken)
     if data is None:
         return
     lines, strange = [], 0
-    for raw in data.splitlines():
+    for raw in io.BytesIO(data):
+        if strange >= _MOST_STRANGE:
+            break
         try:
-            lines.append(msgspec.json.encode(msgspec.structs.replace(_decode_line(raw), **facts)) + b"\n")
+            line = _decode_line(raw)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             strange += 1
+            continue
+        if line.event != TASK_ENDED:
+            # Of anything else than tasks a pool has nothing to say: only its manager has.
+            strange += 1
+            continue
+        lines.append(msgspec.json.encode(msgspec.structs.replace(line, **facts)) + b"\n")
     if strange:
         lines.append(audit_line("lines_unreadable", count=strange, **facts))
     if lines:
@@ -135,12 +153,17 @@ def collect(source: Path, taken: Path, into: AuditFile, **facts: Any) -> None:
     taken.unlink()
 
 
+def _remove(path: Path) -> None:
+    try:
+        path.unlink()
+    except IsADirectoryError:
+        shutil.rmtree(path)
+
+
 def _taken(path: Path) -> bytes | None:
     """What is in a file that was the user's; None while the user still writes there."""
     handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(handle, "rb") as file:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            return b"no file"
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -204,7 +227,7 @@ class AuditLog:
         for number, result in enumerate(results):
             yield TaskLine(
                 time=at,
-                event="task_ended",
+                event=TASK_ENDED,
                 task_id=task_id(held.address.bundle, result.index),
                 principal=held.address.principal,
                 function_id=functions[places[number] if places else 0],

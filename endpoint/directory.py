@@ -279,6 +279,14 @@ def read_foreign(path: Path) -> bytes | None:
         os.close(handle)
 
 
+def remove_foreign(path: Path) -> None:
+    """Remove what somebody else may have put there, whatever it is; what cannot be removed stays."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def read_json(path: Path) -> Any:
     """A file's JSON, or None when there is no such file, or nothing readable in it."""
     try:

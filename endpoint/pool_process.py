@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from headrace.bus.parent import die_with_parent
-from headrace.endpoint.directory import EndpointDirectory, read_foreign
+from headrace.endpoint.directory import EndpointDirectory, read_foreign, remove_foreign
 from headrace.endpoint.load import resident_bytes
 from headrace.endpoint.local_users import LocalUser
 
@@ -186,8 +186,8 @@ class PoolProcess:
             if _is_worker(pid, just_ended=just_ended, user=self._directory.pool_user):
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(pid, signal.SIGKILL)
-        pids_file.unlink(missing_ok=True)
-        self._directory.pool_file(self._pool, "status.json").unlink(missing_ok=True)
+        remove_foreign(pids_file)
+        remove_foreign(self._directory.pool_file(self._pool, "status.json"))
 
 
 def _pids_in(path: Path) -> list[int]:

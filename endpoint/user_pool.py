@@ -16,7 +16,7 @@ from headrace.bus.errors import EnvironmentUnusable
 from headrace.bus.parent import die_with_parent
 from headrace.bus.requirements import Needs
 from headrace.endpoint.configuration.pool_config import PoolConfig
-from headrace.endpoint.directory import EndpointDirectory
+from headrace.endpoint.directory import EndpointDirectory, remove_foreign
 from headrace.endpoint.environments.environments import Environments, Lease
 from headrace.endpoint.errors import CANNOT_START
 from headrace.endpoint.local_users import LocalUser
@@ -144,7 +144,7 @@ class UserPool:
             if self._lease is not None:
                 self._lease.close()
             for kind in ("token", "json", "status.json.new"):
-                self._directory.pool_file(self.wish.pool, kind).unlink(missing_ok=True)
+                remove_foreign(self._directory.pool_file(self.wish.pool, kind))
             shutil.rmtree(self._directory.pool_file(self.wish.pool, "spool"), ignore_errors=True)
         self._be("failed" if problem else "stopped", problem)
 
