@@ -15,6 +15,7 @@ from headrace.bus.pools import canonical
 from headrace.schemas import Violation
 
 MOST_OPTION_BYTES = 64 * 1024
+MOST_OPTION_DEPTH = 32
 _ANSWER_S = 2.0
 
 
@@ -70,9 +71,12 @@ def _is_settled(service: Service, endpoint: UUID, pool: str, managers: set[str])
 
 def _check(options: Mapping[str, Any]) -> None:
     try:
-        size = len(canonical(options))
+        # Whoever reads the wish, further down its own stack, must be able to: see the endpoint's `check_options`.
+        size = len(canonical(options)) if _depth(options) <= MOST_OPTION_DEPTH else None
     except RecursionError:
-        problem = "is nested too deeply"
+        size = None
+    if size is None:
+        problem = f"is nested more than {MOST_OPTION_DEPTH} deep"
     else:
         if size <= MOST_OPTION_BYTES:
             return
@@ -80,6 +84,17 @@ def _check(options: Mapping[str, Any]) -> None:
     raise InvalidRequest(
         f"user_endpoint_config {problem}", violations=(Violation(pointer="/user_endpoint_config", problem=problem),)
     )
+
+
+def _depth(value: Any) -> int:
+    below: Iterable[Any] = ()
+    if isinstance(value, Mapping):
+        below = value.values()
+    elif isinstance(value, list | tuple):
+        below = value
+    else:
+        return 0
+    return 1 + max(map(_depth, below), default=0)
 
 
 def environment_of(functions: Iterable[FunctionRecord]) -> str:

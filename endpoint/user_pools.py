@@ -205,6 +205,11 @@ class UserPools:
             code = EnvironmentUnusable.code if isinstance(error, EnvironmentRefused) else ""
             self._tell(wish, "failed", str(error), code)
             return
+        except Exception as error:
+            # One user's wish must not end the manager, and all other pools with it.
+            logger.exception("The pool %s cannot be configured.", wish.pool, extra={"action": "pool_broken"})
+            self._tell(wish, "failed", f"the pool cannot be configured: {type(error).__name__}")
+            return
         if self._reports is None:
             return  # the manager stops by now
         if wish.pool in self._pools:

@@ -102,7 +102,11 @@ class WishClient:
             raise ServiceAway(f"the service answers {answer.status_code}")
         if not answer.is_success:
             raise RegistrationRefused(f"{method} {path}: HTTP {answer.status_code}", status=answer.status_code)
-        document: dict[str, Any] = answer.json() if answer.content else {}
+        try:
+            document: dict[str, Any] = answer.json() if answer.content else {}
+        except (ValueError, RecursionError) as error:
+            # A page of a proxy, say.
+            raise ServiceAway(f"the service's answer cannot be read: {error}") from error
         return document
 
 

@@ -13,7 +13,9 @@ from typing import Any, Final
 
 import jsonschema
 from jsonschema.protocols import Validator
+from jsonschema_specifications import REGISTRY as SPECIFICATIONS  # type: ignore[import-untyped] # it has no types
 from referencing import Registry
+from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
 from headrace.schemas.errors import SchemaViolation, Violation
@@ -54,8 +56,14 @@ def validate(name: str, document: object) -> None:
 
 
 def validate_against(description: dict[str, Any], document: object, *, name: str = "input") -> None:
-    """Check a document against a schema that a user gave. Raises `SchemaViolation`."""
-    _raise_violations(name, jsonschema.Draft202012Validator(description), document)
+    """Check a document against a schema that a user gave. Raises `SchemaViolation`, also for a reference out of it."""
+    # With a registry of its own nothing is fetched from elsewhere.
+    validator = jsonschema.Draft202012Validator(description, registry=SPECIFICATIONS)
+    try:
+        _raise_violations(name, validator, document)
+    except Unresolvable as error:
+        problem = f"the schema refers to {error.ref!r}, which is not in it"
+        raise SchemaViolation(name, (Violation(pointer="", problem=problem),)) from error
 
 
 def check_schema(description: object) -> None:

@@ -4,6 +4,7 @@ played by requests."""
 from __future__ import annotations
 
 import concurrent.futures
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -312,7 +313,15 @@ def queued(service: RunningService, endpoint_id: str, pool: str) -> int:
 
 @pytest.mark.parametrize(
     ("options", "problem"),
-    [({"x": "y" * 70_000}, "at most 65536"), ("text", "is not of type"), ({"x": float("1e308")}, None)],
+    [
+        ({"x": "y" * 70_000}, "at most 65536"),
+        (json.loads('{"x": ' + "[" * 31 + "]" * 31 + "}"), None),
+        # What this process can read, managers further down their own stacks cannot: it would end them.
+        (json.loads('{"x": ' + "[" * 32 + "]" * 32 + "}"), "nested more than 32 deep"),
+        (json.loads('{"x": ' + "[" * 500 + "]" * 500 + "}"), "nested more than 32 deep"),
+        ("text", "is not of type"),
+        ({"x": float("1e308")}, None),
+    ],
 )
 def test_options_that_cannot_be_kept_are_refused(
     service: RunningService, manager: Manager, options: Any, problem: str | None

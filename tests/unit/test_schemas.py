@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from headrace.action_provider.app import OPERATIONS
-from headrace.schemas import SchemaViolation, check_schema, schema, schema_names, validate
+from headrace.schemas import SchemaViolation, check_schema, schema, schema_names, validate, validate_against
 
 BODIES = sorted({o.request_schema for o in OPERATIONS if o.request_schema})
 FILES = {f"{name}.json" for name in schema_names()}
@@ -97,3 +97,9 @@ def test_principals_are_urns(urn: str) -> None:
 def test_other_texts_are_not_principals(urn: str) -> None:
     with pytest.raises(SchemaViolation):
         validate("urn", urn)
+
+
+@pytest.mark.parametrize("reference", ["#/nowhere", "file:///etc/hostname", "http://127.0.0.1:1/schema"])
+def test_a_schema_of_somebodys_own_fetches_nothing_and_says_what_it_lacks(reference: str) -> None:
+    with pytest.raises(SchemaViolation, match="which is not in it"):
+        validate_against({"properties": {"x": {"$ref": reference}}}, {"x": 1})
