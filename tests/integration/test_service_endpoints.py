@@ -111,6 +111,15 @@ def test_how_busy_a_machine_is_only_the_owner_sees(service: RunningService) -> N
     assert "managers" not in strangers
 
 
+def test_a_sign_of_life_counts_though_it_says_more_than_the_service_knows(service: RunningService) -> None:
+    endpoint_id, token = service.add_endpoint("newer")
+    path = f"{ENDPOINTS}/{endpoint_id}"
+    said = presence(mood="fine", load={"cpus": 2, "fans": 3}, pools=[{"pool": "default", "moons": 1}])
+
+    assert service.http(token).put(f"{path}/presence", json=said).status_code == 204
+    assert service.http().get(f"{path}/status").json()["status"] == "online"
+
+
 def test_an_endpoint_that_falls_silent_is_offline(service: RunningService) -> None:
     endpoint_id, token = service.add_endpoint("silent")
     path = f"{ENDPOINTS}/{endpoint_id}"
