@@ -492,6 +492,13 @@ async def test_workers_that_cannot_be_started_fail_what_waits_with_the_reason(tm
         assert "no-python cannot be started" in failure.message
 
 
+async def test_an_environment_that_no_process_can_have_fails_what_waits_with_the_reason() -> None:
+    async with running(1, environment={"LEVEL": "a\0b"}, most_start_failures=2) as bench:
+        failure = await bench.failure(bench.submit(double, 1))
+
+        assert "cannot be started: embedded null byte" in failure.message
+
+
 async def test_workers_that_die_at_start_fail_what_waits_with_the_reason() -> None:
     async with running(1, python="/bin/false", most_start_failures=2) as bench:
         failure = await bench.failure(bench.submit(double, 1))

@@ -57,7 +57,7 @@ class ContainerCheck:
             return await self._try()
         except FileNotFoundError:
             return self._missing()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             return f"{container.program} cannot be started with {container.directory}: {error}"
 
     def _prepare(self) -> None:

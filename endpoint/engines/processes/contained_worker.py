@@ -88,6 +88,8 @@ class ContainedWorker(WorkerProcess):
                 env=command.environment,
                 start_new_session=True,
             )
+        except ValueError as error:  # as in `WorkerProcess`
+            raise OSError(str(error)) from error
         finally:
             os.close(log)
 

@@ -178,16 +178,19 @@ class WorkerProcess(asyncio.Protocol):
         self, arguments: list[str], stdout: int | None, stderr: int | None, passed: tuple[int, int]
     ) -> subprocess.Popen[bytes]:
         command = self._command
-        process = subprocess.Popen(
-            command.line(arguments),
-            stdin=subprocess.DEVNULL,
-            stdout=stdout,
-            stderr=stderr,
-            pass_fds=passed,
-            cwd=command.directory,
-            env=command.environment,
-            start_new_session=True,
-        )
+        try:
+            process = subprocess.Popen(
+                command.line(arguments),
+                stdin=subprocess.DEVNULL,
+                stdout=stdout,
+                stderr=stderr,
+                pass_fds=passed,
+                cwd=command.directory,
+                env=command.environment,
+                start_new_session=True,
+            )
+        except ValueError as error:  # a variable of the environment holds a null character, say
+            raise OSError(str(error)) from error
         if self._group is not None:
             try:
                 # Before it is sent work, so what calls start is in the group as well.
