@@ -146,6 +146,8 @@ class Reports:
                 except RegistrationRefused as error:
                     # Nobody knows the pool any more, or not us.
                     logger.info("The state of a pool is not taken: %s", error, extra={"action": "report_refused"})
+                    # What is not answered is wished again at once.
+                    await asyncio.sleep(_RETRY_S)
                 if self._due.get(pool) is report:
                     del self._due[pool]
             self._told.set()
