@@ -13,6 +13,7 @@ from headrace.action_provider.auth.withdrawal import keep_session, user_key
 from headrace.action_provider.errors import InvalidRequest
 from headrace.action_provider.http import Call, Operation, reply
 from headrace.action_provider.protocol import PROTOCOL, service_version
+from headrace.action_provider.routing import authenticate, bearer_of
 from headrace.action_provider.wishes import pool_for
 from headrace.bus.errors import RequirementsInvalid
 from headrace.bus.keys import bundle_key, function_grant
@@ -59,8 +60,10 @@ async def open_session(call: Call) -> Response:
     )
     await keep_session(service.tables, session)
     await service.lanes.use(endpoint.endpoint_id, pool, caller.principal, for_s=ttl_s + _SLACK_S)
-    # Once more, for whoever withdrew the access while the session was being recorded.
-    await endpoint_for(service, caller, endpoint.endpoint_id)
+    # Once more, for whoever withdrew the access while the session was being recorded: also by taking the caller out of
+    # a group, of which this service may not have heard.
+    service.tokens.forget(bearer_of(call.request))
+    await endpoint_for(service, await authenticate(call.request, service), endpoint.endpoint_id)
     service.metrics.sessions.labels("sdk").inc()
     secret = service.keys.pool_secret(endpoint.endpoint_id, pool)
     return reply(

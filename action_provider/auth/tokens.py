@@ -98,9 +98,12 @@ class BuiltInTokens:
             )
         return known.caller
 
-    def forget(self) -> None:
-        """Look every token up again: something was withdrawn."""
-        self._known.clear()
+    def forget(self, bearer: str | None = None) -> None:
+        """Look this token, or every one, up again: something was withdrawn, or may have been."""
+        if bearer is None:
+            self._known.clear()
+        else:
+            self._known.pop(_digest(bearer), None)
 
     async def _look_up(self, token_id: str, digest: str) -> _Known:
         self._known.pop(digest, None)

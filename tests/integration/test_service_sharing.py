@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from msgspec import structs
 from service import RunningService
+
+from headrace.bus.tables import Tables
 
 SHARES = "/api/v1/endpoints/{}/shares"
 GROUPS = "/api/v1/groups"
@@ -76,3 +81,20 @@ def test_an_administrator_says_who_is_in_a_group_and_members_see_it(service: Run
     assert service.http().put(f"{GROUPS}/che mistry/members/member").status_code == 404
     assert service.http().delete(f"{GROUPS}/chemistry/members/member").status_code == 204
     assert service.http(member).get(GROUPS).json()["groups"] == []
+
+
+def test_who_has_left_a_group_opens_no_session_though_this_service_has_not_heard_of_it(
+    service: RunningService,
+) -> None:
+    token = service.add_user("leaver", groups=(LAB,))
+    endpoint_id, _ = service.add_endpoint("sharing-5", shared_with=[LAB])
+    body = {"protocol": 1, "sdk_version": "0.1.0", "python_version": "3.11.7", "endpoint_id": endpoint_id}
+    assert service.http(token).post("/api/v1/sessions", json=body).status_code == 201
+
+    async def leave(connection: Any) -> None:
+        # As another service does it.
+        await Tables.on(connection).users.change("leaver", lambda user: structs.replace(user, groups=()))
+
+    service.bus(leave)
+
+    assert service.http(token).post("/api/v1/sessions", json=body).status_code == 404
