@@ -57,7 +57,10 @@ class EndpointUnit:
     @property
     def environment_file(self) -> Path:
         """Further variables, where the administrator has put some."""
-        return self.home / "endpoints" / self.name / "environment"
+        if self.user in (None, "root"):
+            return self.home / "endpoints" / self.name / "environment"
+        # systemd reads it as root: in a directory of the user's it could be a link to a file of root's.
+        return Path("/etc/headrace") / f"endpoint-{self.name}.env"
 
     @property
     def mark(self) -> str:

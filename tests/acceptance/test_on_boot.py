@@ -77,6 +77,14 @@ def test_systemd_takes_the_unit_without_a_complaint(tmp_path: Path, user: str | 
     assert unit.text().count("100%%") == 2
 
 
+def test_what_systemd_reads_as_root_lies_where_only_root_writes(tmp_path: Path) -> None:
+    unit = EndpointUnit(name="lab", home=tmp_path, program=("headrace",), path="/bin", grace_s=3.5, user="ada")
+
+    assert "EnvironmentFile=-/etc/headrace/endpoint-lab.env\n" in unit.text()
+    for user in (None, "root"):
+        assert dataclasses.replace(unit, user=user).environment_file == tmp_path / "endpoints" / "lab" / "environment"
+
+
 def test_a_limit_of_memory_gets_its_control_groups_where_systemd_can_give_them(tmp_path: Path) -> None:
     unit = EndpointUnit(name="lab", home=tmp_path, program=("headrace",), path="/bin", grace_s=3.5, systemd=254)
 
