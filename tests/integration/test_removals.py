@@ -169,7 +169,7 @@ def test_what_waits_for_results_is_told_when_its_token_is_revoked(
     token = admin.create_token(label="lost laptop")
     with Client(service.url, token["token"]) as lost, Executor(pool.endpoint_id, client=lost) as executor:
         waits = executor.submit(pow, 2, 3)
-        eventually(lambda: waits.task_id and admin.get_task(waits.task_id)["state"] == "pending", WITHIN_S)
+        eventually(lambda: list(admin.list_tasks(state="pending", endpoint_id=pool.endpoint_id)), WITHIN_S, "stored")
         admin.revoke_token(token["token_id"])
 
         assert isinstance(waits.exception(WITHIN_S), Unauthorized)
