@@ -31,7 +31,10 @@ class Cluster:
         self.folder = folder
         self.file = folder / "scheduler.json"
         self.processes: list[subprocess.Popen[bytes]] = []
-        self._start("dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0")
+        self.start_scheduler()
+
+    def start_scheduler(self, port: str = "0") -> None:
+        self._start("dask_scheduler", "--host", "127.0.0.1", "--port", port, "--dashboard-address", "127.0.0.1:0")
 
     def address(self) -> str:
         def read() -> str | None:
@@ -102,6 +105,23 @@ async def test_calls_of_a_worker_that_dies_run_on_another_one_unless_they_must_n
         assert (await bench.failure(once)).code == "TaskLost"
         assert (tmp_path / "once" / "starts").read_text() == "x"
         assert await bench.value(again) == second.pid, "calls are children of the worker"
+
+
+async def test_calls_wait_for_a_cluster_that_is_started_again(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.start_worker()
+    address = cluster.address()
+    async with running(1, engine_of=dask_engine(address)) as bench:
+        runs, waits = bench.submit(hold, str(tmp_path)), bench.submit(os.getpid)
+        await eventually_async((tmp_path / "starts").exists, 20)
+
+        cluster.end()
+        await eventually_async(lambda: not bench.engine.load().workers, 20, "the cluster is missed")
+        cluster.start_scheduler(address.rpartition(":")[2])
+        worker = cluster.start_worker()
+        (tmp_path / "go").touch()
+
+        assert await bench.value(runs) == worker.pid
+        assert await bench.value(waits)
 
 
 async def test_a_scheduler_that_is_not_there_is_told_with_what_waits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -59,6 +59,7 @@ class DaskGrid:
     def submit(self, errands: Sequence[tuple[Call, int]]) -> list[asyncio.Future[Ending]]:
         """Give calls to the cluster."""
         if self._client is None or self._client.status != "running":
+            self.slots = 0  # until the next look: a call is given up that is lost too often
             raise PlaceLost("the connection to the Dask scheduler is lost")
         call, attempts = errands[0]
         once = "" if call.options.rerun_on_loss else once_name(call.key, attempts)
@@ -109,9 +110,10 @@ class DaskGrid:
     async def _keep(self) -> None:
         back_off_s = _FIRST_BACK_OFF_S
         while True:
+            has_worked = False
             try:
                 await self._open()
-                back_off_s = _FIRST_BACK_OFF_S
+                has_worked, back_off_s = True, _FIRST_BACK_OFF_S
                 await self._watch()
                 problem = "the connection to the Dask scheduler is lost"
             except ImportError as error:
@@ -120,7 +122,8 @@ class DaskGrid:
                 where = self._settings.address or "a cluster of its own"
                 problem = f"the Dask cluster ({where}) cannot be used: {type(error).__name__}: {error}"
             logger.error("%s; trying again in %g s.", problem, back_off_s, extra={"action": "dask_lost"})
-            self._set(0, problem)
+            # What was there may only be starting again: tasks wait for it, and fail when it does not come back.
+            self._set(0, "" if has_worked else problem)
             with contextlib.suppress(Exception):
                 await self._close()
             await asyncio.sleep(back_off_s)

@@ -63,6 +63,8 @@ class ParslGrid:
         self._keeping: asyncio.Task[None] | None = None
         self._unfinished: dict[UUID, asyncio.Future[Ending]] = {}
         self._wanted = 0
+        self._has_worked = False
+        """Whether there were workers since the blocks were last asked for."""
 
     async def start(self, on_change: Callable[[], None]) -> None:
         """Begin to ask for blocks."""
@@ -162,6 +164,7 @@ class ParslGrid:
         look_s = _FIRST_LOOK_S
         while not (problem := blocks.problem()):
             slots = await self._in_thread(blocks.workers)
+            self._has_worked = self._has_worked or slots > 0
             most = max(slots, blocks.most_workers, 1)
             if (slots, most) != (self.slots, self.most):
                 self.slots, self.most = slots, most
@@ -172,7 +175,8 @@ class ParslGrid:
         return problem
 
     def _lose(self, problem: str) -> None:
-        self.slots, self.broken = 0, problem
+        # After a time that went well it may go on so: tasks wait, and fail when there are no workers then.
+        self.slots, self.broken, self._has_worked = 0, "" if self._has_worked else problem, False
         unfinished, self._unfinished = self._unfinished, {}
         for future in unfinished.values():
             if not future.done():
