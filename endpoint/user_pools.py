@@ -359,9 +359,10 @@ class UserPools:
             pause_s,
             extra={"action": "pool_given_up", "pool": name},
         )
-        self._failures[name] = _Failure(
-            pool.problem, pool.config.document(), pause_s, time.monotonic() + pause_s, pool.code
-        )
+        now = time.monotonic()
+        # What nobody has asked for again is forgotten: users may think of ever new configurations.
+        self._failures = {each: old for each, old in self._failures.items() if now < old.until + _LONGEST_BACK_OFF_S}
+        self._failures[name] = _Failure(pool.problem, pool.config.document(), pause_s, now + pause_s, pool.code)
 
     def _tell(self, wish: Wish, state: State, problem: str = "", code: str = "") -> None:
         # While the manager stops nothing is said: what ran goes on when it is back.
