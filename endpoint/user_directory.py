@@ -11,6 +11,7 @@ and believed no further than what one's own pool does. The log stays in the endp
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 from pathlib import Path
 from uuid import UUID
@@ -44,6 +45,9 @@ class UserDirectory(EndpointDirectory):
                     raise EndpointError(f"{each} can be changed by others than root; pools of users need one of root's")
             for each in (self._place, self._place.parent, self._place.parent.parent):
                 each.chmod(0o755)
+            if os.path.lexists(self.work) and self.work.lstat().st_uid != self.user.uid:
+                # The principal was another local user before, who may have left links for this one to write through.
+                shutil.rmtree(self.work)
             self.work.mkdir(mode=0o700, exist_ok=True)
             os.chown(self.work, self.user.uid, self.user.gid, follow_symlinks=False)
         except OSError as error:

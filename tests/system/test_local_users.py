@@ -15,12 +15,15 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from headrace_up import Up, headrace_up
 from waiting import eventually
 
 from headrace.endpoint.directory import EndpointDirectory, Endpoints
+from headrace.endpoint.local_users import LocalUser
+from headrace.endpoint.user_directory import UserDirectory
 from headrace.endpoint.user_pools import POOLS_PATH
 from headrace.sdk import Client, Executor, PoolFailed
 
@@ -246,3 +249,25 @@ def test_who_is_taken_out_of_the_mapping_loses_the_pool_at_the_next_reload(up: U
     os.kill(pid, signal.SIGHUP)
     # Both changes: that of the beginning, and back.
     eventually(lambda: lab.log_file.read_text().count("Changed: who is which local user") == 2, 10)
+
+
+def test_what_another_local_user_left_of_a_pool_is_not_the_next_ones(tmp_path: Path) -> None:
+    def directory(uid: int) -> UserDirectory:
+        user = LocalUser(name=str(uid), uid=uid, gid=uid, groups=(), home="/", shell="")
+        return UserDirectory(EndpointDirectory(tmp_path / "lab"), tmp_path / "pools", UUID(int=1), "p-1", user)
+
+    before, after = directory(60_001), directory(60_002)
+    before.prepare()
+    (before.work / "mine").touch()
+    before.prepare()
+    assert (before.work / "mine").exists()
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    (victim / "kept").touch()
+    (before.work / "pool-p-1.status.json.new").symlink_to(victim)
+
+    after.prepare()
+
+    assert list(after.work.iterdir()) == []
+    assert after.work.stat().st_uid == 60_002
+    assert (victim / "kept").exists()
