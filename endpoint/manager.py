@@ -122,10 +122,9 @@ class Manager:
     ) -> None:
         settings = self._pool_settings(endpoint_id, live.files)
         logger.info(
-            "The endpoint %s (%s) starts with %d workers.",
+            "The endpoint %s (%s) starts.",
             self._directory.name,
             endpoint_id,
-            settings["workers"],
             extra={"action": "endpoint_started", "endpoint_id": str(endpoint_id)},
         )
         kept = KeptPool(pool, settings)

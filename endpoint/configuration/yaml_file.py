@@ -80,7 +80,8 @@ class YamlFile:
         for key in self.document:
             why = described.get("properties", {}).get(key, {}).get(REFUSED)
             if why is not None:
-                yield f"{self.at('/' + escaped(key))}: {key}: Headrace does not have this key of Globus Compute: {why}"
+                where = self.at("/" + escaped(key))
+                yield f"{where}: {key}: Headrace does not take this key of Globus Compute here: {why}"
 
     def _unknown_keys(self, described: Mapping[str, Any], value: Any, pointer: str) -> Iterator[str]:
         known = described.get("properties")

@@ -366,7 +366,7 @@ def test_a_wrong_template_is_named_with_its_line(tmp_path: Path, template: str, 
     [
         ("engine:\n  type: X\nenigne: 1", "line 3: unknown key 'enigne'; did you mean 'engine'?"),
         ("idle_soft_s: soon", "line 1: idle_soft_s: 'soon' is not of type 'number'"),
-        ("\nhigh_assurance: true", "line 2: high_assurance: Headrace does not have this key of Globus Compute"),
+        ("\nhigh_assurance: true", "line 2: high_assurance: Headrace does not take this key of Globus Compute"),
         ("allowed_functions: [x]", "line 1: allowed_functions/0: 'x'"),
         ("engine: X", "line 1: engine: 'X' is not of type 'object'"),
     ],
@@ -403,6 +403,17 @@ def test_keys_of_globus_compute_that_nothing_is_lost_without_are_told_of() -> No
     assert pool.notes == ("line 1: heartbeat_threshold has no effect: a manager that is gone ends its pools at once",)
 
 
+def test_a_config_from_before_there_were_templates_is_read(tmp_path: Path) -> None:
+    without_effect = "heartbeat_threshold: 120\nidle_heartbeats_soft: 0\ndetach_endpoint: true\nlog_dir: logs\n"
+    since = "mu_child_ep_grace_period_s: 30\n"
+    (tmp_path / "config.yaml").write_text(f"{without_effect}{since}engine: {{type: ThreadEngine}}\n")
+
+    read = ConfigurationFiles.read(tmp_path)
+
+    assert read.config.engine is not None
+    assert len(read.notes) == 5
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
@@ -417,7 +428,12 @@ def test_keys_of_globus_compute_that_nothing_is_lost_without_are_told_of() -> No
             "queue_limits:\n  bundels: 3",
             "line 2: unknown key 'queue_limits/bundels'; did you mean 'bundles'",
         ),
-        ("config.yaml", "\nadmins: [x]", "line 2: admins: Headrace does not have this key"),
+        ("config.yaml", "\nadmins: [x]", "line 2: admins: Headrace does not take this key"),
+        (
+            "config.yaml",
+            "endpoint_setup: x",
+            "line 1: endpoint_setup: .* here: put it into user_config_template.yaml.j2",
+        ),
     ],
 )
 def test_the_other_files_are_checked_too(tmp_path: Path, name: str, text: str, message: str) -> None:
