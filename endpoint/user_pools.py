@@ -367,6 +367,8 @@ class UserPools:
     def _tell(self, wish: Wish, state: State, problem: str = "", code: str = "") -> None:
         # While the manager stops nothing is said: what ran goes on when it is back.
         if self._reports is not None:
+            # Users read it, whom it does not concern where the endpoint has its files.
+            problem = problem.replace(f"{self._directory.path}/", "")
             self._reports.tell(wish.pool, wish.number, state, problem, code)
 
 

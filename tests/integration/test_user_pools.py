@@ -186,8 +186,10 @@ def test_an_idle_pool_stops_and_its_next_task_has_it_back(executor: Executor, sh
 def test_what_the_template_cannot_make_a_pool_of_is_said_by_the_future(executor: Executor) -> None:
     executor.user_endpoint_config = {"idle_s": "soon"}
 
-    with pytest.raises(PoolFailed, match=r"line 2: idle_soft_s: 'soon' is not of type 'number'"):
+    with pytest.raises(PoolFailed, match=r"line 2: idle_soft_s: 'soon' is not of type 'number'") as failed:
         executor.submit(place).result(20)
+    assert "user_config_template.yaml.j2" in str(failed.value)
+    assert "/endpoints/" not in str(failed.value), "where the endpoint has its files is nothing for users"
 
 
 def test_a_setup_that_fails_ends_the_tasks_with_its_last_words(executor: Executor) -> None:
