@@ -15,9 +15,9 @@ $(VENV)/.ready: pyproject.toml
 demo: $(VENV)/.ready
 	$(BIN)/python examples/demo.py
 
-# One process more than two cores: nearly half of the time tests wait for other processes. The order is that of tests/conftest.py.
+# Two processes for each of two cores: more than half of the time tests wait for other processes. The order is that of tests/conftest.py.
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 # What needs programs from Debian's packages, such as containers: installs them with apt, as root, then tests with them. Not
 # part of `make test`, which needs Python and make only. SYSTEM_TESTS is where what takes long to make is kept.
