@@ -7,12 +7,12 @@ import stat
 import subprocess
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from headrace_up import Up, headrace_up
+from headrace_up import Up
 from shell import Shell
 from waiting import eventually
 
@@ -30,19 +30,6 @@ def linger():
     import time
     time.sleep(300)  # until it is cancelled
 '''
-
-
-@pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    options = ("--workers", "1", "--durability", "relaxed")
-    with headrace_up(tmp_path_factory.mktemp("up") / "home", *options) as running:
-        yield running
-
-
-@pytest.fixture
-def shell(up: Up) -> Shell:
-    """As the administrator on the machine where `headrace up` runs."""
-    return Shell(up.home)
 
 
 @pytest.fixture

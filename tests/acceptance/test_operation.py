@@ -5,11 +5,9 @@ from __future__ import annotations
 import re
 import socket
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-from headrace_up import Up, headrace_up
+from headrace_up import Up
 from scripted_http import scripted_server
 from shell import Shell
 from waiting import eventually
@@ -17,19 +15,6 @@ from waiting import eventually
 from headrace.bus.log_files import LONGEST_LOG_BYTES
 from headrace.endpoint.directory import Endpoints
 from headrace.sdk.client import Client
-
-
-@pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    options = ("--workers", "1", "--durability", "relaxed")
-    with headrace_up(tmp_path_factory.mktemp("up") / "home", *options) as running:
-        yield running
-
-
-@pytest.fixture
-def shell(up: Up) -> Shell:
-    return Shell(up.home)
-
 
 # The doctor
 

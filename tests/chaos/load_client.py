@@ -103,8 +103,7 @@ class LoadClient:
                 self.submit(once, ONCE_LONG, 1.0 + self.random.random())
             with self.changed:
                 self.changed.wait_for(lambda: self.open < self.settings["most_open"], timeout=0.5)
-            # A rate, so that the load lasts as long as the failures do.
-            time.sleep(self.settings["pause_s"])
+            time.sleep(self.settings["pause_s"])  # a rate, so that the load lasts as long as the failures do
 
     def submit(self, executor: Executor, kind: str, seconds: float) -> None:
         number = next(self.numbers)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from headrace_up import Up, headrace_up
 from running_pool import RunningPool, running_pool
 from service import RunningService, running_service
 
@@ -27,6 +28,13 @@ def pool(
     """A pool with two workers, or as many as the module's `WORKERS` says."""
     workers = getattr(request.module, "WORKERS", 2)
     with running_pool(service, tmp_path_factory.mktemp("pool"), workers=workers) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """`headrace up` without an endpoint, for all tests of a module."""
+    with headrace_up(tmp_path_factory.mktemp("up") / "home", "--no-endpoint", "--durability", "relaxed") as running:
         yield running
 
 

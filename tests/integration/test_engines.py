@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from engine_bench import Bench
+from headrace_up import is_alive
 from waiting import eventually_async
 
 from headrace.bus.bundles import TaskOptions
@@ -118,14 +119,6 @@ def let_go(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[None]:
         request.getfixturevalue("bench").forget_functions()
     yield
     (tmp_path / "go").touch()
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
 
 
 def meet(folder: str, count: int, number: int) -> None:

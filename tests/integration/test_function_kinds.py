@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 from running_pool import RunningPool, running_pool
-from service import RunningService, running_service
+from service import RunningService
 from waiting import eventually
 
 from headrace.sdk import (
@@ -27,12 +27,6 @@ ECHO = ShellFunction("echo {text}; exit {code}")
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    with running_service(tmp_path_factory.mktemp("service")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def pool(service: RunningService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPool]:
     home = tmp_path_factory.mktemp("pool")
     launcher = home / "bin" / "mpiexec"
@@ -46,18 +40,6 @@ def pool(service: RunningService, tmp_path_factory: pytest.TempPathFactory) -> I
         limits={"sandboxes": str(home / "boxes")},
     ) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def client(service: RunningService) -> Iterator[Client]:
-    with Client(service.url, service.token) as made:
-        yield made
-
-
-@pytest.fixture
-def executor(pool: RunningPool, client: Client) -> Iterator[Executor]:
-    with Executor(pool.endpoint_id, client=client) as made:
-        yield made
 
 
 async def later(x: int) -> int:

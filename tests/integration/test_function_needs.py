@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from headrace_up import Up, headrace_up
+from headrace_up import Up
 from waiting import eventually
 from wheels import make_wheel
 
@@ -19,12 +19,6 @@ from headrace.endpoint.directory import Endpoints
 from headrace.sdk import Client, EnvironmentUnusable, Executor, RequestRefused, RequirementsInvalid
 
 SOURCE = '# /// script\n# dependencies = ["tide==2.0"]\n# ///\nimport tide\ndef level(x): return tide.LEVEL + x\n'
-
-
-@pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    with headrace_up(tmp_path_factory.mktemp("up") / "home", "--no-endpoint", "--durability", "relaxed") as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

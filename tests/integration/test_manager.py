@@ -19,7 +19,7 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
-from headrace_up import Up, descendants, headrace_up, is_alive
+from headrace_up import Up, descendants, is_alive
 from waiting import eventually, eventually_async
 
 from headrace.bus.errors import PoolFailed, TaskFailed
@@ -38,13 +38,6 @@ def nap(seconds, path=None):
     time.sleep(seconds)  # a task that takes its time
     return "rested"
 """
-
-
-@pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    """NATS and the service, without an endpoint."""
-    with headrace_up(tmp_path_factory.mktemp("up") / "home", "--no-endpoint", "--durability", "relaxed") as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

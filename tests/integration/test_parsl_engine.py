@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from engine_bench import running
+from headrace_up import is_alive
 from waiting import eventually_async
 
 from headrace.bus.bundles import TaskOptions
@@ -106,14 +107,6 @@ def slurm_engine(directory: Path, **changes: Any) -> Any:
     )
     means = Means(workers=1, directory=directory)
     return lambda source, tell, workers: build(settings, source, tell, means)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
 
 
 def hold(folder: str) -> str:

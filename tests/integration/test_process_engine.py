@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import uvloop
 from engine_bench import Bench, running
+from headrace_up import is_alive
 from waiting import eventually, eventually_async
 
 from headrace.bus.bundles import TaskOptions
@@ -40,14 +41,6 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
 async def bench(anyio_backend: Any) -> AsyncIterator[Bench]:
     async with running() as bench:
         yield bench
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
 
 
 def parent_of(pid: int) -> int:

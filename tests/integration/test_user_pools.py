@@ -16,7 +16,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from headrace_up import Up, headrace_up
+from headrace_up import Up
 from waiting import eventually
 
 from headrace.bus.pools import pool_name
@@ -34,12 +34,6 @@ environment:
 endpoint_setup: {{ setup }}
 {% endif %}
 """
-
-
-@pytest.fixture(scope="module")
-def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    with headrace_up(tmp_path_factory.mktemp("up") / "home", "--no-endpoint", "--durability", "relaxed") as running:
-        yield running
 
 
 @pytest.fixture(scope="module")
