@@ -444,11 +444,10 @@ class Executor(concurrent.futures.Executor):
     def _way(self, function_id: UUID) -> tuple[Session, Channel, FunctionUse]:
         """The way to the pool that has what the function needs, and the word that it may run there."""
         config, client = self._user_endpoint_config, self.client
-        environment = client.environment_of(function_id) or ""
-        session, channel = self._channel(self.endpoint_id, config, environment)
+        known = client.environment_of(function_id)
+        session, channel = self._channel(self.endpoint_id, config, known or "")
         use = session.function_use(function_id)
-        needed = client.environment_of(function_id) or ""
-        if needed != environment:  # it is named with the function's first grant
+        if known is None and (needed := client.environment_of(function_id)):  # named with the function's first grant
             session, channel = self._channel(self.endpoint_id, config, needed)
             use = session.function_use(function_id)
         return session, channel, use
