@@ -52,15 +52,15 @@ from headrace.action_provider.pages import page
 from headrace.action_provider.routing import error_response, routes_of
 from headrace.action_provider.settings import ServiceSettings
 from headrace.action_provider.state import Service, State
-from headrace.bus import streams
-from headrace.bus.backlog import Backlog
-from headrace.bus.connection import Connection
 from headrace.bus.errors import BusError, BusUnavailable, KeysUnusable
-from headrace.bus.lanes import Lanes
-from headrace.bus.nats_binary import OLDEST_VERSION
-from headrace.bus.pools import Pools
-from headrace.bus.service_keys import ServiceKeys
-from headrace.bus.tables import Tables
+from headrace.bus.installation.nats_binary import OLDEST_VERSION
+from headrace.bus.installation.service_keys import ServiceKeys
+from headrace.bus.nats.connection import Connection
+from headrace.bus.queues.lanes import Lanes
+from headrace.bus.queues.pools import Pools
+from headrace.bus.store import streams
+from headrace.bus.store.tables import Tables
+from headrace.bus.tasks.backlog import Backlog
 
 logger = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ from headrace.action_provider.failed_pools import keep_pools
 from headrace.action_provider.removals import keep_removing
 from headrace.action_provider.settings import ServiceSettings
 from headrace.action_provider.state import Service
-from headrace.bus.dispatcher import Dispatcher
 from headrace.bus.errors import BusError, BusUnavailable
-from headrace.bus.models import EndpointRecord, SessionRecord
-from headrace.bus.objects import ObjectStore
+from headrace.bus.eventing.dispatcher import Dispatcher
+from headrace.bus.store.models import EndpointRecord, SessionRecord
+from headrace.bus.store.objects import ObjectStore
 
 logger = logging.getLogger(__name__)
 

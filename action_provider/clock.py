@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Final
 
 from headrace.action_provider.errors import ServiceUnusable
-from headrace.bus.connection import Connection
+from headrace.bus.nats.connection import Connection
 
 MOST_S: Final = 120.0
 """How far the clocks may be apart. Sessions live minutes and are renewed at half of that."""

@@ -7,9 +7,9 @@ import logging
 
 from headrace.action_provider.state import Service
 from headrace.bus.errors import BusError, TaskError
-from headrace.bus.giving_up import fail_queued
-from headrace.bus.models import PoolRecord
 from headrace.bus.names import lane_tasks
+from headrace.bus.store.models import PoolRecord
+from headrace.bus.tasks.giving_up import fail_queued
 
 logger = logging.getLogger(__name__)
 

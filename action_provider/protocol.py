@@ -7,7 +7,7 @@ from importlib import metadata
 from typing import Any
 
 from headrace.action_provider.errors import ProtocolMismatch
-from headrace.bus.bundles import WIRE_VERSION
+from headrace.bus.tasks.bundles import WIRE_VERSION
 
 PROTOCOL = WIRE_VERSION
 

@@ -14,12 +14,12 @@ from uuid import UUID
 
 from headrace.action_provider.auth.withdrawal import end_sessions
 from headrace.action_provider.state import Service
-from headrace.bus.cancelling import Cancelling
-from headrace.bus.deliveries import drop_waiting
 from headrace.bus.errors import BusError
-from headrace.bus.models import EndpointRecord, RemovalRecord
+from headrace.bus.eventing.deliveries import drop_waiting
 from headrace.bus.names import Address, token
-from headrace.bus.streams import purge
+from headrace.bus.store.models import EndpointRecord, RemovalRecord
+from headrace.bus.store.streams import purge
+from headrace.bus.tasks.cancelling import Cancelling
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from headrace.action_provider.app import create_app, open_service
 from headrace.action_provider.errors import ServiceUnusable
 from headrace.action_provider.settings import ServiceSettings
 from headrace.action_provider.state import Service, State
-from headrace.bus.private_files import write_private
+from headrace.bus.installation.private_files import write_private
 
 logger = logging.getLogger(__name__)
 

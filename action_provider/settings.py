@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from headrace.bus.backlog import MOST_BUNDLES_PER_PRINCIPAL
 from headrace.bus.network import DIRECT, Network
-from headrace.bus.streams import StreamSettings
-from headrace.bus.tables import PRESENCE_TTL_S
+from headrace.bus.store.streams import StreamSettings
+from headrace.bus.store.tables import PRESENCE_TTL_S
+from headrace.bus.tasks.backlog import MOST_BUNDLES_PER_PRINCIPAL
 
 MB = 1_000_000
 

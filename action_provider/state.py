@@ -12,14 +12,14 @@ from headrace.action_provider.auth.tokens import BuiltInTokens
 from headrace.action_provider.event_stream import Places
 from headrace.action_provider.metrics import Metrics
 from headrace.action_provider.settings import ServiceSettings
-from headrace.bus.backlog import Backlog
-from headrace.bus.connection import Connection
-from headrace.bus.credentials import Minter
+from headrace.bus.installation.credentials import Minter
+from headrace.bus.installation.service_keys import Revocation
 from headrace.bus.keys import KeyRing
-from headrace.bus.lanes import Lanes
-from headrace.bus.pools import Pools
-from headrace.bus.service_keys import Revocation
-from headrace.bus.tables import Tables
+from headrace.bus.nats.connection import Connection
+from headrace.bus.queues.lanes import Lanes
+from headrace.bus.queues.pools import Pools
+from headrace.bus.store.tables import Tables
+from headrace.bus.tasks.backlog import Backlog
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,9 +9,9 @@ from uuid import UUID
 from headrace.action_provider.errors import Conflict, InvalidRequest
 from headrace.action_provider.state import Service
 from headrace.bus.errors import PoolLimit
-from headrace.bus.models import EndpointRecord, FunctionRecord
 from headrace.bus.names import DEFAULT_POOL
-from headrace.bus.pools import canonical
+from headrace.bus.queues.pools import canonical
+from headrace.bus.store.models import EndpointRecord, FunctionRecord
 from headrace.schemas import Violation
 
 MOST_OPTION_BYTES = 64 * 1024
@@ -31,7 +31,7 @@ async def pool_for(
 ) -> str:
     """The name of the pool. One that sleeps is woken up, unless it is not `wanted` now.
 
-    `environment` is the text of what the functions need (`headrace.bus.requirements`).
+    `environment` is the text of what the functions need (`headrace.bus.functions.requirements`).
     An endpoint that is there is asked whether it takes the options, which it says within milliseconds; one that is
     away says so when it is back, and the tasks end then. Raises `PoolFailed`, `EnvironmentUnusable`,
     `InvalidRequest`, `Conflict` and `BusUnavailable`.

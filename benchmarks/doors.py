@@ -18,8 +18,8 @@ from uuid import UUID
 from benchmarks import functions
 from benchmarks.systems.headrace import Headrace
 from benchmarks.workload import Figures, percentiles
-from headrace.bus.deliveries import Delivery
-from headrace.bus.events import DEFAULT_BUS
+from headrace.bus.eventing.deliveries import Delivery
+from headrace.bus.eventing.events import DEFAULT_BUS
 
 WARM_UP = 20
 EVENTS = 200

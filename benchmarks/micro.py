@@ -17,9 +17,11 @@ from uuid import UUID, uuid4
 from rich.console import Console
 from rich.table import Table
 
-from headrace.bus import values
-from headrace.bus.arguments import decode_arguments, encode_arguments
-from headrace.bus.bundles import (
+from headrace.bus.data import values
+from headrace.bus.data.arguments import decode_arguments, encode_arguments
+from headrace.bus.data.encodings import ENCODING_NAMES, MSGPACK
+from headrace.bus.functions.code import FunctionCode, from_source
+from headrace.bus.tasks.bundles import (
     Bundle,
     FunctionUse,
     ResultPart,
@@ -32,8 +34,6 @@ from headrace.bus.bundles import (
     encode_bundle,
     encode_part,
 )
-from headrace.bus.code import FunctionCode, from_source
-from headrace.bus.encodings import ENCODING_NAMES, MSGPACK
 from headrace.endpoint.agent.turns import Turns
 from headrace.endpoint.engines.engine import Call
 from headrace.sdk.future import TaskFuture

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final, Self
 
-from headrace.bus.backup import StreamCopy
+from headrace.bus.installation.backup import StreamCopy
 from headrace.cli.errors import ArchiveUnusable, CommandError
 
 FORMAT: Final = "headrace-backup"

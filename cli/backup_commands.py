@@ -19,8 +19,8 @@ from headrace.cli.home import Home
 from headrace.cli.options import DEFAULT_HOME, HomeOption, expanded
 
 if TYPE_CHECKING:
-    from headrace.bus.backup import StreamCopy
-    from headrace.bus.connection import Connection
+    from headrace.bus.installation.backup import StreamCopy
+    from headrace.bus.nats.connection import Connection
     from headrace.cli.archive import Archive, ArchiveWriter
 
 _FILES: Final = ("keys/operator.json", "keys/service.json", "keys/master.key")
@@ -76,7 +76,7 @@ def _run(work: Coroutine[Any, Any, None]) -> None:
 
 
 async def _backup(home: Home, path: Path, nats_server: Path | None) -> None:
-    from headrace.bus.backup import copy_stream, positions, stream_names
+    from headrace.bus.installation.backup import copy_stream, positions, stream_names
     from headrace.cli.archive import ArchiveWriter
 
     began = time.monotonic()
@@ -98,8 +98,8 @@ async def _backup(home: Home, path: Path, nats_server: Path | None) -> None:
 @contextlib.asynccontextmanager
 async def _connected(home: Home, nats_server: Path | None) -> AsyncIterator[Connection]:
     """The bus of a home: the one that is up or, held meanwhile, one that is started for this alone."""
-    from headrace.bus.connection import Connection
-    from headrace.bus.operator import Operator
+    from headrace.bus.installation.operator import Operator
+    from headrace.bus.nats.connection import Connection
 
     operator = Operator.load(home.keys)
     credentials = operator.minter.core_user("backup", None)
@@ -115,7 +115,7 @@ async def _connected(home: Home, nats_server: Path | None) -> AsyncIterator[Conn
 
 @contextlib.asynccontextmanager
 async def _server(operator: Any, directory: Path, binary: Path | None) -> AsyncIterator[str]:
-    from headrace.bus.server import NatsServer, ServerSettings
+    from headrace.bus.installation.server import NatsServer, ServerSettings
 
     settings = ServerSettings(accounts=operator.accounts(), directory=directory, binary=binary)
     async with NatsServer(settings) as server:
@@ -157,7 +157,7 @@ def _place_for(home: Path) -> Iterator[Path]:
 
 
 def _write_files(archive: Archive, directory: Path) -> None:
-    from headrace.bus.private_files import write_private
+    from headrace.bus.installation.private_files import write_private
 
     for name, content in archive.files():
         path = directory / name
@@ -166,9 +166,9 @@ def _write_files(archive: Archive, directory: Path) -> None:
 
 
 async def _restore(archive: Archive, directory: Path, nats_server: Path | None) -> None:
-    from headrace.bus.backup import put_back
-    from headrace.bus.connection import Connection
-    from headrace.bus.operator import Operator
+    from headrace.bus.installation.backup import put_back
+    from headrace.bus.installation.operator import Operator
+    from headrace.bus.nats.connection import Connection
 
     operator = Operator.load(directory / "keys")
     credentials = operator.minter.core_user("restore", None)

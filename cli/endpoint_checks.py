@@ -12,8 +12,8 @@ from importlib.metadata import version
 from typing import Any, Final
 from uuid import UUID
 
-from headrace.bus.connection import Connection
 from headrace.bus.errors import BusError, TaskExpired
+from headrace.bus.nats.connection import Connection
 from headrace.bus.network import Network
 from headrace.cli.findings import Finding, ok, problem, skipped, warning
 from headrace.endpoint.configuration.files import OPTIONS_DEMANDED

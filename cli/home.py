@@ -1,7 +1,7 @@
 """The home of `headrace up`: where everything of one installation lies, and who holds it.
 
 <home>/                   0700
-├── keys/                 see headrace.bus.operator
+├── keys/                 see headrace.bus.installation.operator
 ├── nats/                 configuration, log and store of the NATS server
 ├── endpoints/NAME/       see headrace.endpoint.directory
 ├── logs/                 what the parts say
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from headrace.bus.private_files import read_private, write_private
+from headrace.bus.installation.private_files import read_private, write_private
 from headrace.cli.errors import AlreadyRunning, HomeUnusable
 
 

@@ -13,7 +13,7 @@ from headrace.cli.findings import Finding, ok, problem, skipped, warning
 
 _MIB: Final = 1024 * 1024
 _FULL_BYTES: Final = 256 * _MIB
-"""Below this a service refuses new messages: see `headrace.bus.disk_guard`."""
+"""Below this a service refuses new messages: see `headrace.bus.installation.disk_guard`."""
 _NEARLY_FULL_BYTES: Final = 1024 * _MIB
 _FEW_INODES: Final = 1000
 _SECRETS: Final = ("profile.json", "admin.token", "keys/*", "endpoints/*/endpoint.token", "endpoints/*/pool-*.json")

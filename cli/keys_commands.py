@@ -17,7 +17,7 @@ from headrace.cli.service import YesOption, confirmed
 from headrace.cli.token_commands import duration_s
 
 if TYPE_CHECKING:
-    from headrace.bus.operator import Operator
+    from headrace.bus.installation.operator import Operator
 
 app = typer.Typer(help="Replace the keys of an installation.", no_args_is_help=True)
 
@@ -29,7 +29,7 @@ def rotate(home: HomeOption = DEFAULT_HOME, yes: YesOption = False) -> None:
     What was signed before is still believed: queued tasks run, stored results are read. Sessions and endpoints get new
     credentials by themselves when Headrace is up again. Tokens are not keys, and stay.
     """
-    from headrace.bus.operator import Operator
+    from headrace.bus.installation.operator import Operator
 
     place = _home(home)
     confirmed(f"Replace the keys of {place.path}? Make a backup before", yes=yes)
@@ -53,7 +53,7 @@ def forget(
     Tasks that are queued since then never run, and results that are stored since then cannot be read any more: wait for
     as long as results are kept (two weeks).
     """
-    from headrace.bus.operator import Operator
+    from headrace.bus.installation.operator import Operator
 
     place = _home(home)
     before = time.time() - duration_s(older_than)
@@ -68,7 +68,7 @@ def forget(
 @app.command("list")
 def list_keys(home: HomeOption = DEFAULT_HOME) -> None:
     """List the master secrets that are believed besides the one in use, by when they were replaced."""
-    from headrace.bus.operator import Operator
+    from headrace.bus.installation.operator import Operator
 
     operator = Operator.load(_home(home).keys)
     if not operator.older:

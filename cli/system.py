@@ -13,11 +13,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from headrace.bus.disk_guard import DiskGuard
+from headrace.bus.installation.disk_guard import DiskGuard
+from headrace.bus.installation.operator import Operator
+from headrace.bus.installation.private_files import write_private
+from headrace.bus.installation.server import NatsServer, ServerSettings
 from headrace.bus.log_files import keep_short
-from headrace.bus.operator import Operator
-from headrace.bus.private_files import write_private
-from headrace.bus.server import NatsServer, ServerSettings
 from headrace.cli import ports
 from headrace.cli.child import Child, last_lines
 from headrace.cli.errors import HomeUnusable, PartFailed

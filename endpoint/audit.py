@@ -24,10 +24,10 @@ from uuid import UUID
 
 import msgspec
 
-from headrace.bus.bundles import TaskResult
+from headrace.bus.data.failures import decode_failure
 from headrace.bus.errors import DecodeError
-from headrace.bus.failures import decode_failure
 from headrace.bus.ids import task_id
+from headrace.bus.tasks.bundles import TaskResult
 from headrace.endpoint.agent.held import Held
 
 logger = logging.getLogger(__name__)

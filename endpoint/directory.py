@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from headrace.bus.installation.private_files import write_private
 from headrace.bus.log_files import rotate
-from headrace.bus.private_files import write_private
 from headrace.endpoint.config import EndpointConfig
 from headrace.endpoint.configuration import written
 from headrace.endpoint.configuration.files import (

@@ -8,10 +8,10 @@ from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
-from headrace.bus.bundles import FunctionUse
-from headrace.bus.code import FunctionCode
-from headrace.bus.credentials import Credentials
-from headrace.bus.lane_news import LaneName
+from headrace.bus.functions.code import FunctionCode
+from headrace.bus.installation.credentials import Credentials
+from headrace.bus.queues.lane_news import LaneName
+from headrace.bus.tasks.bundles import FunctionUse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,13 +26,13 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from headrace.bus.allow_list import AllowList
-from headrace.bus.bundles import Runtime
 from headrace.bus.clock import elapsed_s
-from headrace.bus.connection import Connection
-from headrace.bus.encodings import inline_bytes
+from headrace.bus.data.encodings import inline_bytes
 from headrace.bus.errors import BusError
+from headrace.bus.functions.allow_list import AllowList
+from headrace.bus.nats.connection import Connection
 from headrace.bus.network import DIRECT, Network
+from headrace.bus.tasks.bundles import Runtime
 from headrace.endpoint.agent.loop import Agent
 from headrace.endpoint.agent.object_service import HttpObjectService
 from headrace.endpoint.agent.objects import ObjectDesk
@@ -84,7 +84,7 @@ class PoolSettings:
     refusal: str | None = None
     """Why nothing runs here: the pool is there to say so."""
     needs: str = ""
-    """What functions need that `python` has (`headrace.bus.requirements`)."""
+    """What functions need that `python` has (`headrace.bus.functions.requirements`)."""
     engine: EngineSettings = field(default_factory=ProcessSettings)
     limits: WorkerLimits = field(default_factory=WorkerLimits)
     audit_path: Path | None = None

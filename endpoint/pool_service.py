@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from headrace.bus.bundles import WIRE_VERSION, FunctionUse
-from headrace.bus.code import FunctionCode
+from headrace.bus.functions.code import FunctionCode
 from headrace.bus.light_httpx import httpx
 from headrace.bus.network import DIRECT, Network
+from headrace.bus.tasks.bundles import WIRE_VERSION, FunctionUse
 from headrace.endpoint.errors import RegistrationRefused, ServiceAway
 from headrace.endpoint.grant import PoolGrant
 

@@ -16,7 +16,7 @@ import socket
 from pathlib import Path
 from uuid import UUID
 
-from headrace.bus.private_files import write_private
+from headrace.bus.installation.private_files import write_private
 from headrace.endpoint.audit import AuditFile, collect
 from headrace.endpoint.directory import EndpointDirectory
 from headrace.endpoint.errors import EndpointError

@@ -13,8 +13,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from headrace.bus.errors import EnvironmentUnusable
+from headrace.bus.functions.requirements import Needs
 from headrace.bus.parent import die_with_parent
-from headrace.bus.requirements import Needs
 from headrace.endpoint.configuration.pool_config import PoolConfig
 from headrace.endpoint.directory import EndpointDirectory, remove_foreign
 from headrace.endpoint.environments.environments import Environments, Lease

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
-from headrace.bus.bundles import Runtime
 from headrace.bus.errors import EnvironmentUnusable, RequirementsInvalid
+from headrace.bus.functions.requirements import Needs
 from headrace.bus.network import Network
-from headrace.bus.requirements import Needs
+from headrace.bus.tasks.bundles import Runtime
 from headrace.endpoint.configuration.files import ConfigurationFiles
 from headrace.endpoint.configuration.pool_config import PoolConfig
 from headrace.endpoint.configuration.runtime import user_runtime

@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 from uuid import UUID
 
-from headrace.bus.bundles import Task, TaskOptions, TaskResult
-from headrace.bus.connection import Connection
-from headrace.bus.encodings import OBJECT
+from headrace.bus.data.encodings import OBJECT
 from headrace.bus.errors import BusUnavailable, DecodeError, PermissionDenied, SubmissionRefused
 from headrace.bus.ids import split_task_id, task_id
-from headrace.bus.message import Message
 from headrace.bus.names import Address, ResultAddress, started_marks, stored_results
-from headrace.bus.results import ResultCollector, live_part
+from headrace.bus.nats.connection import Connection
+from headrace.bus.nats.message import Message
+from headrace.bus.tasks.bundles import Task, TaskOptions, TaskResult
+from headrace.bus.tasks.results import ResultCollector, live_part
 from headrace.schemas import HeadraceError
 from headrace.sdk.allowance import Allowance
 from headrace.sdk.future import TaskFuture

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 from uuid import UUID
 
-from headrace.bus.bundles import Bundle, FunctionUse, Runtime, Task, encode_bundle
 from headrace.bus.errors import AlreadyStored, BusUnavailable, SubmissionRefused
 from headrace.bus.ids import split_task_id
+from headrace.bus.tasks.bundles import Bundle, FunctionUse, Runtime, Task, encode_bundle
 from headrace.schemas import HeadraceError
 from headrace.sdk.awaited import Awaited, Host
 from headrace.sdk.cancelling import Cancellations

@@ -12,14 +12,14 @@ from types import TracebackType
 from typing import Any, Final, Literal, Self, overload
 from uuid import UUID, uuid4
 
-from headrace.bus.bundles import FunctionUse, TaskOptions
-from headrace.bus.code import FunctionCode, from_function, from_source
-from headrace.bus.modules import Modules
+from headrace.bus.data.payloads import Source
+from headrace.bus.functions.code import FunctionCode, from_function, from_source
+from headrace.bus.functions.modules import Modules
+from headrace.bus.functions.requirements import of_script
 from headrace.bus.names import Address
 from headrace.bus.network import Network
-from headrace.bus.options import changed
-from headrace.bus.payloads import Source
-from headrace.bus.requirements import of_script
+from headrace.bus.tasks.bundles import FunctionUse, TaskOptions
+from headrace.bus.tasks.options import changed
 from headrace.sdk.documents import Document, Id, check_json, given, id_or_none, id_text, items, segment, states
 from headrace.sdk.http import PROTOCOL, Http, check_protocol, headrace_version
 from headrace.sdk.logs import LogChunk, StreamName, TaskLogs, as_text

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
 
-from headrace.bus.bundles import STATES
 from headrace.bus.errors import ArgumentNotSerialisable
+from headrace.bus.tasks.bundles import STATES
 from headrace.sdk.arguments import as_uuid
 
 Id = UUID | str

@@ -13,12 +13,12 @@ from uuid import UUID
 
 import msgspec
 
-from headrace.bus import options
-from headrace.bus.bundles import FunctionUse, TaskOptions
-from headrace.bus.encodings import inline_bytes
+from headrace.bus.data.encodings import inline_bytes
 from headrace.bus.errors import ArgumentNotSerialisable, SubmissionRefused
-from headrace.bus.modules import Modules, pack
+from headrace.bus.functions.modules import Modules, pack
 from headrace.bus.mpi import MPIFunction
+from headrace.bus.tasks import options
+from headrace.bus.tasks.bundles import FunctionUse, TaskOptions
 from headrace.schemas import HeadraceError
 from headrace.sdk import arguments, mapping
 from headrace.sdk.channel import Channel

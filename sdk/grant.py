@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from headrace.bus.credentials import Credentials, issued_at
+from headrace.bus.installation.credentials import Credentials, issued_at
 from headrace.sdk.allowance import NO_LIMIT, QueueLimit
 
 

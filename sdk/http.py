@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from headrace.bus.bundles import WIRE_VERSION
 from headrace.bus.errors import NetworkUnusable
 from headrace.bus.hosts import is_loopback
 from headrace.bus.light_httpx import httpx
 from headrace.bus.network import Network
+from headrace.bus.tasks.bundles import WIRE_VERSION
 from headrace.schemas import Violation
 from headrace.sdk.errors import (
     ClientError,

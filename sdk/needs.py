@@ -7,11 +7,11 @@ from pathlib import Path
 
 import msgspec
 
-from headrace.bus import modules as packaging
-from headrace.bus.code import FunctionCode
 from headrace.bus.errors import RequirementsInvalid
-from headrace.bus.modules import Modules
-from headrace.bus.requirements import Needs, of_file
+from headrace.bus.functions import modules as packaging
+from headrace.bus.functions.code import FunctionCode
+from headrace.bus.functions.modules import Modules
+from headrace.bus.functions.requirements import Needs, of_file
 
 Requirements = Iterable[str] | Path | str
 

@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from headrace.bus.bundles import FunctionUse, Task, TaskOptions
+from headrace.bus.data.payloads import Source
 from headrace.bus.ids import new_bundle_id, split_task_id
-from headrace.bus.payloads import Source
+from headrace.bus.tasks.bundles import FunctionUse, Task, TaskOptions
 from headrace.sdk.errors import SubmissionRefused
 from headrace.sdk.future import TaskFuture
 from headrace.sdk.limits import BLOCK, MOST_UNSENT_BYTES, MOST_UNSENT_TASKS, Room, WhenFull

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from headrace.bus.bundles import TaskResult
-from headrace.bus.failures import decode_failure, rebuild
-from headrace.bus.serializers import PICKLES
-from headrace.bus.values import decode as decode_value
+from headrace.bus.data.failures import decode_failure, rebuild
+from headrace.bus.data.values import decode as decode_value
+from headrace.bus.functions.serializers import PICKLES
+from headrace.bus.tasks.bundles import TaskResult
 from headrace.schemas import HeadraceError
 from headrace.sdk import errors
 from headrace.sdk.future import TaskFuture

@@ -15,9 +15,10 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import IO, Any, Final, Protocol, TypeVar
 
-from headrace.bus import payloads
-from headrace.bus.arguments import encode_arguments
-from headrace.bus.encodings import INLINE_BYTES
+from headrace.bus.data import payloads
+from headrace.bus.data.arguments import encode_arguments
+from headrace.bus.data.encodings import INLINE_BYTES
+from headrace.bus.data.payloads import Part, Source, describe
 from headrace.bus.errors import (
     ArgumentNotSerialisable,
     DecodeError,
@@ -27,7 +28,6 @@ from headrace.bus.errors import (
     ResultNotSerialisable,
 )
 from headrace.bus.names import Address
-from headrace.bus.payloads import Part, Source, describe
 from headrace.sdk.errors import ClientError, RequestRefused, ServiceUnavailable, ServiceUnreachable
 from headrace.sdk.limits import Room, WhenFull
 from headrace.sdk.outcomes import check_plain, unreadable

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from headrace.bus.installation.private_files import write_private
 from headrace.bus.network import DIRECT, Network
-from headrace.bus.private_files import write_private
 from headrace.sdk.errors import NotConfigured
 
 logger = logging.getLogger(__name__)

@@ -5,7 +5,7 @@
     executor.serializer = ComputeSerializer(strategy_code=DillCodeSource(), strategy_data=JSONData())
     executor.result_serializers = [JSONData()]
 
-dill is not needed: the names stand for forms of Headrace's own (see `headrace.bus.serializers`).
+dill is not needed: the names stand for forms of Headrace's own (see `headrace.bus.functions.serializers`).
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any, ClassVar, Final
 
 import msgspec
 
-from headrace.bus.arguments import encode_json_arguments
-from headrace.bus.code import FunctionCode, from_function, load
-from headrace.bus.encodings import ENCODING_NAMES, JSON, OBJECT
+from headrace.bus.data.arguments import encode_json_arguments
+from headrace.bus.data.encodings import ENCODING_NAMES, JSON, OBJECT
+from headrace.bus.data.json_values import encode_json
+from headrace.bus.data.payloads import Large, Part, Source
+from headrace.bus.data.values import decode, encode
 from headrace.bus.errors import DecodeError, FunctionUnusable
-from headrace.bus.json_values import encode_json
-from headrace.bus.payloads import Large, Part, Source
-from headrace.bus.serializers import CODE_NAMES, DATA_NAMES, PICKLED, PLAIN, SOURCE, Allowed
-from headrace.bus.values import decode, encode
+from headrace.bus.functions.code import FunctionCode, from_function, load
+from headrace.bus.functions.serializers import CODE_NAMES, DATA_NAMES, PICKLED, PLAIN, SOURCE, Allowed
 from headrace.sdk.payloads import encode_call
 
 

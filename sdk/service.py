@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from headrace.bus.bundles import FunctionUse
 from headrace.bus.network import Network
+from headrace.bus.tasks.bundles import FunctionUse
 from headrace.sdk.payloads import ObjectService
 
 

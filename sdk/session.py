@@ -19,10 +19,10 @@ from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
 
-from headrace.bus.bundles import FunctionUse, Runtime
 from headrace.bus.clock import elapsed_s
-from headrace.bus.connection import Connection
 from headrace.bus.errors import SubmissionRefused
+from headrace.bus.nats.connection import Connection
+from headrace.bus.tasks.bundles import FunctionUse, Runtime
 from headrace.schemas import HeadraceError
 from headrace.sdk.allowance import Allowance, QueueLimit
 from headrace.sdk.channel import Channel

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from headrace.bus import options
-from headrace.bus.bundles import TaskOptions
+from headrace.bus.tasks import options
+from headrace.bus.tasks.bundles import TaskOptions
 from headrace.sdk.limits import BLOCK, WhenFull
 
 

@@ -14,11 +14,11 @@ from typing import Any
 
 from waiting import eventually_async
 
-from headrace.bus.arguments import encode_arguments, encode_json_arguments
-from headrace.bus.bundles import TaskOptions
-from headrace.bus.code import from_function, from_source
-from headrace.bus.failures import Failure, decode_failure
-from headrace.bus.values import decode
+from headrace.bus.data.arguments import encode_arguments, encode_json_arguments
+from headrace.bus.data.failures import Failure, decode_failure
+from headrace.bus.data.values import decode
+from headrace.bus.functions.code import from_function, from_source
+from headrace.bus.tasks.bundles import TaskOptions
 from headrace.endpoint.engines.engine import Call, Outcome
 from headrace.endpoint.engines.processes.engine import ProcessEngine
 

@@ -22,10 +22,10 @@ import httpx
 from described import check_described
 
 from headrace.action_provider import ServiceSettings, serve_async
-from headrace.bus.connection import Connection
-from headrace.bus.operator import Operator
-from headrace.bus.server import NatsServer, ServerSettings
-from headrace.bus.service_keys import ServiceKeys
+from headrace.bus.installation.operator import Operator
+from headrace.bus.installation.server import NatsServer, ServerSettings
+from headrace.bus.installation.service_keys import ServiceKeys
+from headrace.bus.nats.connection import Connection
 
 T = TypeVar("T")
 

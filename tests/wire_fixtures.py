@@ -20,9 +20,14 @@ from uuid import UUID
 
 import msgspec
 
-from headrace.bus import models
-from headrace.bus.actions import ActionBundle, ActionIdRecord, ActionRecord, ActionWork
-from headrace.bus.bundles import (
+from headrace.bus.eventing.subscriptions import RetryPolicy, SubscriptionRecord
+from headrace.bus.keys import SEAL_BYTES, KeyRing, bundle_key
+from headrace.bus.names import Address
+from headrace.bus.queues.lane_news import LaneName, decode_news, encode_news
+from headrace.bus.store import models
+from headrace.bus.store.actions import ActionBundle, ActionIdRecord, ActionRecord, ActionWork
+from headrace.bus.store.models import FunctionRecord
+from headrace.bus.tasks.bundles import (
     Bundle,
     FunctionUse,
     LogEnd,
@@ -36,13 +41,8 @@ from headrace.bus.bundles import (
     encode_bundle,
     encode_part,
 )
-from headrace.bus.control import cancel_tasks, decode_control, encode_control
-from headrace.bus.keys import SEAL_BYTES, KeyRing, bundle_key
-from headrace.bus.lane_news import LaneName, decode_news, encode_news
-from headrace.bus.logs import LogChunk, decode_log, encode_log
-from headrace.bus.models import FunctionRecord
-from headrace.bus.names import Address
-from headrace.bus.subscriptions import RetryPolicy, SubscriptionRecord
+from headrace.bus.tasks.control import cancel_tasks, decode_control, encode_control
+from headrace.bus.tasks.logs import LogChunk, decode_log, encode_log
 from headrace.cli.home import Home
 from headrace.endpoint.directory import EndpointDirectory
 from headrace.sdk.profile import Profile

@@ -9,7 +9,7 @@ from headrace.action_provider.auth.callers import Caller
 from headrace.action_provider.errors import Conflict, Forbidden, NotFound
 from headrace.action_provider.http import Call
 from headrace.action_provider.state import Service
-from headrace.bus.models import EndpointRecord, FunctionRecord
+from headrace.bus.store.models import EndpointRecord, FunctionRecord
 
 
 async def function_for(service: Service, caller: Caller, function_id: UUID) -> FunctionRecord:

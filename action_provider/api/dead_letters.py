@@ -11,7 +11,7 @@ from starlette.responses import Response
 from headrace.action_provider.api.access import timestamp
 from headrace.action_provider.errors import InvalidRequest
 from headrace.action_provider.http import Call, Operation, Query, reply
-from headrace.bus.dead_letters import Attempt, DeadLetter, newest
+from headrace.bus.eventing.dead_letters import Attempt, DeadLetter, newest
 from headrace.schemas import Violation
 
 _DEFAULT = 100

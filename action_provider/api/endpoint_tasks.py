@@ -13,10 +13,10 @@ from headrace.action_provider.api.task_lists import LIST_QUERY, asked_limit, ask
 from headrace.action_provider.api.tasks import MOST_NAMED, cancelling_for
 from headrace.action_provider.errors import InvalidRequest
 from headrace.action_provider.http import Call, Operation, reply
-from headrace.bus.cancelling import UNKNOWN
-from headrace.bus.listing import list_tasks
 from headrace.bus.names import token
-from headrace.bus.task_views import TaskView
+from headrace.bus.tasks.cancelling import UNKNOWN
+from headrace.bus.tasks.listing import list_tasks
+from headrace.bus.tasks.task_views import TaskView
 from headrace.schemas import Violation
 
 _REASONS = (

@@ -20,7 +20,7 @@ from headrace.action_provider.http import Call, Operation, no_content, reply
 from headrace.action_provider.removals import end_tasks_of_endpoint, is_back
 from headrace.action_provider.state import Service
 from headrace.bus.errors import RecordConflict
-from headrace.bus.models import PUBLIC, EndpointNameRecord, EndpointRecord, QueueLimits
+from headrace.bus.store.models import PUBLIC, EndpointNameRecord, EndpointRecord, QueueLimits
 
 _REGISTRATION_S = 60.0
 """No registration takes so long."""

@@ -7,8 +7,8 @@ from starlette.responses import Response
 from headrace.action_provider.bodies import parse_json, read_body
 from headrace.action_provider.errors import MalformedRequest, UnsupportedMediaType
 from headrace.action_provider.http import Call, Operation, reply
-from headrace.bus import events
-from headrace.bus.events import CONTENT_TYPE, MOST_EVENT_BYTES, CloudEvent
+from headrace.bus.eventing import events
+from headrace.bus.eventing.events import CONTENT_TYPE, MOST_EVENT_BYTES, CloudEvent
 
 
 async def publish(call: Call) -> Response:

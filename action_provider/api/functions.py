@@ -15,8 +15,8 @@ from headrace.action_provider.api.access import function_for, timestamp
 from headrace.action_provider.errors import Forbidden, InvalidRequest
 from headrace.action_provider.http import Call, Operation, no_content, reply
 from headrace.bus.errors import RequirementsInvalid
-from headrace.bus.models import FunctionCodeRecord, FunctionRecord
-from headrace.bus.requirements import Needs
+from headrace.bus.functions.requirements import Needs
+from headrace.bus.store.models import FunctionCodeRecord, FunctionRecord
 from headrace.schemas import Violation
 
 

@@ -17,12 +17,12 @@ from headrace.action_provider.api.tasks import OneResult, find_task
 from headrace.action_provider.errors import InvalidRequest, ServiceError, Unavailable
 from headrace.action_provider.event_stream import KEEP_ALIVE, MEDIA_TYPE, EventStream, event
 from headrace.action_provider.http import Call, Operation, Query, reply
-from headrace.bus.bundles import LogEnd, TaskResult
 from headrace.bus.errors import BusError
-from headrace.bus.log_watch import LogWatch
-from headrace.bus.logs import STREAMS, LogPiece, LogReader, StreamName
-from headrace.bus.results import ResultWatch
-from headrace.bus.task_views import TaskView
+from headrace.bus.tasks.bundles import LogEnd, TaskResult
+from headrace.bus.tasks.log_watch import LogWatch
+from headrace.bus.tasks.logs import STREAMS, LogPiece, LogReader, StreamName
+from headrace.bus.tasks.results import ResultWatch
+from headrace.bus.tasks.task_views import TaskView
 from headrace.schemas import Violation
 
 logger = logging.getLogger(__name__)

@@ -18,9 +18,9 @@ from headrace.action_provider.http import Call, Operation, Query, reply
 from headrace.action_provider.routing import bearer_of
 from headrace.action_provider.state import Service
 from headrace.action_provider.streaming import StreamedAnswer, body_pieces
-from headrace.bus.models import ObjectRecord
 from headrace.bus.names import Address, token
-from headrace.bus.objects import Kind, ObjectStore
+from headrace.bus.store.models import ObjectRecord
+from headrace.bus.store.objects import Kind, ObjectStore
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _RANGE = re.compile(r"bytes=(\d{1,15})-")

@@ -9,8 +9,8 @@ import msgspec
 
 from headrace.action_provider.api.access import timestamp
 from headrace.action_provider.http import Call
-from headrace.bus.models import EndpointRecord, PoolRecord, PresenceRecord
-from headrace.bus.pools import is_of_user
+from headrace.bus.queues.pools import is_of_user
+from headrace.bus.store.models import EndpointRecord, PoolRecord, PresenceRecord
 
 
 def pool_states(call: Call, endpoint: EndpointRecord, managers: Sequence[PresenceRecord]) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from headrace.action_provider.protocol import PROTOCOL, service_version
 from headrace.action_provider.routing import authenticate, bearer_of
 from headrace.bus.errors import SignatureInvalid
 from headrace.bus.keys import KeyRing, check_function_grant
-from headrace.bus.models import EndpointRecord, SessionRecord
+from headrace.bus.store.models import EndpointRecord, SessionRecord
 from headrace.schemas import Violation
 
 _GRANT_REACH_S = 30 * 86_400.0

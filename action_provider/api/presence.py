@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from headrace.action_provider.api.access import own_endpoint
 from headrace.action_provider.http import Call, Operation, Query, no_content
-from headrace.bus.models import MachineLoad, PoolPresence, PresenceRecord
+from headrace.bus.store.models import MachineLoad, PoolPresence, PresenceRecord
 
 
 async def tell(call: Call) -> Response:

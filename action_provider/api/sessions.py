@@ -16,10 +16,10 @@ from headrace.action_provider.protocol import PROTOCOL, service_version
 from headrace.action_provider.routing import authenticate, bearer_of
 from headrace.action_provider.wishes import pool_for
 from headrace.bus.errors import RequirementsInvalid
+from headrace.bus.functions.requirements import Needs
 from headrace.bus.keys import bundle_key, function_grant
-from headrace.bus.models import SessionRecord
 from headrace.bus.names import DEFAULT_POOL
-from headrace.bus.requirements import Needs
+from headrace.bus.store.models import SessionRecord
 from headrace.schemas import Violation
 
 _SLACK_S = 60

@@ -16,7 +16,7 @@ from headrace.action_provider.auth.withdrawal import end_strangers_sessions
 from headrace.action_provider.errors import Conflict, InvalidRequest, NotFound
 from headrace.action_provider.http import Call, Operation, Query, reply
 from headrace.action_provider.state import Service
-from headrace.bus.models import PUBLIC, EndpointRecord
+from headrace.bus.store.models import PUBLIC, EndpointRecord
 from headrace.schemas import SchemaViolation, Violation, validate
 
 MOST_GUESTS = 1000

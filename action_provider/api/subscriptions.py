@@ -13,11 +13,11 @@ from starlette.responses import Response
 from headrace.action_provider.api.access import check_allowed, chosen_endpoint, function_for, timestamp
 from headrace.action_provider.errors import NotFound
 from headrace.action_provider.http import Call, Operation, no_content, reply
-from headrace.bus.deliveries import drop_waiting
 from headrace.bus.errors import FilterInvalid
+from headrace.bus.eventing.deliveries import drop_waiting
+from headrace.bus.eventing.subscriptions import RetryPolicy, SubscriptionRecord, last_sequence
+from headrace.bus.eventing.templates import compile_input
 from headrace.bus.filters import compile_filter
-from headrace.bus.subscriptions import RetryPolicy, SubscriptionRecord, last_sequence
-from headrace.bus.templates import compile_input
 
 
 async def create(call: Call) -> Response:

@@ -6,8 +6,8 @@ from typing import Any
 
 from headrace.action_provider.api.access import timestamp
 from headrace.bus.ids import submitted_at
-from headrace.bus.plain_results import result_document
-from headrace.bus.task_views import TaskView
+from headrace.bus.tasks.plain_results import result_document
+from headrace.bus.tasks.task_views import TaskView
 
 _YEAR_9999_S = 253_370_764_800.0
 """Times that clients and endpoints say may be anything; a date has four digits for its year."""

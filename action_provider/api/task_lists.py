@@ -12,9 +12,9 @@ from starlette.responses import Response
 from headrace.action_provider.api.task_documents import listed_document
 from headrace.action_provider.errors import InvalidRequest
 from headrace.action_provider.http import Call, Operation, Query, reply
-from headrace.bus.bundles import STATES
 from headrace.bus.durations import parse_duration
-from headrace.bus.listing import Marker, TaskQuery, list_tasks
+from headrace.bus.tasks.bundles import STATES
+from headrace.bus.tasks.listing import Marker, TaskQuery, list_tasks
 from headrace.schemas import Violation
 
 _DEFAULT = 100

@@ -25,18 +25,18 @@ from headrace.action_provider.errors import Conflict, InvalidRequest, NotFound
 from headrace.action_provider.http import WAIT, Operation, reply
 from headrace.action_provider.http import Call as Request
 from headrace.action_provider.wishes import environment_of, pool_for
-from headrace.bus import submission, task_views
-from headrace.bus.bundles import TaskOptions, TaskResult
-from headrace.bus.cancelling import REASONS, UNKNOWN, Cancelling
-from headrace.bus.endings import end_unstarted, ended
 from headrace.bus.ids import task_id
-from headrace.bus.models import EndpointRecord
 from headrace.bus.names import Address
-from headrace.bus.options import of_document, waited_too_long
-from headrace.bus.plain_results import plain_result
-from headrace.bus.results import ResultCollector, ResultWatch
-from headrace.bus.submission import Call, Plan, Submission
-from headrace.bus.task_views import TaskView
+from headrace.bus.store.models import EndpointRecord
+from headrace.bus.tasks import submission, task_views
+from headrace.bus.tasks.bundles import TaskOptions, TaskResult
+from headrace.bus.tasks.cancelling import REASONS, UNKNOWN, Cancelling
+from headrace.bus.tasks.endings import end_unstarted, ended
+from headrace.bus.tasks.options import of_document, waited_too_long
+from headrace.bus.tasks.plain_results import plain_result
+from headrace.bus.tasks.results import ResultCollector, ResultWatch
+from headrace.bus.tasks.submission import Call, Plan, Submission
+from headrace.bus.tasks.task_views import TaskView
 from headrace.schemas import Violation
 
 _INVOKE_WAIT_S = 5.0

@@ -19,8 +19,8 @@ from headrace.action_provider.http import Call, Operation, Query, no_content, re
 from headrace.action_provider.removals import end_subscriptions_of, end_tasks_of_user
 from headrace.action_provider.state import Service
 from headrace.bus.errors import RecordConflict
-from headrace.bus.models import TokenRecord, UserRecord
 from headrace.bus.names import token
+from headrace.bus.store.models import TokenRecord, UserRecord
 
 
 async def add_user(call: Call) -> Response:

@@ -11,7 +11,7 @@ from headrace.action_provider.api.access import own_endpoint
 from headrace.action_provider.auth.pool_token import PoolToken
 from headrace.action_provider.errors import NotFound
 from headrace.action_provider.http import WAIT, Call, Operation, Query, no_content, reply
-from headrace.bus.models import EndpointRecord, PoolRecord, PoolReport
+from headrace.bus.store.models import EndpointRecord, PoolRecord, PoolReport
 
 
 async def list_wanted(call: Call) -> Response:

@@ -12,9 +12,9 @@ from headrace.action_provider.auth.callers import user_key, user_urn
 from headrace.action_provider.auth.tokens import new_token, record_of
 from headrace.action_provider.errors import ServiceUnusable
 from headrace.bus.errors import RecordConflict
-from headrace.bus.models import TokenRecord, UserRecord
-from headrace.bus.private_files import read_private, write_private
-from headrace.bus.tables import Tables
+from headrace.bus.installation.private_files import read_private, write_private
+from headrace.bus.store.models import TokenRecord, UserRecord
+from headrace.bus.store.tables import Tables
 
 logger = logging.getLogger(__name__)
 

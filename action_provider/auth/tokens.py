@@ -12,8 +12,8 @@ from uuid import UUID
 
 from headrace.action_provider.auth.callers import Caller, user_key, user_urn
 from headrace.action_provider.errors import Unauthenticated
-from headrace.bus.models import TokenRecord, UserRecord
-from headrace.bus.tables import Tables
+from headrace.bus.store.models import TokenRecord, UserRecord
+from headrace.bus.store.tables import Tables
 
 _FORM = re.compile(r"hr_([0-9a-f]{16})_[A-Za-z0-9_-]{43}")
 _MOST_CACHED = 10_000

@@ -14,14 +14,14 @@ import time
 from collections.abc import Callable
 
 from headrace.action_provider.errors import Unauthenticated
-from headrace.bus.connection import Connection
-from headrace.bus.credentials import Credentials, KeyPair
 from headrace.bus.errors import BusUnavailable
-from headrace.bus.models import EndpointRecord, RevocationRecord, SessionRecord, UserRecord
+from headrace.bus.installation.credentials import Credentials, KeyPair
+from headrace.bus.installation.service_keys import Revocation
+from headrace.bus.nats.connection import Connection
 from headrace.bus.network import DIRECT, Network
-from headrace.bus.records import Record
-from headrace.bus.service_keys import Revocation
-from headrace.bus.tables import Tables
+from headrace.bus.store.models import EndpointRecord, RevocationRecord, SessionRecord, UserRecord
+from headrace.bus.store.records import Record
+from headrace.bus.store.tables import Tables
 
 logger = logging.getLogger(__name__)
 

@@ -33,14 +33,14 @@ from headrace.action_provider.providers.provider import ActionRow
 from headrace.action_provider.providers.requests import ActionRequest, check_body
 from headrace.action_provider.state import Service
 from headrace.action_provider.wishes import environment_of, pool_for
-from headrace.bus.actions import ActionBundle, ActionRecord, ActionWork, Start, request_key
-from headrace.bus.bundles import TaskOptions
-from headrace.bus.cancelling import cancel
 from headrace.bus.errors import ArgumentNotSerialisable, EnvironmentUnusable, PayloadTooLarge, PoolFailed, QueueFull
 from headrace.bus.ids import task_id
-from headrace.bus.results import ResultCollector, ResultWatch
-from headrace.bus.submission import Call, Plan, Submission, collector
-from headrace.bus.task_views import started
+from headrace.bus.store.actions import ActionBundle, ActionRecord, ActionWork, Start, request_key
+from headrace.bus.tasks.bundles import TaskOptions
+from headrace.bus.tasks.cancelling import cancel
+from headrace.bus.tasks.results import ResultCollector, ResultWatch
+from headrace.bus.tasks.submission import Call, Plan, Submission, collector
+from headrace.bus.tasks.task_views import started
 from headrace.schemas import Violation, schema
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from headrace.action_provider.errors import Answer, answer_to
 from headrace.action_provider.http import reply
-from headrace.bus.actions import ActionRecord
+from headrace.bus.store.actions import ActionRecord
 
 MOST_DISPLAY_STATUS = 64
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
 
-from headrace.bus.bundles import TaskResult
 from headrace.bus.ids import task_id
-from headrace.bus.plain_results import PlainResult, plain_result, reference_document
-from headrace.bus.results import ResultCollector
+from headrace.bus.tasks.bundles import TaskResult
+from headrace.bus.tasks.plain_results import PlainResult, plain_result, reference_document
+from headrace.bus.tasks.results import ResultCollector
 
 _MOST_TASKS_SHOWN = 100
 _MOST_ERRORS_SHOWN = 100

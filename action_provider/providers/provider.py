@@ -7,8 +7,8 @@ from typing import Any, Protocol
 from headrace.action_provider.auth.callers import Caller
 from headrace.action_provider.providers.requests import ActionRequest
 from headrace.action_provider.state import Service
-from headrace.bus.actions import ActionRecord, Start
-from headrace.bus.records import Record
+from headrace.bus.store.actions import ActionRecord, Start
+from headrace.bus.store.records import Record
 
 ActionRow = Record[ActionRecord]
 """A stored action; its value may hold fresher details than the store, which has the end only."""

@@ -16,10 +16,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from uuid import UUID
 
-from headrace.bus.bundles import Runtime
-from headrace.bus.connection import Connection
-from headrace.bus.encodings import MSGPACK
-from headrace.bus.values import encode
+from headrace.bus.data.encodings import MSGPACK
+from headrace.bus.data.values import encode
+from headrace.bus.nats.connection import Connection
+from headrace.bus.tasks.bundles import Runtime
 from headrace.endpoint.agent.loop import Agent
 from headrace.endpoint.engines.engine import Load, Outcome, OutcomesCallback, Source
 from headrace.endpoint.pool_service import HttpPoolService

@@ -18,12 +18,12 @@ from benchmarks.haul.clients import ClientProcess, run
 from benchmarks.haul.probes import Point, Usage, disk_mb, round_trips, steps
 from benchmarks.haul.submissions import submissions
 from benchmarks.systems.headrace import Headrace
-from headrace.bus.bundles import TaskOptions
-from headrace.bus.connection import Connection
-from headrace.bus.lanes import Lanes
-from headrace.bus.service_keys import ServiceKeys
-from headrace.bus.submission import Call, Submission, submit
-from headrace.bus.tables import Tables
+from headrace.bus.installation.service_keys import ServiceKeys
+from headrace.bus.nats.connection import Connection
+from headrace.bus.queues.lanes import Lanes
+from headrace.bus.store.tables import Tables
+from headrace.bus.tasks.bundles import TaskOptions
+from headrace.bus.tasks.submission import Call, Submission, submit
 from headrace.sdk import Executor
 
 TRIPS = 200

@@ -15,10 +15,10 @@ from typing import Any
 import uvloop
 
 from benchmarks.systems import WORKERS
-from headrace.bus.arguments import encode_arguments
-from headrace.bus.bundles import TaskOptions
-from headrace.bus.code import FunctionCode, from_function
-from headrace.bus.values import decode
+from headrace.bus.data.arguments import encode_arguments
+from headrace.bus.data.values import decode
+from headrace.bus.functions.code import FunctionCode, from_function
+from headrace.bus.tasks.bundles import TaskOptions
 from headrace.endpoint.engines.build import build
 from headrace.endpoint.engines.engine import Call, Engine, Outcome
 from headrace.endpoint.engines.means import Means

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from headrace.bus.errors import FilterInvalid
-from headrace.bus.events import CloudEvent, attribute_texts
+from headrace.bus.eventing.events import CloudEvent, attribute_texts
 
 MOST_DEPTH: Final = 16
 MOST_CLAUSES: Final = 256

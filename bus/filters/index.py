@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
-from headrace.bus.events import CloudEvent, attribute_texts
+from headrace.bus.eventing.events import CloudEvent, attribute_texts
 from headrace.bus.filters.dialects import Anchor, Filter
 
 K = TypeVar("K", bound=Hashable)

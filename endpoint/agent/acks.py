@@ -9,8 +9,8 @@ import asyncio
 from collections.abc import Iterable
 from contextlib import suppress
 
-from headrace.bus.connection import Connection
 from headrace.bus.errors import BusError, BusUnavailable
+from headrace.bus.nats.connection import Connection
 from headrace.endpoint.agent.held import Held
 from headrace.endpoint.agent.in_hand import InHand
 from headrace.endpoint.agent.side_tasks import SideTasks

@@ -8,10 +8,10 @@ from collections import OrderedDict
 from collections.abc import Callable
 from uuid import UUID
 
-from headrace.bus.bundles import FunctionUse
 from headrace.bus.clock import elapsed_s
-from headrace.bus.code import FunctionCode
 from headrace.bus.errors import FunctionUnusable
+from headrace.bus.functions.code import FunctionCode
+from headrace.bus.tasks.bundles import FunctionUse
 from headrace.endpoint.errors import RegistrationRefused, ServiceAway
 from headrace.endpoint.grant import PoolGrant, PoolService
 

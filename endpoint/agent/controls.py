@@ -6,10 +6,10 @@ import logging
 from collections.abc import Callable
 from uuid import UUID
 
-from headrace.bus.connection import Connection
-from headrace.bus.control import Control, decode_control
 from headrace.bus.errors import DecodeError, SignatureInvalid
 from headrace.bus.names import Address
+from headrace.bus.nats.connection import Connection
+from headrace.bus.tasks.control import Control, decode_control
 from headrace.endpoint.grant import PoolGrant
 
 logger = logging.getLogger(__name__)

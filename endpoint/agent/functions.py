@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from headrace.bus.allow_list import AllowList
-from headrace.bus.bundles import FunctionUse
-from headrace.bus.code import FunctionCode
 from headrace.bus.errors import EnvironmentUnusable, FunctionUnusable, PoolFailed, SignatureInvalid, TaskError
+from headrace.bus.functions.allow_list import AllowList
+from headrace.bus.functions.code import FunctionCode
+from headrace.bus.functions.requirements import Needs
 from headrace.bus.keys import check_function_grant
-from headrace.bus.requirements import Needs
+from headrace.bus.tasks.bundles import FunctionUse
 from headrace.endpoint.agent.code_cache import CodeCache
 from headrace.endpoint.agent.held import Held
 from headrace.endpoint.grant import PoolGrant

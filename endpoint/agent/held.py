@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from headrace.bus.bundles import Bundle, TaskResult
-from headrace.bus.control import Control
+from headrace.bus.data.failures import encode_failure, of_error
 from headrace.bus.errors import TaskError
-from headrace.bus.failures import encode_failure, of_error
 from headrace.bus.names import Address
-from headrace.bus.results import StoredPart
+from headrace.bus.tasks.bundles import Bundle, TaskResult
+from headrace.bus.tasks.control import Control
+from headrace.bus.tasks.results import StoredPart
 
 
 @dataclass(slots=True, kw_only=True)

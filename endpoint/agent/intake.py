@@ -7,11 +7,11 @@ import secrets
 import time
 from collections.abc import Callable
 
-from headrace.bus.bundles import Bundle, bundle_key_expiry, decode_bundle
 from headrace.bus.errors import DecodeError, SignatureInvalid, WireVersionUnknown
 from headrace.bus.keys import bundle_keys
 from headrace.bus.names import Address
-from headrace.bus.pull import Delivery
+from headrace.bus.nats.pull import Delivery
+from headrace.bus.tasks.bundles import Bundle, bundle_key_expiry, decode_bundle
 from headrace.endpoint.agent.acks import Acks
 from headrace.endpoint.agent.held import Held
 from headrace.endpoint.agent.in_hand import InHand

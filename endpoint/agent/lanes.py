@@ -12,9 +12,9 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from headrace.bus.connection import Connection
-from headrace.bus.lane_news import LaneName
-from headrace.bus.pull import Delivery, Puller
+from headrace.bus.nats.connection import Connection
+from headrace.bus.nats.pull import Delivery, Puller
+from headrace.bus.queues.lane_news import LaneName
 from headrace.endpoint.agent.held import Held
 from headrace.endpoint.fair_share import FairShare
 

@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Callable, Collection
 from uuid import UUID
 
-from headrace.bus.bundles import TaskResult
 from headrace.bus.errors import ObjectMissing, TaskError
 from headrace.bus.ids import split_task_id, task_id
+from headrace.bus.tasks.bundles import TaskResult
 from headrace.endpoint.agent.held import Held
 from headrace.endpoint.agent.in_hand import InHand
 from headrace.endpoint.agent.objects import ObjectDesk

@@ -19,19 +19,19 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from uuid import UUID
 
-from headrace.bus.allow_list import AllowList
-from headrace.bus.bundles import Runtime, Task, TaskResult, bundle_key_expiry
-from headrace.bus.code import FunctionCode
-from headrace.bus.connection import Connection
-from headrace.bus.control import Control
-from headrace.bus.encodings import OBJECT
+from headrace.bus.data.encodings import OBJECT
 from headrace.bus.errors import BusError, DecodeError, FunctionUnusable, SignatureInvalid, SubmissionRefused, TaskError
+from headrace.bus.functions.allow_list import AllowList
+from headrace.bus.functions.code import FunctionCode
 from headrace.bus.ids import split_task_id, task_id
-from headrace.bus.lane_news import decode_news
-from headrace.bus.message import Message
 from headrace.bus.names import Address, lane_news, pool_controls
-from headrace.bus.pull import Delivery
-from headrace.bus.results import read_parts
+from headrace.bus.nats.connection import Connection
+from headrace.bus.nats.message import Message
+from headrace.bus.nats.pull import Delivery
+from headrace.bus.queues.lane_news import decode_news
+from headrace.bus.tasks.bundles import Runtime, Task, TaskResult, bundle_key_expiry
+from headrace.bus.tasks.control import Control
+from headrace.bus.tasks.results import read_parts
 from headrace.endpoint.agent.acks import Acks
 from headrace.endpoint.agent.code_cache import CodeCache
 from headrace.endpoint.agent.controls import Controls

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import IO, Final, Protocol
 from uuid import UUID
 
+from headrace.bus.data.payloads import Part
 from headrace.bus.light_httpx import httpx
 from headrace.bus.names import Address
 from headrace.bus.network import DIRECT, Network
-from headrace.bus.payloads import Part
 from headrace.endpoint.errors import RegistrationRefused, ServiceAway
 
 PIECE_BYTES: Final = 1024 * 1024

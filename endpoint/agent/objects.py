@@ -14,8 +14,9 @@ from uuid import UUID
 
 import msgspec
 
-from headrace.bus.bundles import TaskResult
-from headrace.bus.encodings import OBJECT
+from headrace.bus.data.encodings import OBJECT
+from headrace.bus.data.failures import encode_failure, of_error
+from headrace.bus.data.payloads import Large, Part, describe, read_large
 from headrace.bus.errors import (
     DecodeError,
     ObjectDamaged,
@@ -23,9 +24,8 @@ from headrace.bus.errors import (
     ResultNotSerialisable,
     TaskError,
 )
-from headrace.bus.failures import encode_failure, of_error
 from headrace.bus.names import Address
-from headrace.bus.payloads import Large, Part, describe, read_large
+from headrace.bus.tasks.bundles import TaskResult
 from headrace.endpoint.agent.object_service import ObjectService, Reception
 from headrace.endpoint.engines.engine import Call
 from headrace.endpoint.errors import RegistrationRefused, ServiceAway

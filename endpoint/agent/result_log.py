@@ -7,8 +7,6 @@ import logging
 from collections.abc import Callable, Mapping
 from uuid import UUID
 
-from headrace.bus.bundles import ResultPart, Runtime, TaskResult, encode_part
-from headrace.bus.connection import Connection
 from headrace.bus.errors import (
     AlreadyStored,
     BusError,
@@ -18,8 +16,10 @@ from headrace.bus.errors import (
     TaskError,
 )
 from headrace.bus.ids import task_id
-from headrace.bus.options import waited_too_long
-from headrace.bus.results import read_parts
+from headrace.bus.nats.connection import Connection
+from headrace.bus.tasks.bundles import ResultPart, Runtime, TaskResult, encode_part
+from headrace.bus.tasks.options import waited_too_long
+from headrace.bus.tasks.results import read_parts
 from headrace.endpoint.agent.held import Held, failed
 from headrace.endpoint.agent.side_tasks import SideTasks
 

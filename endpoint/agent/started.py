@@ -9,9 +9,9 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from uuid import UUID
 
-from headrace.bus.connection import MESSAGE_ID_HEADER, Connection
 from headrace.bus.errors import AlreadyStored, BusError, BusUnavailable, TaskLost
 from headrace.bus.ids import split_task_id
+from headrace.bus.nats.connection import MESSAGE_ID_HEADER, Connection
 from headrace.endpoint.agent.held import Held
 from headrace.endpoint.agent.in_hand import InHand
 from headrace.endpoint.agent.result_log import ResultLog

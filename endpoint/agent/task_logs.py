@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 from uuid import UUID
 
-from headrace.bus.connection import Connection
 from headrace.bus.errors import BusError
 from headrace.bus.ids import split_task_id
-from headrace.bus.logs import LogChunk, encode_log
+from headrace.bus.nats.connection import Connection
+from headrace.bus.tasks.logs import LogChunk, encode_log
 from headrace.endpoint.agent.held import Held
 from headrace.endpoint.engines.engine import Output
 

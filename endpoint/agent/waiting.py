@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Collection
 from uuid import UUID
 
-from headrace.bus.encodings import OBJECT
+from headrace.bus.data.encodings import OBJECT
 from headrace.bus.ids import split_task_id
 from headrace.endpoint.agent.held import Held
 from headrace.endpoint.agent.in_hand import InHand

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from headrace.bus.allow_list import AllowList
+from headrace.bus.functions.allow_list import AllowList
 from headrace.endpoint.config import EndpointConfig
 from headrace.endpoint.configuration.engine_keys import engine_problems
 from headrace.endpoint.configuration.worker_keys import sandbox_problems, size_problems

@@ -7,7 +7,7 @@ import sys
 from importlib.metadata import version
 from typing import Any
 
-from headrace.bus.bundles import Runtime
+from headrace.bus.tasks.bundles import Runtime
 
 
 def user_runtime(runtime: Runtime) -> dict[str, Any]:

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 from uuid import UUID
 
-from headrace.bus.bundles import LogEnd, TaskOptions
-from headrace.bus.code import FunctionCode
+from headrace.bus.functions.code import FunctionCode
+from headrace.bus.tasks.bundles import LogEnd, TaskOptions
 
 FinalState = Literal["succeeded", "failed", "cancelled", "expired"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One call to run. `key` is the task's id; `arguments` is encoded as `encoding` says (`headrace.bus.encodings`)."""
+    """One call to run. `key` is the task's id; `arguments` is encoded as `encoding` says (`bus.data.encodings`)."""
 
     key: UUID
     function: UUID
@@ -50,7 +50,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """Some bytes that a call printed; the fields are those of `headrace.bus.logs.LogChunk`."""
+    """Some bytes that a call printed; the fields are those of `headrace.bus.tasks.logs.LogChunk`."""
 
     key: UUID
     stream: int

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from headrace.bus.encodings import INLINE_BYTES
+from headrace.bus.data.encodings import INLINE_BYTES
 from headrace.endpoint.engines.engine import OutputCallback
 from headrace.endpoint.engines.processes.cgroups import MemoryGroups
 from headrace.endpoint.engines.processes.output import PRINTED_LIMIT

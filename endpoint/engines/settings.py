@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from msgspec import Meta
 
-from headrace.bus.serializers import Allowed
+from headrace.bus.functions.serializers import Allowed
 from headrace.endpoint.engines.containers.runtimes import IMAGE, options_problem, template_problem
 from headrace.endpoint.engines.keys import Keys, Path, Reader
 from headrace.endpoint.engines.providers import Count, Positive, Provider, Seconds, is_plain_local, read_provider

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import IO
 
 from headrace.bus.errors import EnvironmentUnusable
+from headrace.bus.functions.requirements import Needs
 from headrace.bus.parent import die_with_parent
-from headrace.bus.requirements import Needs
 from headrace.endpoint.environments.library import make_library, make_light_library, packages_for_another_python
 from headrace.endpoint.environments.policy import EnvironmentPolicy
 from headrace.endpoint.worker.limits import OWN_PREFIX

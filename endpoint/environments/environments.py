@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import IO
 
 from headrace.bus.errors import EnvironmentUnusable
-from headrace.bus.requirements import Needs
+from headrace.bus.functions.requirements import Needs
 from headrace.endpoint.environments.builder import Builder, Say, find_uv
 from headrace.endpoint.environments.library import make_library, make_light_library
 from headrace.endpoint.environments.policy import EnvironmentPolicy

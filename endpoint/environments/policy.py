@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from headrace.bus.errors import EnvironmentUnusable
-from headrace.bus.requirements import Needs
+from headrace.bus.functions.requirements import Needs
 from headrace.endpoint.worker.limits import parse_size
 
 _HOW = "in `environments` of config.yaml"

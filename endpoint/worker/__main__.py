@@ -14,7 +14,7 @@ import socket
 import sys
 from pathlib import Path
 
-from headrace.bus.serializers import Allowed
+from headrace.bus.functions.serializers import Allowed
 from headrace.endpoint.worker.calls import Calls
 from headrace.endpoint.worker.frames import COUNTERS_BYTES
 from headrace.endpoint.worker.limits import EXIT_OUT_OF_MEMORY, WorkerLimits, limit_memory

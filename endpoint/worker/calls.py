@@ -10,9 +10,11 @@ from pathlib import Path
 from types import CoroutineType
 from typing import Any
 
-from headrace.bus.arguments import decode_arguments
-from headrace.bus.code import FunctionCode, load, show_lines
-from headrace.bus.encodings import JSON, OBJECT
+from headrace.bus.data.arguments import decode_arguments
+from headrace.bus.data.encodings import JSON, OBJECT
+from headrace.bus.data.failures import capture, encode_failure, of_error
+from headrace.bus.data.json_values import encode_json
+from headrace.bus.data.values import encode
 from headrace.bus.errors import (
     ArgumentNotSerialisable,
     DecodeError,
@@ -20,10 +22,8 @@ from headrace.bus.errors import (
     ResultNotSerialisable,
     TaskError,
 )
-from headrace.bus.failures import capture, encode_failure, of_error
-from headrace.bus.json_values import encode_json
-from headrace.bus.serializers import ALL, Allowed
-from headrace.bus.values import encode
+from headrace.bus.functions.code import FunctionCode, load, show_lines
+from headrace.bus.functions.serializers import ALL, Allowed
 from headrace.endpoint.worker.frames import RAISED, REFUSED, SUCCEEDED
 from headrace.endpoint.worker.limits import with_hint
 
@@ -138,7 +138,7 @@ class Calls:
 
     def _take_modules(self, code: FunctionCode) -> None:
         # Loaded by those who need it: most workers never meet a function with modules.
-        from headrace.bus import modules
+        from headrace.bus.functions import modules
 
         self._allowed.of_code(code)
         if not self._in_threads:
@@ -169,7 +169,7 @@ def _read_arguments(encoding: int, arguments: bytes, spool: Path | None) -> tupl
 
 def _joined(arguments: bytes, spool: Path) -> tuple[tuple[Any, ...], dict[str, Any]]:
     # Loaded by those who need it: most workers never meet a large payload.
-    from headrace.bus.payloads import join_arguments
+    from headrace.bus.data.payloads import join_arguments
     from headrace.endpoint.worker.spool import object_path
 
     return join_arguments(arguments, lambda part: object_path(spool, part))
@@ -177,7 +177,7 @@ def _joined(arguments: bytes, spool: Path) -> tuple[tuple[Any, ...], dict[str, A
 
 def _spilled(tag: int | None, value: Any, spool: Path, most_bytes: int) -> tuple[int, bytes]:
     """A large value (or, with a tag, what it is encoded as) put into a file, from which the agent takes it."""
-    from headrace.bus.payloads import spill_encoded, spill_result
+    from headrace.bus.data.payloads import spill_encoded, spill_result
     from headrace.endpoint.worker.spool import open_result
 
     def open_file() -> Any:

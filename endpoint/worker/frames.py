@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from headrace.bus.code import FunctionCode
+from headrace.bus.functions.code import FunctionCode
 
 HEAD_BYTES: Final = 8
 

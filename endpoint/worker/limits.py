@@ -36,7 +36,7 @@ class WorkerLimits:
     """The directory under which each call gets one of its own."""
     keep_failed_sandboxes: bool = False
     serializers: tuple[str, ...] = ()
-    """The only strategies of which functions and arguments are read (`headrace.bus.serializers`); none is all."""
+    """The only strategies of which functions and arguments are read (`bus.functions.serializers`); none is all."""
 
     def as_argument(self, *, with_memory: bool = True) -> str:
         """The limits that the worker itself puts in force, for its command line."""

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Final, Self
 
 if TYPE_CHECKING:
-    from headrace.bus.payloads import Part
+    from headrace.bus.data.payloads import Part
 
 MOST_BYTES: Final = 8 << 30
 """Beyond this, arguments that no call needs now make room."""

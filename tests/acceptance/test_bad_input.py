@@ -81,10 +81,10 @@ from running_pool import RunningPool, running_pool
 from service import RunningService, running_service
 from waiting import eventually
 
-from headrace.bus.code import from_function
-from headrace.bus.connection import Connection
+from headrace.bus.functions.code import from_function
 from headrace.bus.names import Address
-from headrace.bus.streams import StreamSettings
+from headrace.bus.nats.connection import Connection
+from headrace.bus.store.streams import StreamSettings
 from headrace.sdk import (
     Client,
     Executor,

@@ -15,8 +15,8 @@ import httpx
 import pytest
 from waiting import eventually
 
-from headrace.bus.operator import Operator
-from headrace.bus.server import NatsServer, ServerSettings
+from headrace.bus.installation.operator import Operator
+from headrace.bus.installation.server import NatsServer, ServerSettings
 from headrace.sdk import Client, Executor
 
 

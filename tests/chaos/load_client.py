@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from headrace.bus.connection import Connection
+from headrace.bus.nats.connection import Connection
 from headrace.schemas import HeadraceError
 from headrace.sdk import Client, Executor
 from headrace.sdk.future import TaskFuture

@@ -16,10 +16,10 @@ from running_pool import running_pool
 from service import RunningService, running_service
 from waiting import eventually
 
-from headrace.bus.connection import Connection
-from headrace.bus.dispatcher import RESULTS_CONSUMER
 from headrace.bus.errors import StreamMissing
+from headrace.bus.eventing.dispatcher import RESULTS_CONSUMER
 from headrace.bus.names import matcher_consumer
+from headrace.bus.nats.connection import Connection
 
 KILLS = 2
 EVENTS = 200

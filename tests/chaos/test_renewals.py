@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from waiting import eventually_async
 
-from headrace.bus.connection import Connection
-from headrace.bus.credentials import Credentials
-from headrace.bus.message import Message
+from headrace.bus.installation.credentials import Credentials
+from headrace.bus.installation.operator import Operator
+from headrace.bus.installation.server import NatsServer, ServerSettings
 from headrace.bus.names import Address, stored_results
-from headrace.bus.operator import Operator
-from headrace.bus.pull import Delivery, Puller
-from headrace.bus.server import NatsServer, ServerSettings
-from headrace.bus.streams import StreamSettings, ensure, ensure_consumer
+from headrace.bus.nats.connection import Connection
+from headrace.bus.nats.message import Message
+from headrace.bus.nats.pull import Delivery, Puller
+from headrace.bus.store.streams import StreamSettings, ensure, ensure_consumer
 
 pytestmark = pytest.mark.anyio
 

@@ -15,14 +15,14 @@ import pytest
 from service import RunningService
 from waiting import eventually, eventually_async
 
-from headrace.bus.bundles import Bundle, FunctionUse, Runtime, Task, TaskOptions, TaskResult, encode_bundle
-from headrace.bus.connection import MESSAGE_ID_HEADER, Connection
-from headrace.bus.encodings import JSON
+from headrace.bus.data.encodings import JSON
+from headrace.bus.data.failures import decode_failure
 from headrace.bus.errors import AlreadyStored
-from headrace.bus.failures import decode_failure
 from headrace.bus.keys import bundle_key
 from headrace.bus.names import Address
-from headrace.bus.results import read_parts
+from headrace.bus.nats.connection import MESSAGE_ID_HEADER, Connection
+from headrace.bus.tasks.bundles import Bundle, FunctionUse, Runtime, Task, TaskOptions, TaskResult, encode_bundle
+from headrace.bus.tasks.results import read_parts
 from headrace.endpoint.agent import in_hand
 from headrace.endpoint.agent.held import Held
 from headrace.endpoint.agent.loop import Agent

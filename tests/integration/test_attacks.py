@@ -22,14 +22,14 @@ from running_pool import RunningPool, running_pool
 from service import RunningService, running_service
 from waiting import eventually, eventually_async
 
-from headrace.bus.bundles import Bundle, FunctionUse, Runtime, Task, TaskOptions, encode_bundle
-from headrace.bus.connection import Connection
 from headrace.bus.errors import BusError, BusUnavailable, PermissionDenied
+from headrace.bus.installation.service_keys import ServiceKeys
 from headrace.bus.keys import KeyRing
-from headrace.bus.logs import LogChunk, encode_log
-from headrace.bus.message import Message
 from headrace.bus.names import Address, object_chunk, stored_results, token
-from headrace.bus.service_keys import ServiceKeys
+from headrace.bus.nats.connection import Connection
+from headrace.bus.nats.message import Message
+from headrace.bus.tasks.bundles import Bundle, FunctionUse, Runtime, Task, TaskOptions, encode_bundle
+from headrace.bus.tasks.logs import LogChunk, encode_log
 from headrace.endpoint.grant import PoolGrant
 from headrace.sdk import Client, Executor, Forbidden, NotFound
 from headrace.sdk.grant import Grant
@@ -482,7 +482,7 @@ async def test_a_pool_fetches_no_code_that_it_was_not_sent(stage: Stage) -> None
 
 
 async def test_the_bus_refuses_a_credential_signed_by_somebody_else(stage: Stage, tmp_path: Path) -> None:
-    from headrace.bus.operator import Operator
+    from headrace.bus.installation.operator import Operator
 
     forged = Operator.open(tmp_path / "keys").minter.pool_user(stage.address.endpoint, "default", "x", 60)
     with pytest.raises(BusError):

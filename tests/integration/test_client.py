@@ -18,7 +18,7 @@ from scripted_http import BREAK, free_ports, scripted_server
 from service import RunningService
 from waiting import eventually
 
-from headrace.bus.bundles import FunctionUse
+from headrace.bus.tasks.bundles import FunctionUse
 from headrace.schemas import HeadraceError
 from headrace.sdk import Executor, errors
 from headrace.sdk.client import Client

@@ -12,8 +12,6 @@ import msgspec
 import pytest
 from waiting import eventually_async
 
-from headrace.bus.connection import Connection
-from headrace.bus.credentials import Credentials
 from headrace.bus.errors import (
     AlreadyStored,
     BusUnavailable,
@@ -23,13 +21,15 @@ from headrace.bus.errors import (
     StreamFull,
     StreamMissing,
 )
-from headrace.bus.message import Message
+from headrace.bus.installation.credentials import Credentials
+from headrace.bus.installation.operator import Operator
+from headrace.bus.installation.server import NatsServer, ServerSettings
 from headrace.bus.names import Address, stored_results
-from headrace.bus.operator import Operator
-from headrace.bus.pull import Delivery, Puller
-from headrace.bus.records import Record, Records
-from headrace.bus.server import NatsServer, ServerSettings
-from headrace.bus.streams import Stream, StreamSettings, ensure, ensure_consumer, ensure_stream
+from headrace.bus.nats.connection import Connection
+from headrace.bus.nats.message import Message
+from headrace.bus.nats.pull import Delivery, Puller
+from headrace.bus.store.records import Record, Records
+from headrace.bus.store.streams import Stream, StreamSettings, ensure, ensure_consumer, ensure_stream
 
 pytestmark = pytest.mark.anyio
 

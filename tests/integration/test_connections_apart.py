@@ -7,8 +7,8 @@ from pathlib import Path
 
 from service import running_service
 
-from headrace.bus.connection import Connection
-from headrace.bus.service_keys import ServiceKeys
+from headrace.bus.installation.service_keys import ServiceKeys
+from headrace.bus.nats.connection import Connection
 
 
 def test_connections_with_one_credential_do_not_take_each_others_answers(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from engine_bench import running
 from waiting import eventually, eventually_async
 
-from headrace.bus.bundles import TaskOptions
+from headrace.bus.tasks.bundles import TaskOptions
 from headrace.endpoint.engines.build import build
 from headrace.endpoint.engines.grids import dask
 from headrace.endpoint.engines.means import Means

@@ -15,12 +15,12 @@ from running_pool import running_pool
 from service import RunningService
 from waiting import eventually
 
-from headrace.bus.connection import Connection
-from headrace.bus.dead_letters import DeadLetter, bury, newest
-from headrace.bus.events import CloudEvent
+from headrace.bus.eventing.dead_letters import DeadLetter, bury, newest
+from headrace.bus.eventing.events import CloudEvent
 from headrace.bus.names import event_subject
-from headrace.bus.streams import purge
-from headrace.bus.submission import DELIVERIES_GROUP
+from headrace.bus.nats.connection import Connection
+from headrace.bus.store.streams import purge
+from headrace.bus.tasks.submission import DELIVERIES_GROUP
 
 _kinds = (f"org.example.kind{n}" for n in itertools.count())
 

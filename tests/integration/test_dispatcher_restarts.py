@@ -18,15 +18,15 @@ from running_pool import running_pool
 from service import RunningService, running_service
 from waiting import eventually
 
-from headrace.bus.connection import Connection
-from headrace.bus.deliveries import Delivery
-from headrace.bus.dispatcher import DUE_CONSUMER, RESULTS_CONSUMER, Dispatcher
 from headrace.bus.errors import StreamMissing
+from headrace.bus.eventing.deliveries import Delivery
+from headrace.bus.eventing.dispatcher import DUE_CONSUMER, RESULTS_CONSUMER, Dispatcher
+from headrace.bus.eventing.subscriptions import SubscriptionRecord
+from headrace.bus.installation.service_keys import ServiceKeys
 from headrace.bus.names import matcher_consumer
-from headrace.bus.service_keys import ServiceKeys
-from headrace.bus.streams import StreamSettings, delete_consumer, purge
-from headrace.bus.subscriptions import SubscriptionRecord
-from headrace.bus.tables import Tables
+from headrace.bus.nats.connection import Connection
+from headrace.bus.store.streams import StreamSettings, delete_consumer, purge
+from headrace.bus.store.tables import Tables
 
 MATCHER = matcher_consumer("default")
 

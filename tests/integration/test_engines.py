@@ -18,9 +18,9 @@ from engine_bench import Bench
 from headrace_up import is_alive
 from waiting import eventually_async
 
-from headrace.bus.bundles import TaskOptions
-from headrace.bus.encodings import JSON, OBJECT
-from headrace.bus.failures import rebuild
+from headrace.bus.data.encodings import JSON, OBJECT
+from headrace.bus.data.failures import rebuild
+from headrace.bus.tasks.bundles import TaskOptions
 from headrace.endpoint.engines.build import build
 from headrace.endpoint.engines.engine import Output
 from headrace.endpoint.engines.means import Means

@@ -14,7 +14,7 @@ import pytest
 from wheels import make_wheel
 
 from headrace.bus.errors import EnvironmentUnusable
-from headrace.bus.requirements import Needs
+from headrace.bus.functions.requirements import Needs
 from headrace.endpoint.config import EndpointConfig
 from headrace.endpoint.environments.environments import Environments, Lease
 from headrace.endpoint.environments.policy import EnvironmentPolicy

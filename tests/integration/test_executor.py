@@ -16,9 +16,9 @@ from running_pool import RunningPool, running_pool
 from service import RunningService
 from waiting import eventually
 
-from headrace.bus import bundles
-from headrace.bus.connection import Connection
 from headrace.bus.names import Address
+from headrace.bus.nats.connection import Connection
+from headrace.bus.tasks import bundles
 from headrace.sdk import (
     ArgumentNotSerialisable,
     Client,

@@ -14,14 +14,14 @@ from running_pool import RunningPool, running_pool
 from service import RunningService, running_service
 from waiting import eventually
 
-from headrace.bus.connection import Connection
 from headrace.bus.errors import SignatureInvalid
-from headrace.bus.lane_news import LaneName, decode_news, encode_news
-from headrace.bus.lanes import Lanes
+from headrace.bus.installation.service_keys import ServiceKeys
 from headrace.bus.names import lane_key
-from headrace.bus.service_keys import ServiceKeys
-from headrace.bus.streams import delete_consumer, ensure_consumer
-from headrace.bus.tables import Tables
+from headrace.bus.nats.connection import Connection
+from headrace.bus.queues.lane_news import LaneName, decode_news, encode_news
+from headrace.bus.queues.lanes import Lanes
+from headrace.bus.store.streams import delete_consumer, ensure_consumer
+from headrace.bus.store.tables import Tables
 
 ADMIN = "urn:headrace:user:admin"
 

@@ -15,10 +15,10 @@ from running_pool import RunningPool, running_pool
 from service import RunningService, running_service
 from waiting import eventually
 
-from headrace.bus.encodings import INLINE_BYTES
+from headrace.bus.data.encodings import INLINE_BYTES
 from headrace.bus.names import object_chunk
-from headrace.bus.objects import CHUNK_BYTES, ObjectStore
-from headrace.bus.tables import Tables
+from headrace.bus.store.objects import CHUNK_BYTES, ObjectStore
+from headrace.bus.store.tables import Tables
 from headrace.sdk import (
     Client,
     Executor,

@@ -14,12 +14,12 @@ import uvloop
 from certificates import make_certificate
 from waiting import eventually_async
 
-from headrace.bus.connection import Connection
 from headrace.bus.errors import BusUnavailable
-from headrace.bus.message import Message
-from headrace.bus.nats_binary import find_binary
+from headrace.bus.installation.nats_binary import find_binary
+from headrace.bus.installation.operator import Operator
+from headrace.bus.nats.connection import Connection
+from headrace.bus.nats.message import Message
 from headrace.bus.network import Network
-from headrace.bus.operator import Operator
 
 pytestmark = pytest.mark.anyio
 LARGE = bytes(range(256)) * 2_000

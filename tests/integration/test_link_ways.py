@@ -12,13 +12,13 @@ from certificates import Certificate, make_certificate
 from gateways import Gateway, closed_port
 from waiting import eventually_async
 
-from headrace.bus.connection import Connection
-from headrace.bus.credentials import Credentials
 from headrace.bus.errors import BusUnavailable, NetworkUnusable, PayloadTooLarge, PermissionDenied
-from headrace.bus.message import Message
+from headrace.bus.installation.credentials import Credentials
+from headrace.bus.installation.operator import Operator
+from headrace.bus.installation.server import NatsServer, ServerSettings
+from headrace.bus.nats.connection import Connection
+from headrace.bus.nats.message import Message
 from headrace.bus.network import DIRECT, Network
-from headrace.bus.operator import Operator
-from headrace.bus.server import NatsServer, ServerSettings
 
 pytestmark = pytest.mark.anyio
 

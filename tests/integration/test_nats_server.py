@@ -19,13 +19,13 @@ import pytest
 from headrace_up import is_alive
 from waiting import eventually, eventually_async
 
-from headrace.bus.connection import Connection
 from headrace.bus.errors import BusError, PermissionDenied, ServerUnusable
-from headrace.bus.message import Message
+from headrace.bus.installation.operator import Operator
+from headrace.bus.installation.server import NatsServer, ServerSettings
 from headrace.bus.names import Address, stored_results
-from headrace.bus.operator import Operator
-from headrace.bus.server import NatsServer, ServerSettings
-from headrace.bus.streams import StreamSettings, ensure, ensure_consumer
+from headrace.bus.nats.connection import Connection
+from headrace.bus.nats.message import Message
+from headrace.bus.store.streams import StreamSettings, ensure, ensure_consumer
 
 pytestmark = pytest.mark.anyio
 
@@ -231,8 +231,8 @@ async def test_a_start_that_is_given_up_leaves_nothing_running(settings: ServerS
 def test_the_server_ends_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     program = f"""
 import asyncio, pathlib
-from headrace.bus.operator import Operator
-from headrace.bus.server import NatsServer, ServerSettings
+from headrace.bus.installation.operator import Operator
+from headrace.bus.installation.server import NatsServer, ServerSettings
 async def main():
     home = pathlib.Path({str(tmp_path)!r})
     server = NatsServer(ServerSettings(accounts=Operator.open(home / "keys").accounts(), directory=home / "nats"))

@@ -15,9 +15,9 @@ import uvloop
 from gates import LIVE
 from waiting import eventually_async
 
-from headrace.bus.arguments import encode_json_arguments
-from headrace.bus.bundles import LogEnd, TaskOptions
-from headrace.bus.code import from_source
+from headrace.bus.data.arguments import encode_json_arguments
+from headrace.bus.functions.code import from_source
+from headrace.bus.tasks.bundles import LogEnd, TaskOptions
 from headrace.endpoint.engines.engine import Call, Outcome, Output
 from headrace.endpoint.engines.processes.engine import ProcessEngine
 

@@ -17,8 +17,8 @@ from engine_bench import running
 from headrace_up import is_alive
 from waiting import eventually_async
 
-from headrace.bus.bundles import TaskOptions
-from headrace.bus.values import decode
+from headrace.bus.data.values import decode
+from headrace.bus.tasks.bundles import TaskOptions
 from headrace.endpoint.engines.build import build
 from headrace.endpoint.engines.means import Means
 from headrace.endpoint.engines.settings import engine_settings

@@ -23,10 +23,10 @@ from engine_bench import Bench, running
 from headrace_up import is_alive
 from waiting import eventually, eventually_async
 
-from headrace.bus.bundles import TaskOptions
-from headrace.bus.encodings import JSON
-from headrace.bus.failures import rebuild
-from headrace.bus.values import decode
+from headrace.bus.data.encodings import JSON
+from headrace.bus.data.failures import rebuild
+from headrace.bus.data.values import decode
+from headrace.bus.tasks.bundles import TaskOptions
 from headrace.endpoint.engines.processes import dealing
 
 pytestmark = pytest.mark.anyio

@@ -15,12 +15,12 @@ from running_pool import RunningPool, running_pool
 from service import RunningService, running_service
 from waiting import eventually
 
-from headrace.bus.backlog import Backlog
-from headrace.bus.connection import Connection
 from headrace.bus.errors import BusError, QueueFull
-from headrace.bus.lanes import Lanes
-from headrace.bus.service_keys import ServiceKeys
-from headrace.bus.tables import Tables
+from headrace.bus.installation.service_keys import ServiceKeys
+from headrace.bus.nats.connection import Connection
+from headrace.bus.queues.lanes import Lanes
+from headrace.bus.store.tables import Tables
+from headrace.bus.tasks.backlog import Backlog
 from headrace.sdk import Client
 from headrace.sdk.grant import Grant
 

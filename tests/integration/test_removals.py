@@ -15,12 +15,12 @@ from running_pool import RunningPool, running_pool
 from service import RunningService
 from waiting import eventually
 
-from headrace.bus.bundles import FunctionUse
-from headrace.bus.code import FunctionCode, from_source
-from headrace.bus.connection import Connection
 from headrace.bus.errors import FunctionUnusable
-from headrace.bus.service_keys import ServiceKeys
-from headrace.bus.task_views import find
+from headrace.bus.functions.code import FunctionCode, from_source
+from headrace.bus.installation.service_keys import ServiceKeys
+from headrace.bus.nats.connection import Connection
+from headrace.bus.tasks.bundles import FunctionUse
+from headrace.bus.tasks.task_views import find
 from headrace.endpoint.agent import code_cache
 from headrace.endpoint.agent.code_cache import CodeCache
 from headrace.endpoint.errors import RegistrationRefused, ServiceAway

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from service import running_service
 
-from headrace.bus.streams import StreamSettings
+from headrace.bus.store.streams import StreamSettings
 
 
 def test_a_full_stream_refuses_the_submission_and_says_so(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -15,9 +15,9 @@ import pytest
 from service import RunningService, running_service
 from waiting import eventually
 
-from headrace.bus.objects import CHUNK_BYTES, ObjectStore, Swept
-from headrace.bus.streams import StreamSettings
-from headrace.bus.tables import Tables
+from headrace.bus.store.objects import CHUNK_BYTES, ObjectStore, Swept
+from headrace.bus.store.streams import StreamSettings
+from headrace.bus.store.tables import Tables
 
 CONTENT = os.urandom(3 * CHUNK_BYTES + 17)
 MINE = "urn:headrace:user:admin"

@@ -10,9 +10,9 @@ from uuid import UUID
 import httpx
 from service import RunningService
 
-from headrace.bus.connection import Connection
-from headrace.bus.credentials import Credentials
+from headrace.bus.installation.credentials import Credentials
 from headrace.bus.keys import bundle_key, check_function_grant
+from headrace.bus.nats.connection import Connection
 
 SDK = {"protocol": 1, "sdk_version": "0.1.0", "python_version": "3.11.7"}
 ABOUT = {"python_version": "3.11.7", "headrace_version": "0.1.0", "host": "h", "protocol": 1}

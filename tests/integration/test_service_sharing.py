@@ -7,7 +7,7 @@ from typing import Any
 from msgspec import structs
 from service import RunningService
 
-from headrace.bus.tables import Tables
+from headrace.bus.store.tables import Tables
 
 SHARES = "/api/v1/endpoints/{}/shares"
 GROUPS = "/api/v1/groups"

@@ -6,8 +6,8 @@ import pytest
 from service import RunningService
 from waiting import eventually
 
-from headrace.bus.connection import Connection
-from headrace.bus.tables import Tables
+from headrace.bus.nats.connection import Connection
+from headrace.bus.store.tables import Tables
 
 USERS, TOKENS, WHOAMI = "/api/v1/users", "/api/v1/tokens", "/api/v1/whoami"
 

@@ -11,9 +11,9 @@ import pytest
 from service import RunningService, running_service
 from waiting import eventually
 
-from headrace.bus.connection import Connection
-from headrace.bus.credentials import Credentials
 from headrace.bus.errors import BusUnavailable, PermissionDenied
+from headrace.bus.installation.credentials import Credentials
+from headrace.bus.nats.connection import Connection
 
 SDK = {"protocol": 1, "sdk_version": "0.1.0", "python_version": "3.11.7"}
 ABOUT = {"python_version": "3.11.7", "headrace_version": "0.1.0", "host": "h", "protocol": 1}

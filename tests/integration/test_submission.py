@@ -15,15 +15,16 @@ from service import RunningService
 from waiting import eventually
 
 from headrace.bus import ids
-from headrace.bus.cancelling import cancel
-from headrace.bus.connection import Connection
 from headrace.bus.errors import PayloadTooLarge
+from headrace.bus.installation.service_keys import ServiceKeys
 from headrace.bus.keys import KeyRing
-from headrace.bus.lanes import Lanes
 from headrace.bus.names import Address
-from headrace.bus.plain_results import plain_result
-from headrace.bus.service_keys import ServiceKeys
-from headrace.bus.submission import (
+from headrace.bus.nats.connection import Connection
+from headrace.bus.queues.lanes import Lanes
+from headrace.bus.store.tables import Tables
+from headrace.bus.tasks.cancelling import cancel
+from headrace.bus.tasks.plain_results import plain_result
+from headrace.bus.tasks.submission import (
     Call,
     Plan,
     Submission,
@@ -33,8 +34,7 @@ from headrace.bus.submission import (
     submit_and_collect,
     task_ids,
 )
-from headrace.bus.tables import Tables
-from headrace.bus.task_views import find, find_group
+from headrace.bus.tasks.task_views import find, find_group
 
 ADA = "urn:headrace:user:ada"
 BOB = "urn:headrace:user:bob"

@@ -19,17 +19,17 @@ from running_pool import RunningPool
 from service import RunningService
 from waiting import eventually
 
-from headrace.bus import listing
-from headrace.bus.bundles import ResultPart, Runtime, TaskOptions, TaskResult, encode_part
-from headrace.bus.connection import Connection
-from headrace.bus.json_values import encode_json
+from headrace.bus.data.json_values import encode_json
+from headrace.bus.installation.service_keys import ServiceKeys
 from headrace.bus.keys import KeyRing
-from headrace.bus.lanes import Lanes
-from headrace.bus.listing import Marker, TaskQuery, list_tasks
 from headrace.bus.names import Address
-from headrace.bus.service_keys import ServiceKeys
-from headrace.bus.submission import Call, Submission, Submitted, submit, task_ids
-from headrace.bus.tables import Tables
+from headrace.bus.nats.connection import Connection
+from headrace.bus.queues.lanes import Lanes
+from headrace.bus.store.tables import Tables
+from headrace.bus.tasks import listing
+from headrace.bus.tasks.bundles import ResultPart, Runtime, TaskOptions, TaskResult, encode_part
+from headrace.bus.tasks.listing import Marker, TaskQuery, list_tasks
+from headrace.bus.tasks.submission import Call, Submission, Submitted, submit, task_ids
 from headrace.sdk import Client
 
 WORKERS = 1

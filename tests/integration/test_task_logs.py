@@ -25,7 +25,7 @@ from scripted_http import BREAK, scripted_server
 from service import RunningService, running_service
 from waiting import eventually
 
-from headrace.bus import log_watch
+from headrace.bus.tasks import log_watch
 from headrace.sdk import Client, Executor, LogChunk, NotFound
 
 SPEAK = """

@@ -14,7 +14,7 @@ from running_pool import RunningPool
 from service import RunningService
 from waiting import eventually
 
-from headrace.bus.connection import Connection
+from headrace.bus.nats.connection import Connection
 from headrace.sdk import Client, Executor, NotFound, TaskCancelled, TaskFuture
 
 WORKERS = 1

@@ -19,7 +19,7 @@ import pytest
 from headrace_up import Up
 from waiting import eventually
 
-from headrace.bus.pools import pool_name
+from headrace.bus.queues.pools import pool_name
 from headrace.endpoint.directory import EndpointDirectory, Endpoints, read_json
 from headrace.sdk.client import Client
 from headrace.sdk.errors import PoolFailed, TaskLost

@@ -19,8 +19,8 @@ import pytest
 from engine_bench import running
 from waiting import eventually_async
 
-from headrace.bus.bundles import TaskOptions
-from headrace.bus.failures import rebuild
+from headrace.bus.data.failures import rebuild
+from headrace.bus.tasks.bundles import TaskOptions
 from headrace.endpoint.worker.limits import WorkerLimits
 
 pytestmark = pytest.mark.anyio

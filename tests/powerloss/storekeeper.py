@@ -9,11 +9,11 @@ from random import Random
 
 import msgspec
 
-from headrace.bus.connection import Connection
-from headrace.bus.message import Message
-from headrace.bus.operator import Operator
-from headrace.bus.records import Records
-from headrace.bus.streams import StreamSettings, ensure, ensure_consumer
+from headrace.bus.installation.operator import Operator
+from headrace.bus.nats.connection import Connection
+from headrace.bus.nats.message import Message
+from headrace.bus.store.records import Records
+from headrace.bus.store.streams import StreamSettings, ensure, ensure_consumer
 
 _CONSUMER = "powerloss"
 _SIZES = (10, 200, 3_000, 60_000)

@@ -21,8 +21,8 @@ from powerloss.layers import Cut, Model
 from powerloss.storekeeper import Ledger, Missing, Storekeeper
 from waiting import eventually_async
 
-from headrace.bus.operator import Operator
-from headrace.bus.server import NatsServer, ServerSettings
+from headrace.bus.installation.operator import Operator
+from headrace.bus.installation.server import NatsServer, ServerSettings
 
 pytestmark = pytest.mark.anyio
 

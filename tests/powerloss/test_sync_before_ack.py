@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from headrace.bus.connection import Connection
-from headrace.bus.operator import Operator
-from headrace.bus.server import NatsServer, ServerSettings
-from headrace.bus.streams import StreamSettings, ensure
+from headrace.bus.installation.operator import Operator
+from headrace.bus.installation.server import NatsServer, ServerSettings
+from headrace.bus.nats.connection import Connection
+from headrace.bus.store.streams import StreamSettings, ensure
 
 pytestmark = pytest.mark.anyio
 

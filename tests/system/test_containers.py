@@ -17,7 +17,7 @@ from engine_bench import Bench
 from headrace_up import headrace_up
 from waiting import eventually, eventually_async
 
-from headrace.bus.bundles import TaskOptions
+from headrace.bus.tasks.bundles import TaskOptions
 from headrace.endpoint.directory import EndpointDirectory, Endpoints
 from headrace.endpoint.engines.build import build
 from headrace.endpoint.engines.engine import Output

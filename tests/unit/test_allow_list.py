@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID, uuid4
 
-from headrace.bus.allow_list import AllowList
+from headrace.bus.functions.allow_list import AllowList
 from headrace.endpoint.config import EndpointConfig
 from headrace.endpoint.configuration.pool_config import PoolConfig
 

@@ -15,8 +15,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from headrace.bus.code import FunctionCode, from_function, from_source, load, python_version, show_lines
 from headrace.bus.errors import FunctionUnusable
+from headrace.bus.functions.code import FunctionCode, from_function, from_source, load, python_version, show_lines
 
 LIMIT = 3
 LOCK = threading.Lock()
@@ -149,7 +149,7 @@ def test_a_function_whose_globals_cannot_be_pickled_is_stored_somehow() -> None:
 def test_a_function_of_main_comes_back_in_a_process_that_lacks_it(tmp_path: pathlib.Path) -> None:
     script = tmp_path / "notebook.py"
     script.write_text(
-        "import sys, msgspec\nfrom headrace.bus.code import from_function\nimport own_tools\n"
+        "import sys, msgspec\nfrom headrace.bus.functions.code import from_function\nimport own_tools\n"
         "class Sample:\n    weight = 2\n"
         "def weigh(x):\n    return Sample().weight * own_tools.scale(x)\n"
         "sys.stdout.buffer.write(msgspec.msgpack.encode(from_function(weigh)))\n"

@@ -13,10 +13,10 @@ from uuid import UUID
 import nkeys
 import pytest
 
-from headrace.bus.credentials import Credentials, issued_at
 from headrace.bus.errors import KeysUnusable
-from headrace.bus.operator import Operator
-from headrace.bus.service_keys import ServiceKeys
+from headrace.bus.installation.credentials import Credentials, issued_at
+from headrace.bus.installation.operator import Operator
+from headrace.bus.installation.service_keys import ServiceKeys
 
 ENDPOINT = UUID("11111111-2222-3333-4444-555555555555")
 ADA = "urn:headrace:user:ada"

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.bus.deliveries import Delivery, FailedAttempt, Waiting
 from headrace.bus.errors import DecodeError
+from headrace.bus.eventing.deliveries import Delivery, FailedAttempt, Waiting
+from headrace.bus.eventing.subscriptions import RetryPolicy
 from headrace.bus.ids import split_task_id
-from headrace.bus.subscriptions import RetryPolicy
 
 ENDPOINT = uuid.uuid4()
 DELIVERY = Delivery(uuid.uuid4(), "default", 7, "/s", "1")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.bus.errors import DecodeError, PayloadTooLarge
-from headrace.bus.events import CloudEvent, attribute_texts, message_id
+from headrace.bus.eventing.events import CloudEvent, attribute_texts, message_id
 from headrace.bus.names import event_subject
 from headrace.schemas import SchemaViolation
 

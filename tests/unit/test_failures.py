@@ -11,9 +11,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from headrace.bus import failures
+from headrace.bus.data import failures
+from headrace.bus.data.failures import Failure, capture, decode_failure, encode_failure, of_error, rebuild
 from headrace.bus.errors import DecodeError, TaskCancelled, TaskError, TaskFailed, TaskLost
-from headrace.bus.failures import Failure, capture, decode_failure, encode_failure, of_error, rebuild
 
 
 def raised(error: BaseException) -> BaseException:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.bus.errors import FilterInvalid
-from headrace.bus.events import CloudEvent
+from headrace.bus.eventing.events import CloudEvent
 from headrace.bus.filters import FilterIndex, compile_filter
 
 NAMES = ("type", "subject", "ext")

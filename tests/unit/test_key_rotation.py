@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from headrace.bus.errors import SignatureInvalid
+from headrace.bus.installation.operator import Operator
+from headrace.bus.installation.service_keys import ServiceKeys
 from headrace.bus.keys import (
     KeyRing,
     bundle_key,
@@ -21,8 +23,6 @@ from headrace.bus.keys import (
     mac,
     seal,
 )
-from headrace.bus.operator import Operator
-from headrace.bus.service_keys import ServiceKeys
 
 ADA = "urn:headrace:user:ada"
 ENDPOINT = uuid.uuid4()

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.bus.bundles import LogEnd
 from headrace.bus.errors import DecodeError, SignatureInvalid
-from headrace.bus.logs import LogChunk, LogReader, decode_log, encode_log
 from headrace.bus.names import Address
+from headrace.bus.tasks.bundles import LogEnd
+from headrace.bus.tasks.logs import LogChunk, LogReader, decode_log, encode_log
 from headrace.endpoint.agent.task_logs import _messages
 from headrace.endpoint.engines.processes.output import OutputFile, RunOutput
 

@@ -13,8 +13,8 @@ import numpy
 import pytest
 
 from headrace.bus.errors import FunctionUnusable
-from headrace.bus.installed import is_installed
-from headrace.bus.modules import MOST_BYTES, activate, add, pack
+from headrace.bus.functions.installed import is_installed
+from headrace.bus.functions.modules import MOST_BYTES, activate, add, pack
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.bus.bundles import TaskOptions
-from headrace.bus.options import OPTION_NAMES, changed, of_document
+from headrace.bus.tasks.bundles import TaskOptions
+from headrace.bus.tasks.options import OPTION_NAMES, changed, of_document
 from headrace.schemas import SchemaViolation, schema, validate
 from headrace.sdk import Executor
 

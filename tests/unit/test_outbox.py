@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from headrace.bus.bundles import FunctionUse, TaskOptions
 from headrace.bus.ids import split_task_id
+from headrace.bus.tasks.bundles import FunctionUse, TaskOptions
 from headrace.sdk.errors import QueueFull, SubmissionRefused
 from headrace.sdk.future import TaskFuture
 from headrace.sdk.limits import MOST_UNSENT_BYTES, MOST_UNSENT_TASKS, WhenFull

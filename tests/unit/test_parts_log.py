@@ -22,19 +22,29 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from headrace.bus import keys, values
-from headrace.bus.answers import Stored, StoredMessage
-from headrace.bus.bundles import Bundle, FunctionUse, ResultPart, Runtime, Task, TaskOptions, decode_part, encode_bundle
-from headrace.bus.code import FunctionCode
-from headrace.bus.connection import MESSAGE_ID_HEADER, Connection
-from headrace.bus.credentials import Credentials
-from headrace.bus.encodings import JSON
+from headrace.bus import keys
+from headrace.bus.data import values
+from headrace.bus.data.encodings import JSON
+from headrace.bus.data.json_values import encode_json
 from headrace.bus.errors import AlreadyStored
+from headrace.bus.functions.code import FunctionCode
 from headrace.bus.ids import new_bundle_id
-from headrace.bus.json_values import encode_json
+from headrace.bus.installation.credentials import Credentials
 from headrace.bus.names import Address
-from headrace.bus.pull import Delivery
-from headrace.bus.results import ResultCollector, stored_part
+from headrace.bus.nats.answers import Stored, StoredMessage
+from headrace.bus.nats.connection import MESSAGE_ID_HEADER, Connection
+from headrace.bus.nats.pull import Delivery
+from headrace.bus.tasks.bundles import (
+    Bundle,
+    FunctionUse,
+    ResultPart,
+    Runtime,
+    Task,
+    TaskOptions,
+    decode_part,
+    encode_bundle,
+)
+from headrace.bus.tasks.results import ResultCollector, stored_part
 from headrace.endpoint.agent import acks
 from headrace.endpoint.agent.loop import Agent
 from headrace.endpoint.agent.suspects import MOST_LOSSES

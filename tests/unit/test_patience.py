@@ -8,8 +8,8 @@ from uuid import UUID
 import pytest
 from waiting import eventually_async
 
-from headrace.bus.bundles import Bundle, Runtime, Task, TaskOptions, TaskResult
 from headrace.bus.names import Address
+from headrace.bus.tasks.bundles import Bundle, Runtime, Task, TaskOptions, TaskResult
 from headrace.endpoint.agent.held import Held
 from headrace.endpoint.agent.patience import Patience, ServerClock
 

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.bus import payloads, values
-from headrace.bus.arguments import decode_arguments, encode_arguments
-from headrace.bus.encodings import CLOUDPICKLE, INLINE_BYTES, JSON, OBJECT, PICKLE
+from headrace.bus.data import payloads, values
+from headrace.bus.data.arguments import decode_arguments, encode_arguments
+from headrace.bus.data.encodings import CLOUDPICKLE, INLINE_BYTES, JSON, OBJECT, PICKLE
+from headrace.bus.data.payloads import PART_BYTES, Large, Part, Source, Spill
 from headrace.bus.errors import ArgumentNotSerialisable, DecodeError, ObjectMissing, PayloadTooLarge
-from headrace.bus.payloads import PART_BYTES, Large, Part, Source, Spill
 
 LARGE = bytes(PART_BYTES + 1)
 

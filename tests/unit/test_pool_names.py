@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.bus.models import PoolRecord, PoolReport
 from headrace.bus.names import DEFAULT_POOL, token
-from headrace.bus.pools import pool_name
+from headrace.bus.queues.pools import pool_name
+from headrace.bus.store.models import PoolRecord, PoolReport
 
 ADA, GRACE = "urn:headrace:user:ada", "urn:headrace:user:grace"
 

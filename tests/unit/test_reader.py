@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.bus.errors import ProtocolBroken
-from headrace.bus.message import headers_block, parse_headers
-from headrace.bus.reader import BUFFER_BYTES, LARGE_BYTES, Reader
+from headrace.bus.nats.message import headers_block, parse_headers
+from headrace.bus.nats.reader import BUFFER_BYTES, LARGE_BYTES, Reader
 
 SIZES = st.one_of(
     st.integers(0, 300), st.sampled_from([LARGE_BYTES - 1, LARGE_BYTES, BUFFER_BYTES - 40, BUFFER_BYTES, 100_000])

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.bus.errors import RequirementsInvalid
-from headrace.bus.requirements import Needs, of_file, of_script
+from headrace.bus.functions.requirements import Needs, of_file, of_script
 from headrace.sdk.needs import needs_of
 
 NAMES = st.sampled_from(["numpy>=2", "NumPy >= 2", "a_b[x]==1", "A.B[X]==1", 'c; python_version > "3"'])

@@ -7,18 +7,18 @@ from uuid import UUID
 
 import pytest
 
-from headrace.bus import values
-from headrace.bus.bundles import ResultPart, Runtime, TaskResult, encode_part
-from headrace.bus.control import Control, cancel_tasks, decode_control, encode_control
-from headrace.bus.encodings import CLOUDPICKLE, JSON, MSGPACK
+from headrace.bus.data import values
+from headrace.bus.data.encodings import CLOUDPICKLE, JSON, MSGPACK
+from headrace.bus.data.failures import capture, encode_failure, of_error
+from headrace.bus.data.json_values import encode_json
+from headrace.bus.data.pickles import pickle_by_value
 from headrace.bus.errors import SignatureInvalid, TaskCancelled
-from headrace.bus.failures import capture, encode_failure, of_error
-from headrace.bus.json_values import encode_json
-from headrace.bus.message import Message
 from headrace.bus.names import Address
-from headrace.bus.pickles import pickle_by_value
-from headrace.bus.plain_results import plain_result, result_document
-from headrace.bus.results import ResultCollector, StoredPart, live_part
+from headrace.bus.nats.message import Message
+from headrace.bus.tasks.bundles import ResultPart, Runtime, TaskResult, encode_part
+from headrace.bus.tasks.control import Control, cancel_tasks, decode_control, encode_control
+from headrace.bus.tasks.plain_results import plain_result, result_document
+from headrace.bus.tasks.results import ResultCollector, StoredPart, live_part
 
 KEY = b"k" * 32
 RUNTIME = Runtime(python="3.11.0", headrace="0.1.0")

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from headrace.bus import bundles
-from headrace.bus.arguments import encode_arguments
-from headrace.bus.code import FunctionCode, from_function
-from headrace.bus.encodings import CLOUDPICKLE, JSON, MSGPACK, OBJECT, PICKLE
+from headrace.bus.data.arguments import encode_arguments
+from headrace.bus.data.encodings import CLOUDPICKLE, JSON, MSGPACK, OBJECT, PICKLE
+from headrace.bus.data.failures import Failure, capture, encode_failure, rebuild
+from headrace.bus.data.payloads import Large, Part
 from headrace.bus.errors import FunctionUnusable, SerializerNotAllowed, TaskFailed
-from headrace.bus.failures import Failure, capture, encode_failure, rebuild
-from headrace.bus.payloads import Large, Part
-from headrace.bus.serializers import ALL, Allowed
+from headrace.bus.functions.code import FunctionCode, from_function
+from headrace.bus.functions.serializers import ALL, Allowed
+from headrace.bus.tasks import bundles
 from headrace.endpoint.worker.calls import Calls
 from headrace.endpoint.worker.frames import REFUSED, SUCCEEDED
 from headrace.sdk.future import TaskFuture

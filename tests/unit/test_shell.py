@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from waiting import eventually
 
-from headrace.bus.code import from_function, load
+from headrace.bus.data.json_values import encode_json
 from headrace.bus.errors import MpiUnusable
-from headrace.bus.json_values import encode_json
+from headrace.bus.functions.code import from_function, load
 from headrace.bus.mpi import PREFIX, SPECIFICATION, MPIFunction, Ranks, applied, ranks, variables
 from headrace.bus.shell import BashFunction, ShellFunction, ShellResult
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from headrace.bus.source import source_of
+from headrace.bus.functions.source import source_of
 
 TABLE = {"a": [1, (2.5, None)], "b": {"x"}}
 HUGE = list(range(10_000))

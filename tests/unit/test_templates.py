@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.bus.errors import FilterInvalid, InputFailed
-from headrace.bus.events import CloudEvent
-from headrace.bus.templates import compile_input
+from headrace.bus.eventing.events import CloudEvent
+from headrace.bus.eventing.templates import compile_input
 
 EVENT = CloudEvent.of_document(
     {

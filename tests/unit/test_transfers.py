@@ -10,10 +10,10 @@ from collections.abc import Callable, Collection
 
 import pytest
 
-from headrace.bus.encodings import JSON
+from headrace.bus.data.encodings import JSON
+from headrace.bus.data.payloads import Large, Part, Source, Spill, spill_encoded
 from headrace.bus.errors import ObjectDamaged, ObjectMissing
 from headrace.bus.names import Address
-from headrace.bus.payloads import Large, Part, Source, Spill, spill_encoded
 from headrace.sdk.errors import NotFound, QueueFull, RequestRefused, ServiceUnavailable, ServiceUnreachable
 from headrace.sdk.limits import WhenFull
 from headrace.sdk.payloads import Sources, Transfers, temporary_file

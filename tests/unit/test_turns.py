@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from headrace.bus.bundles import TaskOptions
-from headrace.bus.code import FunctionCode
+from headrace.bus.functions.code import FunctionCode
+from headrace.bus.tasks.bundles import TaskOptions
 from headrace.endpoint.agent.turns import Turns
 from headrace.endpoint.engines.engine import Call
 from headrace.endpoint.fair_share import FairShare

@@ -21,11 +21,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from headrace.bus import values
-from headrace.bus.arguments import decode_arguments, encode_arguments, encode_json_arguments
-from headrace.bus.encodings import CLOUDPICKLE, JSON, MSGPACK, PICKLE
+from headrace.bus.data import values
+from headrace.bus.data.arguments import decode_arguments, encode_arguments, encode_json_arguments
+from headrace.bus.data.encodings import CLOUDPICKLE, JSON, MSGPACK, PICKLE
+from headrace.bus.data.json_values import encode_json
 from headrace.bus.errors import ArgumentNotSerialisable, DecodeError, ResultNotSerialisable
-from headrace.bus.json_values import encode_json
 
 
 class Colour(enum.IntEnum):

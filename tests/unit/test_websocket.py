@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.bus.errors import ProtocolBroken
-from headrace.bus.websocket import (
+from headrace.bus.nats.websocket import (
     BINARY,
     BUFFER_BYTES,
     CLOSE,

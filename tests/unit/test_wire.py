@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.bus import ids, keys, names
-from headrace.bus.bundles import (
+from headrace.bus.errors import DecodeError, SignatureInvalid
+from headrace.bus.tasks.bundles import (
     Bundle,
     FunctionUse,
     ResultPart,
@@ -24,7 +25,6 @@ from headrace.bus.bundles import (
     encode_bundle,
     encode_part,
 )
-from headrace.bus.errors import DecodeError, SignatureInvalid
 
 RUNTIME = Runtime(python="3.11.7", headrace="0.1.0")
 

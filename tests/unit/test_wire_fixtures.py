@@ -17,9 +17,9 @@ import msgspec
 import pytest
 from wire_fixtures import FIXTURES, SAMPLES, revisions, shape_of_file
 
-from headrace.bus.operator import Operator
-from headrace.bus.service_keys import ServiceKeys
-from headrace.bus.tables import Tables
+from headrace.bus.installation.operator import Operator
+from headrace.bus.installation.service_keys import ServiceKeys
+from headrace.bus.store.tables import Tables
 
 KEYS = FIXTURES.parent / "keys"
 ALL = [(name, path.name) for name in SAMPLES for path in revisions(name)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from headrace.bus.serializers import Allowed
+from headrace.bus.functions.serializers import Allowed
 from headrace.endpoint.engines.grids.grid import Grid
 from headrace.endpoint.engines.grids.orders import Boxed
 from headrace.endpoint.engines.grids.unavailable import Unavailable

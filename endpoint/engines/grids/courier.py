@@ -11,9 +11,9 @@ from uuid import UUID
 
 import msgspec
 
-from headrace.bus.code import FunctionCode
-from headrace.bus.encodings import INLINE_BYTES, OBJECT
-from headrace.bus.payloads import spill_encoded
+from headrace.bus.data.encodings import INLINE_BYTES, OBJECT
+from headrace.bus.data.payloads import spill_encoded
+from headrace.bus.functions.code import FunctionCode
 from headrace.endpoint.engines.engine import Call
 from headrace.endpoint.engines.grids.grid import Ending
 from headrace.endpoint.engines.grids.orders import Boxed, Control, Order, Parcel, Terms, encode

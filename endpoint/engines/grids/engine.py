@@ -16,8 +16,8 @@ import time
 from collections.abc import Iterable
 from uuid import UUID
 
+from headrace.bus.data.failures import encode_failure, of_error
 from headrace.bus.errors import TaskError, TaskLost
-from headrace.bus.failures import encode_failure, of_error
 from headrace.endpoint.engines.engine import (
     Call,
     FinalState,

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import msgspec
 
-from headrace.bus.bundles import LogEnd
+from headrace.bus.tasks.bundles import LogEnd
 from headrace.endpoint.engines.engine import Call, FinalState
 from headrace.schemas import HeadraceError
 

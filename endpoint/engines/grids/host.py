@@ -24,9 +24,9 @@ from uuid import UUID
 import msgspec
 import uvloop
 
-from headrace.bus.encodings import INLINE_BYTES, OBJECT
+from headrace.bus.data.encodings import INLINE_BYTES, OBJECT
+from headrace.bus.data.failures import RAISED, decode_failure, encode_failure, of_error
 from headrace.bus.errors import ObjectMissing, TaskError
-from headrace.bus.failures import RAISED, decode_failure, encode_failure, of_error
 from headrace.endpoint.engines.containers.runtimes import Container
 from headrace.endpoint.engines.engine import Call, FinalState, Outcome, Output
 from headrace.endpoint.engines.grids.control import Listener

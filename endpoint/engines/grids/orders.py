@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from headrace.bus.bundles import TaskOptions
-from headrace.bus.code import FunctionCode
+from headrace.bus.functions.code import FunctionCode
+from headrace.bus.tasks.bundles import TaskOptions
 
 
 class Control(msgspec.Struct, array_like=True, frozen=True):

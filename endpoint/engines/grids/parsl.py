@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from headrace.bus.data.failures import encode_failure, of_error
 from headrace.bus.errors import MpiUnusable
-from headrace.bus.failures import encode_failure, of_error
 from headrace.bus.mpi import is_mpi, ranks
 from headrace.endpoint.engines.engine import Call
 from headrace.endpoint.engines.grids.blocks import LOOPBACK, Blocks

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-from headrace.bus.bundles import LogEnd
+from headrace.bus.tasks.bundles import LogEnd
 from headrace.endpoint.engines.grids.grid import Piece
 
 _TAIL_BYTES = 64 * 1024

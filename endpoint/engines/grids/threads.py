@@ -25,10 +25,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
-from headrace.bus.encodings import INLINE_BYTES
+from headrace.bus.data.encodings import INLINE_BYTES
+from headrace.bus.data.failures import encode_failure, of_error
 from headrace.bus.errors import TaskError, TaskExpired
-from headrace.bus.failures import encode_failure, of_error
-from headrace.bus.serializers import ALL, Allowed
+from headrace.bus.functions.serializers import ALL, Allowed
 from headrace.endpoint.engines.engine import Call, FinalState
 from headrace.endpoint.engines.grids.grid import Ending
 from headrace.endpoint.engines.grids.thread_output import captured

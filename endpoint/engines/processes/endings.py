@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import time
 
+from headrace.bus.data.failures import encode_failure, of_error
 from headrace.bus.errors import TaskCancelled, TaskError
-from headrace.bus.failures import encode_failure, of_error
 from headrace.endpoint.engines.engine import FinalState, Outcome, OutcomesCallback
 from headrace.endpoint.engines.processes.output_desk import OutputDesk
 from headrace.endpoint.engines.processes.slots import Job, Slot

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from uuid import UUID
 
-from headrace.bus.encodings import INLINE_BYTES
+from headrace.bus.data.encodings import INLINE_BYTES
 from headrace.bus.errors import TaskError, TaskExpired, TaskLost
 from headrace.endpoint.engines.containers.runtimes import Container
 from headrace.endpoint.engines.engine import FinalState, Load, OutcomesCallback, Output, OutputCallback, Source

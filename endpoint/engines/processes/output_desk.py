@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Sequence
 
-from headrace.bus.bundles import LogEnd
+from headrace.bus.tasks.bundles import LogEnd
 from headrace.endpoint.engines.engine import Output, OutputCallback
 from headrace.endpoint.engines.processes.output import OutputFile, RunOutput
 from headrace.endpoint.engines.processes.slots import Job, Slot

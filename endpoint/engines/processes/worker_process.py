@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, cast
 
-from headrace.bus.encodings import INLINE_BYTES
+from headrace.bus.data.encodings import INLINE_BYTES
 from headrace.endpoint.engines.containers.runtimes import Container
 from headrace.endpoint.engines.processes.cgroups import MemoryGroup, MemoryGroups
 from headrace.endpoint.engines.processes.descendants import descendants, kill_all

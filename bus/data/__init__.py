@@ -1,0 +1,1 @@
+"""Values as bytes: arguments, results and failures, in messages or beside them. No NATS in here."""

@@ -1,0 +1,1 @@
+"""From an event to the last attempt of each delivery: events, subscriptions, the dispatcher."""

@@ -1,0 +1,144 @@
+"""Deliveries: one event on its way to one subscription's function, and the attempts that it took so far.
+
+What is known of a delivery travels with it: in its bundle (`origin`, which comes back with the results), and in
+DELIVERIES while it waits for its next attempt. So there is no table to keep, and nothing to lose in a crash.
+
+The bundle of an attempt has an id that follows from the subscription, the event's source and id, and the attempt. An
+event that is published, matched or tried again therefore finds its bundle queued or its result stored. For the same
+reason the id's time is no time: were it the moment of storing, an event that is published again after the server's
+window for duplicates would run twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+import msgspec
+
+from headrace.bus import ids, names
+from headrace.bus.errors import DecodeError
+from headrace.bus.nats.connection import Connection
+from headrace.bus.store.streams import purge
+
+SCHEDULE_HEADER: Final = "Nats-Schedule"
+SCHEDULE_TARGET_HEADER: Final = "Nats-Schedule-Target"
+
+_MOST_TEXT = 4000
+
+
+class FailedAttempt(msgspec.Struct, array_like=True, frozen=True):
+    """How one attempt ended. Times are unix seconds by the endpoint's clock; 0 when it did not come so far."""
+
+    attempt: int
+    task_id: UUID
+    state: str
+    error: str
+    """The type of the exception, or the code of Headrace's own verdict."""
+    message: str = ""
+    traceback: str = ""
+    started_at: float = 0.0
+    ended_at: float = 0.0
+
+    def shortened(self) -> FailedAttempt:
+        """With texts cut to what may travel along; the whole is in the task's result."""
+        return msgspec.structs.replace(self, message=self.message[:_MOST_TEXT], traceback=self.traceback[-_MOST_TEXT:])
+
+
+class Delivery(msgspec.Struct, array_like=True, frozen=True):
+    """One attempt to deliver an event: number `attempt` (from 1), after the `failed` ones."""
+
+    subscription: UUID
+    bus: str
+    sequence: int
+    """The event's place in the stream EVENTS."""
+    source: str
+    event_id: str
+    attempt: int = 1
+    failed: list[FailedAttempt] = []
+
+    def delivery_id(self, endpoint: UUID) -> UUID:
+        """What all attempts have in common."""
+        return self._id(endpoint, "")
+
+    def bundle_id(self, endpoint: UUID) -> UUID:
+        """The id of this attempt's bundle, the same whoever makes it, however often."""
+        return self._id(endpoint, str(self.attempt))
+
+    def task_id(self, endpoint: UUID) -> UUID:
+        """The id of this attempt's only task."""
+        return ids.task_id(self.bundle_id(endpoint), 0)
+
+    def next(self, failure: FailedAttempt) -> Delivery:
+        """The attempt after this one, which failed."""
+        return msgspec.structs.replace(self, attempt=self.attempt + 1, failed=[*self.failed, failure.shortened()])
+
+    def encode(self) -> bytes:
+        """As it travels in a bundle's `origin`."""
+        return _encode(self)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Delivery:
+        """Raises `DecodeError`."""
+        try:
+            return _decode_delivery(data)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise DecodeError(f"not the origin of a delivery: {error}", raw=data) from error
+
+    def _id(self, endpoint: UUID, attempt: str) -> UUID:
+        origin = (self.subscription.hex, self.bus, self.source, self.event_id, attempt)
+        # All 94 free bits of the id are needed: millions of deliveries must not meet in the 46 random ones.
+        digest = hashlib.blake2b("\x00".join(origin).encode(), digest_size=6, person=b"headrace time").digest()
+        return ids.repeatable_bundle_id(endpoint, int.from_bytes(digest, "big"), *origin)
+
+
+class Waiting(msgspec.Struct, array_like=True, frozen=True):
+    """A delivery that waits for its time, with its event: the stream EVENTS may forget it meanwhile."""
+
+    delivery: Delivery
+    event: bytes
+
+    def encode(self) -> bytes:
+        """As it is stored in DELIVERIES."""
+        return _encode(self)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Waiting:
+        """Raises `DecodeError`."""
+        try:
+            return _decode_waiting(data)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise DecodeError(f"not a waiting delivery: {error}", raw=data) from error
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_delivery = msgspec.msgpack.Decoder(Delivery).decode
+_decode_waiting = msgspec.msgpack.Decoder(Waiting).decode
+
+
+async def wait_until(connection: Connection, waiting: Waiting, endpoint: UUID, due: datetime) -> None:
+    """Store a delivery until its time. The server keeps the clock (its scheduled messages), also across its restarts.
+
+    Storing the same attempt again, for the same time, replaces it.
+
+    Raises `StreamFull`, `PayloadTooLarge` and `BusUnavailable`.
+    """
+    subscription, bundle = waiting.delivery.subscription, waiting.delivery.bundle_id(endpoint)
+    headers = {
+        SCHEDULE_HEADER: f"@at {due.astimezone(UTC).isoformat().replace('+00:00', 'Z')}",
+        SCHEDULE_TARGET_HEADER: names.delivery_due_subject(subscription, bundle),
+    }
+    subject = names.delivery_later_subject(subscription, bundle, int(due.timestamp() * 1000))
+    await connection.store(subject, waiting.encode(), headers=headers)
+
+
+async def drop_waiting(connection: Connection, subscription: UUID) -> int:
+    """Remove all that waits for a subscription; gives how many. Raises `BusUnavailable`."""
+    return await purge(connection, "DELIVERIES", names.deliveries_of(subscription))
+
+
+def after(stored_ns: int, delay_s: float) -> datetime:
+    """A time by the server's clock, counted from when a message was stored."""
+    return datetime.fromtimestamp(stored_ns / 1e9, UTC) + timedelta(seconds=delay_s)

@@ -1,0 +1,106 @@
+"""The subscriptions in memory, ready to be matched, and which of them were heard of late."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from uuid import UUID
+
+from headrace.bus.errors import FilterInvalid
+from headrace.bus.eventing.events import CloudEvent
+from headrace.bus.eventing.subscriptions import CompiledSubscription, SubscriptionRecord
+from headrace.bus.filters import FilterIndex
+from headrace.bus.store.records import Record, Records, Watch
+
+logger = logging.getLogger(__name__)
+
+_RECENT_S = 60.0
+
+
+class Roster:
+    """The subscriptions to some buses, watched. `start` reads them all, `stop` ends the watching.
+
+    An event may be matched a moment before a subscription that was made before it is heard of. So every record says
+    after which event it was made, and the roster remembers the newest event of each bus: `late` gives what was missed.
+    """
+
+    def __init__(self, records: Records[SubscriptionRecord], buses: Sequence[str], *, newest: int) -> None:
+        """`newest` is the sequence of the newest event at this moment."""
+        self._records = records
+        self._known: dict[UUID, CompiledSubscription] = {}
+        self._indexes: dict[str, FilterIndex[UUID]] = {bus: FilterIndex() for bus in buses}
+        self._newest = dict.fromkeys(buses, newest)
+        self._late: asyncio.Queue[SubscriptionRecord] = asyncio.Queue()
+        self._watch: Watch[SubscriptionRecord] | None = None
+
+    async def start(self) -> None:
+        """Read all and watch. Raises `BusUnavailable`."""
+        self._watch = await self._records.watch(self._changed)
+
+    async def stop(self) -> None:
+        """End the watching."""
+        if self._watch is not None:
+            await self._watch.stop()
+
+    def matching(self, bus: str, event: CloudEvent, sequence: int) -> list[CompiledSubscription]:
+        """The subscriptions that get this event."""
+        self._newest[bus] = max(self._newest[bus], sequence)
+        found = (self._known[each] for each in self._indexes[bus].matching(event))
+        return [subscription for subscription in found if subscription.record.after_sequence < sequence]
+
+    def get(self, subscription_id: UUID) -> CompiledSubscription | None:
+        """A subscription that is known here, or None."""
+        return self._known.get(subscription_id)
+
+    async def find(self, subscription_id: UUID) -> CompiledSubscription | None:
+        """A subscription; one that is not known here is read. None when there is none (any more).
+
+        Raises `BusUnavailable`, and `FilterInvalid` when this release cannot use it.
+        """
+        known = self._known.get(subscription_id)
+        if known is not None:
+            return known
+        record = await self._records.get(subscription_id.hex)
+        return None if record is None else CompiledSubscription.of(record.value)
+
+    async def late(self) -> tuple[CompiledSubscription, range]:
+        """Wait for a subscription that was heard of late; gives it and the sequences that it may have missed."""
+        while True:
+            record = await self._late.get()
+            known = self._known.get(record.subscription_id)
+            if known is not None:
+                return known, range(record.after_sequence + 1, self._newest[record.bus] + 1)
+
+    def _changed(self, key: str, record: Record[SubscriptionRecord] | None) -> None:
+        was_known = self._forget(UUID(key))
+        if record is None or record.value.bus not in self._indexes:
+            return
+        subscription = record.value
+        try:
+            compiled = CompiledSubscription.of(subscription)
+        except FilterInvalid as error:
+            logger.error(
+                "Subscription %s cannot be used by this release, so its events go nowhere: %s",
+                subscription.subscription_id,
+                error,
+                extra={"action": "subscription_unusable", "subscription": str(subscription.subscription_id)},
+            )
+            return
+        self._known[subscription.subscription_id] = compiled
+        self._indexes[subscription.bus].put(subscription.subscription_id, compiled.filter)
+        if not was_known and self._is_late(subscription):
+            self._late.put_nowait(subscription)
+
+    def _is_late(self, subscription: SubscriptionRecord) -> bool:
+        # While all is read for the first time, only the latest subscriptions can be late: a dispatcher that has died
+        # since may have taken events before it heard of them. What it did deliver is not delivered twice.
+        can_be = self._watch is not None or time.time() - subscription.created_at < _RECENT_S
+        return can_be and subscription.after_sequence < self._newest[subscription.bus]
+
+    def _forget(self, subscription_id: UUID) -> bool:
+        known = self._known.pop(subscription_id, None)
+        if known is not None:
+            self._indexes[known.record.bus].remove(subscription_id)
+        return known is not None

@@ -1,0 +1,1 @@
+"""Where tasks wait: the lanes of a pool, and the pools themselves."""

@@ -1,0 +1,95 @@
+"""The buckets of records that the service, its replicas and the dispatcher share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from headrace.bus.eventing.subscriptions import SubscriptionRecord
+from headrace.bus.nats.connection import Connection
+from headrace.bus.queues.presence import Presence
+from headrace.bus.store.actions import Actions
+from headrace.bus.store.models import (
+    EndpointNameRecord,
+    EndpointRecord,
+    FunctionCodeRecord,
+    FunctionRecord,
+    LaneRecord,
+    ObjectRecord,
+    ObjectUseRecord,
+    PoolRecord,
+    PresenceRecord,
+    RemovalRecord,
+    RevocationRecord,
+    SessionRecord,
+    TokenRecord,
+    UserRecord,
+)
+from headrace.bus.store.records import Records
+
+PRESENCE_TTL_S = 15.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tables:
+    """One `Records` per kind of record. Functions, their code, endpoints, presence and subscriptions are keyed by the
+    hex of a UUID, users by the token of their name, tokens and sessions by their id, revocations by the public key,
+    objects and their uses as `headrace.bus.store.objects` says, lanes by `headrace.bus.names.lane_key`,
+    pools by `headrace.bus.names.pool_key`."""
+
+    functions: Records[FunctionRecord]
+    function_code: Records[FunctionCodeRecord]
+    endpoints: Records[EndpointRecord]
+    endpoint_names: Records[EndpointNameRecord]
+    presence: Presence
+    users: Records[UserRecord]
+    tokens: Records[TokenRecord]
+    sessions: Records[SessionRecord]
+    revocations: Records[RevocationRecord]
+    removals: Records[RemovalRecord]
+    subscriptions: Records[SubscriptionRecord]
+    lanes: Records[LaneRecord]
+    pools: Records[PoolRecord]
+    actions: Actions
+    objects: Records[ObjectRecord]
+    object_uses: Records[ObjectUseRecord]
+
+    @classmethod
+    def on(cls, connection: Connection) -> Tables:
+        """The tables behind this connection; nothing is read or created yet."""
+        return cls(
+            functions=Records(connection, "functions", FunctionRecord),
+            function_code=Records(connection, "function_code", FunctionCodeRecord),
+            endpoints=Records(connection, "endpoints", EndpointRecord),
+            endpoint_names=Records(connection, "endpoint_names", EndpointNameRecord),
+            presence=Presence(Records(connection, "presence", PresenceRecord)),
+            users=Records(connection, "users", UserRecord),
+            tokens=Records(connection, "tokens", TokenRecord),
+            sessions=Records(connection, "sessions", SessionRecord),
+            revocations=Records(connection, "revocations", RevocationRecord),
+            removals=Records(connection, "removals", RemovalRecord),
+            subscriptions=Records(connection, "subscriptions", SubscriptionRecord),
+            lanes=Records(connection, "lanes", LaneRecord),
+            pools=Records(connection, "pools", PoolRecord),
+            actions=Actions(connection),
+            objects=Records(connection, "objects", ObjectRecord),
+            object_uses=Records(connection, "object_uses", ObjectUseRecord),
+        )
+
+    async def ensure(self, *, replicas: int = 1) -> None:
+        """Create the buckets that are missing."""
+        await self.functions.ensure(replicas=replicas)
+        await self.function_code.ensure(replicas=replicas)
+        await self.endpoints.ensure(replicas=replicas)
+        await self.endpoint_names.ensure(replicas=replicas)
+        await self.presence.ensure(replicas=replicas)
+        await self.users.ensure(replicas=replicas)
+        await self.tokens.ensure(replicas=replicas)
+        await self.sessions.ensure(replicas=replicas)
+        await self.revocations.ensure(replicas=replicas)
+        await self.removals.ensure(replicas=replicas)
+        await self.subscriptions.ensure(replicas=replicas)
+        await self.lanes.ensure(replicas=replicas)
+        await self.pools.ensure(replicas=replicas)
+        await self.actions.ensure(replicas=replicas)
+        await self.objects.ensure(replicas=replicas)
+        await self.object_uses.ensure(replicas=replicas)

@@ -1,0 +1,1 @@
+"""Tasks: bundles and result parts, submitted and collected, cancelled, listed, and what they print."""
