@@ -4,6 +4,8 @@ ServiceError            an answer that is an error; `status` is the HTTP status
 ├── MalformedRequest    400: not JSON, or not readable as what it should be
 ├── Unauthenticated     401: no token, an unknown one, or one that has expired
 ├── Forbidden           403: known, but not allowed
+│   ├── ConsentRequired    the caller has to agree to something first; says to which scope
+│   └── PolicyUnmet        the endpoint asks for another way of signing in; says which
 ├── NotFound            404: not there, or not for the caller's eyes
 ├── MethodNotAllowed    405
 ├── RequestTimeout      408: the body did not arrive in time
@@ -63,6 +65,11 @@ class ServiceError(HeadraceError):
         self.headers = dict(headers or {})
         super().__init__(detail)
 
+    @property
+    def more(self) -> dict[str, Any]:
+        """What a program may want to know of it, besides the code."""
+        return {}
+
 
 class MalformedRequest(ServiceError):
     """Raised when a request cannot be read at all."""
@@ -87,6 +94,46 @@ class Forbidden(ServiceError):
 
     code = "Forbidden"
     status = 403
+
+
+class ConsentRequired(Forbidden):
+    """Raised when something can be answered only once the caller has agreed to it at Globus Auth.
+
+    `required_scope` is the scope to agree to. An action that meets it can wait, INACTIVE, with `action_details`: after
+    a `resume` with a new token it may go on.
+    """
+
+    code = "ConsentRequired"
+
+    def __init__(self, detail: str, *, required_scope: str) -> None:
+        self.required_scope = required_scope
+        super().__init__(detail)
+
+    @property
+    def more(self) -> dict[str, Any]:
+        """What a program needs in order to ask for the consent, in both forms that Globus' clients know."""
+        parameters = {"required_scopes": [self.required_scope], "session_message": self.detail}
+        return {"required_scope": self.required_scope, "authorization_parameters": parameters}
+
+    @property
+    def action_details(self) -> dict[str, Any]:
+        """The `details` of an action that waits for the consent."""
+        return {"code": self.code, "description": self.detail, "required_scope": self.required_scope}
+
+
+class PolicyUnmet(Forbidden):
+    """Raised when an endpoint's authentication policy is not met; `parameters` say how to sign in so that it is."""
+
+    code = "PolicyUnmet"
+
+    def __init__(self, detail: str, *, parameters: Mapping[str, Any]) -> None:
+        self.parameters = dict(parameters)
+        super().__init__(detail)
+
+    @property
+    def more(self) -> dict[str, Any]:
+        """What a program needs in order to have the caller sign in again."""
+        return {"authorization_parameters": {**self.parameters, "session_message": self.detail}}
 
 
 class NotFound(ServiceError):
@@ -176,20 +223,20 @@ class Answer:
     detail: str
     violations: tuple[Violation, ...] = ()
     headers: dict[str, str] = field(default_factory=dict)
-    numbers: dict[str, int] = field(default_factory=dict)
+    more: dict[str, Any] = field(default_factory=dict)
     """What a program may want to know of it, besides the code."""
 
     def body(self) -> dict[str, Any]:
         """The one shape of errors."""
         errors = [{"pointer": v.pointer, "problem": v.problem} for v in self.violations]
-        return {"code": self.code, "detail": self.detail, "errors": errors, **self.numbers}
+        return {"code": self.code, "detail": self.detail, "errors": errors, **self.more}
 
 
 def answer_to(error: Exception, *, route: str) -> Answer:  # noqa: PLR0911, PLR0912  # one case per kind of error
     """What to answer when a handler raised `error`. What is not meant for the caller is logged and goes no further."""
     match error:
         case ServiceError():
-            return Answer(error.status, error.code, error.detail, error.violations, error.headers)
+            return Answer(error.status, error.code, error.detail, error.violations, error.headers, error.more)
         case SchemaViolation():
             detail = f"the request does not fit the schema {error.schema!r}; see `errors`, and /schemas/{error.schema}"
             return Answer(422, "InvalidRequest", detail, error.violations)
@@ -209,7 +256,7 @@ def answer_to(error: Exception, *, route: str) -> Answer:  # noqa: PLR0911, PLR0
             return Answer(507, error.code, detail, headers={"Retry-After": "30"})
         case QueueFull():
             numbers = {"limit": error.limit, "used": error.used}
-            return Answer(429, error.code, str(error), headers={"Retry-After": "1"}, numbers=numbers)
+            return Answer(429, error.code, str(error), headers={"Retry-After": "1"}, more=numbers)
         case PayloadTooLarge():
             limit = f"{error.limit} bytes" if error.limit else "the bus's limit"
             return Answer(413, error.code, f"this makes a message of {error.size} bytes; at most {limit} can be stored")

@@ -86,6 +86,8 @@ _ADVICE: Mapping[str, str] = {
     "MalformedRequest": "Send JSON, as UTF-8; the detail says where reading ended",
     "Unauthenticated": "Send `Authorization: Bearer TOKEN`; get a new token, `headrace login`",
     "Forbidden": "Ask the owner, or an administrator",
+    "ConsentRequired": "Agree to the scope that `required_scope` names, and come back with a new token",
+    "PolicyUnmet": "Sign in again as the message says, and come back with a new token",
     "NotFound": "Check the id, and whose it is; an endpoint must be shared with you",
     "MethodNotAllowed": "See [http.md](http.md)",
     "RequestTimeout": "Send it again",

@@ -6,7 +6,7 @@ import datetime
 from uuid import UUID
 
 from headrace.action_provider.auth.callers import Caller
-from headrace.action_provider.errors import Conflict, Forbidden, NotFound
+from headrace.action_provider.errors import Conflict, ConsentRequired, Forbidden, NotFound
 from headrace.action_provider.http import Call
 from headrace.action_provider.state import Service
 from headrace.bus.store.models import EndpointRecord, FunctionRecord
@@ -15,7 +15,7 @@ from headrace.bus.store.models import EndpointRecord, FunctionRecord
 async def function_for(service: Service, caller: Caller, function_id: UUID) -> FunctionRecord:
     """A function that the caller may use: their own, or a public one. Raises `NotFound`."""
     found = await service.tables.functions.get(function_id.hex)
-    if found is None or not found.value.visible_to(caller.principal):
+    if found is None or not (found.value.public or caller.is_(found.value.owner)):
         raise NotFound(f"there is no function {function_id}, or it is not yours to use; register it first")
     return found.value
 
@@ -23,7 +23,7 @@ async def function_for(service: Service, caller: Caller, function_id: UUID) -> F
 async def endpoint_for(service: Service, caller: Caller, endpoint_id: UUID) -> EndpointRecord:
     """An endpoint that the caller may use, or that the caller is. Raises `NotFound`."""
     found = await service.tables.endpoints.get(endpoint_id.hex)
-    if found is None or not _sees(caller, found.value):
+    if found is None or not await _sees(caller, found.value):
         raise NotFound(f"there is no endpoint {endpoint_id}, or it is not shared with you")
     return found.value
 
@@ -31,7 +31,7 @@ async def endpoint_for(service: Service, caller: Caller, endpoint_id: UUID) -> E
 async def own_endpoint(call: Call) -> EndpointRecord:
     """The endpoint in the path, which the caller owns or is. Raises `NotFound` and `Forbidden`."""
     endpoint = await endpoint_for(call.service, call.caller, call.path_id("endpoint_id"))
-    if call.caller.endpoint_id is None and endpoint.owner != call.caller.principal:
+    if call.caller.endpoint_id is None and not call.caller.is_(endpoint.owner):
         raise Forbidden(f"endpoint {endpoint.name!r} belongs to somebody else; only its owner may do this")
     return endpoint
 
@@ -57,7 +57,8 @@ async def chosen_endpoint(service: Service, caller: Caller, endpoint_id: UUID | 
 async def endpoints_of(service: Service, caller: Caller) -> list[EndpointRecord]:
     """All endpoints that the caller may use, by name."""
     records = await service.tables.endpoints.list()
-    return sorted((r.value for r in records if _sees(caller, r.value)), key=lambda e: (e.name, e.endpoint_id.hex))
+    seen = [record.value for record in records if await _lists(caller, record.value)]
+    return sorted(seen, key=lambda e: (e.name, e.endpoint_id.hex))
 
 
 def check_allowed(endpoint: EndpointRecord, function: FunctionRecord) -> None:
@@ -75,7 +76,15 @@ def timestamp(unix_s: float) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _sees(caller: Caller, endpoint: EndpointRecord) -> bool:
+async def _sees(caller: Caller, endpoint: EndpointRecord) -> bool:
     if caller.endpoint_id is not None:
         return endpoint.endpoint_id == caller.endpoint_id
-    return endpoint.visible_to(caller.urns)
+    return endpoint.is_public or bool(await caller.among((endpoint.owner, *endpoint.guests)))
+
+
+async def _lists(caller: Caller, endpoint: EndpointRecord) -> bool:
+    try:
+        return await _sees(caller, endpoint)
+    except ConsentRequired:
+        # One that is shared with a group must not take all the others from whoever has not agreed to show their groups.
+        return False

@@ -32,8 +32,11 @@ async def register(call: Call) -> Response:
     endpoint_id = UUID(body["endpoint_id"]) if body.get("endpoint_id") else uuid.uuid4()
     endpoints = call.service.tables.endpoints
     found = await endpoints.get(endpoint_id.hex)
-    if found is not None and found.value.owner != owner:
+    if found is not None and not call.caller.is_(found.value.owner):
         raise Conflict(f"the endpoint id {endpoint_id} is taken; leave it out to get a new one")
+    if found is not None:
+        # It stays with the identity that it was registered with, whichever of theirs somebody comes with.
+        owner = found.value.owner
     await _claim_name(call.service, owner, body["name"], endpoint_id)
     token = new_token(principal=owner, endpoint_id=endpoint_id, label=f"endpoint {body['name']}"[:128])
     await call.service.tables.tokens.create(token.record.token_id, token.record)

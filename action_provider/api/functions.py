@@ -54,7 +54,7 @@ async def register(call: Call) -> Response:
 async def list_functions(call: Call) -> Response:
     """The caller's functions and the public ones, newest first, without their code."""
     records = await call.service.tables.functions.list()
-    visible = [r.value for r in records if r.value.visible_to(call.caller.principal)]
+    visible = [r.value for r in records if r.value.public or call.caller.is_(r.value.owner)]
     visible.sort(key=lambda function: -function.created_at)
     return reply({"functions": [_described(function) for function in visible]})
 
@@ -71,7 +71,7 @@ async def get(call: Call) -> Response:
 async def delete(call: Call) -> Response:
     """Remove a function; tasks that wait for it will fail."""
     function = await function_for(call.service, call.caller, call.path_id("function_id"))
-    if function.owner != call.caller.principal:
+    if not call.caller.is_(function.owner):
         raise Forbidden(f"function {function.name!r} belongs to somebody else; only its owner may delete it")
     await call.service.tables.functions.delete(function.function_id.hex)
     await call.service.tables.function_code.delete(function.function_id.hex)

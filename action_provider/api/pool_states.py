@@ -43,7 +43,7 @@ def _manager(manager: PresenceRecord) -> dict[str, Any]:
 
 
 def _is_owner(call: Call, endpoint: EndpointRecord) -> bool:
-    return call.caller.endpoint_id is not None or call.caller.principal == endpoint.owner
+    return call.caller.endpoint_id is not None or call.caller.is_(endpoint.owner)
 
 
 def _running(managers: Sequence[PresenceRecord], records: dict[str, PoolRecord]) -> Iterator[dict[str, Any]]:

@@ -16,7 +16,7 @@ async def queue(call: Call) -> Response:
     endpoint = await endpoint_for(service, caller, call.path_id("endpoint_id"))
     standing = await service.backlog.standing(endpoint, caller.principal)
     answer: dict[str, Any] = {"endpoint_id": endpoint.endpoint_id, "own": standing.document()}
-    if caller.endpoint_id is None and endpoint.owner != caller.principal:
+    if caller.endpoint_id is None and not caller.is_(endpoint.owner):
         return reply(answer)
     depths = await service.lanes.depths(endpoint.endpoint_id)
     busy = sorted(((depth, principal) for principal, depth in depths.items() if depth.used), key=_most_first)

@@ -14,6 +14,7 @@ from headrace.action_provider.auth.callers import Caller, user_key, user_urn
 from headrace.action_provider.errors import Unauthenticated
 from headrace.bus.store.models import TokenRecord, UserRecord
 from headrace.bus.store.tables import Tables
+from headrace.bus.urns import canonical_set
 
 _FORM = re.compile(r"hr_([0-9a-f]{16})_[A-Za-z0-9_-]{43}")
 _MOST_CACHED = 10_000
@@ -135,7 +136,7 @@ def _user_caller(record: TokenRecord, user: UserRecord) -> Caller:
     return Caller(
         principal=user.principal,
         token_id=record.token_id,
-        urns=frozenset((user.principal, *user.groups)),
+        urns=canonical_set((user.principal, *user.groups)),
         admin=user.admin,
         expires_at=record.expires_at,
     )

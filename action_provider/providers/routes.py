@@ -66,7 +66,7 @@ class _Visit:
     async def action(self, caller: Caller, *, manage: bool) -> ActionRow:
         """The action in the path, if the caller may monitor (or manage) it. Raises `NotFound`."""
         found = await self.service.tables.actions.by_id(self.action_id)
-        if found is None or found.value.provider != self.provider.path or not _may(caller, found, manage=manage):
+        if found is None or found.value.provider != self.provider.path or not await _may(caller, found, manage=manage):
             raise NotFound(f"there is no action {self.action_id[:80]!r}, or it is not yours to see")
         return found
 
@@ -206,14 +206,9 @@ _VERBS: dict[str, dict[str, _Handler]] = {
 }
 
 
-def _may(caller: Caller, action: ActionRow, *, manage: bool) -> bool:
+async def _may(caller: Caller, action: ActionRow, *, manage: bool) -> bool:
     allowed = action.value.manage_by if manage else action.value.monitor_by
-    return action.value.creator == caller.principal or not _alike(caller.urns).isdisjoint(_alike(allowed))
-
-
-def _alike(urns: Iterable[str]) -> set[str]:
-    # The UUIDs of Globus come in both cases.
-    return {urn.lower() if urn.startswith("urn:globus:") else urn for urn in urns}
+    return caller.is_(action.value.creator) or bool(await caller.among(allowed))
 
 
 def _chosen(given: str | None, known: tuple[str, ...], default: tuple[str, ...]) -> set[str]:

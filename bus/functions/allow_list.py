@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Self
 from uuid import UUID
 
+from headrace.bus.urns import canonical, canonical_set
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AllowList:
@@ -24,7 +26,7 @@ class AllowList:
         """The list with these ids and owners, None where none is given."""
         return cls(
             functions=None if functions is None else frozenset(UUID(str(each)) for each in functions),
-            owners=None if owners is None else frozenset(owners),
+            owners=None if owners is None else canonical_set(owners),
         )
 
     @classmethod
@@ -39,7 +41,7 @@ class AllowList:
 
     def permits(self, function: UUID, owner: str) -> bool:
         """Whether this function of this owner may run."""
-        return self.is_open or function in (self.functions or ()) or owner in (self.owners or ())
+        return self.is_open or function in (self.functions or ()) or canonical(owner) in (self.owners or ())
 
     def may_permit(self, function: UUID) -> bool:
         """Whether it may run as far as that can be said without its owner."""

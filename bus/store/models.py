@@ -14,6 +14,7 @@ import msgspec
 from headrace.bus.errors import EnvironmentUnusable, PoolFailed, TaskError
 from headrace.bus.functions.allow_list import AllowList
 from headrace.bus.functions.requirements import Needs
+from headrace.bus.urns import canonical, canonical_set
 
 PUBLIC: Final = "public"
 """Everybody with an account, where else a URN says who."""
@@ -42,7 +43,7 @@ class FunctionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
     def visible_to(self, principal: str) -> bool:
         """Whether this principal may see and use the function."""
-        return self.public or self.owner == principal
+        return self.public or canonical(self.owner) == canonical(principal)
 
 
 class FunctionCodeRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -101,7 +102,7 @@ class EndpointRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
     def visible_to(self, urns: AbstractSet[str]) -> bool:
         """Whether somebody with these URNs (a principal and its groups) may see and use the endpoint."""
-        return self.is_public or self.owner in urns or not urns.isdisjoint(self.guests)
+        return self.is_public or not canonical_set(urns).isdisjoint(canonical_set((self.owner, *self.guests)))
 
     def allows(self, function: FunctionRecord) -> bool:
         """Whether the allow list lets the function run here."""
