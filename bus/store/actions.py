@@ -35,13 +35,15 @@ class ActionBundle(msgspec.Struct, frozen=True, kw_only=True):
     total: int
 
 
-class ActionWork(msgspec.Struct, frozen=True, kw_only=True):
-    """The tasks of an action."""
+class ActionWork(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Tasks of an action, in one pool."""
 
     endpoint: UUID
     pool: str
     group: UUID
     bundles: tuple[ActionBundle, ...]
+    places: tuple[int, ...] = ()
+    """Which of the action's tasks these are, where it has others elsewhere; empty: they are all."""
 
     def submitted(self, principal: str) -> list[Submitted]:
         """The bundles with their addresses."""
@@ -79,6 +81,13 @@ class ActionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     details: dict[str, Any] | None = None
     """The details of the end; None when they are too large to be kept here: they are then computed each time."""
     ended_at: float | None = None
+    more_work: tuple[ActionWork, ...] = ()
+    """Its tasks in other pools, or at other endpoints."""
+
+    @property
+    def works(self) -> tuple[ActionWork, ...]:
+        """All its tasks, by where they are."""
+        return () if self.work is None else (self.work, *self.more_work)
 
     @property
     def final(self) -> bool:

@@ -1,0 +1,187 @@
+"""Actions that are made of tasks: start them once, say how far they are, end them. A provider of such actions derives
+from `TaskProvider`, and says what a body asks for and what its details show.
+
+An action is its record and the bundles of its tasks. The bundles' ids are written into the record before anything is
+submitted, so whoever repeats the request after a crash submits the same bundles, which then run once.
+"""
+
+from __future__ import annotations
+
+import abc
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import msgspec
+
+from headrace.action_provider.auth.callers import Caller
+from headrace.action_provider.errors import Conflict, NotFound, ServiceError
+from headrace.action_provider.providers.outcome import (
+    ActionTask,
+    Outcome,
+    details_again,
+    failure_of,
+    lists_of_values,
+    outcome_of,
+    progress_of,
+    without_values,
+)
+from headrace.action_provider.providers.provider import ActionRow
+from headrace.action_provider.providers.requests import ActionRequest
+from headrace.action_provider.providers.task_log import log_entries
+from headrace.action_provider.providers.task_plans import Asked, Share, new_record, planned, planned_again
+from headrace.action_provider.providers.task_results import TaskResults
+from headrace.action_provider.state import Service
+from headrace.bus.errors import PayloadTooLarge, QueueFull
+from headrace.bus.store.actions import Start
+from headrace.bus.tasks.cancelling import cancel
+from headrace.bus.tasks.results import ResultWatch
+from headrace.bus.tasks.task_views import started
+
+CANCELLED: Final = "Cancelled"
+TOO_LATE: Final = "DeadlineExceeded"
+
+
+class TaskProvider(abc.ABC):
+    """A provider whose actions are made of tasks. It keeps nothing of its own."""
+
+    path: str
+
+    @abc.abstractmethod
+    def introspect(self) -> dict[str, Any]:
+        """The provider description."""
+
+    @abc.abstractmethod
+    async def asked(self, service: Service, caller: Caller, request: ActionRequest) -> Asked:
+        """The tasks that a body asks for; at least one. Raises `ServiceError`, which names the field."""
+
+    def values(self, tasks: Sequence[ActionTask]) -> dict[str, Any]:
+        """The part of the `details` of an ended action that shows its values: `result` and `results`."""
+        return lists_of_values(tasks)
+
+    async def run(self, service: Service, caller: Caller, request: ActionRequest) -> Start:
+        """Start the tasks, once for each request id of the caller, and wait a little for a quick end."""
+        actions = service.tables.actions
+        try:
+            asked = await self.asked(service, caller, request)
+            shares = await planned(service, caller, request, asked)
+        except (ServiceError, QueueFull):
+            # A repetition is answered even when the function or the endpoint has gone since, or the queue is full.
+            found = await actions.of_request(self.path, caller.principal, request.request_id)
+            if found is None or found.value.request_digest != request.digest:
+                raise
+            return Start(await self.status(service, found), created=False)
+        start = await actions.start(await new_record(service, self.path, caller, request, asked, shares))
+        if start.created:
+            return Start(await self._submit(service, start.record, shares), created=True)
+        if start.record.value.request_digest != request.digest:
+            raise Conflict(f"a request with the id {request.request_id!r} was made before, with other parameters")
+        return Start(await self._again(service, start.record, shares), created=False)
+
+    async def status(self, service: Service, action: ActionRow) -> ActionRow:
+        """The action as its results say."""
+        if action.value.final and action.value.details is not None:
+            return action
+        results = TaskResults.of(service, action.value)
+        await results.catch_up(service.connection)
+        return await self._seen(service, action, results)
+
+    async def cancel(self, service: Service, action: ActionRow) -> ActionRow:
+        """Stop what has not ended. The action is FAILED from now on, whatever its tasks still do."""
+        action = await self.status(service, action)
+        if action.value.final:
+            return action
+        return await self._give_up(service, action, CANCELLED, "The action was cancelled", "Cancelled")
+
+    async def release(self, service: Service, action: ActionRow) -> None:  # noqa: B027 - others may have something
+        """Nothing is kept beside the record: the results expire by themselves."""
+
+    async def log(self, service: Service, action: ActionRow) -> list[dict[str, Any]]:
+        """Start, end of each task, and end."""
+        seen = await self.status(service, action)
+        results = TaskResults.of(service, action.value)
+        await results.catch_up(service.connection)
+        return log_entries(seen.value, results)
+
+    async def _again(self, service: Service, found: ActionRow, shares: Sequence[Share]) -> ActionRow:
+        """A repeated request: what its first life may have left undone is done, once."""
+        action = await self.status(service, found)
+        if action.value.final:
+            return action
+        again = planned_again(service, shares, action.value)
+        return await self._submit(service, found, again) if again else action
+
+    async def _submit(self, service: Service, action: ActionRow, shares: Sequence[Share]) -> ActionRow:
+        """Store the tasks and wait a little for their end. Two equal calls, also at once, have the effect of one."""
+        results = TaskResults.of(service, action.value)
+        plans = [share.plan for share in shares]
+        repeated = any(plan.submission.retry for plan in plans)
+        async with ResultWatch(service.connection, results.collectors, confirmed=False) as watch:
+            await asyncio.gather(
+                service.tables.actions.publish_id(action),
+                *(plan.store(service.connection, service.keys, service.lanes) for plan in plans),
+            )
+            if repeated:
+                await watch.catch_up()
+            await watch.until_complete(service.settings.run_wait_s)
+        if not repeated:
+            service.metrics.tasks.labels("action").inc(len(results.places))
+        return await self._seen(service, action, results)
+
+    async def _seen(self, service: Service, action: ActionRow, results: TaskResults) -> ActionRow:
+        """The action with what its results say; the end, if this is one, is written before anybody sees it."""
+        record = action.value
+        if record.final:
+            if record.details is not None:
+                return action
+            return replace(action, value=msgspec.structs.replace(record, details=details_again(results, self.values)))
+        if results.complete:
+            ended_at = results.last_stored_at or time.time()
+            outcome = outcome_of(results, self.values)
+            return await _finish(service, action, outcome, max(ended_at, record.started_at))
+        if record.deadline is not None and time.time() > record.deadline:
+            too_late = "The deadline passed before all tasks had ended"
+            return await self._give_up(service, action, TOO_LATE, too_late, "Deadline exceeded")
+        # There is an unfinished task, hence a bundle; all bundles of an action are in its group.
+        address = results.collectors[0].address
+        running = await started(service.connection, address.principal, address.group)
+        progress = progress_of(results, str(address.group), running)
+        value = msgspec.structs.replace(record, details=progress.details, display_status=progress.display_status)
+        return replace(action, value=value)
+
+    async def _give_up(
+        self, service: Service, action: ActionRow, code: str, description: str, display_status: str
+    ) -> ActionRow:
+        """Cancel what has not ended, by force, and end the action."""
+        results = TaskResults.of(service, action.value)
+        await results.catch_up(service.connection)
+        # First the order to stop, then the end: a crash in between leaves an action that can be cancelled again.
+        for each in results.collectors:
+            if not each.complete:
+                await cancel(service.connection, service.keys, each.address, force=True)
+        outcome = failure_of(results, self.values, code=code, description=description, display_status=display_status)
+        return await _finish(service, action, outcome, time.time())
+
+
+async def _finish(service: Service, action: ActionRow, outcome: Outcome, ended_at: float) -> ActionRow:
+    record = msgspec.structs.replace(
+        action.value,
+        status=outcome.status,
+        display_status=outcome.display_status,
+        details=outcome.details,
+        ended_at=ended_at,
+    )
+    actions = service.tables.actions
+    try:
+        finished = await actions.finish(action, record)
+    except PayloadTooLarge:
+        # Of a success the results keep the details, as long as they last; of a failure the values are left out.
+        shorter = None if outcome.status == "SUCCEEDED" else without_values(outcome.details)
+        finished = await actions.finish(action, msgspec.structs.replace(record, details=shorter))
+        if finished is not None and finished.value.details is None:
+            finished = replace(finished, value=record)
+    if finished is None:
+        raise NotFound(f"the action {record.action_id!r} was released in this moment")
+    return finished
