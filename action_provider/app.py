@@ -16,7 +16,6 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from headrace.action_provider import providers
 from headrace.action_provider.api import (
     dead_letters,
     endpoint_tasks,
@@ -49,6 +48,7 @@ from headrace.action_provider.leftovers import LeftoversDropped
 from headrace.action_provider.metrics import Metrics
 from headrace.action_provider.openapi import describe
 from headrace.action_provider.pages import page
+from headrace.action_provider.providers import PROVIDERS, ProvidersRoute, Registry
 from headrace.action_provider.routing import error_response, routes_of
 from headrace.action_provider.settings import ServiceSettings
 from headrace.action_provider.state import Service, State
@@ -91,7 +91,9 @@ OPERATIONS: tuple[Operation, ...] = (
 """Every route of the service, in the order of its documentation."""
 
 
-def create_app(settings: ServiceSettings, operations: Sequence[Operation] = OPERATIONS) -> Starlette:
+def create_app(
+    settings: ServiceSettings, operations: Sequence[Operation] = OPERATIONS, registry: Registry = PROVIDERS
+) -> Starlette:
     """The service's application. Nothing is opened before its lifespan begins."""
 
     @contextlib.asynccontextmanager
@@ -100,7 +102,7 @@ def create_app(settings: ServiceSettings, operations: Sequence[Operation] = OPER
             yield {"service": service}
 
     app = Starlette(
-        routes=[*routes_of(operations), *providers.routes(), *_description_routes(operations)],
+        routes=[ProvidersRoute(registry), *routes_of(operations), *_description_routes(operations, registry)],
         lifespan=lifespan,
         middleware=[Middleware(LeftoversDropped)],
         exception_handlers={HTTPException: _on_http_exception, Exception: _on_exception},
@@ -214,12 +216,12 @@ async def _prepare(connection: Connection, tables: Tables, settings: ServiceSett
         raise ServiceUnusable(f"the NATS server at {settings.nats_url} cannot be used: {error}") from error
 
 
-def _description_routes(operations: Sequence[Operation]) -> list[Route]:
+def _description_routes(operations: Sequence[Operation], registry: Registry) -> list[Route]:
     cached: dict[str, Any] = {}
 
     def document() -> dict[str, Any]:
         if not cached:
-            cached.update(describe(operations, [provider.path for provider in providers.PROVIDERS]))
+            cached.update(describe(operations, [provider.path for provider in registry.providers]))
         return cached
 
     async def openapi(_: Request) -> Response:

@@ -118,7 +118,7 @@ class ConsentRequired(Forbidden):
     @property
     def action_details(self) -> dict[str, Any]:
         """The `details` of an action that waits for the consent."""
-        return {"code": self.code, "description": self.detail, "required_scope": self.required_scope}
+        return {"code": self.code, "description": self.detail, **self.more}
 
 
 class PolicyUnmet(Forbidden):

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from headrace.action_provider.app import create_app, open_service
 from headrace.action_provider.errors import ServiceUnusable
+from headrace.action_provider.providers import PROVIDERS, Registry
 from headrace.action_provider.settings import ServiceSettings
 from headrace.action_provider.state import Service, State
 from headrace.bus.installation.private_files import write_private
@@ -39,7 +40,9 @@ def serve(settings: ServiceSettings) -> None:
         runner.run(serve_async(settings))
 
 
-async def serve_async(settings: ServiceSettings, *, on_ready: Callable[[str], None] | None = None) -> None:
+async def serve_async(
+    settings: ServiceSettings, *, on_ready: Callable[[str], None] | None = None, providers: Registry = PROVIDERS
+) -> None:
     """`serve` inside a running loop; `on_ready` is given the URL once the service answers. Cancelling it stops it."""
     # The port first: finding it taken must not cost a connection to the bus.
     listener = bind(settings.host, settings.port) if settings.listen_fd is None else _inherited(settings.listen_fd)
@@ -47,7 +50,7 @@ async def serve_async(settings: ServiceSettings, *, on_ready: Callable[[str], No
     with contextlib.closing(listener):
         async with open_service(settings) as service:
             state: State = {"service": service}
-            app = _with_state(create_app(settings), state)
+            app = _with_state(create_app(settings, registry=providers), state)
             started = functools.partial(_answering, settings, url, on_ready)
             server = _Server(_config(app, settings), service, started)
             try:

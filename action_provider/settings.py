@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from headrace.action_provider.provider_access import Access
 from headrace.bus.network import DIRECT, Network
 from headrace.bus.store.streams import StreamSettings
 from headrace.bus.store.tables import PRESENCE_TTL_S
@@ -36,6 +38,12 @@ class ServiceSettings:
 
     run_wait_s: float = 0.5
     """How long an action's `run` waits for a quick end before it answers."""
+    provider_access: Mapping[str, Access] = field(default_factory=dict)
+    """Who may use an action provider, by its path or form; whom it says otherwise: everybody who has a token."""
+    admin_contact: str = "the administrator of this Headrace service"
+    """Whom action providers name as theirs."""
+    action_scope: str = "urn:headrace:scope:action_all"
+    """The scope that introspection of action providers says a token needs."""
     session_ttl_s: float = 600.0
     grant_ttl_s: float = 3600.0
     presence_ttl_s: float = PRESENCE_TTL_S
@@ -87,3 +95,7 @@ class ServiceSettings:
     def edge_urls(self) -> list[str]:
         """Where SDKs and pools find the bus."""
         return list(self.public_nats_urls) or [self.nats_url]
+
+    def access_of(self, path: str) -> Access:
+        """Who may use the action provider of this path or form."""
+        return self.provider_access.get(path, Access())

@@ -22,6 +22,7 @@ import httpx
 from described import check_described
 
 from headrace.action_provider import ServiceSettings, serve_async
+from headrace.action_provider.providers import PROVIDERS, Registry
 from headrace.bus.installation.operator import Operator
 from headrace.bus.installation.server import NatsServer, ServerSettings
 from headrace.bus.installation.service_keys import ServiceKeys
@@ -79,6 +80,7 @@ class RunningService:
     settings: ServiceSettings
     _serving: contextlib.ExitStack = field(default_factory=contextlib.ExitStack, repr=False)
     _clients: list[httpx.Client] = field(default_factory=list)
+    providers: Registry = PROVIDERS
 
     def http(self, token: str | None = None) -> httpx.Client:
         """A client with a token (the administrator's by default; "" for none). Closed with the service."""
@@ -127,7 +129,7 @@ class RunningService:
     def serve_again(self) -> None:
         """Start the service where it was."""
         settings = dataclasses.replace(self.settings, port=httpx.URL(self.url).port or 0)
-        self._serving.enter_context(serving(self.loop, settings))
+        self._serving.enter_context(serving(self.loop, settings, self.providers))
 
     def close(self) -> None:
         """Close the clients."""
@@ -137,12 +139,13 @@ class RunningService:
 
 @contextlib.contextmanager
 def running_service(directory: Path, *, relaxed: bool = True, **changes: Any) -> Iterator[RunningService]:
-    """Start a NATS server and a service in `directory`; `changes` are fields of `ServiceSettings`, or
-    `max_payload` or `websocket` of the NATS server."""
+    """Start a NATS server and a service in `directory`; `changes` are fields of `ServiceSettings`, `max_payload` or
+    `websocket` of the NATS server, or `providers` in place of the service's own."""
     home, keys_dir = directory / "home", directory / "home" / "keys"
     home.mkdir(parents=True, exist_ok=True)
     operator = Operator.open(keys_dir)
     loop = Loop()
+    providers = changes.pop("providers", PROVIDERS)
     server = {name: changes.pop(name) for name in ("max_payload", "websocket") if name in changes}
     accounts = operator.accounts()
     nats = NatsServer(ServerSettings(accounts=accounts, directory=home / "nats", relaxed=relaxed, **server))
@@ -152,9 +155,9 @@ def running_service(directory: Path, *, relaxed: bool = True, **changes: Any) ->
             **{"home": home, "keys_dir": keys_dir, "nats_url": nats.url, "drain_s": 1.0, **changes}
         )
         with contextlib.ExitStack() as stack:
-            url = stack.enter_context(serving(loop, settings))
+            url = stack.enter_context(serving(loop, settings, providers))
             token = (home / "admin.token").read_text().strip()
-            service = RunningService(url, token, home, keys_dir, nats, loop, settings, stack)
+            service = RunningService(url, token, home, keys_dir, nats, loop, settings, stack, providers=providers)
             try:
                 yield service
             finally:
@@ -165,9 +168,9 @@ def running_service(directory: Path, *, relaxed: bool = True, **changes: Any) ->
 
 
 @contextlib.contextmanager
-def serving(loop: Loop, settings: ServiceSettings) -> Iterator[str]:
+def serving(loop: Loop, settings: ServiceSettings, providers: Registry = PROVIDERS) -> Iterator[str]:
     """One service process's worth of service, on this loop; gives its URL. Ended in order."""
-    serving = loop.run(_start(settings))
+    serving = loop.run(_start(settings, providers))
     try:
         yield loop.run(serving.answering())
     finally:
@@ -175,9 +178,10 @@ def serving(loop: Loop, settings: ServiceSettings) -> Iterator[str]:
 
 
 class _Serving:
-    def __init__(self, settings: ServiceSettings) -> None:
+    def __init__(self, settings: ServiceSettings, providers: Registry) -> None:
         self._ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._task = asyncio.create_task(serve_async(settings, on_ready=self._ready.set_result), name="service")
+        work = serve_async(settings, on_ready=self._ready.set_result, providers=providers)
+        self._task = asyncio.create_task(work, name="service")
 
     async def answering(self) -> str:
         """The URL, once it answers. Raises what kept the service from starting."""
@@ -194,8 +198,8 @@ class _Serving:
         raise RuntimeError("the service ended before it answered")
 
 
-async def _start(settings: ServiceSettings) -> _Serving:
-    return _Serving(settings)
+async def _start(settings: ServiceSettings, providers: Registry) -> _Serving:
+    return _Serving(settings, providers)
 
 
 def _good(response: httpx.Response) -> dict[str, Any]:

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from starlette.routing import Route
-
 from headrace.action_provider.providers.compute import ComputeProvider
 from headrace.action_provider.providers.provider import Provider
-from headrace.action_provider.providers.routes import routes_of
+from headrace.action_provider.providers.registry import Registry
+from headrace.action_provider.providers.routes import ProvidersRoute
 
 __all__ = [
     "PROVIDERS",
     "ComputeProvider",
     "Provider",
-    "routes",
+    "ProvidersRoute",
+    "Registry",
 ]
 
-PROVIDERS: tuple[Provider, ...] = (ComputeProvider(),)
+PROVIDERS = Registry((ComputeProvider(),))
 """Every provider of the service."""
-
-
-def routes() -> Sequence[Route]:
-    """The routes of all providers."""
-    return routes_of(PROVIDERS)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 from uuid import UUID
 
 from headrace.action_provider.auth.callers import Caller
+from headrace.action_provider.providers.provider import Description, ProviderAddress
 from headrace.action_provider.providers.requests import ActionRequest, check_body
 from headrace.action_provider.providers.task_actions import TaskProvider
 from headrace.action_provider.providers.task_plans import Asked, AskedTask
@@ -20,30 +20,20 @@ class ComputeProvider(TaskProvider):
 
     path: str = "/actions/compute/v3"
 
-    def introspect(self) -> dict[str, Any]:
-        """The provider description."""
-        return {
-            "types": ["Action"],
-            "api_version": "1.0",
-            "title": "Headrace Compute",
-            "subtitle": "Run registered functions on your own endpoints",
-            "description": (
+    async def describe(self, service: Service, at: ProviderAddress) -> Description:
+        """What it says of itself."""
+        return Description(
+            title="Headrace Compute",
+            subtitle="Run registered functions on your own endpoints",
+            description=(
                 "Runs one or more registered Python functions on one endpoint and gives their results back. The body is"
                 " that of the Globus Compute V3 action provider; arguments and results are plain JSON."
             ),
-            "keywords": ["compute", "python", "function", "headrace"],
-            "synchronous": False,
-            "log_supported": True,
-            "visible_to": ["public"],
-            "runnable_by": ["all_authenticated_users"],
-            "administered_by": [],
-            "admin_contact": "the administrator of this Headrace service",
-            "maximum_deadline": "P30D",
-            "globus_auth_scope": "urn:headrace:scope:compute:action_all",
-            "input_schema": schema("compute-body"),
-        }
+            keywords=("compute", "python", "function", "headrace"),
+            input_schema=schema("compute-body"),
+        )
 
-    async def asked(self, service: Service, caller: Caller, request: ActionRequest) -> Asked:
+    async def asked(self, service: Service, caller: Caller, at: ProviderAddress, request: ActionRequest) -> Asked:
         """The tasks of a V3 body."""
         body = request.body
         check_body("compute-body", body)

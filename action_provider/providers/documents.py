@@ -9,9 +9,14 @@ from starlette.responses import Response
 
 from headrace.action_provider.errors import Answer, answer_to
 from headrace.action_provider.http import reply
+from headrace.action_provider.provider_access import Access
+from headrace.action_provider.providers.provider import Description
+from headrace.action_provider.settings import ServiceSettings
 from headrace.bus.store.actions import ActionRecord
 
 MOST_DISPLAY_STATUS = 64
+_MOST_TITLE = 128
+_MOST_DESCRIPTION = 4096
 
 _CODES = {
     400: "BadActionRequest",
@@ -35,12 +40,37 @@ def status_document(action: ActionRecord) -> dict[str, Any]:
         "manage_by": list(action.manage_by),
         "start_time": timestamp(action.started_at),
         "release_after": action.release_after,
-        "display_status": (action.display_status or action.status)[:MOST_DISPLAY_STATUS],
+        "display_status": _cut(action.display_status or action.status, MOST_DISPLAY_STATUS),
     }
     if action.label is not None:
         document["label"] = action.label
     if action.ended_at is not None:
         document["completion_time"] = timestamp(action.ended_at)
+    return document
+
+
+def description_document(description: Description, access: Access, settings: ServiceSettings) -> dict[str, Any]:
+    """What introspection answers; satisfies `provider-description.json`."""
+    document: dict[str, Any] = {
+        "types": ["Action"],
+        "api_version": "1.0",
+        "title": _cut(description.title, _MOST_TITLE),
+        "synchronous": description.synchronous,
+        "log_supported": True,
+        "visible_to": list(access.visible_to),
+        "runnable_by": list(access.runnable_by),
+        "administered_by": list(access.administered_by),
+        "admin_contact": settings.admin_contact,
+        "maximum_deadline": "P30D",
+        "globus_auth_scope": settings.action_scope,
+        "input_schema": description.input_schema,
+    }
+    if description.subtitle:
+        document["subtitle"] = _cut(description.subtitle, _MOST_TITLE)
+    if description.description:
+        document["description"] = _cut(description.description, _MOST_DESCRIPTION)
+    if description.keywords:
+        document["keywords"] = list(description.keywords)
     return document
 
 
@@ -53,6 +83,10 @@ def error_response(error: Exception, *, route: str) -> Response:
 def timestamp(unix_s: float) -> str:
     """A time as ISO 8601 has it, in UTC, with its offset."""
     return datetime.datetime.fromtimestamp(unix_s, datetime.UTC).isoformat(timespec="microseconds")
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def _code(answer: Answer) -> str:

@@ -7,10 +7,13 @@ import hashlib
 import json
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from headrace.action_provider.errors import InvalidRequest
+from headrace.bus.store.actions import ActionRecord
+from headrace.bus.store.records import Record
 from headrace.schemas import SchemaViolation, Violation, validate
 
 DEFAULT_RELEASE_AFTER: Final = "P30D"
@@ -37,6 +40,10 @@ class ActionRequest:
     release_after_s: float = 30 * 86_400.0
     digest: str = field(default="", repr=False)
     """SHA-256 of everything that was asked for: equal requests have equal digests."""
+    document: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """What was asked for, without what is absent or unknown; reads as an equal request."""
+    resumes: Record[ActionRecord] | None = field(default=None, repr=False)
+    """The action that has waited, since a consent was missing, and begins with this request."""
 
     @classmethod
     def read(cls, document: object) -> ActionRequest:
@@ -60,6 +67,7 @@ class ActionRequest:
             release_after=release_after,
             release_after_s=duration_s(release_after),
             digest=_digest(given),
+            document=given,
         )
 
 

@@ -1,50 +1,77 @@
 """The HTTP face of all providers: both styles of routes, who may do what, and one shape of errors.
 
-    introspect   GET    B                 (public)
-    run          POST   B/run             POST   B/actions
-    status       GET    B/{id}/status     GET    B/actions/{id}
-    cancel       POST   B/{id}/cancel     POST   B/actions/{id}/cancel
-    release      POST   B/{id}/release    DELETE B/actions/{id}
-    log          GET    B/{id}/log        GET    B/actions/{id}/log
-    enumerate    GET    B/actions
-
-Slashes may be doubled or trail: clients join addresses in many ways, and none of them likes a redirect.
+introspect   GET    B
+run          POST   B/run             POST   B/actions
+status       GET    B/{id}/status     GET    B/actions/{id}
+cancel       POST   B/{id}/cancel     POST   B/actions/{id}/cancel
+release      POST   B/{id}/release    DELETE B/actions/{id}
+log          GET    B/{id}/log        GET    B/actions/{id}/log
+resume       POST   B/{id}/resume     POST   B/actions/{id}/resume
+enumerate    GET    B/actions
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
 from headrace.action_provider.auth.callers import Caller
 from headrace.action_provider.bodies import read_json
 from headrace.action_provider.errors import Conflict, Forbidden, MethodNotAllowed, NotFound
 from headrace.action_provider.http import reply
-from headrace.action_provider.providers.documents import error_response, status_document
+from headrace.action_provider.provider_access import PUBLIC, Access
+from headrace.action_provider.providers import lives
+from headrace.action_provider.providers.documents import description_document, error_response, status_document
+from headrace.action_provider.providers.lists import enumerate_actions
 from headrace.action_provider.providers.logs import log_page
-from headrace.action_provider.providers.provider import ActionRow, Provider
+from headrace.action_provider.providers.permissions import may_manage, may_monitor, may_run, may_see
+from headrace.action_provider.providers.provider import ActionRow
+from headrace.action_provider.providers.registry import Place, Registry
 from headrace.action_provider.providers.requests import ActionRequest
 from headrace.action_provider.routing import authenticate
 from headrace.action_provider.state import Service
 
 _CORS = {"Access-Control-Allow-Origin": "*", "Access-Control-Expose-Headers": "*"}
 _PREFLIGHT = {**_CORS, "Access-Control-Allow-Methods": "GET, OPTIONS", "Access-Control-Allow-Headers": "*"}
-_ROLES = ("creator_id", "monitor_by", "manage_by")
-_STATES = ("ACTIVE", "INACTIVE", "SUCCEEDED", "FAILED")
-_BUSY_TRIES = 5
+_PLACE = "headrace.provider"
 
 
-def routes_of(providers: Iterable[Provider]) -> Sequence[Route]:
-    """Routes for these providers."""
-    return [Route(f"{provider.path}{{rest:path}}", ProviderApp(provider)) for provider in providers]
+class ProvidersRoute(BaseRoute):
+    """Everything at and below the paths of all providers."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Whether a provider answers at the request's address."""
+        if scope["type"] == "http":
+            place = self._registry.find(scope["path"], scope["query_string"].decode("latin-1"))
+            if place is not None:
+                return Match.FULL, {_PLACE: place}
+        return Match.NONE, {}
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, and count."""
+        request = Request(scope, receive)
+        service: Service = request.state.service
+        method = "GET" if request.method == "HEAD" else request.method
+        started = time.perf_counter()
+        service.metrics.open_requests.inc()
+        label, response = await _answer(request, service, scope[_PLACE], method)
+        try:
+            await response(scope, receive, send)
+        finally:
+            service.metrics.open_requests.dec()
+            service.metrics.latency.labels(method, label).observe(time.perf_counter() - started)
+            service.metrics.requests.labels(method, label, str(response.status_code)).inc()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +80,12 @@ class _Visit:
 
     request: Request
     service: Service
-    provider: Provider
+    place: Place
     action_id: str = ""
+
+    async def access(self) -> Access:
+        """Who may do what here. Raises `NotFound`."""
+        return await self.place.provider.access(self.service, self.place.at)
 
     async def caller(self) -> Caller:
         """Who asks. Raises `Unauthenticated` and `Forbidden`."""
@@ -63,10 +94,22 @@ class _Visit:
             raise Forbidden("this is the token of an endpoint, which runs no actions; use a user's token")
         return caller
 
+    async def runner(self) -> Caller:
+        """Who asks, and may run actions here. Raises `Unauthenticated`, `Forbidden` and `NotFound`."""
+        caller = await self.caller()
+        if not await may_run(caller, await self.access()):
+            raise Forbidden(f"you are not among those who may run actions of {self.place.at.path}")
+        return caller
+
     async def action(self, caller: Caller, *, manage: bool) -> ActionRow:
         """The action in the path, if the caller may monitor (or manage) it. Raises `NotFound`."""
         found = await self.service.tables.actions.by_id(self.action_id)
-        if found is None or found.value.provider != self.provider.path or not await _may(caller, found, manage=manage):
+        may = may_manage if manage else may_monitor
+        if (
+            found is None
+            or found.value.provider != self.place.at.path
+            or not await may(caller, found.value, await self.access())
+        ):
             raise NotFound(f"there is no action {self.action_id[:80]!r}, or it is not yours to see")
         return found
 
@@ -74,53 +117,31 @@ class _Visit:
 _Handler = Callable[[_Visit], Coroutine[Any, Any, Response]]
 
 
-class ProviderApp:
-    """Everything below one provider's path."""
+async def _answer(request: Request, service: Service, place: Place, method: str) -> tuple[str, Response]:
+    name = f"{place.provider.path}/other"
+    try:
+        handler, where, action_id = _found(request, place, method)
+        name = place.provider.path + where
+        visit = _Visit(request=request, service=service, place=place, action_id=action_id)
+        async with asyncio.timeout(service.settings.request_timeout_s + service.settings.run_wait_s):
+            return name, await handler(visit)
+    except Exception as error:
+        return name, error_response(error, route=name)
 
-    def __init__(self, provider: Provider) -> None:
-        self._provider = provider
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
-        service: Service = request.state.service
-        method = "GET" if request.method == "HEAD" else request.method
-        started = time.perf_counter()
-        service.metrics.open_requests.inc()
-        label, response = await self._answer(request, service, method)
-        try:
-            await response(scope, receive, send)
-        finally:
-            service.metrics.open_requests.dec()
-            service.metrics.latency.labels(method, label).observe(time.perf_counter() - started)
-            service.metrics.requests.labels(method, label, str(response.status_code)).inc()
-
-    async def _answer(self, request: Request, service: Service, method: str) -> tuple[str, Response]:
-        name = f"{self._provider.path}/other"
-        try:
-            handler, name, action_id = self._find(request, method)
-            visit = _Visit(request=request, service=service, provider=self._provider, action_id=action_id)
-            async with asyncio.timeout(service.settings.request_timeout_s + service.settings.run_wait_s):
-                return name, await handler(visit)
-        except Exception as error:
-            return name, error_response(error, route=name)
-
-    def _find(self, request: Request, method: str) -> tuple[_Handler, str, str]:
-        rest = str(request.path_params["rest"])
-        steps = [step for step in rest.split("/") if step]
-        if rest and not rest.startswith("/"):
+def _found(request: Request, place: Place, method: str) -> tuple[_Handler, str, str]:
+    by_method, where, action_id = _operation(place.steps)
+    handler = by_method.get(method)
+    if handler is None:
+        if not by_method:
             raise NotFound(f"there is nothing at {request.url.path[:200]!r}")
-        by_method, place, action_id = _place(steps)
-        handler = by_method.get(method)
-        if handler is None:
-            if not by_method:
-                raise NotFound(f"there is nothing at {request.url.path[:200]!r}")
-            allowed = ", ".join(sorted(by_method))
-            raise MethodNotAllowed(f"this takes {allowed}, not {method[:20]}", headers={"Allow": allowed})
-        return handler, f"{self._provider.path}{place}", action_id
+        allowed = ", ".join(sorted(by_method))
+        raise MethodNotAllowed(f"this takes {allowed}, not {method[:20]}", headers={"Allow": allowed})
+    return handler, where, action_id
 
 
-def _place(steps: list[str]) -> tuple[dict[str, _Handler], str, str]:
-    """Handlers by method, the place's name and the action's id."""
+def _operation(steps: Sequence[str]) -> tuple[dict[str, _Handler], str, str]:
+    """Handlers by method, the operation's place for the metrics, and the action's id."""
     match steps:
         case []:
             return {"GET": _introspect, "OPTIONS": _preflight}, "", ""
@@ -137,7 +158,11 @@ def _place(steps: list[str]) -> tuple[dict[str, _Handler], str, str]:
 
 
 async def _introspect(visit: _Visit) -> Response:
-    return reply(visit.provider.introspect(), headers=_CORS)
+    access = await visit.access()
+    if PUBLIC not in access.visible_to and not await may_see(await visit.caller(), access):
+        raise Forbidden(f"you are not among those who may see {visit.place.at.path}")
+    description = await visit.place.provider.describe(visit.service, visit.place.at)
+    return reply(description_document(description, access, visit.service.settings), headers=_CORS)
 
 
 async def _preflight(_visit: _Visit) -> Response:
@@ -145,56 +170,51 @@ async def _preflight(_visit: _Visit) -> Response:
 
 
 async def _run(visit: _Visit) -> Response:
-    caller = await visit.caller()
+    caller = await visit.runner()
     settings = visit.service.settings
     document = await read_json(visit.request, limit=settings.body_bytes, timeout_s=settings.body_timeout_s)
     request = ActionRequest.read(document)
-    start = await visit.provider.run(visit.service, caller, request)
+    start = await lives.run(visit.service, visit.place, caller, request)
     return reply(status_document(start.record.value), 202 if start.created else 200)
 
 
 async def _status(visit: _Visit) -> Response:
     action = await visit.action(await visit.caller(), manage=False)
-    return reply(status_document((await visit.provider.status(visit.service, action)).value))
+    return reply(status_document((await lives.status(visit.service, visit.place.provider, action)).value))
 
 
 async def _cancel(visit: _Visit) -> Response:
     action = await visit.action(await visit.caller(), manage=True)
-    return reply(status_document((await visit.provider.cancel(visit.service, action)).value))
+    return reply(status_document((await lives.cancel(visit.service, visit.place.provider, action)).value))
+
+
+async def _resume(visit: _Visit) -> Response:
+    caller = await visit.caller()
+    action = await visit.action(caller, manage=True)
+    return reply(status_document((await lives.resume(visit.service, visit.place, caller, action)).value))
 
 
 async def _release(visit: _Visit) -> Response:
     action = await visit.action(await visit.caller(), manage=True)
-    action = await visit.provider.status(visit.service, action)
+    action = await lives.status(visit.service, visit.place.provider, action)
     if not action.value.final:
         raise Conflict("Cannot release incomplete Action: cancel it first, or wait for its end")
-    await visit.provider.release(visit.service, action)
+    await visit.place.provider.release(visit.service, action)
     await visit.service.tables.actions.release(action)
     return reply(status_document(action.value))
 
 
 async def _log(visit: _Visit) -> Response:
     action = await visit.action(await visit.caller(), manage=False)
-    return reply(log_page(await visit.provider.log(visit.service, action), visit.request.query_params))
-
-
-async def _resume(visit: _Visit) -> Response:
-    # Nothing of ours is ever INACTIVE: there is nothing to resume, and a repeated call finds the action as it is.
-    action = await visit.action(await visit.caller(), manage=True)
-    return reply(status_document((await visit.provider.status(visit.service, action)).value))
+    entries = await lives.log(visit.service, visit.place.provider, action)
+    return reply(log_page(entries, visit.request.query_params))
 
 
 async def _enumerate(visit: _Visit) -> Response:
-    caller = await visit.caller()
-    states = _chosen(visit.request.query_params.get("status"), _STATES, ("ACTIVE",))
-    roles = _chosen(visit.request.query_params.get("roles"), _ROLES, ("creator_id",))
-    documents = []
-    for found in await visit.service.tables.actions.of_creator(caller.principal) if "creator_id" in roles else ():
-        if found.value.provider == visit.provider.path:
-            action = (await visit.provider.status(visit.service, found)).value
-            if action.status in states:
-                documents.append(status_document(action))
-    return reply(documents)
+    caller, place = await visit.runner(), visit.place
+    query = visit.request.query_params
+    actions = await enumerate_actions(visit.service, place.provider, place.at.path, caller, query)
+    return reply([status_document(action) for action in actions])
 
 
 _VERBS: dict[str, dict[str, _Handler]] = {
@@ -204,13 +224,3 @@ _VERBS: dict[str, dict[str, _Handler]] = {
     "resume": {"POST": _resume},
     "log": {"GET": _log},
 }
-
-
-async def _may(caller: Caller, action: ActionRow, *, manage: bool) -> bool:
-    allowed = action.value.manage_by if manage else action.value.monitor_by
-    return caller.is_(action.value.creator) or bool(await caller.among(allowed))
-
-
-def _chosen(given: str | None, known: tuple[str, ...], default: tuple[str, ...]) -> set[str]:
-    wanted = {name.strip().lower() for name in (given or "").split(",")}
-    return {name for name in known if name.lower() in wanted} or set(default)

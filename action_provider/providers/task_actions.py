@@ -12,12 +12,12 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
 from headrace.action_provider.auth.callers import Caller
-from headrace.action_provider.errors import Conflict, NotFound, ServiceError
+from headrace.action_provider.errors import NotFound, ServiceError
 from headrace.action_provider.providers.outcome import (
     ActionTask,
     Outcome,
@@ -28,10 +28,11 @@ from headrace.action_provider.providers.outcome import (
     progress_of,
     without_values,
 )
-from headrace.action_provider.providers.provider import ActionRow
+from headrace.action_provider.providers.provider import CANCELLED, ActionRow, Ending, Provider, ProviderAddress
 from headrace.action_provider.providers.requests import ActionRequest
+from headrace.action_provider.providers.starts import start
 from headrace.action_provider.providers.task_log import log_entries
-from headrace.action_provider.providers.task_plans import Asked, Share, new_record, planned, planned_again
+from headrace.action_provider.providers.task_plans import Asked, Share, planned, planned_again, record_of
 from headrace.action_provider.providers.task_results import TaskResults
 from headrace.action_provider.state import Service
 from headrace.bus.errors import PayloadTooLarge, QueueFull
@@ -40,45 +41,34 @@ from headrace.bus.tasks.cancelling import cancel
 from headrace.bus.tasks.results import ResultWatch
 from headrace.bus.tasks.task_views import started
 
-CANCELLED: Final = "Cancelled"
-TOO_LATE: Final = "DeadlineExceeded"
 
-
-class TaskProvider(abc.ABC):
+class TaskProvider(Provider, abc.ABC):
     """A provider whose actions are made of tasks. It keeps nothing of its own."""
 
-    path: str
-
     @abc.abstractmethod
-    def introspect(self) -> dict[str, Any]:
-        """The provider description."""
-
-    @abc.abstractmethod
-    async def asked(self, service: Service, caller: Caller, request: ActionRequest) -> Asked:
+    async def asked(self, service: Service, caller: Caller, at: ProviderAddress, request: ActionRequest) -> Asked:
         """The tasks that a body asks for; at least one. Raises `ServiceError`, which names the field."""
 
     def values(self, tasks: Sequence[ActionTask]) -> dict[str, Any]:
         """The part of the `details` of an ended action that shows its values: `result` and `results`."""
         return lists_of_values(tasks)
 
-    async def run(self, service: Service, caller: Caller, request: ActionRequest) -> Start:
+    async def run(self, service: Service, caller: Caller, at: ProviderAddress, request: ActionRequest) -> Start:
         """Start the tasks, once for each request id of the caller, and wait a little for a quick end."""
         actions = service.tables.actions
         try:
-            asked = await self.asked(service, caller, request)
+            asked = await self.asked(service, caller, at, request)
             shares = await planned(service, caller, request, asked)
         except (ServiceError, QueueFull):
             # A repetition is answered even when the function or the endpoint has gone since, or the queue is full.
-            found = await actions.of_request(self.path, caller.principal, request.request_id)
-            if found is None or found.value.request_digest != request.digest:
+            found = await actions.of_request(at.path, caller.principal, request.request_id)
+            if request.resumes is not None or found is None or found.value.request_digest != request.digest:
                 raise
             return Start(await self.status(service, found), created=False)
-        start = await actions.start(await new_record(service, self.path, caller, request, asked, shares))
-        if start.created:
-            return Start(await self._submit(service, start.record, shares), created=True)
-        if start.record.value.request_digest != request.digest:
-            raise Conflict(f"a request with the id {request.request_id!r} was made before, with other parameters")
-        return Start(await self._again(service, start.record, shares), created=False)
+        begun = await start(service, request, await record_of(service, at, caller, request, asked, shares))
+        if begun.created:
+            return Start(await self._submit(service, begun.record, shares), created=True)
+        return Start(await self._again(service, begun.record, shares), created=False)
 
     async def status(self, service: Service, action: ActionRow) -> ActionRow:
         """The action as its results say."""
@@ -88,22 +78,21 @@ class TaskProvider(abc.ABC):
         await results.catch_up(service.connection)
         return await self._seen(service, action, results)
 
-    async def cancel(self, service: Service, action: ActionRow) -> ActionRow:
+    async def cancel(self, service: Service, action: ActionRow, why: Ending = CANCELLED) -> ActionRow:
         """Stop what has not ended. The action is FAILED from now on, whatever its tasks still do."""
         action = await self.status(service, action)
         if action.value.final:
             return action
-        return await self._give_up(service, action, CANCELLED, "The action was cancelled", "Cancelled")
+        return await self._give_up(service, action, why)
 
-    async def release(self, service: Service, action: ActionRow) -> None:  # noqa: B027 - others may have something
+    async def release(self, service: Service, action: ActionRow) -> None:
         """Nothing is kept beside the record: the results expire by themselves."""
 
     async def log(self, service: Service, action: ActionRow) -> list[dict[str, Any]]:
-        """Start, end of each task, and end."""
-        seen = await self.status(service, action)
+        """What happened to its tasks."""
         results = TaskResults.of(service, action.value)
         await results.catch_up(service.connection)
-        return log_entries(seen.value, results)
+        return log_entries(results)
 
     async def _again(self, service: Service, found: ActionRow, shares: Sequence[Share]) -> ActionRow:
         """A repeated request: what its first life may have left undone is done, once."""
@@ -141,9 +130,6 @@ class TaskProvider(abc.ABC):
             ended_at = results.last_stored_at or time.time()
             outcome = outcome_of(results, self.values)
             return await _finish(service, action, outcome, max(ended_at, record.started_at))
-        if record.deadline is not None and time.time() > record.deadline:
-            too_late = "The deadline passed before all tasks had ended"
-            return await self._give_up(service, action, TOO_LATE, too_late, "Deadline exceeded")
         # There is an unfinished task, hence a bundle; all bundles of an action are in its group.
         address = results.collectors[0].address
         running = await started(service.connection, address.principal, address.group)
@@ -151,9 +137,7 @@ class TaskProvider(abc.ABC):
         value = msgspec.structs.replace(record, details=progress.details, display_status=progress.display_status)
         return replace(action, value=value)
 
-    async def _give_up(
-        self, service: Service, action: ActionRow, code: str, description: str, display_status: str
-    ) -> ActionRow:
+    async def _give_up(self, service: Service, action: ActionRow, why: Ending) -> ActionRow:
         """Cancel what has not ended, by force, and end the action."""
         results = TaskResults.of(service, action.value)
         await results.catch_up(service.connection)
@@ -161,7 +145,9 @@ class TaskProvider(abc.ABC):
         for each in results.collectors:
             if not each.complete:
                 await cancel(service.connection, service.keys, each.address, force=True)
-        outcome = failure_of(results, self.values, code=code, description=description, display_status=display_status)
+        outcome = failure_of(
+            results, self.values, code=why.code, description=why.description, display_status=why.display_status
+        )
         return await _finish(service, action, outcome, time.time())
 
 

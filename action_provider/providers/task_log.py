@@ -6,11 +6,10 @@ from typing import Any
 
 from headrace.action_provider.providers.documents import timestamp
 from headrace.action_provider.providers.task_results import TaskResults
-from headrace.bus.store.actions import ActionRecord
 
 
-def log_entries(action: ActionRecord, results: TaskResults) -> list[dict[str, Any]]:
-    """Start, end of each task, and end, in the order of their times."""
+def log_entries(results: TaskResults) -> list[dict[str, Any]]:
+    """The end of each task."""
     entries = []
     for _, task, result in results.in_order():
         if result is not None:
@@ -22,10 +21,4 @@ def log_entries(action: ActionRecord, results: TaskResults) -> list[dict[str, An
                     "details": {"task_id": str(task), "state": result.state, "attempts": result.attempts},
                 }
             )
-    entries.sort(key=lambda entry: str(entry["time"]))
-    first = {"time": timestamp(action.started_at), "code": "ActionStarted", "description": "The action started"}
-    last = []
-    if action.ended_at is not None:
-        code = f"Action{action.status.capitalize()}"
-        last = [{"time": timestamp(action.ended_at), "code": code, "description": action.display_status}]
-    return [first, *entries, *last]
+    return entries

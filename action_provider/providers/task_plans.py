@@ -15,7 +15,9 @@ import msgspec
 from headrace.action_provider.api.access import check_allowed, endpoint_for, function_for
 from headrace.action_provider.auth.callers import Caller
 from headrace.action_provider.errors import Forbidden, InvalidRequest, MalformedRequest, NotFound
+from headrace.action_provider.providers.provider import ProviderAddress
 from headrace.action_provider.providers.requests import ActionRequest
+from headrace.action_provider.providers.starts import new_record
 from headrace.action_provider.state import Service
 from headrace.action_provider.wishes import pool_for
 from headrace.bus.errors import ArgumentNotSerialisable, EnvironmentUnusable, PoolFailed
@@ -105,27 +107,19 @@ def _share_again(service: Service, share: Share, work: ActionWork) -> Share:
     return Share(plan=Plan(submission, max_payload=service.connection.max_payload), places=share.places)
 
 
-async def new_record(
-    service: Service, path: str, caller: Caller, request: ActionRequest, asked: Asked, shares: Sequence[Share]
+async def record_of(
+    service: Service,
+    at: ProviderAddress,
+    caller: Caller,
+    request: ActionRequest,
+    asked: Asked,
+    shares: Sequence[Share],
 ) -> ActionRecord:
     """The record of an action that is about to start."""
     work, *more = (_work(share, alone=len(shares) == 1) for share in shares)
-    return ActionRecord(
-        action_id=await _action_id(service, path, caller, request, asked, work.group),
-        provider=path,
-        creator=caller.principal,
-        request_id=request.request_id,
-        request_digest=request.digest,
-        started_at=time.time(),
-        label=request.label,
-        monitor_by=request.monitor_by,
-        manage_by=request.manage_by,
-        release_after=request.release_after,
-        release_after_s=request.release_after_s,
-        deadline=request.deadline,
-        work=work,
-        more_work=tuple(more),
-    )
+    action_id = await _action_id(service, at.path, caller, request, asked, work.group)
+    record = new_record(caller, at, request, action_id=action_id)
+    return msgspec.structs.replace(record, work=work, more_work=tuple(more))
 
 
 async def _action_id(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from typing import Any, Literal
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import msgspec
 
@@ -58,6 +58,21 @@ class ActionWork(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         ]
 
 
+class Happening(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that happened to an action as a whole, for its log."""
+
+    at: float
+    code: str
+    description: str
+
+
+class Waiting(msgspec.Struct, frozen=True, kw_only=True):
+    """What an action that has not begun, since a consent is missing, will begin with."""
+
+    request: dict[str, Any]
+    query: dict[str, str]
+
+
 class ActionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One action. Times are unix seconds. While it is `ACTIVE`, its state is computed from its work; the end is written
     here once and never changes."""
@@ -83,6 +98,9 @@ class ActionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     ended_at: float | None = None
     more_work: tuple[ActionWork, ...] = ()
     """Its tasks in other pools, or at other endpoints."""
+    waiting: Waiting | None = None
+    """Set while it is `INACTIVE` and has not begun."""
+    history: tuple[Happening, ...] = ()
 
     @property
     def works(self) -> tuple[ActionWork, ...]:
@@ -174,11 +192,24 @@ class Actions:
         except RecordConflict:
             return await self.by_id(record.value.action_id)
 
+    async def change(self, record: Record[ActionRecord], value: ActionRecord) -> Record[ActionRecord] | None:
+        """Write another state of an action that goes on. Gives the record as it is then: somebody else may have been
+        first; None when it was released in the meantime."""
+        try:
+            return await self._records.update(record, value, ttl_s=LONGEST_LIFE_S)
+        except RecordConflict:
+            return await self.by_id(record.value.action_id)
+
     async def release(self, record: Record[ActionRecord]) -> None:
         """Forget the action and its request id. Raises `RecordConflict` when it changed in the meantime."""
         await self._records.remove(record)
         # A crash before this leaves a pointer to nothing, which `by_id` takes for what it is.
         await self._ids.delete(token(record.value.action_id))
+
+
+def new_action_id() -> str:
+    """An id for an action whose provider has none of its own: letters, digits and `-`."""
+    return str(uuid4())
 
 
 def request_key(provider: str, creator: str, request_id: str) -> str:
