@@ -38,6 +38,8 @@ from headrace.sdk.unfinished import Unfinished
 
 _CANCELS_S = 60.0
 
+_Way = tuple[Session, Channel, FunctionUse]
+
 
 class Executor(concurrent.futures.Executor):
     """Runs functions on an endpoint; a real `concurrent.futures.Executor`, safe to use from any thread.
@@ -104,6 +106,7 @@ class Executor(concurrent.futures.Executor):
         self._registered = Registered()
         self._modules: list[Modules] = []
         self._channels = Channels(lambda: self.client)
+        self._ways: dict[UUID, _Way] = {}
         self._most_unfinished = most_unfinished(max_unfinished)
         self._unfinished = Unfinished(self._most_unfinished, self._on_idle)
         self._submission = Submission(when_full=WhenFull.of(when_full, full_timeout_s))
@@ -131,6 +134,7 @@ class Executor(concurrent.futures.Executor):
     @endpoint_id.setter
     def endpoint_id(self, value: UUID | str | None) -> None:
         self._endpoint_id = arguments.uuid_or_none(value, "endpoint_id")
+        self._ways = {}
 
     @property
     def task_group_id(self) -> UUID:
@@ -140,6 +144,7 @@ class Executor(concurrent.futures.Executor):
     @task_group_id.setter
     def task_group_id(self, value: UUID | str) -> None:
         self._task_group_id = arguments.as_uuid(value, "task_group_id")
+        self._ways = {}
 
     @property
     def resource_specification(self) -> dict[str, Any] | None:
@@ -163,6 +168,7 @@ class Executor(concurrent.futures.Executor):
     @user_endpoint_config.setter
     def user_endpoint_config(self, value: dict[str, Any] | None) -> None:
         self._user_endpoint_config = arguments.json_dict(value, "user_endpoint_config")
+        self._ways = {}
 
     @property
     def serializer(self) -> ComputeSerializer | None:
@@ -381,6 +387,7 @@ class Executor(concurrent.futures.Executor):
             if channel.cancellations.untold and not session.thread.is_current:
                 channel.cancellations.wait(_CANCELS_S)
         if not self._unfinished:
+            self._ways = {}
             self._channels.leave()
 
     def after_fork(self) -> None:
@@ -388,6 +395,7 @@ class Executor(concurrent.futures.Executor):
         self._lock = threading.Lock()
         self._registered.after_fork()
         self._channels = Channels(lambda: self.client)
+        self._ways = {}
         self._unfinished = Unfinished(self._most_unfinished, self._on_idle)
 
     def _submit_chunk(self, fn: Callable[..., Any], calls: tuple[tuple[Any, ...], ...]) -> TaskFuture:
@@ -402,7 +410,7 @@ class Executor(concurrent.futures.Executor):
 
     def _submit(self, function_id: UUID, args: tuple[Any, ...], kwargs: dict[str, Any]) -> TaskFuture:
         try:
-            session, channel, use = self._way(function_id)
+            session, channel, use = self._ways.get(function_id) or self._way(function_id)
         except (HeadraceError, TimeoutError) as error:
             return failed_future(error)
         try:
@@ -441,15 +449,19 @@ class Executor(concurrent.futures.Executor):
             return task
         return options.with_resources(task, specification)
 
-    def _way(self, function_id: UUID) -> tuple[Session, Channel, FunctionUse]:
+    def _way(self, function_id: UUID) -> _Way:
         """The way to the pool that has what the function needs, and the word that it may run there."""
-        config, client = self._user_endpoint_config, self.client
+        # Kept for the next call, but not with a configuration, which may be changed in place. Whatever else a way
+        # depends on puts an empty table there when it is set: what was looked up before that goes with the old one.
+        ways, config, client = self._ways, self._user_endpoint_config, self.client
         known = client.environment_of(function_id)
         session, channel = self._channel(self.endpoint_id, config, known or "")
         use = session.function_use(function_id)
         if known is None and (needed := client.environment_of(function_id)):  # named with the function's first grant
             session, channel = self._channel(self.endpoint_id, config, needed)
             use = session.function_use(function_id)
+        if config is None:
+            ways[function_id] = session, channel, use
         return session, channel, use
 
     def _channel(
@@ -460,6 +472,7 @@ class Executor(concurrent.futures.Executor):
 
     def _on_idle(self) -> None:
         if self._shut_down:
+            self._ways = {}
             self._channels.leave()
 
     def _check_open(self) -> None:

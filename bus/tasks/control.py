@@ -30,6 +30,11 @@ class Control(msgspec.Struct, array_like=True, frozen=True):
     cancelled: frozenset[int] | None = frozenset()
     forced: frozenset[int] | None = frozenset()
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is cancelled."""
+        return self.cancelled == frozenset() == self.forced
+
     def cancels(self, index: int) -> bool:
         """Whether the task must not start."""
         return _holds(self.cancelled, index) or self.forces(index)

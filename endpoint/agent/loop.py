@@ -269,10 +269,11 @@ class Agent:
         self._results.end_late(held, held.late(self._clock.now()))
         for end in held.ends():
             self._patience.add(end, held.address.bundle, self._in_hand.bundles)
+        control = None if held.control.is_empty else held.control
         for task in held.bundle.tasks:
             if task.index not in held.open or task.index in held.unstored:
                 continue
-            if held.control.cancels(task.index):
+            if control is not None and control.cancels(task.index):
                 self._results.end_cancelled(held, task.index)
                 continue
             code = table[task.function] if task.function < len(table) else FunctionUnusable("no such function")
@@ -307,12 +308,13 @@ class Agent:
         touched: dict[UUID, Held] = {}
         worked_s = 0.0
         for outcome in outcomes:
-            bundle, index = split_task_id(outcome.key)
-            self._waiting.ended(outcome.key)
+            key = outcome.key
+            bundle, index = split_task_id(key)
+            self._waiting.ended(key)
             held = self._in_hand.bundles.get(bundle)
             worked_s += max(0.0, outcome.ended_at - outcome.started_at)
-            if outcome.key in self._payloads.fetched:
-                self._payloads.release(outcome.key)
+            if self._payloads.fetched and key in self._payloads.fetched:
+                self._payloads.release(key)
             if held is None:
                 continue
             result = TaskResult(

@@ -82,8 +82,9 @@ class Suspects:
 
     def ended(self, key: UUID) -> None:
         """A call is not with the workers (any more): another one may go."""
-        self._noting.pop(key, None)
-        if key != self._alone:
+        if self._noting:
+            self._noting.pop(key, None)
+        if self._alone is None or key != self._alone:
             return
         self._alone = None
         while self._aside and self._alone is None:

@@ -37,7 +37,8 @@ class Turns:
 
     def put(self, principal: str, group: UUID, call: Call) -> None:
         """Let a call wait for its turn; one that was taken, and does not run, waits again."""
-        self.ended(call.key)
+        if self._running:
+            self.ended(call.key)
         groups = self._principals.get(principal)
         if groups is None:
             groups = self._principals[principal] = {}
@@ -80,7 +81,8 @@ class Turns:
 
     def ended(self, key: UUID) -> bool:
         """A call that was taken does not run (any more); whether somebody's turn may come because of it."""
-        principal = self._running.pop(key, None)
+        # Empty where nobody has a limit; then the id need not be hashed.
+        principal = self._running.pop(key, None) if self._running else None
         if principal is None:
             return False
         self._counts[principal] -= 1

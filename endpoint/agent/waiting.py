@@ -43,12 +43,14 @@ class WaitingCalls:
         self._engine = engine
         self.is_closed = False
         """Whether nothing more is handed out."""
+        self._met_suspects = False
 
     def __len__(self) -> int:
         return len(self._turns) + len(self._payloads) + len(self._suspects)
 
     def put(self, held: Held, call: Call) -> None:
         """Let a call wait for its turn."""
+        self._met_suspects = self._met_suspects or held.is_suspect
         self._turns.put(held.address.principal, held.address.group, call)
 
     def next_call(self) -> Call | None:
@@ -57,17 +59,15 @@ class WaitingCalls:
             return None
         if self._payloads.waiting:
             self._payloads.fetch_next()
-        if self._marks.ready:
-            return self._marks.ready.pop()
-        if self._suspects.ready:
-            return self._suspects.ready.pop()
-        while True:
-            turn = self._turns.take()
-            if turn is None:
-                return None
+        for ready in (self._marks.ready, self._suspects.ready):
+            if ready:
+                return ready.pop()
+        while (turn := self._turns.take()) is not None:
             principal, group, call = turn
             if call.options.queue_timeout_s is not None and self._is_late(call):
                 continue
+            if call.options.rerun_on_loss and call.encoding != OBJECT and not self._met_suspects:
+                return call  # nearly always so, and quick
             held = self._in_hand.bundles.get(split_task_id(call.key)[0])
             if call.encoding == OBJECT and call.key not in self._payloads.fetched:
                 # It waits aside, so that what is here goes on, and has another turn when it is here as well.
@@ -83,6 +83,7 @@ class WaitingCalls:
                 return None
             if held is not None:
                 (self._suspects.take if call.options.rerun_on_loss else self._marks.mark)(held, call)
+        return None
 
     def ended(self, key: UUID) -> None:
         """A call is not with the workers (any more): its principal may have been waiting for that."""

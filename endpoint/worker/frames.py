@@ -23,8 +23,8 @@ STARTED: Final = 0
 FINISHED: Final = 1
 OUT_BEGIN: Final = 2
 ERR_BEGIN: Final = 3
-STARTED_US: Final = 4
-"""When the call STARTED did so, in microseconds (unix): whoever stops it finds its start here."""
+STARTED_AT: Final = 4
+"""When the call STARTED did so, unix seconds, read by `moments`: whoever stops it finds its start here."""
 COUNTERS_BYTES: Final = 4096
 
 SUCCEEDED: Final = 0
@@ -71,6 +71,11 @@ class Report(msgspec.Struct, array_like=True):
 _encoder = msgspec.msgpack.Encoder()
 read_work = msgspec.msgpack.Decoder(Work).decode
 read_report = msgspec.msgpack.Decoder(Report).decode
+
+
+def moments(counters: memoryview) -> memoryview[float]:
+    """The same page as numbers with a fraction."""
+    return counters.cast("B").cast("d")
 
 
 def frame(message: Work | Report) -> bytearray:

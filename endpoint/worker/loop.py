@@ -14,14 +14,14 @@ import select
 import socket
 import threading
 import time
-from typing import Any, Final
+from typing import Any
 
 from headrace.endpoint.worker.calls import Calls, Outcome
 from headrace.endpoint.worker.frames import (
     FINISHED,
     HEAD_BYTES,
     STARTED,
-    STARTED_US,
+    STARTED_AT,
     SUCCEEDED,
     PrintedItem,
     Report,
@@ -29,6 +29,7 @@ from headrace.endpoint.worker.frames import (
     Work,
     WorkItem,
     frame,
+    moments,
     read_work,
 )
 from headrace.endpoint.worker.limits import WorkerLimits
@@ -36,7 +37,6 @@ from headrace.endpoint.worker.minder import TICK_S, Minder, kill_own_group
 from headrace.endpoint.worker.printed import Printed
 from headrace.endpoint.worker.sandbox import Sandboxes
 
-_NOTHING: Final = contextlib.nullcontext()
 _FLUSH_AFTER_S = 0.001
 _FLUSH_BYTES = 256_000
 
@@ -54,6 +54,7 @@ class Worker:
     ) -> None:
         self.connection = connection
         self._counters = counters
+        self._moments = moments(counters)
         self._calls = calls
         self._sandboxes: Sandboxes | None = None
         self._sandbox_names: dict[int, str] = {}
@@ -185,17 +186,14 @@ class Worker:
 
     def _do(self, item: WorkItem) -> None:
         number, function, encoding, arguments, json_result = item
-        started_at = time.time()
-        self._counters[STARTED_US] = int(started_at * 1e6)
+        self._moments[STARTED_AT] = started_at = time.time()
         self._counters[STARTED] = number
         self.running_since = began = time.perf_counter()
         self.running = number
-        specification = self._specifications.pop(number, b"") if self._specifications else b""
-        with _applied(specification) if specification else _NOTHING:
-            if self._sandboxes is None:
-                kind, tag, value = self._calls.run(function, encoding, arguments, json_result)
-            else:
-                kind, tag, value = self._sandboxed(self._sandboxes, number, function, encoding, arguments, json_result)
+        if self._sandboxes is None and not self._specifications:
+            kind, tag, value = self._calls.run(function, encoding, arguments, json_result)
+        else:
+            kind, tag, value = self._run_specially(number, function, encoding, arguments, json_result)
         now = time.perf_counter()
         if os.getpid() != self._pid:
             os._exit(0)  # a child that the function forked came back here: it must not speak for the worker
@@ -210,6 +208,13 @@ class Worker:
             self._printed.tell()
         if now - self._flushed_at > _FLUSH_AFTER_S or self._ended_bytes > _FLUSH_BYTES:
             self.flush()
+
+    def _run_specially(self, number: int, *call: Any) -> Outcome:
+        specification = self._specifications.pop(number, b"")
+        with _applied(specification) if specification else contextlib.nullcontext():
+            if self._sandboxes is None:
+                return self._calls.run(*call)
+            return self._sandboxed(self._sandboxes, number, *call)
 
     def _sandboxed(self, sandboxes: Sandboxes, number: int, *call: Any) -> Outcome:
         try:

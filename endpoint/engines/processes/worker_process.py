@@ -30,10 +30,11 @@ from headrace.endpoint.worker.frames import (
     HEAD_BYTES,
     OUT_BEGIN,
     STARTED,
-    STARTED_US,
+    STARTED_AT,
     Report,
     Work,
     frame,
+    moments,
     read_report,
 )
 from headrace.endpoint.worker.limits import EXIT_OUT_OF_MEMORY, WorkerLimits, shown_size
@@ -214,7 +215,7 @@ class WorkerProcess(asyncio.Protocol):
     @property
     def started_at(self) -> float:
         """When that call started, unix seconds."""
-        return self._counters[STARTED_US] / 1e6
+        return moments(self._counters)[STARTED_AT]
 
     @property
     def finished(self) -> int:
