@@ -74,6 +74,19 @@ def test_values_come_back_as_what_they_were(executor: Executor, value: Any) -> N
     assert type(result) is type(value)
 
 
+def test_a_call_goes_where_the_executor_points_at_that_moment(executor: Executor) -> None:
+    before, group = executor.submit(double, 1), uuid.uuid4()
+    executor.task_group_id = group
+    after = executor.submit(double, 2)
+    executor.endpoint_id = uuid.uuid4()
+    nowhere = executor.submit(double, 3)
+
+    assert (before.result(20), after.result(20)) == (2, 4)
+    assert after.task_group_id == group != before.task_group_id
+    with pytest.raises(NotFound):
+        nowhere.result(20)
+
+
 def test_map_gives_results_in_order_with_and_without_chunks(executor: Executor) -> None:
     assert list(executor.map(pow, range(10), range(10))) == list(map(pow, range(10), range(10)))
     assert list(executor.map(double, range(25), chunksize=7)) == [2 * i for i in range(25)]
