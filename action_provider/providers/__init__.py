@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headrace.action_provider.providers.compute import ComputeProvider
+from headrace.action_provider.providers.compute import ComputeProvider, ComputeV2Provider
 from headrace.action_provider.providers.provider import Provider
 from headrace.action_provider.providers.registry import Registry
 from headrace.action_provider.providers.routes import ProvidersRoute
@@ -10,10 +10,11 @@ from headrace.action_provider.providers.routes import ProvidersRoute
 __all__ = [
     "PROVIDERS",
     "ComputeProvider",
+    "ComputeV2Provider",
     "Provider",
     "ProvidersRoute",
     "Registry",
 ]
 
-PROVIDERS = Registry((ComputeProvider(),))
+PROVIDERS = Registry((ComputeProvider(), ComputeV2Provider(), ComputeV2Provider("/actions/compute/fxap")))
 """Every provider of the service."""

@@ -1,4 +1,4 @@
-"""The Compute provider: one action runs functions on one endpoint. Takes the body of Globus Compute's V3 provider."""
+"""The Compute providers: an action runs functions on endpoints. They take the bodies of Globus Compute's providers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from headrace.action_provider.auth.callers import Caller
+from headrace.action_provider.providers import compute_v2
 from headrace.action_provider.providers.provider import Description, ProviderAddress
 from headrace.action_provider.providers.requests import ActionRequest, check_body
 from headrace.action_provider.providers.task_actions import TaskProvider
@@ -13,10 +14,13 @@ from headrace.action_provider.providers.task_plans import Asked, AskedTask
 from headrace.action_provider.state import Service
 from headrace.schemas import schema
 
+_SUBTITLE = "Run registered functions on your own endpoints"
+_KEYWORDS = ("compute", "python", "function", "headrace")
+
 
 @dataclass(frozen=True, slots=True)
 class ComputeProvider(TaskProvider):
-    """`/actions/compute/v3`."""
+    """`/actions/compute/v3`: tasks on one endpoint."""
 
     path: str = "/actions/compute/v3"
 
@@ -24,12 +28,12 @@ class ComputeProvider(TaskProvider):
         """What it says of itself."""
         return Description(
             title="Headrace Compute",
-            subtitle="Run registered functions on your own endpoints",
+            subtitle=_SUBTITLE,
             description=(
                 "Runs one or more registered Python functions on one endpoint and gives their results back. The body is"
                 " that of the Globus Compute V3 action provider; arguments and results are plain JSON."
             ),
-            keywords=("compute", "python", "function", "headrace"),
+            keywords=_KEYWORDS,
             input_schema=schema("compute-body"),
         )
 
@@ -53,3 +57,27 @@ class ComputeProvider(TaskProvider):
             user_endpoint_config=body.get("user_endpoint_config"),
             resource_specification=body.get("resource_specification"),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class ComputeV2Provider(TaskProvider):
+    """`/actions/compute`, and `/actions/compute/fxap`, as flows spell it, too: tasks on an endpoint each."""
+
+    path: str = "/actions/compute"
+
+    async def describe(self, service: Service, at: ProviderAddress) -> Description:
+        """What it says of itself."""
+        return Description(
+            title="Headrace Compute (V2)",
+            subtitle=_SUBTITLE,
+            description=(
+                "Runs one or more registered Python functions, each on an endpoint that it names, and gives their"
+                " results back. The body is that of the Globus Compute V2 action provider, in all its spellings."
+            ),
+            keywords=_KEYWORDS,
+            input_schema=schema(compute_v2.SCHEMA),
+        )
+
+    async def asked(self, service: Service, caller: Caller, at: ProviderAddress, request: ActionRequest) -> Asked:
+        """The tasks of a V2 body."""
+        return Asked(tasks=compute_v2.read_tasks(request.body))

@@ -79,6 +79,14 @@ def sleeping_pool(service: RunningService, tmp_path: Path) -> Iterator[RunningPo
         yield running
 
 
+def run_v2(flows: Flows, body: dict[str, Any], base: str = "/actions/compute") -> dict[str, Any]:
+    """The end of an action of the V2 provider."""
+    answer = flows.http.post(f"{base}/run", json={"request_id": uuid.uuid4().hex, "body": body})
+    here = f"{base}/{checked(answer, 202)['action_id']}/status"
+    eventually(lambda: flows.http.get(here).json()["status"] != "ACTIVE", 10)
+    return checked(flows.http.get(here))
+
+
 def task(service: RunningService, source: str, name: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
     """One task of the body: a call of a new function."""
     function_id = service.add_function(source, name, entry_point=name)
@@ -330,3 +338,64 @@ def test_a_quick_run_comes_back_finished_where_the_service_hardly_waits(service:
 
     # About 6 ms each on a quiet machine: if many are too late, something waits for a timer.
     assert states.count("SUCCEEDED") > 10
+
+
+@pytest.mark.parametrize("base", ["/actions/compute", "/actions/compute/fxap"])
+def test_flows_of_the_second_version_run_as_they_are(service: RunningService, flows: Flows, base: str) -> None:
+    square = service.add_function(SQUARE, "square", entry_point="square")
+    call = {"endpoint": flows.endpoint_id, "function": square}
+
+    assert run_v2(flows, {**call, "args": "[3]"}, base)["details"]["result"] == [9]
+    both = run_v2(flows, {**call, "kwargs": {"x": 2}, "tasks": [{**call, "payload": "{'x': 4}"}]}, base)
+    assert [each["output"] for each in both["details"]["results"]] == [4, 16]
+
+
+def test_one_action_runs_on_several_endpoints_and_keeps_the_order(
+    service: RunningService, flows: Flows, sleeping_pool: RunningPool
+) -> None:
+    square = service.add_function(SQUARE, "square", entry_point="square")
+    places = [flows.endpoint_id, sleeping_pool.endpoint_id]
+    sleeping_pool.start()
+
+    tasks = [{"endpoint": places[n % 2], "function": square, "args": n} for n in range(5)]
+    action = run_v2(flows, {"tasks": tasks})
+
+    assert action["details"]["result"] == [0, 1, 4, 9, 16]
+    for each, endpoint in zip(action["details"]["results"], places * 2, strict=False):
+        assert flows.http.get(f"/api/v1/tasks/{each['task_id']}").json()["endpoint_id"] == endpoint
+
+
+def test_cancelling_reaches_every_endpoint_of_an_action(
+    service: RunningService, flows: Flows, sleeping_pool: RunningPool, tmp_path: Path
+) -> None:
+    note = service.add_function(NOTE, "note", entry_point="note")
+    here, away = ({"endpoint": each, "function": note} for each in (flows.endpoint_id, sleeping_pool.endpoint_id))
+    path = tmp_path / "notes"
+    tasks = [{**here, "args": [str(path), "x"]}, {**away, "args": [str(path), "y"]}]
+    request = {"request_id": uuid.uuid4().hex, "body": {"tasks": tasks}}
+    action = checked(flows.http.post("/actions/compute/run", json=request), 202)
+    status = f"/actions/compute/{action['action_id']}"
+    eventually(lambda: flows.http.get(f"{status}/status").json()["display_status"] == "1 of 2 tasks done", 10)
+
+    again = checked(flows.http.post("/actions/compute/run", json=request))
+    cancelled = checked(flows.http.post(f"{status}/cancel"))
+    sleeping_pool.start()
+    later = Flows(service.http(), sleeping_pool.endpoint_id)
+    later.ended(checked(later.run(task(service, NOTE, "note", str(path), ".")), 202))
+
+    assert again["action_id"] == action["action_id"]
+    assert cancelled["details"]["result"] == ["x", None]
+    assert path.read_text() == "x."
+
+
+def test_functions_that_cannot_be_used_are_named_with_their_field(service: RunningService, flows: Flows) -> None:
+    square = service.add_function(SQUARE, "square", entry_point="square")
+    unknown = str(uuid.uuid4())
+    tasks = [{"endpoint": flows.endpoint_id, "function": square}, {"endpoint": unknown, "function": square}]
+
+    answer = flows.http.post("/actions/compute/run", json={"request_id": "unknown", "body": {"tasks": tasks}})
+    third = flows.run({"function_id": square}, {"function_id": unknown})
+
+    assert answer.status_code == third.status_code == 400
+    assert f"Field '$.tasks[1].endpoint': there is no endpoint {unknown}" in answer.json()["description"]
+    assert f"Field '$.tasks[1].function_id': there is no function {unknown}" in third.json()["description"]
