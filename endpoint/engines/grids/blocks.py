@@ -12,6 +12,7 @@ import logging
 import shutil
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -27,6 +28,7 @@ _COMMAND_S = 10.0
 _HEARTBEAT_S = 5
 _LOST_S = 30
 _LEAVE_S = 3.0
+_ASK_S = 60.0
 
 # The interchange ends with the pool, however that ends; without it the blocks give themselves up after _LOST_S.
 _TIED = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9, 0, 0, 0); os.execv(sys.argv[1], sys.argv[1:])"
@@ -47,7 +49,10 @@ class Blocks:
         if not settings.worker_debug:
             logging.getLogger("parsl").setLevel(logging.WARNING)
         self._settings = settings
-        self._workers = 0
+        self._there: set[str] = set()
+        """The blocks that have workers."""
+        self._lost: dict[str, float] = {}
+        """Those that had some, with the monotonic second until which the batch system is asked about them often."""
         run = _new_run(directory)
         executor = self._executor = _executor(settings)
         executor.run_dir = str(run)
@@ -89,14 +94,26 @@ class Blocks:
 
     def workers(self) -> int:
         """How many workers are up."""
-        managers = self._executor.command_client.run("MANAGERS", timeout_s=_COMMAND_S)
-        workers: int = sum(m["worker_count"] for m in managers if m["active"] and not m.get("draining"))
-        if workers < self._workers:
-            # Perhaps a job has ended before its time. Parsl would ask a batch system once a minute, and think until
-            # then that the block is there.
-            self._executor._last_poll_time = 0.0
-        self._workers = workers
+        managers = [m for m in self._executor.command_client.run("MANAGERS", timeout_s=_COMMAND_S) if m["active"]]
+        self._ask_about_lost({m["block_id"] for m in managers})
+        workers: int = sum(m["worker_count"] for m in managers if not m.get("draining"))
         return workers
+
+    def _ask_about_lost(self, there: set[str]) -> None:
+        """Have the batch system asked about blocks whose workers are gone: their jobs may have ended before their time.
+
+        Parsl asks once a minute, and thinks until then that a block is there. One answer may not be enough: Slurm calls
+        a job that is ending a running one.
+        """
+        now, status = time.monotonic(), self._executor._status
+        for block in self._there - there:
+            self._lost[block] = now + _ASK_S
+        self._there = there
+        for block, until in list(self._lost.items()):
+            if block in there or now > until or block not in status or status[block].terminal:
+                del self._lost[block]
+        if self._lost:
+            self._executor._last_poll_time = 0.0  # it is asked the next time that the strategy looks
 
     def problem(self) -> str:
         """Why the executor is beyond hope; empty while it is not."""

@@ -31,6 +31,7 @@ from headrace.endpoint.engines.containers.runtimes import Container
 from headrace.endpoint.engines.engine import Call, FinalState, Outcome, Output
 from headrace.endpoint.engines.grids.control import Listener
 from headrace.endpoint.engines.grids.grid import Ending, Piece
+from headrace.endpoint.engines.grids.open_mpi import adapted
 from headrace.endpoint.engines.grids.orders import Boxed, Order, Parcel, Terms, encode, read_parcel, read_terms
 from headrace.endpoint.engines.processes.endings import cancelled
 from headrace.endpoint.engines.processes.engine import ProcessEngine
@@ -178,12 +179,15 @@ class Host:
         sandboxes = SandboxRoot.of(limits)
         if sandboxes is not None:
             sandboxes.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        environment = worker_environment(os.environ, terms.environment)
+        if terms.is_mpi:
+            environment |= adapted(environment)
         return ProcessEngine(
             self,
             self._on_outcomes,
             workers=self._workers,
             python=terms.python or sys.executable,
-            environment=worker_environment(os.environ, terms.environment),
+            environment=environment,
             limits=limits,
             on_output=self._on_output if terms.most_output_bytes else None,
             most_output_bytes=terms.most_output_bytes or PRINTED_LIMIT,
