@@ -23,7 +23,7 @@ from waiting import eventually
 
 NODES = ("node1", "node2")
 
-# No accounting, no cgroups and no plug-ins that a test machine may not let it use. Nodes are given to one job at a time.
+# No accounting, no cgroups, no plug-ins that a test machine may not let it use. A node is one job's at a time.
 _CONFIGURATION = """\
 ClusterName=headrace
 SlurmctldHost={host}(127.0.0.1)
@@ -121,7 +121,11 @@ class Slurm:
         assert path is not None, f"{program} is not there: run `make test-system`"
         with (self.directory / f"{program}{len(self._processes)}.log").open("wb") as log:
             process = subprocess.Popen(
-                [path, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **self.environment}
+                [path, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **self.environment},
             )
         self._processes.append(process)
 

@@ -49,6 +49,10 @@ SCONTROL = """#!/bin/bash
 printf 'node1\\nnode2\\n'
 """
 
+MPIEXEC = """#!/bin/bash
+echo "HYDRA build details:"
+"""
+
 SCANCEL = """#!/bin/bash
 for job in "$@"; do echo "$job" >>"$SLURM_FOLDER/cancelled"; kill -KILL -- "-$job" 2>/dev/null; done
 exit 0
@@ -58,7 +62,8 @@ exit 0
 class Slurm:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        for name, text in (("sbatch", SBATCH), ("squeue", SQUEUE), ("scancel", SCANCEL), ("scontrol", SCONTROL)):
+        commands = {"sbatch": SBATCH, "squeue": SQUEUE, "scancel": SCANCEL, "scontrol": SCONTROL, "mpiexec": MPIEXEC}
+        for name, text in commands.items():
             (folder / name).write_text(text)
             (folder / name).chmod(0o700)
 

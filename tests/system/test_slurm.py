@@ -18,7 +18,7 @@ from service import running_service
 from slurm_cluster import NODES, Slurm, slurm_cluster
 from waiting import eventually, eventually_async
 
-from headrace.bus.bundles import TaskOptions
+from headrace.bus.tasks.bundles import TaskOptions
 from headrace.endpoint.engines.build import build
 from headrace.endpoint.engines.means import Means
 from headrace.endpoint.engines.settings import engine_settings
@@ -89,7 +89,9 @@ def held(folder: Path) -> dict[int, int]:
 
 def bench_on(directory: Path, **keys: Any) -> Any:
     means = Means(workers=1, directory=directory)
-    return running(1, engine_of=lambda source, tell, workers: build(engine_settings(engine(**keys)), source, tell, means))
+    return running(
+        1, engine_of=lambda source, tell, workers: build(engine_settings(engine(**keys)), source, tell, means)
+    )
 
 
 async def outcome_of(bench: Bench, key: Any) -> Any:

@@ -1,8 +1,8 @@
 """Open MPI's launcher on the nodes that Parsl set aside for a call.
 
-Parsl writes the command lines of srun, aprun and Hydra (MPICH, Intel MPI). Open MPI's `mpiexec` knows neither `-ppn` nor
-`-hosts`, and under Slurm it takes the number of tasks that the job was submitted with, one for each node, for all the
-processes that may run there.
+Parsl writes the command lines of srun, aprun and Hydra (MPICH, Intel MPI). Open MPI's `mpiexec` knows neither `-ppn`
+nor `-hosts`, and under Slurm it takes the number of tasks that the job was submitted with, one for each node, for all
+the processes that may run there.
 """
 
 from __future__ import annotations
@@ -46,9 +46,7 @@ def adapted(environment: Mapping[str, str]) -> dict[str, str]:
 @functools.cache
 def _is_open_mpi(launcher: str) -> bool:
     try:
-        said = subprocess.run(
-            [launcher, "--version"], capture_output=True, text=True, timeout=_ANSWER_S, check=False
-        )
+        said = subprocess.run([launcher, "--version"], capture_output=True, text=True, timeout=_ANSWER_S, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return False
     return any(name in said.stdout + said.stderr for name in _NAMES)
