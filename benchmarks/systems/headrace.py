@@ -14,7 +14,9 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+from benchmarks import functions
 from benchmarks.memory import MARK
+from benchmarks.providers import Door
 from benchmarks.systems import WORKERS
 from headrace.sdk import Client, Executor
 
@@ -66,6 +68,16 @@ class Headrace:
                 stack.callback(self._client.close)
             if self._executor is not None:
                 stack.callback(self._executor.shutdown, cancel_futures=True)
+
+    def provider(self) -> Door:
+        """The Compute provider, and an action that runs a no-op."""
+        task = {"function_id": self.client.register_function(functions.no_op)}
+        return Door(
+            url=self.ready["url"],
+            path="/actions/compute/v3",
+            token=self.ready["token"],
+            body={"endpoint_id": self.ready["endpoint_id"], "tasks": [task]},
+        )
 
     def role(self, command: Sequence[str]) -> str:
         """What a process of ours does, by its command line."""
