@@ -33,7 +33,7 @@ class HttpConnection(asyncio.Protocol):
         """Connect to the host of an address."""
         address = urlsplit(url)
         loop = asyncio.get_running_loop()
-        _, connection = await loop.create_connection(cls, address.hostname, address.port)
+        _, connection = await loop.create_connection(cls, address.hostname or "", address.port or 80)
         return connection
 
     async def ask(self, request: bytes) -> Answer:
