@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks import memory, workload
+from benchmarks import memory, providers, workload
 from benchmarks.systems import SYSTEMS, Entry, System
 
 COLD_START = "cold_start"
@@ -57,7 +57,8 @@ def measure(entry: Entry, work: Path, records: Records, only: Collection[str]) -
         began = time.perf_counter()
         system = entry.make(work)
         system.start()
-        workload.first_result(system)
+        if entry.runs_functions:
+            workload.first_result(system)
         return {"cold_start_s": time.perf_counter() - began}
 
     records.write("version", detail=version(entry.distribution) if entry.distribution else platform.python_version())
@@ -66,12 +67,15 @@ def measure(entry: Entry, work: Path, records: Records, only: Collection[str]) -
             return
         if wanted(MEMORY):
             records.take(MEMORY, lambda: _memory(system, records, "at rest"))
-        if any(map(wanted, workload.MEASURES)):
+        measures = workload.MEASURES if entry.runs_functions else {}
+        if any(map(wanted, measures)):
             workload.warm_up(system)
-        for name, take in workload.MEASURES.items():
+        for name, take in measures.items():
             if wanted(name):
                 records.take(name, lambda take=take: take(system))  # type: ignore[misc]  # bound in the loop on purpose
         _take_own(system, records, wanted, "doors")
+        if isinstance(system, providers.HasProvider) and wanted(providers.PROVIDER):
+            records.take(providers.PROVIDER, lambda: providers.provider(system))
         if wanted(MEMORY):
             records.take(MEMORY, lambda: _memory(system, records, "after the work"))
         # Last: NATS keeps memory of the 100 000 tasks for a while, which no other system is given.

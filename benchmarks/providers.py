@@ -10,14 +10,15 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 from benchmarks.haul.probes import Usage
 from benchmarks.http_load import HttpConnection, request_bytes, series
 from benchmarks.workload import Figures, percentiles
 
+PROVIDER: Final = "provider"
 WARM_UP = 200
 RUNS = {1: 300, 50: 3_000}
 """How many, by connections."""
@@ -37,6 +38,7 @@ class Door:
     body: dict[str, Any]
 
 
+@runtime_checkable
 class HasProvider(Protocol):
     """A system with an action provider."""
 
@@ -66,9 +68,6 @@ def provider(system: HasProvider) -> Figures:
         figures[f"provider_statuses_{connections}_per_s"] = taken.per_s
         figures |= _cost(f"provider_status_{connections}", Usage.now(system.role), before, count)
     return figures
-
-
-MEASURES: dict[str, Callable[[HasProvider], Figures]] = {"provider": provider}
 
 
 class _Runs:

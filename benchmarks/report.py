@@ -40,6 +40,20 @@ ROWS = (
 )
 """What all systems are measured by."""
 
+PROVIDER_ROWS = (
+    Row("provider_run_1_p50_ms", "provider", "run → SUCCEEDED, 1 connection, p50", "ms"),
+    Row("provider_run_1_p99_ms", "provider", "run → SUCCEEDED, 1 connection, p99", "ms"),
+    Row("provider_runs_1_per_s", "provider", "runs, 1 connection", "/s", more_is_better=True),
+    Row("provider_runs_50_per_s", "provider", "runs, 50 connections", "/s", more_is_better=True),
+    Row("provider_run_50_p99_ms", "provider", "run → SUCCEEDED, 50 connections, p99", "ms"),
+    Row("provider_run_50_cpu_us", "provider", "processor time of a run, 50 connections", "µs"),
+    Row("provider_statuses_1_per_s", "provider", "status, 1 connection", "/s", more_is_better=True),
+    Row("provider_statuses_50_per_s", "provider", "status, 50 connections", "/s", more_is_better=True),
+    Row("provider_status_50_p99_ms", "provider", "status, 50 connections, p99", "ms"),
+    Row("provider_status_50_cpu_us", "provider", "processor time of a status, 50 connections", "µs"),
+)
+"""What systems with an action provider are measured by."""
+
 DOOR_ROWS = (
     Row("event_accepted_p50_ms", "event", "event: POST → stored p50", "ms"),
     Row("event_start_p50_ms", "event", "event: POST → function runs p50", "ms"),
@@ -98,13 +112,14 @@ def show(
         f"medians over {rounds} {'round' if rounds == 1 else 'rounds'}; in parentheses how many times better Headrace"
         " (fsync before every acknowledgement) is: below 1 the other one is better"
     )
-    console.print(_table("Two workers each", ROWS, systems, list(systems), caption))
+    of_functions = [name for name in systems if SYSTEMS[name].runs_functions]
+    if of_functions:
+        console.print(_table("Two workers each", ROWS, systems, of_functions, caption))
+    with_provider = [name for name in systems if _has(PROVIDER_ROWS, systems[name])]
+    if with_provider:
+        console.print(_table("Action providers", PROVIDER_ROWS, systems, with_provider, caption))
     ours = [name for name in systems if name.startswith(OURS)]
-    if any(
-        row.figure in systems[name]["medians"] or row.measure in systems[name]["problems"]
-        for name in ours
-        for row in DOOR_ROWS
-    ):
+    if any(_has(DOOR_ROWS, systems[name]) for name in ours):
         console.print(_table("Events and actions", DOOR_ROWS, systems, ours, None))
     for name in ours:
         if systems[name]["processes"]:
@@ -174,6 +189,10 @@ def _table(
         if any(row.figure in systems[name]["medians"] or row.measure in systems[name]["problems"] for name in names):
             table.add_row(row.title, *(_cell(row, name, systems) for name in names))
     return table
+
+
+def _has(rows: Sequence[Row], system: Mapping[str, Any]) -> bool:
+    return any(row.figure in system["medians"] or row.measure in system["problems"] for row in rows)
 
 
 def _cell(row: Row, name: str, systems: Mapping[str, Mapping[str, Any]]) -> str:

@@ -40,6 +40,8 @@ class Entry:
     make: Callable[[Path], System]
     peer: bool = True
     """Lives in the virtual environment of the peers."""
+    runs_functions: bool = True
+    """False for a system that has an action provider and nothing else."""
 
 
 def _headrace(work: Path) -> System:
@@ -91,6 +93,12 @@ def _ray(work: Path) -> System:
     return RayCore()
 
 
+def _toolkit(work: Path) -> System:
+    from benchmarks.systems.toolkit import Toolkit
+
+    return Toolkit(work)
+
+
 OURS = "headrace"
 """The system that the others are compared with."""
 
@@ -117,5 +125,12 @@ SYSTEMS = {
         Entry(name="parsl", title="Parsl HTEX", distribution="parsl", make=_parsl),
         Entry(name="dask", title="Dask", distribution="distributed", make=_dask),
         Entry(name="ray", title="Ray", distribution="ray", make=_ray),
+        Entry(
+            name="toolkit",
+            title="Toolkit's sample",
+            distribution="globus-action-provider-tools",
+            make=_toolkit,
+            runs_functions=False,
+        ),
     )
 }
