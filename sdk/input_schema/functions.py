@@ -43,13 +43,13 @@ def of_hint(hint: Any) -> Schema:
 
 
 def _is_command(function: Any) -> bool:
-    from headrace.bus.functions.shell import ShellFunction
+    from headrace.bus.shell import ShellFunction
 
     return isinstance(function, ShellFunction)
 
 
 def _of_command(command: str) -> Schema:
-    from headrace.bus.functions.shell_template import field_names
+    from headrace.bus.shell_template import field_names
 
     kind = _ParameterKind.POSITIONAL_OR_KEYWORD
     return assemble([Parameter(name=name, kind=kind, schema={}) for name in field_names(command)], {}, "")
