@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 from uuid import UUID
@@ -9,7 +10,16 @@ from uuid import UUID
 import typer
 
 from headrace.cli import output
-from headrace.cli.service import JsonOption, OfHomeOption, YesOption, confirmed, read_text, service, shown
+from headrace.cli.service import (
+    JsonOption,
+    OfHomeOption,
+    YesOption,
+    confirmed,
+    read_document,
+    read_text,
+    service,
+    shown,
+)
 
 app = typer.Typer(help="Register, list, show and delete functions.", no_args_is_help=True)
 
@@ -29,6 +39,13 @@ def register(
     modules: Annotated[
         list[Path] | None, typer.Option("--module", help="A module, or a folder of modules, that it imports.")
     ] = None,
+    input_schema: Annotated[
+        Path | None,
+        typer.Option(help="A JSON or YAML file: the schema of its action provider's body; by default the signature's."),
+    ] = None,
+    default_endpoint: Annotated[
+        UUID | None, typer.Option(help="Where its action provider runs it when nobody says where.")
+    ] = None,
     as_json: JsonOption = False,
     home: OfHomeOption = None,
 ) -> None:
@@ -43,6 +60,8 @@ def register(
             requirements=requirements,
             python=python,
             modules=modules or (),
+            input_schema=None if input_schema is None else read_document(input_schema),
+            default_endpoint=default_endpoint,
         )
     if as_json:
         output.say_json({"function_id": function_id})
@@ -69,9 +88,10 @@ def list_functions(as_json: JsonOption = False, home: OfHomeOption = None) -> No
 def show(
     function_id: Annotated[UUID, typer.Argument()], as_json: JsonOption = False, home: OfHomeOption = None
 ) -> None:
-    """Show a function and its source."""
+    """Show a function, its action provider, and its source."""
     with service(home) as client:
         function = client.get_function(function_id)
+        url = client.url
     if as_json:
         output.say_json(function)
         return
@@ -80,6 +100,13 @@ def show(
     for key in ("requirements", "requires_python"):
         if function.get(key):
             output.say(f"{key + ':':17}{shown(function[key])}")
+    output.say(f"{'provider:':17}{url}{function['provider']}")
+    if function.get("default_endpoint"):
+        output.say(f"{'default endpoint:':17} {function['default_endpoint']}")
+    if function.get("input_schema"):
+        output.say()
+        output.say("What its action provider takes:")
+        output.say(json.dumps(function["input_schema"], indent=2, ensure_ascii=False))
     output.say()
     output.say(function["source"] or "(stored by cloudpickle only, without source)")
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from headrace.schemas.errors import HeadraceError, SchemaViolation, Violation
 
 if TYPE_CHECKING:
+    from headrace.schemas.given import check_given, validate_given
     from headrace.schemas.validator import check_schema, schema, schema_names, validate, validate_against
 
 __all__ = [
@@ -16,6 +17,9 @@ __all__ = [
     "validate",
     "validate_against",
     "check_schema",
+    # Schemas that users give to the service
+    "check_given",
+    "validate_given",
     # Errors
     "HeadraceError",
     "SchemaViolation",
@@ -26,7 +30,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # A worker process imports the errors and never validates: `jsonschema` would double its start time.
     if name in __all__:
-        from headrace.schemas import validator
+        from headrace.schemas import given, validator
 
-        return getattr(validator, name)
+        return getattr(given if name in ("check_given", "validate_given") else validator, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -52,7 +52,7 @@ def validate(name: str, document: object) -> None:
 
     Raises `SchemaViolation` with a JSON pointer and a sentence for each problem (at most twenty).
     """
-    _raise_violations(name, _validator(name), document)
+    raise_violations(name, _validator(name), document)
 
 
 def validate_against(description: dict[str, Any], document: object, *, name: str = "input") -> None:
@@ -60,7 +60,7 @@ def validate_against(description: dict[str, Any], document: object, *, name: str
     # With a registry of its own nothing is fetched from elsewhere.
     validator = jsonschema.Draft202012Validator(description, registry=SPECIFICATIONS)
     try:
-        _raise_violations(name, validator, document)
+        raise_violations(name, validator, document)
     except Unresolvable as error:
         problem = f"the schema refers to {error.ref!r}, which is not in it"
         raise SchemaViolation(name, (Violation(pointer="", problem=problem),)) from error
@@ -69,7 +69,7 @@ def validate_against(description: dict[str, Any], document: object, *, name: str
 def check_schema(description: object) -> None:
     """Check that a user's schema is itself a JSON schema (2020-12). Raises `SchemaViolation`."""
     meta = jsonschema.Draft202012Validator(jsonschema.Draft202012Validator.META_SCHEMA)
-    _raise_violations("https://json-schema.org/draft/2020-12/schema", meta, description)
+    raise_violations("https://json-schema.org/draft/2020-12/schema", meta, description)
 
 
 @functools.cache
@@ -85,8 +85,10 @@ def _validator(name: str) -> Validator:
     )
 
 
-def _raise_violations(name: str, validator: Validator, document: Any) -> None:
-    errors = sorted(validator.iter_errors(document), key=lambda e: list(map(str, e.absolute_path)))
+def raise_violations(name: str, validator: Validator, document: Any) -> None:
+    """Check a document with a validator of the schema `name`. Raises `SchemaViolation`."""
+    found = [meant for error in validator.iter_errors(document) for meant in _meant(error)]
+    errors = sorted(found, key=lambda e: list(map(str, e.absolute_path)))
     if errors:
         raise SchemaViolation(
             name,
@@ -95,6 +97,17 @@ def _raise_violations(name: str, validator: Validator, document: Any) -> None:
                 for e in errors[:_MOST_VIOLATIONS]
             ),
         )
+
+
+def _meant(error: jsonschema.ValidationError) -> list[jsonschema.ValidationError]:
+    """Of a choice of forms what is wrong with the only one that is of the document's type, else the choice itself."""
+    if error.validator not in ("anyOf", "oneOf"):
+        return [error]
+    forms: dict[Any, list[jsonschema.ValidationError]] = {}
+    for each in error.context or ():
+        forms.setdefault(each.relative_schema_path[0], []).append(each)
+    of_its_type = [errors for errors in forms.values() if all(e.validator != "type" or e.relative_path for e in errors)]
+    return [meant for e in of_its_type[0] for meant in _meant(e)] if len(of_its_type) == 1 else [error]
 
 
 def _problem(error: jsonschema.ValidationError) -> str:

@@ -101,19 +101,26 @@ class Client:
         python: str | None = None,
         modules: Iterable[Modules] = (),
         serializer: ComputeSerializer | None = None,
+        input_schema: Mapping[str, Any] | None = None,
+        default_endpoint: Id | None = None,
     ) -> str:
         """Store a function, by source and by cloudpickle; gives its id. The docstring is its description by default.
 
         requirements: the packages that it needs, as a list (`["numpy>=2"]`) or as the path of a `requirements.txt`.
         python: the Python that it needs (`"3.12"`, `">=3.11"`). modules: what travels with it: modules, `.py` files,
             folders. serializer: in which form it is stored; None is both.
+        input_schema: what the body of its own action provider must be (a JSON schema of an object); by default it
+            follows from signature, type hints and docstring. default_endpoint: where that provider runs it.
 
         Raises `FunctionUnusable` when the function or a module cannot be stored, and `RequirementsInvalid`.
         """
+        from headrace.sdk.input_schema import of_function
+
         about = description if description is not None else (getattr(function, "__doc__", None) or "")
         code = from_function(function) if serializer is None else serializer.code(from_function(function))
         code = with_needs(code, needs_of(requirements, python), modules)
-        return self._register(code, about, metadata, public)
+        schema = of_function(function) if input_schema is None else dict(input_schema)
+        return self._register(code, about, metadata, public, schema, default_endpoint)
 
     def register_source_code(
         self,
@@ -126,18 +133,24 @@ class Client:
         requirements: Requirements | None = None,
         python: str | None = None,
         modules: Iterable[Modules] = (),
+        input_schema: Mapping[str, Any] | None = None,
+        default_endpoint: Id | None = None,
     ) -> str:
         """Store the text of a module; gives the id of its function `function_name`, by default the only one in it.
 
-        What it needs is said as for `register_function`, or else in the text itself (`# /// script`, PEP 723).
+        What it needs is said as for `register_function`, or else in the text itself (`# /// script`, PEP 723). The
+        text is read for its input schema, never run.
 
         Raises `FunctionUnusable` when the text does not compile, or defines no such function, and
         `RequirementsInvalid`.
         """
+        from headrace.sdk.input_schema import of_source
+
         said = requirements is not None or python is not None
         needs = needs_of(requirements, python) if said else of_script(source)
         code = with_needs(from_source(source, function_name), needs, modules)
-        return self._register(code, description or "", metadata, public)
+        schema = of_source(source, code.name) if input_schema is None else dict(input_schema)
+        return self._register(code, description or "", metadata, public, schema, default_endpoint)
 
     def get_function(self, function_id: Id) -> Document:
         """What is known of a function, its source included."""
@@ -542,7 +555,15 @@ class Client:
         """Give a large result of one's own to `write`, piece by piece, from byte `start` on."""
         self._http.receive_stream(f"objects/{sha256}", write, start=start)
 
-    def _register(self, code: FunctionCode, description: str, metadata: Mapping[str, Any] | None, public: bool) -> str:
+    def _register(
+        self,
+        code: FunctionCode,
+        description: str,
+        metadata: Mapping[str, Any] | None,
+        public: bool,
+        input_schema: Mapping[str, Any],
+        default_endpoint: Id | None,
+    ) -> str:
         body = given(
             name=code.name,
             source=code.source or None,
@@ -555,6 +576,8 @@ class Client:
             description=description or None,
             public=public,
             metadata=None if metadata is None else dict(metadata),
+            input_schema=input_schema,
+            default_endpoint=id_or_none(default_endpoint, "default_endpoint"),
         )
         check_json(body)
         return str(self._http.request("POST", "functions", body=body)["function_id"])

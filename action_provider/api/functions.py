@@ -7,17 +7,20 @@ import binascii
 import platform
 import time
 import uuid
+from dataclasses import replace
 from typing import Any
+from uuid import UUID
 
 from starlette.responses import Response
 
-from headrace.action_provider.api.access import function_for, timestamp
+from headrace.action_provider.api.access import endpoint_for, function_for, timestamp
 from headrace.action_provider.errors import Forbidden, InvalidRequest
+from headrace.action_provider.function_providers import RESERVED, provider_path
 from headrace.action_provider.http import Call, Operation, no_content, reply
 from headrace.bus.errors import RequirementsInvalid
 from headrace.bus.functions.requirements import Needs
 from headrace.bus.store.models import FunctionCodeRecord, FunctionRecord
-from headrace.schemas import Violation
+from headrace.schemas import SchemaViolation, Violation, check_given
 
 
 async def register(call: Call) -> Response:
@@ -32,6 +35,11 @@ async def register(call: Call) -> Response:
         modules=_decoded(body.get("modules"), "modules"),
     )
     needs = _needs(body)
+    if body.get("input_schema") is not None:
+        _check_input_schema(body["input_schema"])
+    endpoint = body.get("default_endpoint")
+    if endpoint is not None:
+        await endpoint_for(call.service, call.caller, UUID(endpoint))
     record = FunctionRecord(
         function_id=function_id,
         name=body["name"],
@@ -43,6 +51,8 @@ async def register(call: Call) -> Response:
         metadata=body.get("metadata") or {},
         requirements=needs.requirements,
         requires_python=needs.python,
+        input_schema=body.get("input_schema"),
+        default_endpoint=None if endpoint is None else UUID(endpoint),
     )
     # The code comes first: a crash in between leaves code that nobody can name, not a function without code.
     await call.service.tables.function_code.put(function_id.hex, code)
@@ -64,7 +74,13 @@ async def get(call: Call) -> Response:
     function = await function_for(call.service, call.caller, call.path_id("function_id"))
     code = (await call.service.tables.function_code.need(function.function_id.hex)).value
     return reply(
-        {**_described(function), "source": code.source, "pickled": code.pickled, "entry_point": code.entry_point}
+        {
+            **_described(function),
+            "input_schema": function.input_schema,
+            "source": code.source,
+            "pickled": code.pickled,
+            "entry_point": code.entry_point,
+        }
     )
 
 
@@ -89,8 +105,26 @@ def _described(function: FunctionRecord) -> dict[str, Any]:
         "metadata": function.metadata,
         "requirements": list(function.requirements),
         "requires_python": function.requires_python,
+        "default_endpoint": function.default_endpoint,
+        "provider": provider_path(function.function_id),
         "created_at": timestamp(function.created_at),
     }
+
+
+def _check_input_schema(description: dict[str, Any]) -> None:
+    try:
+        check_given(description, name="input_schema")
+    except SchemaViolation as error:
+        raise InvalidRequest(f"input_schema: {error}", violations=_below("/input_schema", error)) from None
+    reserved = [name for name in description.get("properties") or () if name.startswith(RESERVED)]
+    if reserved:
+        problem = f"names that begin with {RESERVED} are the provider's own, such as {RESERVED}endpoint"
+        pointer = f"/input_schema/properties/{reserved[0]}"
+        raise InvalidRequest(f"input_schema: {problem}", violations=(Violation(pointer=pointer, problem=problem),))
+
+
+def _below(pointer: str, error: SchemaViolation) -> tuple[Violation, ...]:
+    return tuple(replace(violation, pointer=pointer + violation.pointer) for violation in error.violations)
 
 
 def _needs(body: dict[str, Any]) -> Needs:

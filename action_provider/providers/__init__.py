@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from headrace.action_provider.providers.compute import ComputeProvider, ComputeV2Provider
+from headrace.action_provider.providers.functions import FunctionProvider
 from headrace.action_provider.providers.provider import Provider
 from headrace.action_provider.providers.registry import Registry
 from headrace.action_provider.providers.routes import ProvidersRoute
@@ -11,10 +12,18 @@ __all__ = [
     "PROVIDERS",
     "ComputeProvider",
     "ComputeV2Provider",
+    "FunctionProvider",
     "Provider",
     "ProvidersRoute",
     "Registry",
 ]
 
-PROVIDERS = Registry((ComputeProvider(), ComputeV2Provider(), ComputeV2Provider("/actions/compute/fxap")))
+PROVIDERS = Registry(
+    (
+        ComputeProvider(),
+        ComputeV2Provider(),
+        ComputeV2Provider("/actions/compute/fxap"),
+        FunctionProvider(),
+    )
+)
 """Every provider of the service."""

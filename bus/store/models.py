@@ -35,6 +35,10 @@ class FunctionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     """The packages that it needs: see `headrace.bus.functions.requirements`."""
     requires_python: str = ""
     """The Python that it needs: a version or a specifier; empty is any."""
+    input_schema: dict[str, Any] | None = None
+    """What its arguments must be, as a JSON schema of an object; None is anything."""
+    default_endpoint: UUID | None = None
+    """Where its own action provider runs it when nobody says where."""
 
     @property
     def needs(self) -> Needs:

@@ -15,6 +15,7 @@ MOST_DEPTH: Final = 12
 """Hints that are nested deeper, or that contain themselves, are not followed further."""
 
 _MOST_DEFAULT = 1000
+_MOST_INTEGER = 2**53  # beyond it JSON's readers do not agree
 
 PLAIN: Final[Mapping[str, Schema]] = {
     "builtins.NoneType": {"type": "null"},
@@ -143,11 +144,7 @@ def union(schemas: Iterable[Schema]) -> Schema:
 def choice(values: Iterable[Any]) -> Schema:
     """One of these values; `{}` when JSON has no form for one of them."""
     found = list(values)
-    if not found or not all(value is None or isinstance(value, str | int | bool | float) for value in found):
-        return {}
-    if any(isinstance(value, float) and not math.isfinite(value) for value in found):
-        return {}
-    return {"enum": found}
+    return {"enum": found} if found and all(_is_json(value, 0) for value in found) else {}
 
 
 def members(properties: Mapping[str, Schema], required: Iterable[str], *, title: str, closed: bool) -> Schema:
@@ -207,17 +204,14 @@ def as_default(value: Any) -> tuple[Any] | None:
 
 
 def _is_json(value: Any, depth: int) -> bool:
-    if depth > MOST_DEPTH:
-        return False
-    if value is None or type(value) in (bool, int, str):
-        return True
-    if type(value) is float:
-        return math.isfinite(value)
     if type(value) in (list, tuple):
-        return all(_is_json(each, depth + 1) for each in value)
+        return depth < MOST_DEPTH and all(_is_json(each, depth + 1) for each in value)
     if type(value) is dict:
-        return all(type(key) is str and _is_json(each, depth + 1) for key, each in value.items())
-    return False
+        members = all(type(key) is str and _is_json(each, depth + 1) for key, each in value.items())
+        return depth < MOST_DEPTH and members
+    if type(value) is int:
+        return -_MOST_INTEGER <= value <= _MOST_INTEGER
+    return value is None or type(value) in (bool, str) or (type(value) is float and math.isfinite(value))
 
 
 def _types(schema: Schema) -> list[str]:

@@ -45,8 +45,11 @@ def assemble(parameters: Sequence[Parameter], texts: Mapping[str, str], about: s
     """The schema of a function with these parameters. `texts` describe them, `about` the function."""
     for told in (texts, {}):
         schema = _assemble(parameters, told, about if told else "")
-        if len(json.dumps(schema)) <= MOST_BYTES:
-            return schema
+        try:
+            if len(json.dumps(schema, ensure_ascii=False).encode()) <= MOST_BYTES:
+                return schema
+        except UnicodeEncodeError:
+            continue  # half of a surrogate pair in a text
     return dict(ANY)
 
 
