@@ -21,6 +21,11 @@ SAYS = {
     "map_months.py": ["2013-01 was the coldest of 48 months: 6.1 °C", "2015-12 was the wettest: 9.2 mm a day"],
     "source_code.py": ["August 2014: 26.4 ± 3.9 °C"],
     "action.py": ["provider: Headrace Compute", "SUCCEEDED: ", "210.5"],
+    "function_provider.py": [
+        "summarise: amounts, how, digits",
+        "422: Field '$.amounts' (category: 'type')",
+        "SUCCEEDED: {'mean': 7.02, 'days': 30}",
+    ],
     "on_event.py": ["published as number ", "the wettest day of 2012-01 was day 29, with 27.7 mm"],
 }
 NOT_RUN_ALONE = {"demo.py", "demo_action.py", "demo_functions.py", "demo_output.py"} | {
