@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import json
 import logging
@@ -47,6 +48,7 @@ async def serve_async(
     # The port first: finding it taken must not cost a connection to the bus.
     listener = bind(settings.host, settings.port) if settings.listen_fd is None else _inherited(settings.listen_fd)
     url = _url(settings.host, listener)
+    settings = dataclasses.replace(settings, public_url=settings.public_url or url)
     with contextlib.closing(listener):
         async with open_service(settings) as service:
             state: State = {"service": service}

@@ -30,6 +30,9 @@ class ServiceSettings:
     host: str = "127.0.0.1"
     port: int = 0
     """0 takes a free one; `serving.json` says which."""
+    public_url: str = ""
+    """Where users reach the service (`https://headrace.example.org`): what addresses in answers begin with. Empty is
+    where it listens."""
     listen_fd: int | None = None
     """A socket that listens already, inherited from the parent, in place of host and port: connections wait in it
     while the service starts, and while it is started again."""
@@ -38,6 +41,8 @@ class ServiceSettings:
 
     run_wait_s: float = 0.5
     """How long an action's `run` waits for a quick end before it answers."""
+    action_value_bytes: int = 64 * 1024
+    """How many bytes, as JSON, the values of an action may have together; larger ones are given by reference."""
     provider_access: Mapping[str, Access] = field(default_factory=dict)
     """Who may use an action provider, by its path or form; whom it says otherwise: everybody who has a token."""
     admin_contact: str = "the administrator of this Headrace service"

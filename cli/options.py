@@ -7,9 +7,13 @@ from typing import Annotated, Final
 
 import typer
 
+from headrace.cli.errors import CommandError
+
 DEFAULT_HOME: Final = Path("~/.headrace")
 HTTP_PORT: Final = 8742
 NATS_PORT: Final = 4742
+MOST_ACTION_VALUE_BYTES: Final = 2 * 1024 * 1024
+"""Details have each value twice, and must fit into a message of the bus."""
 
 HomeOption = Annotated[
     Path,
@@ -30,3 +34,10 @@ CaFileOption = Annotated[
 def expanded(path: Path) -> Path:
     """An absolute path without `~`."""
     return Path(path).expanduser().absolute()
+
+
+def http_address(text: str, option: str) -> str:
+    """An address that begins with http:// or https://, or nothing. Raises `CommandError`."""
+    if text and not text.startswith(("http://", "https://")):
+        raise CommandError(f"{option} is {text!r}, which is no address, such as https://headrace.example.org")
+    return text

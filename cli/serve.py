@@ -7,13 +7,30 @@ from typing import Annotated
 
 import typer
 
-from headrace.cli.options import DEFAULT_HOME, HTTP_PORT, NATS_PORT, CaFileOption, HomeOption, expanded
+from headrace.cli.options import (
+    DEFAULT_HOME,
+    HTTP_PORT,
+    MOST_ACTION_VALUE_BYTES,
+    NATS_PORT,
+    CaFileOption,
+    HomeOption,
+    expanded,
+    http_address,
+)
 
 
 def serve(
     home: HomeOption = DEFAULT_HOME,
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port to listen on; 0 is a free one.")] = HTTP_PORT,
+    public_url: Annotated[
+        str,
+        typer.Option(
+            help="Where users reach the service, such as https://headrace.example.org: what addresses in answers begin"
+            " with. By default where it listens.",
+            show_default=False,
+        ),
+    ] = "",
     listen_fd: Annotated[
         int | None, typer.Option(help="An inherited socket to listen on, in place of --host and --port.", hidden=True)
     ] = None,
@@ -30,6 +47,14 @@ def serve(
         typer.Option(help="The directory with service.json and master.key; by default HOME/keys."),
     ] = None,
     dispatcher: Annotated[bool, typer.Option(help="Match events and watch deliveries in this process too.")] = True,
+    action_value_bytes: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            max=MOST_ACTION_VALUE_BYTES,
+            help="Bytes that the values of an action may have together, as JSON; larger ones are given by reference.",
+        ),
+    ] = 65_536,
     ca_file: CaFileOption = None,
     nats_wait: Annotated[float, typer.Option(min=0.0, help="Seconds to wait for NATS at the start.")] = 10.0,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
@@ -53,6 +78,8 @@ def serve(
             public_nats_urls=tuple(public_nats_url or ()),
             host=host,
             port=port,
+            public_url=http_address(public_url, "--public-url"),
+            action_value_bytes=action_value_bytes,
             listen_fd=listen_fd,
             dispatcher=dispatcher,
             start_timeout_s=nats_wait,

@@ -51,6 +51,7 @@ class UpSettings:
     relaxed: bool = False
     nats_server: Path | None = None
     public_host: str | None = None
+    public_url: str = ""
     public_nats_urls: tuple[str, ...] = ()
     nats_websocket: tuple[str, int] | None = None
 
@@ -159,6 +160,7 @@ class System:
         local = "127.0.0.1" if ports.is_any(host) else host
         public = settings.public_host or (ports.outward_address() if ports.is_any(host) else host)
         self._url = f"http://{ports.in_url(local)}:{port}"
+        self._public_url = settings.public_url or f"http://{ports.in_url(public)}:{port}"
         self._public_nats_urls = settings.public_nats_urls or (f"nats://{ports.in_url(public)}:{nats_port}",)
         return nats_port
 
@@ -199,7 +201,7 @@ class System:
         # We hold the socket, so that a request waits while the service starts, or starts again, and is not refused.
         descriptor = self._listener.fileno()
         arguments += ["--host", settings.host, "--port", str(self._port), "--listen-fd", str(descriptor)]
-        arguments += ["--nats-url", self._nats.url]
+        arguments += ["--public-url", self._public_url, "--nats-url", self._nats.url]
         for url in self._public_nats_urls:
             arguments += ["--public-nats-url", url]
         return await Child.start(arguments, log=self._log("service"), descriptors=[descriptor])

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from headrace.cli.options import DEFAULT_HOME, HTTP_PORT, NATS_PORT, HomeOption, expanded
+from headrace.cli.options import DEFAULT_HOME, HTTP_PORT, NATS_PORT, HomeOption, expanded, http_address
 
 
 class Durability(StrEnum):
@@ -60,6 +60,14 @@ def up(
         str | None,
         typer.Option(help="The name under which other machines reach this one, if --host is not it."),
     ] = None,
+    public_url: Annotated[
+        str,
+        typer.Option(
+            help="Where users reach the service, such as https://headrace.example.org: what addresses in answers begin"
+            " with. By default http:// and --public-host.",
+            show_default=False,
+        ),
+    ] = "",
     public_nats_url: Annotated[
         list[str] | None,
         typer.Option(
@@ -96,6 +104,7 @@ def up(
             relaxed=durability is Durability.RELAXED,
             nats_server=expanded(nats_server) if nats_server else None,
             public_host=public_host,
+            public_url=http_address(public_url, "--public-url"),
             public_nats_urls=tuple(public_nats_url or ()),
             nats_websocket=ports.host_and_port(nats_websocket, "--nats-websocket") if nats_websocket else None,
         )

@@ -10,7 +10,8 @@ from starlette.responses import Response
 from headrace.action_provider.api.access import own_endpoint
 from headrace.action_provider.api.task_documents import listed_document
 from headrace.action_provider.api.task_lists import LIST_QUERY, asked_limit, asked_marker, task_query
-from headrace.action_provider.api.tasks import MOST_NAMED, cancelling_for
+from headrace.action_provider.api.tasks import MOST_NAMED
+from headrace.action_provider.cancelling import cancelling_for
 from headrace.action_provider.errors import InvalidRequest
 from headrace.action_provider.http import Call, Operation, reply
 from headrace.bus.names import token
@@ -45,7 +46,7 @@ async def cancel(call: Call) -> Response:
     """Cancel tasks at an endpoint: those that are named, or all of a principal, of a pool, or of everybody."""
     endpoint, body = await own_endpoint(call), call.body
     _check_selection(body)
-    cancelling = cancelling_for(call, force=bool(body.get("force")), reasons=_REASONS)
+    cancelling = cancelling_for(call.service, force=bool(body.get("force")), reasons=_REASONS)
     go_on: int | None = None
     if "task_ids" in body:
         try:

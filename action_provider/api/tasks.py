@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import time
 import uuid
 from collections.abc import Sequence
@@ -21,16 +20,17 @@ from headrace.action_provider.api.access import (
 )
 from headrace.action_provider.api.objects import answer_with
 from headrace.action_provider.api.task_documents import located_document, task_document
+from headrace.action_provider.cancelling import cancelling_for, is_up
 from headrace.action_provider.errors import Conflict, InvalidRequest, NotFound
 from headrace.action_provider.http import WAIT, Operation, reply
 from headrace.action_provider.http import Call as Request
 from headrace.action_provider.wishes import environment_of, pool_for
+from headrace.bus.data.encodings import JSON
 from headrace.bus.ids import task_id
-from headrace.bus.names import Address
 from headrace.bus.store.models import EndpointRecord
 from headrace.bus.tasks import submission, task_views
 from headrace.bus.tasks.bundles import TaskOptions, TaskResult
-from headrace.bus.tasks.cancelling import REASONS, UNKNOWN, Cancelling
+from headrace.bus.tasks.cancelling import UNKNOWN
 from headrace.bus.tasks.endings import end_unstarted, ended
 from headrace.bus.tasks.options import of_document, waited_too_long
 from headrace.bus.tasks.plain_results import plain_result
@@ -91,6 +91,9 @@ async def get_result(call: Request) -> Response:
         raise Conflict(f"task {view.task_id} has no value: it is {view.state}, {plain.error['code']}")
     if plain.python_object:
         raise Conflict(plain.python_object)
+    if view.result.encoding == JSON:
+        # As it is stored, so that it has the size and the digest that were told.
+        return Response(view.result.value, media_type="application/json")
     return reply(plain.value)
 
 
@@ -108,7 +111,7 @@ async def cancel(call: Request) -> Response:
     """Ask for a task's cancellation: it does not start any more, and with `force` it is stopped while it runs."""
     view = await find_task(call)
     if view.result is None:
-        cancelling = cancelling_for(call, force=bool((call.body or {}).get("force")))
+        cancelling = cancelling_for(call.service, force=bool((call.body or {}).get("force")))
         view = (await cancelling.in_bundle([view], dated=True))[0]
     return reply(located_document(view), 202 if view.result is None else 200)
 
@@ -120,7 +123,7 @@ async def cancel_group(call: Request) -> Response:
     well, and a group that never was looks the same. `found` says how many tasks there were to cancel.
     """
     group, body = call.path_id("task_group_id"), call.body or {}
-    cancelling = cancelling_for(call, force=bool(body.get("force")))
+    cancelling = cancelling_for(call.service, force=bool(body.get("force")))
     principal = call.caller.principal
     go_on: int | None = None
     if "task_ids" in body:
@@ -199,21 +202,6 @@ async def find_task(call: Request) -> TaskView:
     return await _unless_late(call, view)
 
 
-def cancelling_for(call: Request, *, force: bool, reasons: tuple[str, str] = REASONS) -> Cancelling:
-    """One request's cancellation of tasks."""
-    service = call.service
-    is_up = functools.partial(_is_up, call)
-    return Cancelling(service.connection, service.keys, force=force, is_up=is_up, reasons=reasons)
-
-
-async def _is_up(call: Request, address: Address) -> bool:
-    if await call.service.tables.presence.is_online(address.endpoint):
-        return True
-    # Its manager may be unable to reach the service while its pool goes on.
-    lane = await call.service.lanes.state(address.endpoint, address.pool, address.principal)
-    return lane.requests > 0
-
-
 async def _unless_late(call: Request, view: TaskView) -> TaskView:
     """The task as it is, `expired` if its time to wait is over and no pool can see to that.
 
@@ -228,7 +216,7 @@ async def _unless_late(call: Request, view: TaskView) -> TaskView:
     lane = await service.lanes.state(address.endpoint, address.pool, address.principal)
     if lane.now < view.stored_at + limit_s:
         return view
-    if view.sequence <= lane.taken_up_to and await _is_up(call, view.address):
+    if view.sequence <= lane.taken_up_to and await is_up(service, view.address):
         return view
     error = waited_too_long(limit_s)
     return (await end_unstarted(service.connection, service.keys, [(view, error)], "expired"))[0]

@@ -18,26 +18,33 @@ import msgspec
 
 from headrace.action_provider.auth.callers import Caller
 from headrace.action_provider.errors import NotFound, ServiceError
+from headrace.action_provider.providers.action_tasks import ActionTask
 from headrace.action_provider.providers.outcome import (
-    ActionTask,
     Outcome,
-    details_again,
     failure_of,
     lists_of_values,
     outcome_of,
     progress_of,
     without_values,
 )
-from headrace.action_provider.providers.provider import CANCELLED, ActionRow, Ending, Provider, ProviderAddress
+from headrace.action_provider.providers.provider import (
+    CANCELLED,
+    TOO_LATE,
+    ActionRow,
+    Ending,
+    Provider,
+    ProviderAddress,
+)
 from headrace.action_provider.providers.requests import ActionRequest
 from headrace.action_provider.providers.starts import start
 from headrace.action_provider.providers.task_log import log_entries
 from headrace.action_provider.providers.task_plans import Asked, Share, planned, planned_again, record_of
 from headrace.action_provider.providers.task_results import TaskResults
+from headrace.action_provider.providers.task_stopping import stop
+from headrace.action_provider.providers.value_references import References
 from headrace.action_provider.state import Service
 from headrace.bus.errors import PayloadTooLarge, QueueFull
-from headrace.bus.store.actions import Start
-from headrace.bus.tasks.cancelling import cancel
+from headrace.bus.store.actions import ActionRecord, Start
 from headrace.bus.tasks.results import ResultWatch
 from headrace.bus.tasks.task_views import started
 
@@ -123,31 +130,39 @@ class TaskProvider(Provider, abc.ABC):
         """The action with what its results say; the end, if this is one, is written before anybody sees it."""
         record = action.value
         if record.final:
-            if record.details is not None:
-                return action
-            return replace(action, value=msgspec.structs.replace(record, details=details_again(results, self.values)))
+            return action if record.details is not None else self._with_details(service, action, results)
         if results.complete:
             ended_at = results.last_stored_at or time.time()
-            outcome = outcome_of(results, self.values)
-            return await _finish(service, action, outcome, max(ended_at, record.started_at))
-        # There is an unfinished task, hence a bundle; all bundles of an action are in its group.
-        address = results.collectors[0].address
-        running = await started(service.connection, address.principal, address.group)
-        progress = progress_of(results, str(address.group), running)
+            return await _finish(service, action, self._end(service, record, results), max(ended_at, record.started_at))
+        running = await started(service.connection, record.creator, results.group)
+        progress = progress_of(results, running)
         value = msgspec.structs.replace(record, details=progress.details, display_status=progress.display_status)
         return replace(action, value=value)
+
+    def _end(self, service: Service, record: ActionRecord, results: TaskResults) -> Outcome:
+        references = References.of(service.settings)
+        if record.deadline is not None and results.has("expired"):
+            return failure_of(results, self.values, references, TOO_LATE)
+        return outcome_of(results, self.values, references)
+
+    def _with_details(self, service: Service, action: ActionRow, results: TaskResults) -> ActionRow:
+        """An action that has ended, whose details were too large for its record."""
+        if results.complete:
+            details = outcome_of(results, self.values, References.of(service.settings)).details
+        else:
+            details = {"description": "The results were too large to be kept with the action, and have expired"}
+        return replace(action, value=msgspec.structs.replace(action.value, details=details))
 
     async def _give_up(self, service: Service, action: ActionRow, why: Ending) -> ActionRow:
         """Cancel what has not ended, by force, and end the action."""
         results = TaskResults.of(service, action.value)
         await results.catch_up(service.connection)
         # First the order to stop, then the end: a crash in between leaves an action that can be cancelled again.
-        for each in results.collectors:
-            if not each.complete:
-                await cancel(service.connection, service.keys, each.address, force=True)
-        outcome = failure_of(
-            results, self.values, code=why.code, description=why.description, display_status=why.display_status
-        )
+        if not results.complete:
+            await stop(service, results, within_s=service.settings.run_wait_s)
+        if results.complete and not results.has("cancelled", "expired"):
+            return await self._seen(service, action, results)  # Too late: all of them had come to their end.
+        outcome = failure_of(results, self.values, References.of(service.settings), why)
         return await _finish(service, action, outcome, time.time())
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import itemgetter
+from operator import attrgetter
+from typing import NamedTuple
 from uuid import UUID
 
 from headrace.action_provider.state import Service
@@ -17,10 +18,21 @@ from headrace.bus.tasks.results import ResultCollector
 from headrace.bus.tasks.submission import collector
 
 
+class StoredTask(NamedTuple):
+    """What is stored of one task."""
+
+    place: int
+    """Which of the action's tasks it is."""
+    task_id: UUID
+    result: TaskResult | None
+    stored_at: float
+    """When its result was stored: unix seconds, the server's clock; 0 while there is none."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskResults:
-    """The results of an action's tasks, as far as they were read. `places` are those of the tasks in the action, in the
-    order of the collectors."""
+    """The results of an action's tasks (at least one), as far as they were read. `places` are those of the tasks in the
+    action, in the order of the collectors."""
 
     collectors: Sequence[ResultCollector]
     places: Sequence[int]
@@ -46,16 +58,30 @@ class TaskResults:
         """When the last of them was stored: unix seconds, the server's clock; 0 where there are none."""
         return max((each.last_stored_at for each in self.collectors), default=0.0)
 
+    def has(self, *states: str) -> bool:
+        """Whether a task has ended in one of these states."""
+        return any(result.state in states for each in self.collectors for result in each.results.values())
+
     async def catch_up(self, connection: Connection) -> None:
         """Read what is stored by now. Raises `BusUnavailable`."""
         await asyncio.gather(*(each.catch_up(connection) for each in self.collectors))
 
-    def in_order(self) -> list[tuple[int, UUID, TaskResult | None]]:
-        """Every task: its place in the action, its id and its result, in the order of the places."""
-        tasks = [(place, *task) for place, task in zip(self.places, self._tasks(), strict=True)]
-        return sorted(tasks, key=itemgetter(0))
+    @property
+    def group(self) -> UUID:
+        """The group that all its tasks are in."""
+        return self.collectors[0].address.group
 
-    def _tasks(self) -> Iterator[tuple[UUID, TaskResult | None]]:
-        for each in self.collectors:
-            for index in range(each.total or 0):
-                yield task_id(each.address.bundle, index), each.results.get(index)
+    def in_order(self) -> list[StoredTask]:
+        """Every task, in the order of the places."""
+        places = iter(self.places)
+        tasks = [
+            StoredTask(
+                next(places),
+                task_id(each.address.bundle, index),
+                each.results.get(index),
+                each.stored_at.get(index, 0.0),
+            )
+            for each in self.collectors
+            for index in range(each.total or 0)
+        ]
+        return sorted(tasks, key=attrgetter("place"))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import date, datetime, time
+from collections import deque
+from collections.abc import Mapping, MappingView
+from datetime import date, datetime, time, timedelta
 from enum import Enum
 from math import isfinite
 from pathlib import PurePath
@@ -16,6 +17,7 @@ from headrace.bus.errors import ResultNotSerialisable
 from headrace.schemas.errors import HeadraceError
 
 _MOST_DEPTH = 200
+_NAT = "NaT is no time; give None, or a text, in its place"
 
 _to_json = msgspec.json.Encoder().encode
 
@@ -25,12 +27,14 @@ def encode_json(value: Any) -> bytes:
 
     None, bool, int, float and str go as they are, with these additions:
 
-    - list, tuple, range and numpy arrays are arrays; a set is an array in sorted order;
-    - a dict, a dataclass or a msgspec Struct is an object; keys are strings, or ints, dates, UUIDs ... as their text;
+    - list, tuple, range, deque, views of a dict and numpy arrays are arrays; a set is an array in sorted order;
+    - a dict, a dataclass, an attrs class or a msgspec Struct is an object; keys are strings, or ints, dates, UUIDs ...
+      as their text;
     - numpy scalars are what `item()` gives, an Enum is its value;
-    - datetime, date and time are ISO 8601 text; UUID, Path and Decimal are their text.
+    - datetime, date and time are ISO 8601 text; UUID, Path, Decimal and Fraction are their text.
 
-    NaN and infinities are refused, for JSON has none, and so are bytes, whose text form only the author knows.
+    NaN, NaT and infinities are refused, for JSON has none, and so are bytes and time differences, whose text form only
+    the author knows.
     """
     try:
         document = _jsonable(value, 0)
@@ -80,8 +84,8 @@ def _jsonable_by_kind(value: Any, depth: int) -> Any:  # noqa: PLR0911 - one lin
     if isinstance(value, Enum):
         return _jsonable(value.value, depth + 1)
     if isinstance(value, datetime | date | time):
-        return value.isoformat()
-    if isinstance(value, UUID | PurePath) or type_name(value) == "decimal.Decimal":
+        return _moment(value)
+    if isinstance(value, UUID | PurePath) or type_name(value) in ("decimal.Decimal", "fractions.Fraction"):
         return str(value)
     if isinstance(value, str):  # of a subclass: what it is beneath
         return str.__str__(value)
@@ -93,7 +97,7 @@ def _jsonable_by_kind(value: Any, depth: int) -> Any:  # noqa: PLR0911 - one lin
         return _finite(float(value))
     if isinstance(value, Mapping):
         return _object(value, depth)
-    if isinstance(value, list | tuple | range):
+    if isinstance(value, list | tuple | range | deque | MappingView):
         return _array(value, depth)
     if isinstance(value, set | frozenset):
         return _sorted_array(value, depth)
@@ -109,11 +113,19 @@ def _finite(value: float) -> float:
     return value
 
 
+def _moment(value: datetime | date | time) -> str:
+    if value != value:  # noqa: PLR0124 - pandas says so of what is no time
+        raise _NotJsonError(_NAT)
+    return value.isoformat()
+
+
 def _numpy(value: Any, depth: int) -> Any:
-    kind = value.dtype.kind
-    if kind == "M":  # nanoseconds come out of `tolist` as bare integers
+    kind = getattr(value.dtype, "kind", "")  # others than numpy have arrays with a `dtype`, too
+    if kind == "M" and hasattr(value, "astype"):  # nanoseconds come out of `tolist` as bare integers
+        if (value != value).any():  # noqa: PLR0124 - so it is with NaT
+            raise _NotJsonError(_NAT)
         return _jsonable(value.astype("datetime64[us]").tolist(), depth + 1)
-    if kind in "mVSc":
+    if kind and kind in "mVSc":
         raise _NotJsonError(f"numpy values of dtype {value.dtype} have no JSON form; convert them first")
     return _jsonable(value.tolist(), depth + 1)
 
@@ -161,6 +173,8 @@ def _key(key: Any, depth: int) -> str:
 def _fields(value: Any) -> dict[str, Any] | None:
     kind = type(value)
     names = getattr(kind, "__dataclass_fields__", None) or getattr(kind, "__struct_fields__", None)
+    if names is None and hasattr(kind, "__attrs_attrs__"):
+        names = [attribute.name for attribute in kind.__attrs_attrs__]
     return None if names is None else {name: getattr(value, name) for name in names if hasattr(value, name)}
 
 
@@ -168,6 +182,10 @@ def _refusal(value: Any) -> str:
     name = f"type {type_name(value)}"
     if isinstance(value, bytes | bytearray | memoryview):
         return f"{name}; give text instead, for instance base64.b64encode(...).decode()"
+    if isinstance(value, timedelta):
+        return f"{name}; give a number instead, for instance value.total_seconds()"
+    if hasattr(value, "model_dump"):
+        return f"{name}; give plain data instead, for instance value.model_dump(mode='json')"
     if hasattr(value, "to_dict"):
         return f"{name}; give plain data instead, for instance value.to_dict()"
     if hasattr(value, "__next__"):

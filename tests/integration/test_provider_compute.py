@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from gates import WAIT_FOR
+from headrace_up import is_alive
 from running_pool import RunningPool, running_pool
 from service import RunningService, running_service, serving
 from waiting import eventually
@@ -22,6 +26,15 @@ BASE = "/actions/compute/v3"
 
 SQUARE = "def square(x):\n    return x * x\n"
 NOTE = "def note(path, text):\n    with open(path, 'a') as file:\n        file.write(text)\n    return text\n"
+BIG = "def big(n):\n    if n < 0:\n        raise ValueError(f'{n} is negative')\n    return 'x' * n\n"
+SPAWN = """
+def spawn(path):
+    import subprocess
+
+    with subprocess.Popen(["sleep", "600"]) as child:
+        with open(path, "a") as file:
+            file.write(f"{child.pid}\\n")
+"""
 RAISE = "def crash(x):\n    if x < 0:\n        raise ValueError(f'{x} is negative')\n    return x\n"
 
 
@@ -209,18 +222,24 @@ def test_a_request_is_repeated_even_when_its_function_has_gone(service: RunningS
     assert flows.run(square, request_id="new").status_code == 400
 
 
-def test_cancelling_stops_what_runs_and_what_waits(service: RunningService, flows: Flows, tmp_path: Path) -> None:
-    gate, path = tmp_path / "never", tmp_path / "started"
-    started = task(service, WAIT_FOR, "wait_for", str(gate))
-    action = checked(flows.run(task(service, NOTE, "note", str(path), "x"), *[started] * 6), 202)
-    eventually(path.exists, 10, "the first task ran")
-    eventually(lambda: flows.status(action)["display_status"].startswith("1 of 7 tasks done"), 10)
+def test_cancelling_stops_what_runs_with_its_processes_and_what_waits(
+    service: RunningService, flows: Flows, tmp_path: Path
+) -> None:
+    path, pids = tmp_path / "started", tmp_path / "pids"
+    spawning = task(service, SPAWN, "spawn", str(pids))
+    action = checked(flows.run(task(service, NOTE, "note", str(path), "x"), *[spawning] * 6), 202)
+    eventually(lambda: pids.exists() and len(pids.read_text().split()) == 2, 10, "both workers run what they started")
+    eventually(lambda: flows.status(action)["display_status"] == "1 of 7 tasks done, 2 running", 10)
 
     cancelled = checked(flows.http.post(f"{BASE}/{action['action_id']}/cancel"))
 
     assert cancelled["status"] == "FAILED"
     assert cancelled["details"]["code"] == "Cancelled"
-    assert cancelled["details"]["result"][0] == "x"
+    assert cancelled["details"]["result"] == ["x", *[None] * 6]
+    assert cancelled["details"]["states"] == {"succeeded": 1, "cancelled": 6}
+    assert cancelled["details"]["errors"] == []
+    spawned = [int(pid) for pid in pids.read_text().split()]
+    eventually(lambda: not any(map(is_alive, spawned)), 10, "what the tasks had started is gone")
     # The workers are free again.
     assert flows.ended(checked(flows.run(task(service, SQUARE, "square", 7)), 202))["details"]["result"] == [49]
 
@@ -260,27 +279,87 @@ def test_an_action_of_many_tasks_keeps_their_order(service: RunningService, flow
     assert action["details"]["result"] == [n * n for n in range(300)]
 
 
-def test_details_too_large_for_a_record_are_still_there(service: RunningService, flows: Flows) -> None:
-    big = task(service, "def big(n):\n    return 'x' * n\n", "big", 3_000_000)
+def test_values_too_large_for_a_flow_are_given_by_reference(service: RunningService, flows: Flows) -> None:
+    big = service.add_function(BIG, "big", entry_point="big")
 
-    action = flows.ended(checked(flows.run(big, big), 202))
-
-    assert [len(value) for value in action["details"]["result"]] == [3_000_000] * 2
-    assert flows.status(action) == action
-    assert checked(flows.http.post(f"{BASE}/{action['action_id']}/cancel"))["status"] == "SUCCEEDED"
-
-
-def test_a_failure_with_large_values_keeps_its_errors(service: RunningService, flows: Flows) -> None:
-    source = "def big(n):\n    if not n:\n        raise ValueError('nothing')\n    return 'x' * n\n"
-    big = service.add_function(source, "big", entry_point="big")
-
-    tasks = [{"function_id": big, "args": [n]} for n in (4_000_000, 4_000_000, 0)]
+    tasks = [{"function_id": big, "args": [n]} for n in (10, 70_000, 5_000_000)]
     action = flows.ended(checked(flows.run(*tasks), 202))
 
-    assert action["details"]["description"] == "1 of 3 tasks failed; the first: ValueError: nothing"
-    assert action["details"]["errors"][0]["index"] == 2
-    assert "result" not in action["details"]
+    small, *references = action["details"]["result"]
+    assert small == "x" * 10
+    for output, reference, size in zip(action["details"]["results"][1:], references, (70_000, 5_000_000), strict=True):
+        assert output["output"] == reference
+        told = reference["result_reference"]
+        assert told["href"] == f"{service.url}/api/v1/tasks/{output['task_id']}/result"
+        answer = flows.http.get(told["href"])
+        assert answer.json() == "x" * size
+        assert (len(answer.content), hashlib.sha256(answer.content).hexdigest()) == (told["size"], told["sha256"])
+        kept = datetime.fromisoformat(told["expires_at"]) - datetime.fromisoformat(action["completion_time"])
+        assert round(kept.total_seconds()) == service.settings.streams.result_age_s
     assert flows.status(action) == action
+    assert checked(flows.http.post(f"{BASE}/{action['action_id']}/cancel"))["status"] == "SUCCEEDED"
+    # The workflow may release the action before the step that reads the value.
+    checked(flows.http.post(f"{BASE}/{action['action_id']}/release"))
+    assert flows.http.get(references[0]["result_reference"]["href"]).is_success
+
+
+def test_values_that_are_too_large_only_together_leave_a_flow_its_room(service: RunningService, flows: Flows) -> None:
+    big = service.add_function(BIG, "big", entry_point="big")
+
+    action = flows.ended(checked(flows.run(*({"function_id": big, "args": [1000 + n]} for n in range(100))), 202))
+
+    shown = [value for value in action["details"]["result"] if isinstance(value, str)]
+    assert 0 < sum(map(len, shown)) <= 65_536 < sum(map(len, shown)) + 2000
+    for n, value in enumerate(action["details"]["result"]):
+        told = value if isinstance(value, str) else flows.http.get(value["result_reference"]["href"]).json()
+        assert len(told) == 1000 + n
+    assert len(json.dumps(action)) < 200_000
+
+
+def test_what_counts_as_too_large_is_a_setting(service: RunningService, flows: Flows) -> None:
+    big = task(service, BIG, "big", 1000)
+    settings = dataclasses.replace(service.settings, action_value_bytes=1000, public_url="https://lab.example.org/")
+    headers = {"Authorization": f"Bearer {service.token}"}
+    with serving(service.loop, settings) as url, httpx.Client(base_url=url, headers=headers, trust_env=False) as http:
+        action = Flows(http, flows.endpoint_id).ended(checked(Flows(http, flows.endpoint_id).run(big), 202))
+
+    assert action["details"]["result"][0]["result_reference"]["href"].startswith(
+        "https://lab.example.org/api/v1/tasks/"
+    )
+
+
+def test_a_failure_with_large_values_keeps_errors_and_values(service: RunningService, flows: Flows) -> None:
+    big = service.add_function(BIG, "big", entry_point="big")
+
+    tasks = [{"function_id": big, "args": [n]} for n in (4_000_000, 4_000_000, -1)]
+    action = flows.ended(checked(flows.run(*tasks), 202))
+
+    assert action["details"]["description"] == "1 of 3 tasks failed; the first: ValueError: -1 is negative"
+    assert action["details"]["errors"][0]["index"] == 2
+    assert action["details"]["result"][0]["result_reference"]["size"] == 4_000_002
+    assert action["details"]["result"][2] is None
+    assert flows.status(action) == action
+
+
+def test_each_task_has_its_state_and_times_during_the_action_and_after(
+    service: RunningService, flows: Flows, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    fails, waits = task(service, RAISE, "crash", -1), task(service, WAIT_FOR, "wait_for", str(gate), value=1)
+    action = checked(flows.run(fails, waits), 202)
+    eventually(lambda: flows.status(action)["display_status"] == "1 of 2 tasks done (1 failed), 1 running", 10)
+
+    failed, running = flows.status(action)["details"]["tasks"]
+    gate.touch()
+    ended = flows.ended(action)["details"]
+
+    assert [failed["state"], running["state"]] == ["failed", "running"]
+    assert failed["started_at"] <= failed["ended_at"]
+    assert "ended_at" not in running
+    assert [each["state"] for each in ended["tasks"]] == ["failed", "succeeded"]
+    assert ended["tasks"][0] == failed
+    assert ended["tasks"][1]["started_at"] <= ended["tasks"][1]["ended_at"]
+    assert ended["states"] == {"failed": 1, "succeeded": 1}
 
 
 def test_while_the_bus_is_away_the_answer_is_to_try_again(tmp_path: Path) -> None:

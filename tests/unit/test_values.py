@@ -7,14 +7,17 @@ import json
 import math
 import pathlib
 import pickle
+import re
 import sys
 import threading
 import types
 import uuid
-from collections import OrderedDict, namedtuple
-from datetime import UTC, date, datetime
+from collections import OrderedDict, deque, namedtuple
+from datetime import UTC, date, datetime, time, timedelta
+from fractions import Fraction
 from typing import Any
 
+import attrs
 import msgspec
 import numpy as np
 import pytest
@@ -223,6 +226,11 @@ class Reading:
     level: float
 
 
+@attrs.define
+class Attributed:
+    level: Any
+
+
 class Station(msgspec.Struct):
     id: uuid.UUID
 
@@ -246,6 +254,17 @@ class Station(msgspec.Struct):
         ({"b", 1}, ["b", 1]),
         ((1, (2,)), [1, [2]]),
         (range(3), [0, 1, 2]),
+        (deque([1, 2]), [1, 2]),
+        ({"b": 1, "a": 2}.keys(), ["b", "a"]),
+        ({"b": 1}.items(), [["b", 1]]),
+        (Point(1, 2), [1, 2]),
+        (Fraction(1, 3), "1/3"),
+        (Attributed(3), {"level": 3}),
+        (np.datetime64("2026-01-02T03:04:05"), "2026-01-02T03:04:05"),
+        (np.ma.masked_array([1, 2], mask=[False, True]), [1, None]),
+        (np.array([np.int64(1), "a", None], dtype=object), [1, "a", None]),
+        (np.array(5), 5),
+        (time(1, 2, 3), "01:02:03"),
         (OrderedDict(a=1), {"a": 1}),
         ({1: "a", date(2026, 1, 2): "b", np.int64(5): "c"}, {"1": "a", "2026-01-02": "b", "5": "c"}),
         (2**70, 2**70),
@@ -267,11 +286,67 @@ def test_obvious_types_have_a_json_form(value: Any, expected: Any) -> None:
         ((x for x in "a"), r"at \$: type generator; give list"),
         ("\ud800", r"not valid Unicode"),
         (np.array([1j]), r"dtype complex128"),
+        (timedelta(1), r"give a number instead, for instance value.total_seconds\(\)"),
+        ([np.array(["NaT"], dtype="datetime64[ns]")], r"at \$\[0\]: NaT is no time"),
+        (np.timedelta64(1, "s"), r"dtype timedelta64"),
+        (1j, r"type complex has no JSON form"),
+        ({None: 1}, r"a key of type NoneType"),
+        ({0.5: 1}, r"a key of type float"),
     ],
 )
 def test_what_json_cannot_carry_is_refused_with_its_place(value: Any, message: str) -> None:
     with pytest.raises(ResultNotSerialisable, match=message):
         encode_json(value)
+
+
+obvious = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.binary(max_size=3)
+    | st.datetimes(timezones=st.none() | st.just(UTC))
+    | st.dates()
+    | st.times()
+    | st.timedeltas()
+    | st.uuids()
+    | st.decimals()
+    | st.fractions()
+    | st.sampled_from(Colour)
+    | st.sampled_from([np.float64("nan"), np.float32(1.5), np.int8(-1), np.bool_(False), np.datetime64("NaT")])
+    | st.lists(st.floats(width=32), max_size=3).map(np.array)
+    | st.text(max_size=3).map(pathlib.PurePosixPath),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.lists(inner, max_size=3).map(tuple)
+        | st.lists(inner, max_size=3).map(deque)
+        | st.dictionaries(st.text() | st.integers() | st.dates() | st.uuids() | st.tuples(st.text()), inner, max_size=3)
+        | st.frozensets(st.integers() | st.text() | st.dates(), max_size=3)
+        | inner.map(Attributed)
+    ),
+    max_leaves=10,
+)
+
+
+@given(obvious)
+def test_every_value_is_strict_json_or_refused_with_its_place(value: Any) -> None:
+    refused = None
+    try:
+        encoded = encode_json(value)
+    except ResultNotSerialisable as error:
+        refused = str(error)
+    if refused is not None:
+        assert re.search(r": at \$|not valid Unicode", refused)
+        return
+    # JSON as everybody reads it: no NaN, no Infinity; and what came of it goes the same way again.
+    document = json.loads(encoded.decode(), parse_constant=pytest.fail)
+    assert encode_json(document) == encoded
+
+
+@given(st.frozensets(st.integers() | st.text() | st.dates()))
+def test_equal_sets_have_equal_texts(value: frozenset[Any]) -> None:
+    assert encode_json(value) == encode_json(frozenset(reversed(list(value))))
 
 
 def test_a_value_that_contains_itself_is_refused_as_json() -> None:
