@@ -41,7 +41,7 @@ class ServiceSettings:
 
     run_wait_s: float = 0.5
     """How long an action's `run` waits for a quick end before it answers."""
-    action_value_bytes: int = 64 * 1024
+    action_value_bytes: int = 48 * 1024
     """How many bytes, as JSON, the values of an action may have together; larger ones are given by reference."""
     provider_access: Mapping[str, Access] = field(default_factory=dict)
     """Who may use an action provider, by its path or form; whom it says otherwise: everybody who has a token."""

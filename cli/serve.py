@@ -54,7 +54,7 @@ def serve(
             max=MOST_ACTION_VALUE_BYTES,
             help="Bytes that the values of an action may have together, as JSON; larger ones are given by reference.",
         ),
-    ] = 65_536,
+    ] = 49_152,
     ca_file: CaFileOption = None,
     nats_wait: Annotated[float, typer.Option(min=0.0, help="Seconds to wait for NATS at the start.")] = 10.0,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",

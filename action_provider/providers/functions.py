@@ -18,8 +18,9 @@ from headrace.action_provider.auth.callers import Caller
 from headrace.action_provider.errors import InvalidRequest, MalformedRequest, NotFound
 from headrace.action_provider.function_providers import FUNCTIONS_PATH, RESERVED
 from headrace.action_provider.provider_access import EVERYBODY, Access
+from headrace.action_provider.providers.action_tasks import ActionTask
 from headrace.action_provider.providers.arguments import arguments_of
-from headrace.action_provider.providers.outcome import ActionTask, lists_of_values
+from headrace.action_provider.providers.outcome import lists_of_values
 from headrace.action_provider.providers.provider import Description, ProviderAddress
 from headrace.action_provider.providers.requests import ActionRequest, body_problems, check_body
 from headrace.action_provider.providers.task_actions import TaskProvider

@@ -309,7 +309,7 @@ def test_values_that_are_too_large_only_together_leave_a_flow_its_room(service: 
     action = flows.ended(checked(flows.run(*({"function_id": big, "args": [1000 + n]} for n in range(100))), 202))
 
     shown = [value for value in action["details"]["result"] if isinstance(value, str)]
-    assert 0 < sum(map(len, shown)) <= 65_536 < sum(map(len, shown)) + 2000
+    assert 0 < sum(map(len, shown)) <= 49_152 < sum(map(len, shown)) + 2000
     for n, value in enumerate(action["details"]["result"]):
         told = value if isinstance(value, str) else flows.http.get(value["result_reference"]["href"]).json()
         assert len(told) == 1000 + n
