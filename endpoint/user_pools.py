@@ -20,17 +20,16 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
-from headrace.bus.errors import EnvironmentUnusable, RequirementsInvalid
-from headrace.bus.functions.requirements import Needs
+from headrace.bus.errors import EnvironmentUnusable
 from headrace.bus.network import Network
 from headrace.bus.tasks.bundles import Runtime
 from headrace.endpoint.configuration.files import ConfigurationFiles
 from headrace.endpoint.configuration.pool_config import PoolConfig
 from headrace.endpoint.configuration.runtime import user_runtime
 from headrace.endpoint.directory import EndpointDirectory
-from headrace.endpoint.engines.settings import EngineSettings, ProcessSettings, engine_settings
+from headrace.endpoint.engines.settings import engine_settings
+from headrace.endpoint.environments.check import check_environment
 from headrace.endpoint.environments.environments import Environments
-from headrace.endpoint.environments.policy import EnvironmentPolicy
 from headrace.endpoint.errors import (
     ConfigInvalid,
     EndpointError,
@@ -239,7 +238,7 @@ class UserPools:
         mapped = None if user is None else {"local": user.document(), "principal": wish.principal}
         config = files.pool(wish.options, user_runtime=user_runtime(theirs), mapped_identity=mapped)
         engine = engine_settings(dict(config.engine))
-        _check_environment(wish, files.config.environments, engine)
+        check_environment(wish.environment, files.config.environments, engine)
         if config.python is not None and shutil.which(config.python) is None:
             raise ConfigInvalid(f"python: {config.python} is not a program that can be run on the endpoint's machine")
         return config, user
@@ -370,23 +369,3 @@ class UserPools:
             # Users read it, whom it does not concern where the endpoint has its files.
             problem = problem.replace(f"{self._directory.path}/", "")
             self._reports.tell(wish.pool, wish.number, state, problem, code)
-
-
-def _check_environment(wish: Wish, policy: EnvironmentPolicy, engine: EngineSettings) -> None:
-    """Raises `EnvironmentRefused` when functions cannot have the environment that they need."""
-    if not wish.environment:
-        return
-    try:
-        policy.check(Needs.of_text(wish.environment))
-    except (EnvironmentUnusable, RequirementsInvalid) as error:
-        raise EnvironmentRefused(str(error)) from error
-    if not isinstance(engine, ProcessSettings):
-        raise EnvironmentRefused(
-            f"the function needs packages of its own, which this endpoint's engine ({engine.type}) cannot give to its "
-            "workers: use an endpoint with a ProcessEngine, or have the packages installed where the workers are"
-        )
-    if engine.container_type:
-        raise EnvironmentRefused(
-            "the function needs packages of its own, and the pool that was asked for runs in a container, which has "
-            "the packages of its image: choose an image that has them, or submit without a container"
-        )

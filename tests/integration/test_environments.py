@@ -5,20 +5,26 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from engine_bench import running
 from wheels import make_wheel
 
 from headrace.bus.errors import EnvironmentUnusable
 from headrace.bus.functions.requirements import Needs
 from headrace.endpoint.config import EndpointConfig
+from headrace.endpoint.engines.build import build
+from headrace.endpoint.engines.means import Means
+from headrace.endpoint.engines.settings import engine_settings
+from headrace.endpoint.environments.check import check_environment
 from headrace.endpoint.environments.environments import Environments, Lease
 from headrace.endpoint.environments.policy import EnvironmentPolicy
-from headrace.endpoint.errors import ConfigInvalid
+from headrace.endpoint.errors import ConfigInvalid, EnvironmentRefused
 
 pytestmark = pytest.mark.anyio
 
@@ -30,6 +36,17 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_wheel(directory, "tide", "2.0", "LEVEL = 2\n")
     make_wheel(directory, "moon", "1.0", "import tide\nPULL = 10 * tide.LEVEL\n", requires=("tide>=2",))
     return directory
+
+
+ENGINES: dict[str, tuple[dict[str, Any], str]] = {
+    "dask": ({"type": "DaskEngine"}, "distributed"),
+    "parsl": ({"type": "ParslEngine", "max_workers_per_node": 1, "provider": {"type": "LocalProvider"}}, "parsl"),
+}
+
+
+def engine_with(keys: dict[str, Any], python: Path, directory: Path) -> Any:
+    means = Means(workers=1, python=str(python), directory=directory)
+    return lambda source, tell, workers: build(engine_settings(keys), source, tell, means)
 
 
 def environments(directory: Path, wheels: Path, **policy: Any) -> Environments:
@@ -132,6 +149,46 @@ async def test_the_longest_unused_one_goes_unless_somebody_has_it(tmp_path: Path
 
     assert not first.python.exists()
     assert second.python.exists()
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+async def test_workers_on_other_machines_run_in_it_where_they_see_its_files(
+    kind: str, tmp_path: Path, wheels: Path
+) -> None:
+    engine, needs = ENGINES[kind]
+    pytest.importorskip(needs, reason="this environment is older than the extra, which `dev` has")
+    lease = await environments(tmp_path, wheels).use(Needs.of(["tide>=2"]), lambda _: None)
+    own = "import tide, sys\ndef f(): return tide.LEVEL, sys.prefix"
+
+    async with running(1, engine_of=engine_with(engine, lease.python, tmp_path / "engine")) as bench:
+        key = bench.submit(own)
+        await bench.outcome(key, within_s=60)
+        assert await bench.value(key) == (2, str(lease.python.parents[1]))
+    lease.close()
+    if kind == "parsl":
+        return  # the place would be the same
+    async with running(1, engine_of=engine_with(engine, tmp_path / "elsewhere" / "python", tmp_path / "two")) as bench:
+        failure = await bench.failure(bench.submit(own))
+        assert failure.code == "EnvironmentUnusable"
+        assert "elsewhere/python, which is not there on the node" in failure.message
+
+
+@pytest.mark.parametrize(
+    ("engine", "told"),
+    [
+        ({"type": "ThreadEngine"}, "threads of this endpoint's ThreadEngine"),
+        ({"container_type": "podman", "container_uri": "python:3.12"}, "`RUN pip install tide>=2`"),
+    ],
+)
+def test_where_functions_cannot_have_one_they_are_told_what_to_do(engine: dict[str, str], told: str) -> None:
+    needs = Needs.of(["tide>=2"]).text
+
+    with pytest.raises(EnvironmentRefused, match=re.escape(told)):
+        check_environment(needs, EnvironmentPolicy(packages=None), engine_settings(engine))
+
+    check_environment("", EnvironmentPolicy(), engine_settings(engine))
+    for other in ({"type": "ParslEngine"}, {"type": "DaskEngine"}, {}):
+        check_environment(needs, EnvironmentPolicy(packages=None), engine_settings(other))
 
 
 @pytest.mark.parametrize(

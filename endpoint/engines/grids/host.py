@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import os
 import shutil
+import socket
 import sys
 import tempfile
 import threading
@@ -26,7 +27,7 @@ import uvloop
 
 from headrace.bus.data.encodings import INLINE_BYTES, OBJECT
 from headrace.bus.data.failures import RAISED, decode_failure, encode_failure, of_error
-from headrace.bus.errors import ObjectMissing, TaskError
+from headrace.bus.errors import EnvironmentUnusable, ObjectMissing, TaskError
 from headrace.endpoint.engines.containers.runtimes import Container
 from headrace.endpoint.engines.engine import Call, FinalState, Outcome, Output
 from headrace.endpoint.engines.grids.control import Listener
@@ -50,12 +51,14 @@ class Host:
 
     def __init__(self, terms: Terms, *, workers: int) -> None:
         self._terms = terms
+        self._node = socket.gethostname()
         self._workers = workers
         self._calls: collections.deque[Call] = collections.deque()
         self._waiting: dict[UUID, concurrent.futures.Future[Outcome]] = {}
         self._printed: dict[UUID, list[Piece]] = collections.defaultdict(list)
         self._revoked: collections.OrderedDict[UUID, None] = collections.OrderedDict()
         self._spool = _visible_spool(terms)
+        self._lacks_python = os.path.isabs(terms.python) and terms.container is None and not Path(terms.python).exists()
         self._loop = uvloop.new_event_loop()
         self._directory = Path(tempfile.mkdtemp(prefix="headrace-")) if terms.container is not None else None
         self._engine = self._new_engine()
@@ -130,6 +133,8 @@ class Host:
                 self._refuse(call.key, "cancelled", cancelled())
             elif call.encoding == OBJECT and self._spool is None:
                 self._refuse(call.key, "failed", ObjectMissing(_NOT_SHARED.format(self._terms.spool)))
+            elif self._lacks_python:
+                self._refuse(call.key, "failed", EnvironmentUnusable(_NO_PYTHON.format(self._terms.python, self._node)))
             else:
                 self._calls.append(call)
         self._engine.wake()
@@ -257,4 +262,8 @@ def _container(boxed: Boxed, directory: Path, spool: Path | None) -> Container:
 _NOT_SHARED = (
     "the arguments are too large for a message, and the file system that they lie on ({}) is not there on this node: "
     "its administrator puts the directory of the endpoint on a file system that the nodes share"
+)
+_NO_PYTHON = (
+    "the Python of these tasks, with the packages that their functions need, lies at {}, which is not there on the node"
+    " {}: the administrator puts the endpoint's directory, and its installation, on a file system that the nodes share"
 )
