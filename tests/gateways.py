@@ -26,7 +26,8 @@ _WITHIN_S = 20.0
 
 class Gateway:
     """Passes bytes on, to `target` or, without one, to whatever a CONNECT asks for; `user` is "name:password" where
-    it demands one. With `tls` it speaks TLS. With `names` it knows hosts under other names, as a proxy may."""
+    it demands one. With `tls` it speaks TLS. With `names` it knows hosts under other names, as a proxy may.
+    With `hold_at` it passes nothing of a connection on any more once a client says that: `held` is set then."""
 
     def __init__(
         self,
@@ -35,11 +36,14 @@ class Gateway:
         target: tuple[str, int] | None = None,
         user: str | None = None,
         names: dict[str, str] | None = None,
+        hold_at: bytes = b"",
     ) -> None:
         self.asked: list[str] = []
         self.target = target
         self._user = user
         self._names = names or {}
+        self._hold_at = hold_at
+        self.held = threading.Event()
         self._context = None
         if tls is not None:
             self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -107,12 +111,25 @@ class Gateway:
             writers.append(back)
             if self.target is None:
                 writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
-            await asyncio.gather(_copy(reader, back), _copy(there, writer))
+            await asyncio.gather(self._pass_on(reader, back), _copy(there, writer))
         except (OSError, asyncio.IncompleteReadError):
             pass
         finally:
             for each in writers:
                 each.transport.abort()
+
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not self._hold_at:
+            await _copy(reader, writer)
+            return
+        while piece := await reader.read(65536):
+            if self._hold_at in piece:
+                self.held.set()
+                await reader.read()  # until the client has gone
+                break
+            writer.write(piece)
+            await writer.drain()
+        writer.close()
 
     async def _connect_target(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter

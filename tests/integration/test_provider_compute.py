@@ -7,25 +7,19 @@ import hashlib
 import json
 import uuid
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from flow_client import BASE, NOTE, SQUARE, Flows, checked, task
 from gates import WAIT_FOR
 from headrace_up import is_alive
 from running_pool import RunningPool, running_pool
 from service import RunningService, running_service, serving
 from waiting import eventually
 
-from headrace.schemas import validate
-
-BASE = "/actions/compute/v3"
-
-SQUARE = "def square(x):\n    return x * x\n"
-NOTE = "def note(path, text):\n    with open(path, 'a') as file:\n        file.write(text)\n    return text\n"
 BIG = "def big(n):\n    if n < 0:\n        raise ValueError(f'{n} is negative')\n    return 'x' * n\n"
 SPAWN = """
 def spawn(path):
@@ -36,39 +30,6 @@ def spawn(path):
             file.write(f"{child.pid}\\n")
 """
 RAISE = "def crash(x):\n    if x < 0:\n        raise ValueError(f'{x} is negative')\n    return x\n"
-
-
-class Flows:
-    """A client of the provider."""
-
-    def __init__(self, http: httpx.Client, endpoint_id: str) -> None:
-        self.http = http
-        self.endpoint_id = endpoint_id
-
-    def run(self, *tasks: dict[str, Any], request_id: str | None = None, **more: Any) -> httpx.Response:
-        body = {"endpoint_id": self.endpoint_id, "tasks": list(tasks)}
-        request = {"request_id": request_id or uuid.uuid4().hex, "body": body, **more}
-        return self.http.post(f"{BASE}/run", json=request)
-
-    def status(self, action: dict[str, Any]) -> dict[str, Any]:
-        return checked(self.http.get(f"{BASE}/{action['action_id']}/status"))
-
-    def ended(self, action: dict[str, Any], within_s: float = 10.0) -> dict[str, Any]:
-        def end() -> dict[str, Any] | None:
-            status = self.status(action)
-            return None if status["status"] == "ACTIVE" else status
-
-        found = eventually(end, within_s, "the action ended")
-        assert found is not None
-        return found
-
-
-def checked(response: httpx.Response, *statuses: int) -> dict[str, Any]:
-    """The status document of an answer; it satisfies the published description."""
-    assert response.status_code in (statuses or (200,)), response.text
-    document: dict[str, Any] = response.json()
-    validate("action-status", document)
-    return document
 
 
 @pytest.fixture(scope="module")
@@ -98,12 +59,6 @@ def run_v2(flows: Flows, body: dict[str, Any], base: str = "/actions/compute") -
     here = f"{base}/{checked(answer, 202)['action_id']}/status"
     eventually(lambda: flows.http.get(here).json()["status"] != "ACTIVE", 10)
     return checked(flows.http.get(here))
-
-
-def task(service: RunningService, source: str, name: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-    """One task of the body: a call of a new function."""
-    function_id = service.add_function(source, name, entry_point=name)
-    return {"function_id": function_id, "args": list(args), "kwargs": kwargs}
 
 
 def test_a_quick_action_is_answered_as_succeeded_at_once(service: RunningService, flows: Flows) -> None:
@@ -172,54 +127,6 @@ def test_a_result_that_json_cannot_carry_fails_with_what_to_do(service: RunningS
 
     assert action["details"]["code"] == "ResultNotSerialisable"
     assert "base64" in action["details"]["description"]
-
-
-def test_fifty_equal_requests_at_once_have_one_effect(service: RunningService, flows: Flows, tmp_path: Path) -> None:
-    path = tmp_path / "notes"
-    note = task(service, NOTE, "note", str(path), "x")
-
-    with ThreadPoolExecutor(25) as threads:
-        answers = list(threads.map(lambda _: flows.run(note, request_id="fifty"), range(50)))
-
-    documents = [checked(answer, 200, 202) for answer in answers]
-    assert [answer.status_code for answer in answers].count(202) == 1
-    assert len({document["action_id"] for document in documents}) == 1
-    assert flows.ended(documents[0])["details"]["result"] == ["x"]
-    # A task behind it in the same queue: whatever was submitted twice would have run by its end.
-    flows.ended(checked(flows.run(task(service, NOTE, "note", str(path), ".")), 202))
-    assert path.read_text() == "x."
-
-
-def test_a_repeated_request_finishes_what_a_crash_left_undone(
-    service: RunningService, sleeping_pool: RunningPool, tmp_path: Path
-) -> None:
-    path = tmp_path / "notes"
-    flows = Flows(service.http(), sleeping_pool.endpoint_id)
-    note = task(service, NOTE, "note", str(path), "x")
-    action = checked(flows.run(note, request_id="crashed"), 202)
-    # What a service leaves that dies between the record and the submission: an action without its tasks.
-    service.bus(lambda connection: connection.api("STREAM.PURGE.TASKS", {"filter": f"task.{sleeping(flows)}.>"}))
-    sleeping_pool.start()
-
-    again = checked(flows.run(note, request_id="crashed"), 200)
-
-    assert again["action_id"] == action["action_id"]
-    assert flows.ended(action)["details"]["result"] == ["x"]
-    assert path.read_text() == "x"
-
-
-def sleeping(flows: Flows) -> str:
-    return uuid.UUID(flows.endpoint_id).hex
-
-
-def test_a_request_is_repeated_even_when_its_function_has_gone(service: RunningService, flows: Flows) -> None:
-    square = task(service, SQUARE, "square", 6)
-    action = checked(flows.run(square, request_id="gone"), 202)
-    assert flows.http.delete(f"/api/v1/functions/{square['function_id']}").is_success
-
-    assert checked(flows.run(square, request_id="gone"), 200) == action
-    assert flows.run(square, request_id="gone", label="other").status_code == 400
-    assert flows.run(square, request_id="new").status_code == 400
 
 
 def test_cancelling_stops_what_runs_with_its_processes_and_what_waits(
@@ -391,18 +298,6 @@ def test_the_log_names_every_task(service: RunningService, flows: Flows) -> None
     assert [entries[0]["code"], entries[-1]["code"]] == ["ActionStarted", "ActionFailed"]
     assert {entry["code"] for entry in entries[1:-1]} == {"TaskSucceeded", "TaskFailed"}
     assert entries[1]["details"]["task_id"] in {each["task_id"] for each in action["details"]["results"]}
-
-
-def test_another_replica_knows_the_action(service: RunningService, flows: Flows) -> None:
-    square = task(service, SQUARE, "square", 9)
-    action = checked(flows.run(square, request_id="replica"), 202)
-
-    with serving(service.loop, service.settings) as url:
-        other = httpx.Client(base_url=url, headers={"Authorization": f"Bearer {service.token}"}, trust_env=False)
-        with other:
-            elsewhere = Flows(other, flows.endpoint_id)
-            assert elsewhere.status(action) == action
-            assert checked(elsewhere.run(square, request_id="replica"), 200) == action
 
 
 def test_a_quick_run_comes_back_finished_where_the_service_hardly_waits(service: RunningService, flows: Flows) -> None:

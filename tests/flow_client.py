@@ -1,0 +1,61 @@
+"""A client of the Compute provider as a workflow service is one, and functions to run.
+
+flows = Flows(service.http(), pool.endpoint_id)
+action = checked(flows.run(task(service, SQUARE, "square", 3)), 202)
+flows.ended(action)["details"]["result"]
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import httpx
+from service import RunningService
+from waiting import eventually
+
+from headrace.schemas import validate
+
+BASE = "/actions/compute/v3"
+
+SQUARE = "def square(x):\n    return x * x\n"
+NOTE = "def note(path, text):\n    with open(path, 'a') as file:\n        file.write(text)\n    return text\n"
+
+
+class Flows:
+    """A client of the provider."""
+
+    def __init__(self, http: httpx.Client, endpoint_id: str) -> None:
+        self.http = http
+        self.endpoint_id = endpoint_id
+
+    def run(self, *tasks: dict[str, Any], request_id: str | None = None, **more: Any) -> httpx.Response:
+        body = {"endpoint_id": self.endpoint_id, "tasks": list(tasks)}
+        request = {"request_id": request_id or uuid.uuid4().hex, "body": body, **more}
+        return self.http.post(f"{BASE}/run", json=request)
+
+    def status(self, action: dict[str, Any]) -> dict[str, Any]:
+        return checked(self.http.get(f"{BASE}/{action['action_id']}/status"))
+
+    def ended(self, action: dict[str, Any], within_s: float = 10.0) -> dict[str, Any]:
+        def end() -> dict[str, Any] | None:
+            status = self.status(action)
+            return None if status["status"] == "ACTIVE" else status
+
+        found = eventually(end, within_s, "the action ended")
+        assert found is not None
+        return found
+
+
+def checked(response: httpx.Response, *statuses: int) -> dict[str, Any]:
+    """The status document of an answer; it satisfies the published description."""
+    assert response.status_code in (statuses or (200,)), response.text
+    document: dict[str, Any] = response.json()
+    validate("action-status", document)
+    return document
+
+
+def task(service: RunningService, source: str, name: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """One task of the body: a call of a new function."""
+    function_id = service.add_function(source, name, entry_point=name)
+    return {"function_id": function_id, "args": list(args), "kwargs": kwargs}
