@@ -37,8 +37,9 @@ from headrace.action_provider.api import (
     users,
     wanted_pools,
 )
+from headrace.action_provider.auth.authenticators import Authenticators
 from headrace.action_provider.auth.first_admin import ensure_admin
-from headrace.action_provider.auth.tokens import BuiltInTokens
+from headrace.action_provider.auth.live_tokens import LiveTokens
 from headrace.action_provider.background import BACKGROUND, keep_running
 from headrace.action_provider.clock import check_clock
 from headrace.action_provider.errors import Answer, ServiceUnusable, answer_to
@@ -130,7 +131,9 @@ async def open_service(settings: ServiceSettings) -> AsyncIterator[Service]:
         pool_records = Pools(connection, lanes, tables.pools)
         stack.push_async_callback(pool_records.stop)
         await pool_records.start()
-        tokens = BuiltInTokens(tables, cache_s=settings.token_cache_s)
+        authenticators = await stack.enter_async_context(
+            Authenticators.opened(settings.auth, tables, cache_s=settings.token_cache_s)
+        )
         service = Service(
             settings=settings,
             connection=connection,
@@ -143,8 +146,8 @@ async def open_service(settings: ServiceSettings) -> AsyncIterator[Service]:
             ),
             minter=keys.minter,
             revocation=keys.revocation,
-            tokens=tokens,
-            authenticators=(tokens,),
+            authenticators=authenticators,
+            live_tokens=LiveTokens(),
             metrics=Metrics(),
             followers=Places(settings.most_followers),
         )

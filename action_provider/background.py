@@ -13,6 +13,7 @@ from headrace.action_provider.failed_pools import keep_pools
 from headrace.action_provider.removals import keep_removing
 from headrace.action_provider.settings import ServiceSettings
 from headrace.action_provider.state import Service
+from headrace.action_provider.token_watch import watch_tokens
 from headrace.bus.errors import BusError, BusUnavailable
 from headrace.bus.eventing.dispatcher import Dispatcher
 from headrace.bus.store.models import EndpointRecord, SessionRecord
@@ -123,6 +124,7 @@ BACKGROUND: tuple[Job, ...] = (
     Job(name="removals", run=keep_removing, wanted=lambda settings: True),
     Job(name="revoker", run=revoke, wanted=lambda settings: True),
     Job(name="sweeper", run=sweep, wanted=lambda settings: True),
+    Job(name="token watch", run=watch_tokens, wanted=lambda settings: settings.auth.is_foreign),
 )
 
 

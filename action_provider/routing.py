@@ -31,7 +31,8 @@ from headrace.schemas import Violation, validate
 
 _NO_TOKEN = "this needs a token: send the header `Authorization: Bearer TOKEN`"  # noqa: S105  # a sentence
 _UNKNOWN_TOKEN = "this token is not known here; get one with `headrace token create`"  # noqa: S105  # likewise
-_TOKEN_BYTES = 8192
+_TOKEN_BYTES = 65_536
+"""Tokens of other systems may be long; nobody sends longer ones than this through the proxies of this world."""
 
 
 class PathApp:
@@ -138,15 +139,12 @@ def bearer_of(request: Request) -> str:
 
 
 async def authenticate(request: Request, service: Service) -> Caller:
-    """Who holds the request's token. Raises `Unauthenticated`, and `BusUnavailable` when nobody can be asked."""
+    """Who holds the request's token. Raises `Unauthenticated`, `Forbidden` when it is for another service, and
+    `Unavailable` or `BusUnavailable` when nobody can be asked."""
     bearer = bearer_of(request)
     if not service.connection.connected:
         await service.connection.wait_connected(service.settings.bus_wait_s)
-    for authenticator in service.authenticators:
-        caller = await authenticator.authenticate(bearer)
-        if caller is not None:
-            return caller
-    raise Unauthenticated(_UNKNOWN_TOKEN, problem="invalid_token")
+    return await service.authenticators.authenticate(bearer)
 
 
 def _check_endpoint_token(caller: Caller, operation: Operation, request: Request) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from headrace.action_provider.auth.settings import AuthSettings
 from headrace.action_provider.provider_access import Access
 from headrace.bus.network import DIRECT, Network
 from headrace.bus.store.streams import StreamSettings
@@ -13,6 +14,7 @@ from headrace.bus.store.tables import PRESENCE_TTL_S
 from headrace.bus.tasks.backlog import MOST_BUNDLES_PER_PRINCIPAL
 
 MB = 1_000_000
+_OWN_SCOPE = "urn:headrace:scope:action_all"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +49,12 @@ class ServiceSettings:
     """Who may use an action provider, by its path or form; whom it says otherwise: everybody who has a token."""
     admin_contact: str = "the administrator of this Headrace service"
     """Whom action providers name as theirs."""
-    action_scope: str = "urn:headrace:scope:action_all"
-    """The scope that introspection of action providers says a token needs."""
     session_ttl_s: float = 600.0
     grant_ttl_s: float = 3600.0
     presence_ttl_s: float = PRESENCE_TTL_S
     """How long an endpoint counts as online after its last sign of life."""
+    auth: AuthSettings = field(default_factory=AuthSettings)
+    """Whose tokens are taken."""
     token_cache_s: float = 1.0
     """How long a withdrawn token may go on working."""
 
@@ -100,6 +102,11 @@ class ServiceSettings:
     def edge_urls(self) -> list[str]:
         """Where SDKs and pools find the bus."""
         return list(self.public_nats_urls) or [self.nats_url]
+
+    @property
+    def action_scope(self) -> str:
+        """The scope that introspection of action providers says a token needs."""
+        return _OWN_SCOPE if self.auth.globus is None else self.auth.globus.needed_scope
 
     def access_of(self, path: str) -> Access:
         """Who may use the action provider of this path or form."""

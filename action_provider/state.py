@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypedDict
 
-from headrace.action_provider.auth.callers import Authenticator
-from headrace.action_provider.auth.tokens import BuiltInTokens
+from headrace.action_provider.auth.authenticators import Authenticators
+from headrace.action_provider.auth.live_tokens import LiveTokens
 from headrace.action_provider.event_stream import Places
 from headrace.action_provider.metrics import Metrics
 from headrace.action_provider.settings import ServiceSettings
@@ -35,8 +34,8 @@ class Service:
     backlog: Backlog
     minter: Minter
     revocation: Revocation
-    tokens: BuiltInTokens
-    authenticators: Sequence[Authenticator]
+    authenticators: Authenticators
+    live_tokens: LiveTokens
     metrics: Metrics
     followers: Places
     """One for each answer that may be under way without an end in sight."""

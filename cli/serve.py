@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from headrace.cli.auth_options import AdminOption, AuthOption, auth_settings
 from headrace.cli.options import (
     DEFAULT_HOME,
     HTTP_PORT,
@@ -55,6 +56,8 @@ def serve(
             help="Bytes that the values of an action may have together, as JSON; larger ones are given by reference.",
         ),
     ] = 49_152,
+    auth: AuthOption = None,
+    admin: AdminOption = None,
     ca_file: CaFileOption = None,
     nats_wait: Annotated[float, typer.Option(min=0.0, help="Seconds to wait for NATS at the start.")] = 10.0,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
@@ -69,12 +72,14 @@ def serve(
     configure_logging(log_level)
     place = Home(expanded(home))
     place.prepare()
+    authorities = expanded(ca_file) if ca_file else None
+    sign_in = auth_settings(auth, admin, home=place.path, ca_file=authorities)
     run(
         ServiceSettings(
             home=place.path,
             keys_dir=expanded(keys) if keys else place.keys,
             nats_url=nats_url,
-            network=Network(ca_file=expanded(ca_file) if ca_file else None),
+            network=Network(ca_file=authorities),
             public_nats_urls=tuple(public_nats_url or ()),
             host=host,
             port=port,
@@ -82,6 +87,7 @@ def serve(
             action_value_bytes=action_value_bytes,
             listen_fd=listen_fd,
             dispatcher=dispatcher,
+            auth=sign_in,
             start_timeout_s=nats_wait,
         )
     )

@@ -19,6 +19,7 @@ from headrace.bus.installation.private_files import write_private
 from headrace.bus.installation.server import NatsServer, ServerSettings
 from headrace.bus.log_files import keep_short
 from headrace.cli import ports
+from headrace.cli.auth_options import auth_settings
 from headrace.cli.child import Child, last_lines
 from headrace.cli.errors import HomeUnusable, PartFailed
 from headrace.cli.home import Home
@@ -54,6 +55,10 @@ class UpSettings:
     public_url: str = ""
     public_nats_urls: tuple[str, ...] = ()
     nats_websocket: tuple[str, int] | None = None
+    auth: tuple[str, ...] = ()
+    """Whose tokens are taken, as `--auth` says it; empty is the built-in ones."""
+    admins: tuple[str, ...] = ()
+    """Identities of other systems that are administrators."""
 
 
 def run(settings: UpSettings) -> int:
@@ -125,6 +130,8 @@ class System:
         settings = self._settings
         if settings.ready_file is not None:
             settings.ready_file.unlink(missing_ok=True)  # of one that was killed
+        # The service reads them itself; what is wrong with them shall be said here, and now.
+        auth_settings(settings.auth, settings.admins, home=self._home.path)
         nats_port = self._choose_ports()
         websocket = self._choose_websocket()
         self._operator = Operator.open(self._home.keys)
@@ -204,6 +211,10 @@ class System:
         arguments += ["--public-url", self._public_url, "--nats-url", self._nats.url]
         for url in self._public_nats_urls:
             arguments += ["--public-nats-url", url]
+        for chosen in settings.auth:
+            arguments += ["--auth", chosen]
+        for urn in settings.admins:
+            arguments += ["--admin", urn]
         return await Child.start(arguments, log=self._log("service"), descriptors=[descriptor])
 
     async def _start_endpoint(self) -> Running:

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from headrace.cli.auth_options import AdminOption, AuthOption
 from headrace.cli.options import DEFAULT_HOME, HTTP_PORT, NATS_PORT, HomeOption, expanded, http_address
 
 
@@ -84,6 +85,8 @@ def up(
             show_default=False,
         ),
     ] = None,
+    auth: AuthOption = None,
+    admin: AdminOption = None,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Start everything: a NATS server, the service and one endpoint. Ctrl-C stops it."""
@@ -106,6 +109,8 @@ def up(
             public_host=public_host,
             public_url=http_address(public_url, "--public-url"),
             public_nats_urls=tuple(public_nats_url or ()),
+            auth=tuple(auth or ()),
+            admins=tuple(admin or ()),
             nats_websocket=ports.host_and_port(nats_websocket, "--nats-websocket") if nats_websocket else None,
         )
     )

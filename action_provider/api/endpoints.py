@@ -176,7 +176,7 @@ async def _release_name(service: Service, endpoint: EndpointRecord, *, unless: s
 
 async def _withdraw_token(service: Service, token_id: str) -> None:
     await service.tables.tokens.delete(token_id)
-    service.tokens.forget()
+    service.authenticators.forget()
     await end_sessions(service.tables, lambda session: session.token_id == token_id)
 
 

@@ -32,7 +32,7 @@ async def add_member(call: Call) -> Response:
     await call.service.tables.users.change(
         user_key(user.name), lambda r: r if urn in r.groups else structs.replace(r, groups=(*r.groups, urn))
     )
-    call.service.tokens.forget()
+    call.service.authenticators.forget()
     return no_content()
 
 
@@ -44,7 +44,7 @@ async def remove_member(call: Call) -> Response:
     changed = await call.service.tables.users.change(
         user_key(user.name), lambda r: structs.replace(r, groups=tuple(each for each in r.groups if each != urn))
     )
-    call.service.tokens.forget()
+    call.service.authenticators.forget()
     await end_lost_sessions(call.service.tables, changed)
     return no_content()
 

@@ -9,6 +9,7 @@ from uuid import UUID
 from starlette.responses import Response
 
 from headrace.action_provider.api.access import check_allowed, chosen_endpoint, endpoint_for, function_for
+from headrace.action_provider.auth.callers import Caller
 from headrace.action_provider.auth.withdrawal import keep_session, user_key
 from headrace.action_provider.errors import InvalidRequest
 from headrace.action_provider.http import Call, Operation, reply
@@ -19,7 +20,8 @@ from headrace.bus.errors import RequirementsInvalid
 from headrace.bus.functions.requirements import Needs
 from headrace.bus.keys import bundle_key, function_grant
 from headrace.bus.names import DEFAULT_POOL
-from headrace.bus.store.models import SessionRecord
+from headrace.bus.store.models import EndpointRecord, SessionRecord
+from headrace.bus.urns import is_globus_group
 from headrace.schemas import Violation
 
 _SLACK_S = 60
@@ -40,7 +42,7 @@ async def open_session(call: Call) -> Response:
         wanted=body.get("wanted", True),
         environment=_environment(body.get("environment") or ""),
     )
-    ttl_s = caller.at_most_s(service.settings.session_ttl_s)
+    ttl_s = await _time_of_life(call, endpoint)
     session_id = uuid.uuid4().hex
     expires = int(time.time() + ttl_s)
     standing = await service.backlog.standing(endpoint, caller.principal)
@@ -57,12 +59,15 @@ async def open_session(call: Call) -> Response:
         user_key=user_key(credentials),
         expires_at=float(expires),
         may_submit=standing.may_submit,
+        urns=await _urns(caller, endpoint),
     )
+    if caller.is_foreign:
+        service.live_tokens.hold(bearer_of(call.request), caller, until=float(expires))
     await keep_session(service.tables, session)
     await service.lanes.use(endpoint.endpoint_id, pool, caller.principal, for_s=ttl_s + _SLACK_S)
     # Once more, for whoever withdrew the access while the session was being recorded: also by taking the caller out of
     # a group, of which this service may not have heard.
-    service.tokens.forget(bearer_of(call.request))
+    service.authenticators.forget(bearer_of(call.request))
     await endpoint_for(service, await authenticate(call.request, service), endpoint.endpoint_id)
     service.metrics.sessions.labels("sdk").inc()
     secret = service.keys.pool_secret(endpoint.endpoint_id, pool)
@@ -88,6 +93,24 @@ async def open_session(call: Call) -> Response:
         },
         201,
     )
+
+
+async def _time_of_life(call: Call, endpoint: EndpointRecord) -> float:
+    """How long a session may live, in seconds: no longer than the token."""
+    settings, caller = call.service.settings, call.caller
+    wanted_s = settings.session_ttl_s
+    if caller.is_foreign:
+        wanted_s = min(wanted_s, settings.auth.session_ttl_s)
+    return caller.at_most_s(wanted_s)
+
+
+async def _urns(caller: Caller, endpoint: EndpointRecord) -> tuple[str, ...]:
+    """By which names of another system a caller may use an endpoint: what the sessions are looked through for when
+    something is withdrawn."""
+    if not caller.is_foreign:
+        return ()
+    shared = () if endpoint.is_public else await caller.among((endpoint.owner, *endpoint.guests))
+    return tuple(sorted({caller.principal, *caller.linked, *filter(is_globus_group, shared)}))
 
 
 async def grant_function(call: Call) -> Response:

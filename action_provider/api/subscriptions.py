@@ -34,6 +34,7 @@ async def create(call: Call) -> Response:
         subscription_id=subscription_id,
         name=body.get("name") or function.name,
         owner=call.caller.principal,
+        linked=tuple(sorted(call.caller.linked)),
         filter=body["filter"],
         function_id=function.function_id,
         endpoint_id=endpoint.endpoint_id,
@@ -48,9 +49,7 @@ async def create(call: Call) -> Response:
 
 async def list_subscriptions(call: Call) -> Response:
     """The caller's subscriptions, newest first."""
-    records = [
-        r.value for r in await call.service.tables.subscriptions.list() if r.value.owner == call.caller.principal
-    ]
+    records = [r.value for r in await call.service.tables.subscriptions.list() if call.caller.is_(r.value.owner)]
     records.sort(key=lambda record: -record.created_at)
     return reply({"subscriptions": [_described(record) for record in records]})
 
@@ -72,7 +71,7 @@ async def delete(call: Call) -> Response:
 async def _own(call: Call) -> SubscriptionRecord:
     subscription_id = call.path_id("subscription_id")
     found = await call.service.tables.subscriptions.get(subscription_id.hex)
-    if found is None or found.value.owner != call.caller.principal:
+    if found is None or not call.caller.is_(found.value.owner):
         raise NotFound(f"there is no subscription {subscription_id} of yours")
     return found.value
 

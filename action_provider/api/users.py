@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from headrace.action_provider.api.access import timestamp
 from headrace.action_provider.api.endpoints import remove as remove_endpoint
-from headrace.action_provider.auth.callers import user_key, user_urn
+from headrace.action_provider.auth.callers import USER_URN, user_key, user_urn
 from headrace.action_provider.auth.first_admin import ADMIN, revoke
 from headrace.action_provider.auth.tokens import new_token
 from headrace.action_provider.auth.withdrawal import end_lost_sessions, end_sessions
@@ -21,14 +21,19 @@ from headrace.action_provider.state import Service
 from headrace.bus.errors import RecordConflict
 from headrace.bus.names import token
 from headrace.bus.store.models import TokenRecord, UserRecord
+from headrace.bus.urns import canonical
 
 
 async def add_user(call: Call) -> Response:
-    """Add a user; a token for it comes from `POST /tokens`. A name that somebody had belongs to them for ever."""
+    """Add a user; a token for it comes from `POST /tokens`. A name that somebody had belongs to them for ever.
+
+    Users of other systems, by their URNs, need not be added: it is what puts them into groups.
+    """
     body, users = call.body, call.service.tables.users
+    name = canonical(body["name"])
     user = UserRecord(
-        name=body["name"],
-        principal=user_urn(body["name"]),
+        name=name,
+        principal=name if _is_foreign(name) else user_urn(name),
         created_at=time.time(),
         groups=tuple(body.get("groups", ())),
         admin=body.get("admin", False),
@@ -46,6 +51,7 @@ async def add_user(call: Call) -> Response:
             ) from None
         await call.service.tables.removals.delete(f"user-{token(user.principal)}")
         await users.update(found, user)
+    call.service.authenticators.forget()
     return reply(_described(user), 201)
 
 
@@ -69,7 +75,7 @@ async def change_user(call: Call) -> Response:
     changes = {**call.body, **({"groups": tuple(call.body["groups"])} if "groups" in call.body else {})}
     tables = call.service.tables
     changed = await tables.users.change(user_key(user.name), lambda record: structs.replace(record, **changes))
-    call.service.tokens.forget()
+    call.service.authenticators.forget()
     await end_lost_sessions(tables, changed)
     return reply(_described(changed))
 
@@ -86,7 +92,7 @@ async def remove_user(call: Call) -> Response:
     for record in await tables.tokens.list():
         if record.value.principal == user.principal:
             await revoke(tables, record.value)
-    service.tokens.forget()
+    service.authenticators.forget()
     await end_subscriptions_of(service, user.principal)
     for endpoint in await tables.endpoints.list():
         if endpoint.value.owner == user.principal:
@@ -103,6 +109,8 @@ async def create_token(call: Call) -> Response:
         if not call.caller.admin:
             raise Forbidden("only an administrator may create a token for somebody else")
         principal = (await user_of(call.service, body["user"])).principal
+    if _is_foreign(principal):
+        raise Forbidden(f"{principal} is a user of another system: tokens for programs come from there (Globus, OIDC)")
     expires_in_s = body.get("expires_in_s")
     expires_at = None if expires_in_s is None else time.time() + expires_in_s
     made = new_token(principal=principal, label=body.get("label") or "", expires_at=expires_at)
@@ -133,7 +141,7 @@ async def revoke_token(call: Call) -> Response:
     ):
         raise NotFound(f"there is no token {token_id[:80]!r} of yours")
     await revoke(call.service.tables, found.value)
-    call.service.tokens.forget()
+    call.service.authenticators.forget()
     await end_sessions(call.service.tables, lambda session: session.token_id == token_id)
     return no_content()
 
@@ -144,7 +152,8 @@ async def whoami(call: Call) -> Response:
     return reply(
         {
             "principal": caller.principal,
-            "groups": sorted(caller.urns - {caller.principal}),
+            "groups": sorted(caller.urns - {caller.principal} - caller.linked),
+            "linked": sorted(caller.linked),
             "admin": caller.admin,
             "token_id": caller.token_id,
         }
@@ -153,10 +162,15 @@ async def whoami(call: Call) -> Response:
 
 async def user_of(service: Service, name: str) -> UserRecord:
     """A user who is there. Raises `NotFound`."""
-    found = await service.tables.users.get(user_key(name)) if name else None
+    found = await service.tables.users.get(user_key(canonical(name))) if name else None
     if found is None or found.value.removed_at is not None:
         raise NotFound(f"there is no user {name[:80]!r}")
     return found.value
+
+
+def _is_foreign(name: str) -> bool:
+    """Whether it is the URN of a user of another system."""
+    return name.startswith("urn:") and not name.startswith(USER_URN)
 
 
 def _described(user: UserRecord) -> dict[str, Any]:

@@ -54,7 +54,11 @@ class IdentitySource(Protocol):
 
     @property
     def name(self) -> str:
-        """How it is called in messages, and the beginning of the ids of its tokens: `globus`."""
+        """How it is called in messages."""
+
+    @property
+    def token_kind(self) -> str:
+        """How the ids of its tokens begin: `globus`."""
 
     @property
     def scope(self) -> str | None:
@@ -72,3 +76,10 @@ class IdentitySource(Protocol):
         Raises `Unauthenticated` when it is no good (any more), `Forbidden` when it is, but not for this service, and
         `Unavailable` when the system does not answer.
         """
+
+
+def several_factors(methods: object, context: object) -> bool:
+    """Whether an authentication took more than a password: by its methods (`amr`), or its context (`acr`), as REFEDS
+    calls it."""
+    named = "mfa" in methods if isinstance(methods, list) else methods == "mfa"
+    return named or (isinstance(context, str) and context.endswith("/profile/mfa"))

@@ -32,6 +32,9 @@ _SKIPPED = b"update skipped"
 async def keep_session(tables: Tables, session: SessionRecord) -> None:
     """Record a session before its credential is given away. Raises `Unauthenticated`."""
     await tables.sessions.put(session.session_id, session, ttl_s=max(1.0, session.expires_at - time.time()))
+    if session.urns:
+        # Of another system's user: nothing here says whether the token is good, and the caller is asked for once more.
+        return
     # A withdrawal first removes the token and then looks for its sessions: one that comes too late for that look finds
     # the token gone.
     token = await tables.tokens.get(session.token_id)
@@ -63,7 +66,7 @@ async def end_strangers_sessions(tables: Tables, endpoint: EndpointRecord) -> No
     groups = {record.value.principal: record.value.groups for record in await tables.users.list()}
 
     def is_stranger(session: SessionRecord) -> bool:
-        urns = {session.principal, *groups.get(session.principal, ())}
+        urns = {session.principal, *session.urns, *groups.get(session.principal, ())}
         return session.endpoint_id == endpoint.endpoint_id and not endpoint.visible_to(urns)
 
     await end_sessions(tables, is_stranger)
@@ -71,9 +74,14 @@ async def end_strangers_sessions(tables: Tables, endpoint: EndpointRecord) -> No
 
 async def end_lost_sessions(tables: Tables, user: UserRecord) -> None:
     """End a user's sessions at endpoints that neither the user nor a group of the user's may use any more."""
-    urns = {user.principal, *user.groups}
-    closed = {r.value.endpoint_id for r in await tables.endpoints.list() if not r.value.visible_to(urns)}
-    await end_sessions(tables, lambda session: session.principal == user.principal and session.endpoint_id in closed)
+    endpoints = {record.value.endpoint_id: record.value for record in await tables.endpoints.list()}
+
+    def is_lost(session: SessionRecord) -> bool:
+        if session.principal != user.principal or session.endpoint_id not in endpoints:
+            return False
+        return not endpoints[session.endpoint_id].visible_to({user.principal, *user.groups, *session.urns})
+
+    await end_sessions(tables, is_lost)
 
 
 class Revoker:

@@ -222,7 +222,7 @@ class Dispatcher:
 
     async def _submit(self, subscription: CompiledSubscription, delivery: Delivery, event: CloudEvent) -> None:
         record = subscription.record
-        endpoint = await self._rights.check(record.owner, record.function_id, record.endpoint_id)
+        endpoint = await self._rights.check(record.owner, record.function_id, record.endpoint_id, record.linked)
         arguments = subscription.input.render(event)
         await self._backlog.admit(endpoint, record.owner, 1)
         await submission.submit(

@@ -6,6 +6,7 @@ known is read before it is called missing.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final, Generic, TypeVar
 from uuid import UUID
 
@@ -17,11 +18,12 @@ from headrace.bus.names import token
 from headrace.bus.store.models import EndpointRecord, FunctionRecord, UserRecord
 from headrace.bus.store.records import Record, Records, Watch
 from headrace.bus.store.tables import Tables
+from headrace.bus.urns import canonical
 
 T = TypeVar("T", bound=msgspec.Struct)
 
 BUILT_IN_USERS: Final = "urn:headrace:user:"
-"""Principals whose records are in the table of users; those of other authenticators have none."""
+"""Principals whose records are in the table of users; those of other systems need none."""
 
 
 class Rights:
@@ -42,11 +44,17 @@ class Rights:
         for watched in (self._functions, self._endpoints, self._users):
             await watched.stop()
 
-    async def check(self, owner: str, function_id: UUID, endpoint_id: UUID) -> EndpointRecord:
-        """The endpoint. Raises `DeliveryForbidden`, which says what is in the way, and `BusUnavailable`."""
-        urns = await self._urns(owner)
+    async def check(
+        self, owner: str, function_id: UUID, endpoint_id: UUID, linked: Iterable[str] = ()
+    ) -> EndpointRecord:
+        """The endpoint; `linked` are other identities of the owner.
+
+        Raises `DeliveryForbidden`, which says what is in the way, and `BusUnavailable`.
+        """
+        names = (owner, *linked)
+        urns = {urn for each in names for urn in await self._urns(each)}
         function = await self._functions.get(function_id.hex)
-        if function is None or not function.visible_to(owner):
+        if function is None or not any(map(function.visible_to, names)):
             raise DeliveryForbidden(f"there is no function {function_id} that {owner} may use (any more)")
         endpoint = await self._endpoints.get(endpoint_id.hex)
         if endpoint is None or not endpoint.visible_to(urns):
@@ -61,9 +69,9 @@ class Rights:
         return Needs() if function is None else function.needs
 
     async def _urns(self, owner: str) -> set[str]:
-        if not owner.startswith(BUILT_IN_USERS):
+        user = await self._users.get(token(canonical(owner.removeprefix(BUILT_IN_USERS))))
+        if user is None and not owner.startswith(BUILT_IN_USERS):
             return {owner}
-        user = await self._users.get(token(owner.removeprefix(BUILT_IN_USERS)))
         if user is None or user.removed_at is not None:
             raise DeliveryForbidden(f"the owner of the subscription, {owner}, is no user any more")
         return {owner, *user.groups}

@@ -49,6 +49,8 @@ class SubscriptionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_default
     retry: RetryPolicy = RetryPolicy()
     after_sequence: int = 0
     """The last event of the bus when the subscription was made: only later ones are delivered."""
+    linked: tuple[str, ...] = ()
+    """Other identities of its owner: what belongs to, or is shared with, them is the owner's to use."""
 
 
 @dataclass(frozen=True, slots=True)

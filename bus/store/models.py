@@ -209,6 +209,8 @@ class SessionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     user_key: str
     expires_at: float
     may_submit: bool = True
+    urns: tuple[str, ...] = ()
+    """Of a user of another system: all names, and the groups there through which they may use the endpoint."""
 
 
 class RevocationRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
+from live_sessions import ends_within, is_let_in, open_session
 from service import RunningService, running_service
 from waiting import eventually
 
-from headrace.bus.errors import BusUnavailable, PermissionDenied
-from headrace.bus.installation.credentials import Credentials
-from headrace.bus.nats.connection import Connection
-
-SDK = {"protocol": 1, "sdk_version": "0.1.0", "python_version": "3.11.7"}
 ABOUT = {"python_version": "3.11.7", "headrace_version": "0.1.0", "host": "h", "protocol": 1}
 POOL = {"pool": "default", **ABOUT, "lanes": True}
 ADA = "urn:headrace:user:ada"
@@ -26,45 +19,6 @@ LAB = "urn:headrace:group:lab"
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     with running_service(tmp_path_factory.mktemp("service")) as running:
         yield running
-
-
-def open_session(service: RunningService, token: str, endpoint_id: str) -> dict[str, Any]:
-    answer = service.http(token).post("/api/v1/sessions", json={**SDK, "endpoint_id": endpoint_id})
-    assert answer.status_code == 201, answer.text
-    session: dict[str, Any] = answer.json()
-    return session
-
-
-@contextlib.asynccontextmanager
-async def connected(session: dict[str, Any]) -> AsyncIterator[Connection]:
-    credentials = Credentials(jwt=session["jwt"], seed=session["seed"], inbox_prefix=session["inbox_prefix"])
-    async with Connection(session["nats_urls"], credentials, name="test", connect_timeout_s=5.0) as connection:
-        yield connection
-
-
-async def is_let_in(session: dict[str, Any]) -> bool:
-    try:
-        async with connected(session):
-            return True
-    except (PermissionDenied, BusUnavailable):
-        return False
-
-
-def ends_within(
-    service: RunningService, session: dict[str, Any], withdraw: Callable[[], object], within_s: float = 5.0
-) -> None:
-    """Hold a connection, withdraw, and see the connection end and the credential refused."""
-
-    async def hold() -> None:
-        async with connected(session) as connection:
-            closed = asyncio.Event()
-            connection.on_closed.append(closed.set)
-            async with asyncio.timeout(within_s):
-                await asyncio.to_thread(withdraw)
-                await closed.wait()
-        assert not await is_let_in(session)
-
-    service.loop.run(hold())
 
 
 def test_a_revoked_token_takes_its_sessions_with_it_and_no_others(service: RunningService) -> None:
