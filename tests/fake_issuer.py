@@ -75,7 +75,8 @@ class FakeIssuer:
         """A token, signed with the newest key; claims that are None are left out."""
         key = key or self.keys[-1]
         claims = {name: value for name, value in self.claims(**more).items() if value is not None}
-        return jwt.encode(claims, key.private, key.algorithm, headers={"kid": key.key_id, **(headers or {})})
+        text: str = jwt.encode(claims, key.private, key.algorithm, headers={"kid": key.key_id, **(headers or {})})
+        return text
 
     def answer(self, path: str) -> tuple[int, Any]:
         """The answer to one request."""
