@@ -13,6 +13,7 @@ from headrace.cli import (
     dead_letter_commands,
     endpoint_commands,
     event_commands,
+    flow_commands,
     function_commands,
     group_commands,
     keys_commands,
@@ -63,6 +64,7 @@ app.add_typer(task_commands.app, name="task")
 app.add_typer(event_commands.app, name="event")
 app.add_typer(subscription_commands.app, name="subscription")
 app.add_typer(dead_letter_commands.app, name="dead-letter")
+app.add_typer(flow_commands.app, name="flow")
 app.add_typer(user_commands.app, name="user")
 app.add_typer(group_commands.app, name="group")
 app.add_typer(token_commands.app, name="token")

@@ -24,6 +24,7 @@ from headrace.cli.main import app
 from headrace.endpoint import errors as endpoint_errors
 from headrace.schemas import HeadraceError, SchemaViolation
 from headrace.sdk import errors as sdk_errors
+from headrace.sdk.flows import errors as flow_errors
 
 REFERENCE = Path(__file__).parent / "reference"
 
@@ -73,6 +74,7 @@ have codes of their own: see [action-providers.md](action-providers.md).
 _TREES: tuple[tuple[str, type[HeadraceError], str], ...] = (
     ("Outcomes of tasks", bus_errors.TaskError, "Raised by `future.result()`, beside what the function itself raised."),
     ("The client", sdk_errors.ClientError, "Raised by `Client` and `Executor`."),
+    ("Flows", flow_errors.FlowError, "Raised by `headrace.sdk.flows`, and said by `headrace flow`."),
     ("The bus", bus_errors.BusError, "Inside the service, the endpoint and the SDK; few of them reach a user."),
     ("Endpoints", endpoint_errors.EndpointError, "Said by `headrace endpoint`."),
     ("The command line", cli_errors.CommandError, "Said by `headrace up`."),

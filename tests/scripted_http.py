@@ -20,11 +20,13 @@ Step = tuple[int, Any]
 
 @dataclass
 class ScriptedServer:
-    """`asked` has a line for each request so far, `last_ids` its Last-Event-ID; the script's last step is repeated."""
+    """`asked` has a line for each request so far, `last_ids` its Last-Event-ID, `bodies` what came with it; the last
+    step of the script is repeated."""
 
     url: str
     asked: list[str] = field(default_factory=list)
     last_ids: list[str] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
 
 
 @contextlib.contextmanager
@@ -38,7 +40,7 @@ def scripted_server(*script: Step) -> Iterator[ScriptedServer]:
             if not self.raw_requestline or not self.parse_request():
                 self.close_connection = True
                 return
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            state.bodies.append(self.rfile.read(int(self.headers.get("Content-Length", 0))))
             state.asked.append(f"{self.command} {self.path}")
             state.last_ids.append(self.headers.get("Last-Event-ID", ""))
             self._answer(*script[min(len(state.asked), len(script)) - 1])
