@@ -25,6 +25,7 @@ from headrace.cli import (
 )
 from headrace.cli.backup_commands import backup, restore
 from headrace.cli.boot_commands import disable_on_boot, enable_on_boot
+from headrace.cli.called import called
 from headrace.cli.configuration_commands import reload, render_user_config, validate
 from headrace.cli.dispatch import dispatch
 from headrace.cli.doctor_command import doctor
@@ -86,7 +87,7 @@ def version() -> None:
 def main() -> None:
     """The console script."""
     try:
-        app(prog_name="headrace")
+        called(app, sys.argv[1:])(prog_name="headrace")
     except HeadraceError as error:
         output.fail(str(error))
     except KeyboardInterrupt:

@@ -19,7 +19,7 @@ import stat
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 import msgspec
@@ -28,7 +28,9 @@ from headrace.bus.data.failures import decode_failure
 from headrace.bus.errors import DecodeError
 from headrace.bus.ids import task_id
 from headrace.bus.tasks.bundles import TaskResult
-from headrace.endpoint.agent.held import Held
+
+if TYPE_CHECKING:  # a pool's; a manager reads audit logs, too, and would load the bus for it
+    from headrace.endpoint.agent.held import Held
 
 logger = logging.getLogger(__name__)
 
