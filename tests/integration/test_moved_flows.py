@@ -16,7 +16,7 @@ from headrace.sdk.profile import Profile
 
 PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "move-a-flow.md").read_text(encoding="utf-8")
 FLOWS = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
-CODE = next(code for code in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if code.startswith("# numbers.py"))
+CODE = next(code for code in re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL) if code.startswith("# averages.py"))
 ROWS = dict(re.findall(r"^\| `(https://\S+)` \| `https://headrace.example.org(/\S+)` \|$", PAGE, re.MULTILINE))
 
 
