@@ -298,7 +298,9 @@ def _signals(cancellation: Cancellation) -> Iterator[None]:
 
     handlers = {signal.SIGINT: on_interrupt}
     for number in (signal.SIGTERM, signal.SIGHUP):
-        handlers[number] = lambda number, frame: cancellation.request(Wish.LEAVE)
+        # `nohup` says that a terminal that is closed is no reason.
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            handlers[number] = lambda number, frame: cancellation.request(Wish.LEAVE)
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield

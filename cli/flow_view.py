@@ -74,7 +74,8 @@ class _Rows:
 
     def take(self, entry: Entry) -> None:
         code, name = entry.code, str(entry.details.get("state_name") or "")
-        if code.endswith("Started") and code != "FlowStarted":
+        resumed = code == "FlowResumed" and name and not self.rows
+        if resumed or (code.endswith("Started") and code != "FlowStarted"):
             self.rows.append(_Row(name, str(entry.details["state_type"]), time.monotonic()))
         elif self.rows and (code == "FlowInactive" or not code.startswith("Flow")):
             row = self.rows[-1]

@@ -80,7 +80,7 @@ _TREES: tuple[tuple[str, type[HeadraceError], str], ...] = (
     ("The command line", cli_errors.CommandError, "Said by `headrace up`."),
 )
 
-_FOR_USERS = frozenset({bus_errors.TaskError, sdk_errors.ClientError})
+_FOR_USERS = frozenset({bus_errors.TaskError, sdk_errors.ClientError, flow_errors.FlowError})
 """The bases of what users meet; what administrators meet says in its message what to do."""
 
 _ADVICE: Mapping[str, str] = {
@@ -139,6 +139,18 @@ _ADVICE: Mapping[str, str] = {
     "TaskPending": "Ask again later, or wait with an `Executor`",
     "RequestRefused": "The message says what to mend",
     "Unauthorized": "Get a new token, `headrace login`",
+    # Flows
+    "FlowError": "Catch it for all of those below",
+    "DefinitionInvalid": "Mend the places that `problems` names ([flows](flows.md))",
+    "PathInvalid": "Write it as `$.a.b[0]` or `$['a b']`",
+    "PathMissing": "Put something there first, or ask with `IsPresent`",
+    "ExpressionInvalid": "Use what [expressions](flows.md#parameters-paths-expressions) have",
+    "ExpressionFailed": "Look whether the names are there: `is_present('a.b')`",
+    "StateFailed": "Name it in a `Catch`, or mend what its cause says",
+    "ProviderRefused": "Mend the body, or the token; the message has the provider's words",
+    "ProviderUnreachable": "Check the address, and whether the provider runs",
+    "TokenMissing": "`--token URL=VARIABLE`, or `--tokens FILE`",
+    "RunLogUnusable": "Give another file; only the log of a run that has not ended can be gone on with",
 }
 """What to do about each error that people meet as users."""
 

@@ -49,6 +49,8 @@ def read_text(text: str, *, name: str) -> Written:
         raise _unreadable(name, f"this is not JSON: {error.msg}, column {error.colno}", error.lineno) from None
     except RecursionError:
         raise _unreadable(name, "it is nested too deeply", None) from None
+    except ValueError as error:
+        raise _unreadable(name, f"this cannot be read: {error}", None) from None
     if doubled:
         problems = [
             Problem(pointer=place, line=line, problem=f"the key {place.rpartition('/')[2]!r} is there twice")

@@ -58,6 +58,7 @@ _IN_WORDS: Final = {
 }
 _FORMAT: Final = re.compile(r"[<>^=]?[+ -]?#?0?\d{0,3}[,_]?(?:\.\d{1,2})?[bcdeEfFgGnosxX%]?")
 _BACKTICKS: Final = re.compile(r"`\$\.([^`]*)`")
+_QUOTED: Final = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
 _WIDEST_NUMBER: Final = 20_000
 """How many bits a whole number may get by a power, a product or a shift."""
 
@@ -113,8 +114,8 @@ def _parsed(text: str) -> ast.expr:
     """The expression as a tree of allowed parts. Raises `ExpressionInvalid`."""
     if len(text) > MOST_CHARACTERS:
         raise ExpressionInvalid(f"an expression has at most {MOST_CHARACTERS} characters; this one has {len(text)}")
-    # An older way to write a name of the state.
-    plain = _BACKTICKS.sub(r"\1", text).strip()
+    # An older way to write a name of the state; and lines that JSON's own `\n` has broken within a text.
+    plain = _QUOTED.sub(lambda quoted: quoted[0].replace("\n", "\\n"), _BACKTICKS.sub(r"\1", text).strip())
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the author's escapes, which are told nobody here

@@ -7,6 +7,7 @@ when the connection breaks or the provider says that it is busy, for as long as 
 from __future__ import annotations
 
 import email.utils
+import json
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -95,7 +96,10 @@ class Providers:
         address = url.rstrip("/") + place
         try:
             response = self._client(url).request(
-                method, address, json=body, headers={"Authorization": f"Bearer {token}"} if token else None
+                method,
+                address,
+                content=None if body is None else json.dumps(body).encode(),
+                headers={"Authorization": f"Bearer {token}", **({"Content-Type": "application/json"} if body else {})},
             )
         except httpx.TransportError as error:
             problem = str(error) or type(error).__name__

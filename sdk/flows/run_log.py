@@ -47,7 +47,8 @@ class Entry:
     def encode(self) -> bytes:
         """The entry's line."""
         document = self.document() if self.resume is None else {**self.document(), "resume": self.resume}
-        return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+        # Half of a surrogate pair is a text of JSON, too.
+        return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
 
     @classmethod
     def decode(cls, line: bytes) -> Entry:

@@ -173,7 +173,8 @@ class Runner:
         if flight is None:
             self._start(name, "Wait", None, {"until": until})
         while (left := until - time.time()) > 0:
-            self._cancellation.wait(left)
+            # The clock may be set, and a laptop may sleep: what counts is the moment.
+            self._cancellation.wait(min(left, _LONGEST_NAP_S))
             if self._cancellation.wish is not Wish.NONE:
                 return self._halted_by_wish()
         self._completed(name, state, self._position.data)
@@ -309,6 +310,7 @@ def address_of(url: str, instead_of: Mapping[str, str]) -> str:
 
 
 _RELEASE_S: Final = 1.0
+_LONGEST_NAP_S: Final = 15.0
 _WORDS: Final = {
     "ActionPolled": "the action was looked at",
     "FlowInactive": "the action waits for somebody",

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from headrace.bus.network import DIRECT, Network
-from headrace.schemas import HeadraceError
+from headrace.schemas import HeadraceError, SchemaViolation, validate
 from headrace.sdk.flows.actions import Attendant, Pace
 from headrace.sdk.flows.cancellation import Cancellation, Woken
 from headrace.sdk.flows.documents import Written
-from headrace.sdk.flows.errors import RunLogUnusable, TokenMissing
+from headrace.sdk.flows.errors import FlowError, RunLogUnusable, TokenMissing
 from headrace.sdk.flows.flow import Flow, provider_of
 from headrace.sdk.flows.parameters import shown_state
 from headrace.sdk.flows.providers import Providers
@@ -79,9 +79,11 @@ def run(
 ) -> Run:
     """Run a flow to its end. With a log of this flow and this input that has begun, go on there.
 
-    Raises `DefinitionInvalid` for an input that does not satisfy `input_schema`, and `RunLogUnusable`.
+    Raises `DefinitionInvalid` for an input that does not satisfy `input_schema`, `FlowError` for options that no
+    provider takes, and `RunLogUnusable`.
     """
     flow.check_input(input, input_schema)
+    _check_options(options)
     options, circumstances = options or RunOptions(), circumstances or _usual_circumstances()
     with RunLog.open(Path(log)) as opened:
         if opened.entries:
@@ -111,6 +113,19 @@ def resume(
         return _go(position, opened, circumstances, circumstances.tokens, resumed=True)
 
 
+def _check_options(options: RunOptions | None) -> None:
+    """Raises `FlowError` for a label or a URN that every provider would refuse, when the first action is started."""
+    if options is None:
+        return
+    request: dict[str, Any] = {"request_id": "-", "body": {}}
+    request |= {"monitor_by": list(options.monitor_by), "manage_by": list(options.manage_by), "label": options.label}
+    try:
+        validate("action-request", request)
+    except SchemaViolation as violation:
+        problems = "; ".join(f"{each.pointer.strip('/')}: {each.problem}" for each in violation.violations)
+        raise FlowError(f"the options of a run: {problems}") from None
+
+
 def missing_tokens(flow: Flow, circumstances: Circumstances, options: RunOptions) -> list[str]:
     """What providers of a flow cannot be called for want of a token: a sentence for each."""
     found = []
@@ -138,7 +153,7 @@ def _go(position: Position, log: RunLog, circumstances: Circumstances, tokens: T
             entry = Entry(
                 code="FlowResumed",
                 description="The run goes on",
-                details={"state_name": position.state},
+                details={"state_name": position.state, "state_type": _type_of(position)},
                 resume={"was_inactive": was_inactive},
             )
             log.append(entry)
@@ -157,6 +172,10 @@ def _go(position: Position, log: RunLog, circumstances: Circumstances, tokens: T
             resumed=resumed,
         )
         return runner.go()
+
+
+def _type_of(position: Position) -> str | None:
+    return position.run["definition"]["States"][position.state]["Type"] if position.state is not None else None
 
 
 def _start_of(flow: Flow, value: Mapping[str, Any], options: RunOptions, circumstances: Circumstances) -> Entry:

@@ -62,6 +62,8 @@ VALUES = {
     # An older spelling.
     "'x ' + `$.object_val.sub_val1`": "x embedded",
     "2 ** 10 % 1000": 24,
+    # A line break within a text, as a flow of the Materials Data Facility has it.
+    "'a:\n' + foo": "a:\nbar",
 }
 
 

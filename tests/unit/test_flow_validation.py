@@ -270,6 +270,11 @@ def test_what_lives_in_the_service_alone_is_valid_and_does_not_run_here(state: d
         Flow.of(definition)
 
 
+def test_a_comment_may_be_null_as_gladier_writes_it() -> None:
+    assert told({**flow(A=changed(ACTION, Comment=None)), "Comment": None}) == []
+    assert told(flow(A=changed(ACTION, Comment=5))) != []
+
+
 def test_traps_are_doubts_and_no_errors() -> None:
     definition = flow(
         A=changed(
