@@ -292,6 +292,25 @@ async def test_what_a_call_prints_is_kept(bench: EngineBench) -> None:
     assert (await bench.outcome(bench.submit(double, 1))).log_end is None
 
 
+async def test_what_a_call_prints_can_be_read_while_it_runs(
+    bench: EngineBench, tmp_path: Path, has_own_processes: bool
+) -> None:
+    def say_and_hold(folder: str) -> None:
+        print("a first line", flush=True)  # noqa: T201 - the case
+        while not (Path(folder) / "go").exists():
+            time.sleep(0.005)
+        print("a last line")  # noqa: T201 - the case
+
+    key = bench.submit(say_and_hold, str(tmp_path))
+
+    if has_own_processes:
+        await eventually_async(lambda: bench.text(key, 0) == b"a first line\n", 10, "the first line is there")
+        assert key not in bench.outcomes
+    (tmp_path / "go").touch()
+    await bench.value(key)
+    assert bench.text(key, 0) == b"a first line\na last line\n"
+
+
 async def test_what_other_processes_print_is_kept_where_calls_have_their_own(
     bench: EngineBench, has_own_processes: bool
 ) -> None:

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 from uuid import UUID
 
+import msgspec
+
 from headrace.endpoint.engines.engine import Call
 from headrace.endpoint.engines.grids import host
+from headrace.endpoint.engines.grids.control import Printed
 from headrace.endpoint.engines.grids.courier import Courier, once_name
-from headrace.endpoint.engines.grids.grid import Ending, PlaceLost, settle
+from headrace.endpoint.engines.grids.grid import Ending, OnPrinted, Piece, PlaceLost, settle
 from headrace.endpoint.engines.settings import DaskSettings
 
 logger = logging.getLogger(__name__)
@@ -50,9 +54,9 @@ class DaskGrid:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._keeping: asyncio.Task[None] | None = None
 
-    async def start(self, on_change: Callable[[], None]) -> None:
+    async def start(self, on_change: Callable[[], None], on_printed: OnPrinted) -> None:
         """Begin to connect."""
-        self._on_change = on_change
+        self._on_change, self._on_printed = on_change, on_printed
         self._courier.open()
         self._keeping = asyncio.get_running_loop().create_task(self._keep(), name="keep-dask")
 
@@ -66,7 +70,7 @@ class DaskGrid:
         parcel = self._courier.parcel(errands)
         # The pool's own: another one on the same cluster may be given the call while the scheduler still knows ours.
         name = f"headrace-{self._courier.pool}-{call.key}-{attempts}"
-        future = self._client.submit(run, parcel, once, key=name, pure=False)
+        future = self._client.submit(run, parcel, once, self._courier.pool, key=name, pure=False)
         endings: list[asyncio.Future[Ending]] = [asyncio.get_running_loop().create_future() for _ in errands]
         keys = [call.key for call, _ in errands]
         self._unfinished.update(keys)
@@ -137,6 +141,7 @@ class DaskGrid:
         self._client = await client_of(
             address, asynchronous=True, security=security, timeout=_CONNECT_S, set_as_default=False
         )
+        self._client.subscribe_topic(_topic_of(self._courier.pool), self._printed)
 
     async def _watch(self) -> None:
         """Look how many threads there are, until the connection is lost."""
@@ -160,6 +165,8 @@ class DaskGrid:
         client, self._client = self._client, None
         cluster, self._cluster = self._cluster, None
         if client is not None:
+            with contextlib.suppress(Exception):  # the scheduler is gone, or lets nobody do that
+                await client.run_on_scheduler(_forgetting(_topic_of(self._courier.pool)))
             await client.close()
         if cluster is not None:
             await cluster.close()
@@ -197,6 +204,14 @@ class DaskGrid:
         if len(reply) < _SMALL_BYTES:
             return self._courier.endings(reply)
         return await asyncio.to_thread(self._courier.endings, reply)
+
+    def _printed(self, event: tuple[float, Any]) -> None:
+        """A worker tells of what a call prints. Whoever uses the cluster may write there, whatever they like."""
+        try:
+            found = msgspec.convert(event[1], Printed)
+            self._on_printed(UUID(bytes=found.key), found.worker, found.piece)
+        except (msgspec.ValidationError, ValueError, IndexError):
+            logger.debug("Somebody has written into the pool's topic what is no output of a task.")
 
     async def _killed(self, keys: list[bytes]) -> None:
         task = asyncio.current_task()
@@ -249,8 +264,8 @@ async def _own_cluster(cluster_of: Any, threads: int) -> Any:
         )
 
 
-def run(parcel: bytes, once: str) -> bytes | None:
-    """Run calls on a Dask worker. `once` is the name of the start of one that must not run twice: None if it has."""
+def run(parcel: bytes, once: str, pool: str) -> bytes | None:
+    """Run calls of a pool on a Dask worker. `once` names the start of one that must not run twice: None if it has."""
     from distributed import Event, get_worker
 
     if once:
@@ -259,4 +274,23 @@ def run(parcel: bytes, once: str) -> bytes | None:
         if started.is_set():
             return None
         started.set()
-    return host.run(parcel, workers=get_worker().state.nthreads)
+    worker = get_worker()
+    return host.run(parcel, workers=worker.state.nthreads, tell=functools.partial(_tell, worker, pool))
+
+
+def _tell(worker: Any, pool: str, key: UUID, name: str, piece: Piece) -> None:
+    """Tell a pool what a running call prints, by way of the scheduler: as its result will go."""
+    worker.log_event(_topic_of(pool), [key.bytes, name, list(piece)])
+
+
+def _topic_of(pool: str) -> str:
+    return f"headrace-{pool}"
+
+
+def _forgetting(topic: str) -> Callable[..., None]:
+    """A function that goes to the scheduler by value (it may not have Headrace): drop what it remembers of a topic."""
+
+    def forget(dask_scheduler: Any) -> None:
+        dask_scheduler._broker.truncate(topic)
+
+    return forget

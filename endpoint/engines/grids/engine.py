@@ -29,7 +29,8 @@ from headrace.endpoint.engines.engine import (
     Source,
 )
 from headrace.endpoint.engines.grids.errands import Errand, Habit, Parcel
-from headrace.endpoint.engines.grids.grid import Ending, Grid, PlaceLost
+from headrace.endpoint.engines.grids.grid import Ending, Grid, Piece, PlaceLost
+from headrace.endpoint.engines.grids.heard import Heard
 from headrace.endpoint.engines.processes.endings import cancelled
 
 logger = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ class GridEngine:
 
     async def start(self) -> None:
         """Let the grid begin to have places."""
-        await self._grid.start(self.wake)
+        await self._grid.start(self.wake, self._on_printed)
 
     def wake(self) -> None:
         """Say that the source may have calls, or the grid places."""
@@ -237,19 +238,39 @@ class GridEngine:
         self._leave_place(errand)
         ending = future.result()
         errand.function.note(ending.ended_at - ending.started_at)
-        for stream, run, attempt, offset, at, data in ending.printed:
-            self._give(errand, Output, ending.worker, stream, run, attempt, offset, at, data)
+        for piece in ending.printed if errand.heard is None else errand.heard.rest(ending.printed):
+            self._give(errand, ending.worker, piece)
         if ending.raised and not errand.force and errand.raised < errand.call.options.max_retries:
             self._retry(errand)
         else:
             self._end(errand, ending)
         self._on_change()
 
-    def _give(self, errand: Errand, kind: type[Output], worker: str, *piece: object) -> None:
-        if self._on_output is not None:
-            names = ("stream", "run", "attempt", "offset", "time", "data")
-            fields: dict[str, object] = dict(zip(names, piece, strict=True))
-            self._on_output(kind(key=errand.call.key, worker=worker, **fields))  # type: ignore[arg-type]  # as in Piece
+    def _on_printed(self, key: UUID, worker: str, piece: Piece) -> None:
+        """A place tells of what a call prints that may still run."""
+        errand = self._running.get(key)
+        if errand is None:
+            return
+        if errand.heard is None:
+            errand.heard = Heard()
+        if errand.heard.follows(piece):
+            self._give(errand, worker, piece)
+
+    def _give(self, errand: Errand, worker: str, piece: Piece) -> None:
+        if self._on_output is None:
+            return
+        stream, run, attempt, offset, at, data = piece
+        output = Output(
+            key=errand.call.key,
+            stream=stream,
+            run=run,
+            attempt=attempt,
+            offset=offset,
+            time=at,
+            data=data,
+            worker=worker,
+        )
+        self._on_output(output)
 
     def _on_lost(self, errand: Errand, how: str) -> None:
         """The place is gone, and perhaps the call had started."""

@@ -6,6 +6,7 @@ import asyncio
 from typing import Final
 
 from headrace.endpoint.engines.engine import Call
+from headrace.endpoint.engines.grids.heard import Heard
 
 SHORT_S: Final = 0.02
 """A call that takes longer goes only to a place that is free."""
@@ -67,7 +68,7 @@ class Parcel:
 class Errand:
     """A call inside the engine."""
 
-    __slots__ = ("call", "force", "function", "is_short", "losses", "parcel", "raised", "started_at", "timer")
+    __slots__ = ("call", "force", "function", "heard", "is_short", "losses", "parcel", "raised", "started_at", "timer")
 
     def __init__(self, call: Call, function: Habit) -> None:
         self.call = call
@@ -76,6 +77,8 @@ class Errand:
         self.raised = 0
         self.started_at = 0.0
         self.force = False
+        self.heard: Heard | None = None
+        """What it has printed, once it was told of while it ran."""
         self.is_short = False
         """Whether it was taken for short when it started."""
         self.parcel: Parcel | None = None

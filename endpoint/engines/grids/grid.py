@@ -17,8 +17,12 @@ Piece = tuple[int, int, int, int, float, bytes]
 """Some bytes that a call printed: stream, run, attempt, offset, unix seconds, data."""
 
 
+OnPrinted = Callable[[UUID, str, Piece], None]
+"""Takes a piece of what a running call prints, with its worker."""
+
+
 class Ending(msgspec.Struct, array_like=True, kw_only=True):
-    """How a call ended at its place. What it printed comes along, unless the place could tell of it before."""
+    """How a call ended at its place. All that it printed comes along, whether the place told of it before or not."""
 
     state: FinalState
     encoding: int
@@ -53,8 +57,11 @@ class Grid(Protocol):
     broken: str
     """Why it can run none, and will not soon; empty while that is not so."""
 
-    async def start(self, on_change: Callable[[], None]) -> None:
-        """Begin to have places. Returns soon; `on_change` is called whenever `slots` or `broken` change."""
+    async def start(self, on_change: Callable[[], None], on_printed: OnPrinted) -> None:
+        """Begin to have places. Returns soon; `on_change` is called whenever `slots` or `broken` change.
+
+        What running calls print is given to `on_printed` as far as it comes: pieces may be missing, and come late.
+        """
 
     def submit(self, errands: Sequence[tuple[Call, int]]) -> list[asyncio.Future[Ending]]:
         """Run calls at one place, one after the other; with each comes how often it was tried before.

@@ -29,11 +29,12 @@ from headrace.bus.data.encodings import INLINE_BYTES, OBJECT
 from headrace.bus.data.failures import RAISED, decode_failure, encode_failure, of_error
 from headrace.bus.errors import EnvironmentUnusable, ObjectMissing, TaskError
 from headrace.endpoint.engines.containers.runtimes import Container
-from headrace.endpoint.engines.engine import Call, FinalState, Outcome, Output
+from headrace.endpoint.engines.engine import Call, FinalState, Outcome
 from headrace.endpoint.engines.grids.control import Listener
-from headrace.endpoint.engines.grids.grid import Ending, Piece
+from headrace.endpoint.engines.grids.grid import Ending, OnPrinted, Piece
 from headrace.endpoint.engines.grids.open_mpi import adapted
 from headrace.endpoint.engines.grids.orders import Boxed, Order, Parcel, Terms, encode, read_parcel, read_terms
+from headrace.endpoint.engines.grids.printout import Printout
 from headrace.endpoint.engines.processes.endings import cancelled
 from headrace.endpoint.engines.processes.engine import ProcessEngine
 from headrace.endpoint.engines.processes.output import PRINTED_LIMIT
@@ -45,17 +46,23 @@ _MOST_REVOKED = 10_000
 Reply = bytes
 """Encoded endings, in the order of the calls."""
 
+_Waiter = concurrent.futures.Future[tuple[Outcome, list[Piece]]]
+"""Waits for a call's outcome, and all that it has printed."""
+
 
 class Host:
-    """Runs the calls of one pool, `workers` at a time, for threads that wait for them."""
+    """Runs the calls of one pool, `workers` at a time, for threads that wait for them.
 
-    def __init__(self, terms: Terms, *, workers: int) -> None:
+    What running calls print is given to `tell`, in the host's own thread, or told over the pool's control connection.
+    """
+
+    def __init__(self, terms: Terms, *, workers: int, tell: OnPrinted | None = None) -> None:
         self._terms = terms
         self._node = socket.gethostname()
         self._workers = workers
         self._calls: collections.deque[Call] = collections.deque()
-        self._waiting: dict[UUID, concurrent.futures.Future[Outcome]] = {}
-        self._printed: dict[UUID, list[Piece]] = collections.defaultdict(list)
+        self._waiting: dict[UUID, _Waiter] = {}
+        self._printed = Printout(self._is_running, tell)
         self._revoked: collections.OrderedDict[UUID, None] = collections.OrderedDict()
         self._spool = _visible_spool(terms)
         self._lacks_python = os.path.isabs(terms.python) and terms.container is None and not Path(terms.python).exists()
@@ -64,15 +71,16 @@ class Host:
         self._engine = self._new_engine()
         self._thread = threading.Thread(target=self._run_loop, name="headrace-host", daemon=True)
         self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._engine.start(), self._loop).result()
-        self._listener = Listener(terms.control, self.kill) if terms.control is not None else None
+        self._listener: Listener | None = None
+        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result()
 
     def run(self, parcel: Parcel) -> list[Ending]:
         """Run calls and wait until all have ended."""
         calls = [self._call(order, parcel) for order in parcel.orders]
-        waiters: list[concurrent.futures.Future[Outcome]] = [concurrent.futures.Future() for _ in calls]
-        self._loop.call_soon_threadsafe(self._add, list(zip(calls, waiters, strict=True)))
-        return [self._ending(order, waiter.result()) for order, waiter in zip(parcel.orders, waiters, strict=True)]
+        waiters: list[_Waiter] = [concurrent.futures.Future() for _ in calls]
+        attempts = [order.attempts for order in parcel.orders]
+        self._loop.call_soon_threadsafe(self._add, list(zip(calls, waiters, attempts, strict=True)))
+        return [self._ending(order, *waiter.result()) for order, waiter in zip(parcel.orders, waiters, strict=True)]
 
     def _call(self, order: Order, parcel: Parcel) -> Call:
         options = msgspec.structs.replace(order.options, max_retries=0) if order.options.max_retries else order.options
@@ -87,7 +95,7 @@ class Host:
             code=parcel.codes[order.code],
         )
 
-    def _ending(self, order: Order, outcome: Outcome) -> Ending:
+    def _ending(self, order: Order, outcome: Outcome, printed: list[Piece]) -> Ending:
         may_retry = order.options.max_retries > 0 and outcome.state == "failed"
         return Ending(
             state=outcome.state,
@@ -98,7 +106,7 @@ class Host:
             attempts=outcome.attempts,
             worker=outcome.worker,
             log_end=outcome.log_end,
-            printed=self._take_printed(outcome.key, order.attempts),
+            printed=printed,
             raised=may_retry and decode_failure(outcome.value).code == RAISED,
         )
 
@@ -108,9 +116,7 @@ class Host:
 
     def close(self) -> None:
         """End all that runs."""
-        if self._listener is not None:
-            self._listener.close()
-        asyncio.run_coroutine_threadsafe(self._engine.stop(grace_s=0), self._loop).result()
+        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         if self._directory is not None:
@@ -122,13 +128,29 @@ class Host:
 
     # In the event loop
 
+    async def _start(self) -> None:
+        await self._engine.start()
+        if self._terms.control is not None:
+            self._listener = Listener(self._terms.control, self._kill)
+            self._listener.start()
+            self._printed.tell = self._listener.tell
+
+    async def _stop(self) -> None:
+        if self._listener is not None:
+            await self._listener.close()
+        await self._engine.stop(grace_s=0)
+
+    def _is_running(self, key: UUID) -> bool:
+        return key in self._waiting
+
     def next_call(self) -> Call | None:
         """For the engine."""
         return self._calls.popleft() if self._calls else None
 
-    def _add(self, calls: list[tuple[Call, concurrent.futures.Future[Outcome]]]) -> None:
-        for call, waiter in calls:
+    def _add(self, calls: list[tuple[Call, _Waiter, int]]) -> None:
+        for call, waiter, attempts in calls:
             self._waiting[call.key] = waiter
+            self._printed.expect(call.key, attempts)
             if call.key in self._revoked:
                 self._refuse(call.key, "cancelled", cancelled())
             elif call.encoding == OBJECT and self._spool is None:
@@ -161,15 +183,7 @@ class Host:
         for outcome in outcomes:
             waiter = self._waiting.pop(outcome.key, None)
             if waiter is not None:
-                waiter.set_result(outcome)
-
-    def _on_output(self, output: Output) -> None:
-        piece = (output.stream, output.run, output.attempt, output.offset, output.time, output.data)
-        self._printed[output.key].append(piece)
-
-    def _take_printed(self, key: UUID, attempts: int) -> list[Piece]:
-        pieces = self._printed.pop(key, [])
-        return [(stream, run, attempts + n, offset, at, data) for stream, run, n, offset, at, data in pieces]
+                waiter.set_result((outcome, self._printed.take(outcome.key)))
 
     def _new_engine(self) -> ProcessEngine:
         terms = self._terms
@@ -194,7 +208,7 @@ class Host:
             python=terms.python or sys.executable,
             environment=environment,
             limits=limits,
-            on_output=self._on_output if terms.most_output_bytes else None,
+            on_output=self._printed.add if terms.most_output_bytes else None,
             most_output_bytes=terms.most_output_bytes or PRINTED_LIMIT,
             spool=self._spool,
             inline_bytes=terms.inline_bytes or INLINE_BYTES,
@@ -206,12 +220,12 @@ _hosts: dict[bytes, Host] = {}
 _lock = threading.Lock()
 
 
-def run(parcel: bytes, *, workers: int = 1) -> Reply:
-    """Run calls here; this process runs up to `workers` of them at a time."""
+def run(parcel: bytes, *, workers: int = 1, tell: OnPrinted | None = None) -> Reply:
+    """Run calls here; this process runs up to `workers` of them at a time. `tell` is as for `Host`."""
     read = read_parcel(parcel)
     terms = read_terms(read.terms)
     if not terms.is_mpi:
-        return encode(_host(read.terms, terms, workers).run(read))
+        return encode(_host(read.terms, terms, workers, tell).run(read))
     # Each call has nodes of its own, which this process's environment names: new for each call.
     host = Host(terms, workers=1)
     try:
@@ -235,11 +249,11 @@ def close_all(terms: bytes) -> None:
         found.close()
 
 
-def _host(key: bytes, terms: Terms, workers: int) -> Host:
+def _host(key: bytes, terms: Terms, workers: int, tell: OnPrinted | None) -> Host:
     with _lock:
         host = _hosts.get(key)
         if host is None:
-            host = _hosts[key] = Host(terms, workers=workers)
+            host = _hosts[key] = Host(terms, workers=workers, tell=tell)
         return host
 
 

@@ -24,7 +24,7 @@ from headrace.endpoint.engines.engine import Call
 from headrace.endpoint.engines.grids.blocks import LOOPBACK, Blocks
 from headrace.endpoint.engines.grids.control import Announcer
 from headrace.endpoint.engines.grids.courier import Courier
-from headrace.endpoint.engines.grids.grid import Ending, PlaceLost, settle
+from headrace.endpoint.engines.grids.grid import Ending, OnPrinted, Piece, PlaceLost, settle
 from headrace.endpoint.engines.grids.orders import Control
 from headrace.endpoint.engines.settings import ParslSettings
 
@@ -57,7 +57,7 @@ class ParslGrid:
         self._blocks: Blocks | None = None
         self._made: Blocks | None = None
         """What has to be given back; the thread's."""
-        self._announcer = Announcer()
+        self._announcer = Announcer(self._printed)
         # One thread for all: Parsl's interchange ends with the thread that started it.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="parsl")
         self._keeping: asyncio.Task[None] | None = None
@@ -66,9 +66,9 @@ class ParslGrid:
         self._has_worked = False
         """Whether there were workers since the blocks were last asked for."""
 
-    async def start(self, on_change: Callable[[], None]) -> None:
+    async def start(self, on_change: Callable[[], None], on_printed: OnPrinted) -> None:
         """Begin to ask for blocks."""
-        self._on_change = on_change
+        self._on_change, self._on_printed = on_change, on_printed
         self._loop = asyncio.get_running_loop()
         self._keeping = self._loop.create_task(self._keep(), name="keep-parsl")
 
@@ -228,6 +228,9 @@ class ParslGrid:
             endings = [PlaceLost(_lost_text(error))] * len(futures)
         with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody waits for it
             self._loop.call_soon_threadsafe(self._settle, futures, endings)
+
+    def _printed(self, key: UUID, worker: str, piece: Piece) -> None:
+        self._on_printed(key, worker, piece)
 
     def _settle(self, futures: dict[UUID, asyncio.Future[Ending]], endings: Sequence[Ending | Exception]) -> None:
         for (key, future), ending in zip(futures.items(), endings, strict=True):

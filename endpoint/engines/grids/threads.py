@@ -30,7 +30,7 @@ from headrace.bus.data.failures import encode_failure, of_error
 from headrace.bus.errors import TaskError, TaskExpired
 from headrace.bus.functions.serializers import ALL, Allowed
 from headrace.endpoint.engines.engine import Call, FinalState
-from headrace.endpoint.engines.grids.grid import Ending
+from headrace.endpoint.engines.grids.grid import Ending, OnPrinted
 from headrace.endpoint.engines.grids.thread_output import captured
 from headrace.endpoint.engines.processes.endings import cancelled
 from headrace.endpoint.worker.calls import Calls
@@ -94,8 +94,8 @@ class ThreadGrid:
         self.abandoned = 0
         """How many threads were left to themselves."""
 
-    async def start(self, on_change: Callable[[], None]) -> None:
-        """Start the threads."""
+    async def start(self, on_change: Callable[[], None], on_printed: OnPrinted) -> None:
+        """Start the threads. What their calls print comes with their ends."""
         self._loop = asyncio.get_running_loop()
         for _ in range(self.slots):
             self._start_thread()

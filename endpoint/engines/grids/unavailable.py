@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 
 from headrace.endpoint.engines.engine import Call
-from headrace.endpoint.engines.grids.grid import Ending, PlaceLost
+from headrace.endpoint.engines.grids.grid import Ending, OnPrinted, PlaceLost
 
 
 class Unavailable:
@@ -17,7 +17,7 @@ class Unavailable:
         self.most_together = 1
         self.broken = reason
 
-    async def start(self, on_change: Callable[[], None]) -> None:
+    async def start(self, on_change: Callable[[], None], on_printed: OnPrinted) -> None:
         """Have what waits told of the reason."""
         on_change()
 
