@@ -57,8 +57,8 @@ def _given(body: dict[str, Any], name: str) -> bool:
 
 
 def _listed(tasks: Any) -> list[dict[str, Any]]:
-    if tasks is None:
-        return []
+    if tasks is None or isinstance(tasks, list):
+        return tasks or []  # checked with the body
     if isinstance(tasks, str):
         text = tasks.strip()
         tasks = _from_text(text, "/tasks") if text else []
