@@ -24,7 +24,8 @@ from headrace.action_provider.providers.registry import Place
 from headrace.action_provider.providers.requests import ActionRequest
 from headrace.action_provider.providers.starts import new_record, start
 from headrace.action_provider.state import Service
-from headrace.bus.store.actions import ActionRecord, Happening, Start, Waiting, new_action_id
+from headrace.bus.store.action_keys import new_action_id
+from headrace.bus.store.actions import ActionRecord, Happening, Start, Waiting
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +34,18 @@ _MOST_HISTORY = 100
 
 async def run(service: Service, place: Place, caller: Caller, request: ActionRequest) -> Start:
     """Start the action of a request, or find it. Raises `ServiceError`."""
+    begun = await _begun(service, place, caller, request)
+    if not begun.record.value.final:
+        await service.tables.actions.list_open(begun.record)
+    return begun
+
+
+async def _begun(service: Service, place: Place, caller: Caller, request: ActionRequest) -> Start:
     try:
         return await place.provider.run(service, caller, place.at, request)
     except ConsentRequired as needed:
-        record = new_record(caller, place.at, request, action_id=new_action_id())
+        action_id = str(new_action_id(place.at.path, caller.principal, request.request_id))
+        record = new_record(caller, place.at, request, action_id=action_id)
         waiting = Waiting(request=dict(request.document), query=dict(place.at.query))
         begun = await start(service, request, _inactive(record, needed, waiting))
         if begun.created:

@@ -30,7 +30,7 @@ from headrace.action_provider.http import reply
 from headrace.action_provider.provider_access import PUBLIC, Access
 from headrace.action_provider.providers import lives
 from headrace.action_provider.providers.documents import description_document, error_response, status_document
-from headrace.action_provider.providers.lists import enumerate_actions
+from headrace.action_provider.providers.lists import Wanted, enumerate_actions
 from headrace.action_provider.providers.logs import log_page
 from headrace.action_provider.providers.permissions import may_manage, may_monitor, may_run, may_see
 from headrace.action_provider.providers.provider import ActionRow
@@ -212,9 +212,10 @@ async def _log(visit: _Visit) -> Response:
 
 async def _enumerate(visit: _Visit) -> Response:
     caller, place = await visit.runner(), visit.place
-    query = visit.request.query_params
-    actions = await enumerate_actions(visit.service, place.provider, place.at.path, caller, query)
-    return reply([status_document(action) for action in actions])
+    wanted = Wanted.of_query(visit.request.query_params)
+    page = await enumerate_actions(visit.service, place.provider, place.at.path, caller, wanted)
+    headers = {"Link": f'<{wanted.address(visit.request.url.path, page.marker)}>; rel="next"'} if page.marker else None
+    return reply([status_document(action) for action in page.actions], headers=headers)
 
 
 _VERBS: dict[str, dict[str, _Handler]] = {

@@ -65,7 +65,7 @@ class TaskProvider(Provider, abc.ABC):
         actions = service.tables.actions
         try:
             asked = await self.asked(service, caller, at, request)
-            shares = await planned(service, caller, request, asked)
+            shares = await planned(service, caller, at, request, asked)
         except (ServiceError, QueueFull):
             # A repetition is answered even when the function or the endpoint has gone since, or the queue is full.
             found = await actions.of_request(at.path, caller.principal, request.request_id)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -21,7 +20,8 @@ from headrace.action_provider.providers.starts import new_record
 from headrace.action_provider.state import Service
 from headrace.action_provider.wishes import pool_for
 from headrace.bus.errors import ArgumentNotSerialisable, EnvironmentUnusable, PoolFailed
-from headrace.bus.store.actions import ActionBundle, ActionRecord, ActionWork, request_key
+from headrace.bus.store.action_keys import new_action_id, request_key
+from headrace.bus.store.actions import ActionBundle, ActionRecord, ActionWork
 from headrace.bus.store.models import EndpointRecord, FunctionRecord
 from headrace.bus.tasks.bundles import TaskOptions
 from headrace.bus.tasks.submission import Call, Plan, Submission
@@ -61,10 +61,12 @@ class Share:
     places: tuple[int, ...]
 
 
-async def planned(service: Service, caller: Caller, request: ActionRequest, asked: Asked) -> list[Share]:
+async def planned(
+    service: Service, caller: Caller, at: ProviderAddress, request: ActionRequest, asked: Asked
+) -> list[Share]:
     """The tasks cut into bundles, for each pool. Raises `ServiceError` and `QueueFull` when they cannot run."""
     endpoints, functions = await _found(service, caller, asked)
-    group = asked.group or uuid.uuid4()
+    group = asked.group or new_action_id(at.path, caller.principal, request.request_id)
     options = _options(request, asked)
     shares = []
     for (endpoint_id, environment), places in _by_pool(asked, functions).items():
@@ -130,7 +132,7 @@ async def _action_id(
         # A group that the caller named may hold several actions: only the first one is called after it.
         key = request_key(path, caller.principal, request.request_id)
         if not await service.tables.actions.claim_id(action_id, key):
-            return f"tg_{uuid.uuid4()}"
+            return f"tg_{new_action_id(path, caller.principal, request.request_id)}"
     return action_id
 
 

@@ -1,24 +1,28 @@
 """Actions: one record for each run of an action provider, and the promise that a request starts one action.
 
-    actions      <creator>.<request>   the record; creating it decides which of several equal requests starts the action
-    action_ids   <action id>           where the record of an action lies
+    actions      the record, under a key that stands for the request (`headrace.bus.store.action_keys`); creating it
+                 decides which of several equal requests starts the action
+    action_ids   where the record of an action lies whose id does not say so
 
-Both parts of the first key are hashes, so that any request id is a key and the actions of one creator lie together.
-A request id counts per creator and provider.
+A request id counts per creator and provider. Lists are in `headrace.bus.store.action_lists`.
 """
 
 from __future__ import annotations
 
-import hashlib
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import msgspec
 
 from headrace.bus.errors import RecordConflict
 from headrace.bus.names import Address, token
 from headrace.bus.nats.connection import Connection
+from headrace.bus.nats.message import Message
+from headrace.bus.store.action_keys import key_of_id, old_request_key, request_key
+from headrace.bus.store.action_lists import ActionLists, Listed, ListState, Mended, Role
 from headrace.bus.store.records import Record, Records
 from headrace.bus.tasks.submission import Submitted
 
@@ -26,6 +30,9 @@ ActionState = Literal["ACTIVE", "INACTIVE", "SUCCEEDED", "FAILED"]
 
 LONGEST_LIFE_S = 90 * 86_400.0
 """No action is kept longer, whatever was asked: the store must not grow for ever."""
+
+_MOST_FRESH = 10_000
+_MEND_PAGE = 200
 
 
 class ActionBundle(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,42 +138,66 @@ class Actions:
     """The actions of all providers."""
 
     def __init__(self, connection: Connection) -> None:
+        self._connection = connection
         self._records = Records(connection, "actions", ActionRecord)
         self._ids = Records(connection, "action_ids", ActionIdRecord)
+        self.lists = ActionLists(connection)
+        self._old_keys = True
+        self._fresh: OrderedDict[str, None] = OrderedDict()
+        """Keys of actions that began here and are in no list yet."""
 
     async def ensure(self, *, replicas: int = 1) -> None:
-        """Create the buckets where they are missing."""
+        """Create the buckets where they are missing, and see whether there are records of an earlier release."""
         await self._records.ensure(replicas=replicas)
         await self._ids.ensure(replicas=replicas)
+        await self.lists.ensure(replicas=replicas)
+        # A service of the earlier release that goes on meanwhile may write some more.
+        await self._connection.subscribe("changed.actions.*.*", self._on_old_key)
+        self._old_keys = await self._has_old_keys()
 
     async def of_request(self, provider: str, creator: str, request_id: str) -> Record[ActionRecord] | None:
         """The action that this request started, or None."""
-        return await self._records.get(request_key(provider, creator, request_id))
+        found = await self._records.get(request_key(provider, creator, request_id))
+        if found is None and self._old_keys:
+            found = await self._records.get(old_request_key(provider, creator, request_id))
+        if found is None or not _is_of(found.value, provider, creator, request_id):
+            return None
+        return found
 
     async def by_id(self, action_id: str) -> Record[ActionRecord] | None:
         """The action of this id, or None when it never was, or was released."""
-        pointer = await self._ids.get(token(action_id))
-        if pointer is None:
-            return None
-        record = await self._records.get(pointer.value.key)
+        key = key_of_id(action_id)
+        record = None if key is None else await self._records.get(key)
+        if record is None or record.value.action_id != action_id:
+            pointer = await self._ids.get(token(action_id))
+            record = None if pointer is None else await self._records.get(pointer.value.key)
         # After a release the same request may have started another action under the same key.
         return record if record is not None and record.value.action_id == action_id else None
 
-    async def of_creator(self, creator: str) -> list[Record[ActionRecord]]:
-        """All actions that a principal started."""
-        return await self._records.list(f"{_hash(creator)}.")
+    async def under(self, keys: Sequence[str]) -> dict[str, Record[ActionRecord]]:
+        """The actions whose records lie under these keys; at most some hundred, in one read."""
+        return await self._records.several(keys)
 
     async def start(self, action: ActionRecord) -> Start:
-        """Create the record, unless there is one of the same creator and request id: exactly one caller creates it."""
-        key = request_key(action.provider, action.creator, action.request_id)
+        """Create the record, unless there is one of the same creator and request id: exactly one caller creates it.
+
+        Raises `RecordConflict` when the place is taken by another request whose hash is the same.
+        """
+        request = (action.provider, action.creator, action.request_id)
+        key = request_key(*request)
         while True:
+            if self._old_keys and (old := await self._records.get(old_request_key(*request))) is not None:
+                return Start(old, created=False)
             try:
                 revision = await self._records.create(key, action, ttl_s=LONGEST_LIFE_S)
             except RecordConflict:
                 found = await self._records.get(key)
                 if found is None:
                     continue  # Released in this moment: the request starts a new action.
+                if not _is_of(found.value, *request):
+                    raise RecordConflict("another request has the place of this one: use another request_id") from None
                 return Start(found, created=False)
+            self._note_fresh(key)
             return Start(Record(key, action, revision), created=True)
 
     async def claim_id(self, action_id: str, key: str) -> bool:
@@ -179,18 +210,28 @@ class Actions:
         return True
 
     async def publish_id(self, record: Record[ActionRecord]) -> None:
-        """Make the action findable by its id. Idempotent; nobody may be told the id before."""
-        await self._ids.put(token(record.value.action_id), ActionIdRecord(key=record.key), ttl_s=LONGEST_LIFE_S)
+        """Make the action findable by its id. Idempotent; nobody may be told the id before.
+
+        Does nothing for an id of `new_action_id`, which leads to the record by itself.
+        """
+        if key_of_id(record.value.action_id) != record.key:
+            await self._ids.put(token(record.value.action_id), ActionIdRecord(key=record.key), ttl_s=LONGEST_LIFE_S)
 
     async def finish(self, record: Record[ActionRecord], end: ActionRecord) -> Record[ActionRecord] | None:
         """Write the end; from here on the record lives for its `release_after`. The end stays that was written first.
 
         Gives the record as it is then, or None when it was released in the meantime.
         """
+        listed = listed_as(record.key, end)
+        # Sent before the end, so that who has seen that finds it in the lists. Should it not be written: see there.
+        await self.lists.enter_soon(listed)
         try:
-            return await self._records.update(record, end, ttl_s=min(end.release_after_s, LONGEST_LIFE_S))
+            ended = await self._records.update(record, end, ttl_s=min(end.release_after_s, LONGEST_LIFE_S))
         except RecordConflict:
             return await self.by_id(record.value.action_id)
+        if self._fresh.pop(record.key, "listed") == "listed":
+            await self.lists.leave(listed, "open")
+        return ended
 
     async def change(self, record: Record[ActionRecord], value: ActionRecord) -> Record[ActionRecord] | None:
         """Write another state of an action that goes on. Gives the record as it is then: somebody else may have been
@@ -200,22 +241,61 @@ class Actions:
         except RecordConflict:
             return await self.by_id(record.value.action_id)
 
+    async def list_open(self, record: Record[ActionRecord]) -> None:
+        """Put an action that goes on into the lists. Idempotent."""
+        self._fresh.pop(record.key, None)
+        await self.lists.enter(listed_as(record.key, record.value))
+
     async def release(self, record: Record[ActionRecord]) -> None:
         """Forget the action and its request id. Raises `RecordConflict` when it changed in the meantime."""
         await self._records.remove(record)
-        # A crash before this leaves a pointer to nothing, which `by_id` takes for what it is.
-        await self._ids.delete(token(record.value.action_id))
+        # A crash before this leaves a pointer to nothing, and entries in lists: readers take them for what they are.
+        if key_of_id(record.value.action_id) != record.key:
+            await self._ids.delete(token(record.value.action_id))
+        listed = listed_as(record.key, record.value)
+        await self.lists.leave(listed, listed.state)
+
+    async def mend_lists(self) -> int:
+        """Put the lists in order for all actions that have changed since about the last time but one; how many
+        entries that were. The first time after an earlier release: for all."""
+        mended = await self.lists.mended()
+        up_to, count = mended.before, 0
+        async for page in self._changed_after(mended.before):
+            count += await self.lists.mend([listed_as(record.key, record.value) for record in page])
+            up_to = max(up_to, page[-1].revision)
+        await self.lists.remember_mended(Mended(up_to=up_to, before=mended.up_to))
+        return count
+
+    def _changed_after(self, revision: int) -> AsyncIterator[Sequence[Record[ActionRecord]]]:
+        return self._records.pages(start=revision + 1, size=_MEND_PAGE)
+
+    def _note_fresh(self, key: str) -> None:
+        self._fresh[key] = None
+        if len(self._fresh) > _MOST_FRESH:
+            self._fresh.popitem(last=False)
+
+    def _on_old_key(self, _message: Message) -> None:
+        self._old_keys = True
+
+    async def _has_old_keys(self) -> bool:
+        async for page in self._records.pages("*.*", size=_MEND_PAGE):
+            if page:
+                return True
+        return False
 
 
-def new_action_id() -> str:
-    """An id for an action whose provider has none of its own: letters, digits and `-`."""
-    return str(uuid4())
+def listed_as(key: str, action: ActionRecord) -> Listed:
+    """An action as the lists know it."""
+    state: ListState = "open"
+    life_s = LONGEST_LIFE_S
+    if action.final:
+        state = "succeeded" if action.status == "SUCCEEDED" else "failed"
+        life_s = min(action.release_after_s, LONGEST_LIFE_S)
+    holders: list[tuple[Role, str]] = [("creator_id", action.creator)]
+    holders += [("monitor_by", urn) for urn in action.monitor_by]
+    holders += [("manage_by", urn) for urn in action.manage_by]
+    return Listed(key=key, provider=action.provider, state=state, holders=tuple(holders), life_s=life_s)
 
 
-def request_key(provider: str, creator: str, request_id: str) -> str:
-    """The key of the record of a request."""
-    return f"{_hash(creator)}.{_hash(provider, request_id)}"
-
-
-def _hash(*texts: str) -> str:
-    return hashlib.blake2b("\0".join(texts).encode(), digest_size=16).hexdigest()
+def _is_of(action: ActionRecord, provider: str, creator: str, request_id: str) -> bool:
+    return (action.provider, action.creator, action.request_id) == (provider, creator, request_id)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -130,6 +130,23 @@ class Records(Generic[T]):
         stored = pages.messages(self._connection, self._stream, self._subject(f"{prefix}>"), batch=_PAGE)
         records = [self._record(message) async for page in stored for message in page]
         return [record for record in records if record is not None]
+
+    async def pages(self, keys: str = ">", *, start: int = 1, size: int) -> AsyncIterator[Sequence[Record[T]]]:
+        """All records whose keys fit a pattern and that changed at this revision or later, in pages of at most `size`,
+        oldest change first."""
+        async for page in pages.messages(self._connection, self._stream, self._subject(keys), start=start, batch=size):
+            records = [self._record(message) for message in page]
+            if found := [record for record in records if record is not None]:
+                yield found
+
+    async def several(self, keys: Sequence[str]) -> dict[str, Record[T]]:
+        """The records under these keys, of which there are some hundred at most, by their keys; one read."""
+        if not keys:
+            return {}
+        query = {"multi_last": [self._subject(key) for key in dict.fromkeys(keys)], "batch": len(keys)}
+        messages, _ = await self._connection.read_many(self._stream, query)
+        found = (self._record(message) for message in messages)
+        return {record.key: record for record in found if record is not None}
 
     async def watch(self, on_change: Callable[[str, Record[T] | None], None]) -> Watch[T]:
         """Tell of every record that is there, then of each change (None: deleted or expired), until it is stopped.
