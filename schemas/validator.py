@@ -19,6 +19,7 @@ from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
 from headrace.schemas.errors import SchemaViolation, Violation
+from headrace.schemas.quick import Check, Unsure, check_of
 
 ALLOWED: Final = "x-allowed"
 """The keyword beside `pattern` that says in words what the pattern allows: 'x' is not *a name of digits*."""
@@ -52,7 +53,8 @@ def validate(name: str, document: object) -> None:
 
     Raises `SchemaViolation` with a JSON pointer and a sentence for each problem (at most twenty).
     """
-    raise_violations(name, _validator(name), document)
+    if not _surely_satisfies(name, document):
+        raise_violations(name, _validator(name), document)
 
 
 def validate_against(description: dict[str, Any], document: object, *, name: str = "input") -> None:
@@ -70,6 +72,27 @@ def check_schema(description: object) -> None:
     """Check that a user's schema is itself a JSON schema (2020-12). Raises `SchemaViolation`."""
     meta = jsonschema.Draft202012Validator(jsonschema.Draft202012Validator.META_SCHEMA)
     raise_violations("https://json-schema.org/draft/2020-12/schema", meta, description)
+
+
+def _surely_satisfies(name: str, document: object) -> bool:
+    check = _quick_check(name)
+    try:
+        return check is not None and check(document)
+    except (Unsure, RecursionError):
+        return False
+
+
+@functools.cache
+def _quick_check(name: str) -> Check | None:
+    formats = jsonschema.Draft202012Validator.FORMAT_CHECKER
+    try:
+        return check_of(
+            schema(name),
+            find=lambda reference: schema(reference.removesuffix(".json")),
+            fits=formats.conforms,
+        )
+    except (Unsure, KeyError):
+        return None
 
 
 @functools.cache
