@@ -10,6 +10,7 @@ from uuid import UUID
 
 from headrace.action_provider.auth.withdrawal import Revoker, end_sessions
 from headrace.action_provider.failed_pools import keep_pools
+from headrace.action_provider.mending import keep_lists
 from headrace.action_provider.removals import keep_removing
 from headrace.action_provider.settings import ServiceSettings
 from headrace.action_provider.state import Service
@@ -119,6 +120,7 @@ async def _cut_off(service: Service, endpoint: EndpointRecord, principal: str) -
 BACKGROUND: tuple[Job, ...] = (
     Job(name="dispatcher", run=dispatch, wanted=lambda settings: settings.dispatcher),
     Job(name="lanes", run=keep_lanes, wanted=lambda settings: True),
+    Job(name="lists", run=keep_lists, wanted=lambda settings: True),
     Job(name="pools", run=keep_pools, wanted=lambda settings: True),
     Job(name="queues", run=watch_queues, wanted=lambda settings: True),
     Job(name="removals", run=keep_removing, wanted=lambda settings: True),

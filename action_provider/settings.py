@@ -58,6 +58,9 @@ class ServiceSettings:
     token_cache_s: float = 1.0
     """How long a withdrawn token may go on working."""
 
+    lists_mend_s: float = 3600.0
+    """How often lists of actions are compared with the actions that have changed, though nothing seems to be amiss."""
+
     lanes_sweep_s: float = 60.0
     """How often lanes that nobody uses are removed, and bundles without one are looked for."""
 

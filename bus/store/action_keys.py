@@ -6,7 +6,7 @@
 A release forgets an action with its request id, which may then start another one under the same key; the 12 bits tell
 the two apart. Hashes of two requests may be equal, if hardly ever: whoever reads a record compares what it says.
 
-Until 0.1 the key was `<creator>.<request>`, of 128 bits each, and a bucket of pointers led from ids to keys.
+An earlier layout had the keys `<creator>.<request>`, of 128 bits each, and a bucket of pointers from ids to keys.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def key_of_id(action_id: str) -> str | None:
 
 
 def old_request_key(provider: str, creator: str, request_id: str) -> str:
-    """The key that a request's record had until 0.1."""
+    """The key that a request's record has in the earlier layout."""
     return f"{_hash(creator).hex()}.{_hash(provider, request_id).hex()}"
 
 
