@@ -25,7 +25,14 @@ from headrace.bus.keys import SEAL_BYTES, KeyRing, bundle_key
 from headrace.bus.names import Address
 from headrace.bus.queues.lane_news import LaneName, decode_news, encode_news
 from headrace.bus.store import models
-from headrace.bus.store.actions import ActionBundle, ActionIdRecord, ActionRecord, ActionWork
+from headrace.bus.store.actions import (
+    ActionBundle,
+    ActionIdRecord,
+    ActionRecord,
+    ActionWork,
+    Happening,
+    Waiting,
+)
 from headrace.bus.store.models import FunctionRecord
 from headrace.bus.tasks.bundles import (
     Bundle,
@@ -243,7 +250,19 @@ _RECORDS: Final[dict[str, msgspec.Struct]] = {
             pool="default",
             group=ID["group"],
             bundles=(ActionBundle(bundle=ID["bundle"], total=2),),
+            places=(0, 2),
         ),
+        more_work=(
+            ActionWork(
+                endpoint=ID["endpoint"],
+                pool="other",
+                group=ID["group"],
+                bundles=(ActionBundle(bundle=ID["bundle"], total=1),),
+                places=(1,),
+            ),
+        ),
+        waiting=Waiting(request={"request_id": "r"}, query={"endpoint": "e"}),
+        history=(Happening(at=1.5e9, code="ActionResumed", description="it went on"),),
         status="FAILED",
         display_status="it failed",
         details={"result": 1},
