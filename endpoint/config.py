@@ -30,6 +30,8 @@ class EndpointConfig:
     """The only functions that run here; None allows all."""
     allowed_function_owners: tuple[str, ...] | None = None
     """Principals whose functions may all run here, besides those; None when only those count."""
+    authentication_policy: Mapping[str, Any] | None = None
+    """How users must have signed in, as the service takes it; None is in any way."""
     audit_log_path: str | None = None
     """Where each task leaves a line; None is nowhere."""
     identity_mapping_config_path: str | None = None
@@ -87,6 +89,9 @@ class EndpointConfig:
             del fields["workers"]
         if "allowed_functions" in fields:
             fields["allowed_functions"] = tuple(UUID(function) for function in fields["allowed_functions"])
+        if isinstance(fields.get("authentication_policy"), str):
+            # As Globus Compute has it: a policy of Globus Auth, by its id.
+            fields["authentication_policy"] = {"policy_id": fields["authentication_policy"].lower()}
         for key in ("shared_with", "allowed_function_owners"):
             if key in fields:
                 fields[key] = tuple(fields[key])

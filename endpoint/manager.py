@@ -256,6 +256,7 @@ class Manager:
             else list(config.allowed_function_owners),
             "queue_limits": dict(config.queue_limits),
             "keep_shares": True,
+            "authentication_policy": config.authentication_policy,
             "per_user": config.identity_mapping_config_path is not None,
         }
 

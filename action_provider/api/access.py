@@ -6,6 +6,7 @@ import datetime
 from uuid import UUID
 
 from headrace.action_provider.auth.callers import Caller
+from headrace.action_provider.auth.policies import check_policy
 from headrace.action_provider.errors import Conflict, ConsentRequired, Forbidden, NotFound
 from headrace.action_provider.http import Call
 from headrace.action_provider.state import Service
@@ -21,7 +22,15 @@ async def function_for(service: Service, caller: Caller, function_id: UUID) -> F
 
 
 async def endpoint_for(service: Service, caller: Caller, endpoint_id: UUID) -> EndpointRecord:
-    """An endpoint that the caller may use, or that the caller is. Raises `NotFound`."""
+    """An endpoint that the caller may use, or that the caller is. Raises `NotFound`, and `PolicyUnmet` when they have
+    not signed in as the endpoint asks for."""
+    endpoint = await seen_endpoint(service, caller, endpoint_id)
+    await check_policy(caller, endpoint)
+    return endpoint
+
+
+async def seen_endpoint(service: Service, caller: Caller, endpoint_id: UUID) -> EndpointRecord:
+    """An endpoint that the caller may see, however they have signed in. Raises `NotFound`."""
     found = await service.tables.endpoints.get(endpoint_id.hex)
     if found is None or not await _sees(caller, found.value):
         raise NotFound(f"there is no endpoint {endpoint_id}, or it is not shared with you")
@@ -30,7 +39,7 @@ async def endpoint_for(service: Service, caller: Caller, endpoint_id: UUID) -> E
 
 async def own_endpoint(call: Call) -> EndpointRecord:
     """The endpoint in the path, which the caller owns or is. Raises `NotFound` and `Forbidden`."""
-    endpoint = await endpoint_for(call.service, call.caller, call.path_id("endpoint_id"))
+    endpoint = await seen_endpoint(call.service, call.caller, call.path_id("endpoint_id"))
     if call.caller.endpoint_id is None and not call.caller.is_(endpoint.owner):
         raise Forbidden(f"endpoint {endpoint.name!r} belongs to somebody else; only its owner may do this")
     return endpoint
@@ -39,12 +48,13 @@ async def own_endpoint(call: Call) -> EndpointRecord:
 async def chosen_endpoint(service: Service, caller: Caller, endpoint_id: UUID | None) -> EndpointRecord:
     """The endpoint that was named, or the only one that the caller may use.
 
-    Raises `NotFound`, and `Conflict`, which names them, when there is none or more than one.
+    Raises `NotFound` and `PolicyUnmet`, and `Conflict`, which names them, when there is none or more than one.
     """
     if endpoint_id is not None:
         return await endpoint_for(service, caller, endpoint_id)
     usable = await endpoints_of(service, caller)
     if len(usable) == 1:
+        await check_policy(caller, usable[0])
         return usable[0]
     if not usable:
         raise Conflict(

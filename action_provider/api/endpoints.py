@@ -11,7 +11,7 @@ from uuid import UUID
 import msgspec
 from starlette.responses import Response
 
-from headrace.action_provider.api.access import endpoint_for, endpoints_of, own_endpoint, timestamp
+from headrace.action_provider.api.access import endpoints_of, own_endpoint, seen_endpoint, timestamp
 from headrace.action_provider.api.pool_states import manager_states, pool_states
 from headrace.action_provider.auth.tokens import new_token
 from headrace.action_provider.auth.withdrawal import end_sessions, end_strangers_sessions
@@ -20,7 +20,7 @@ from headrace.action_provider.http import Call, Operation, no_content, reply
 from headrace.action_provider.removals import end_tasks_of_endpoint, is_back
 from headrace.action_provider.state import Service
 from headrace.bus.errors import RecordConflict
-from headrace.bus.store.models import PUBLIC, EndpointNameRecord, EndpointRecord, QueueLimits
+from headrace.bus.store.models import PUBLIC, AuthenticationPolicy, EndpointNameRecord, EndpointRecord, QueueLimits
 
 _REGISTRATION_S = 60.0
 """No registration takes so long."""
@@ -49,7 +49,7 @@ async def register(call: Call) -> Response:
         await endpoints.create(endpoint_id.hex, _changed(fresh, body, token.record.token_id))
     else:
         changed = await endpoints.update(found, _changed(found.value, body, token.record.token_id))
-        await end_strangers_sessions(call.service.tables, changed.value)
+        await _end_what_lost_its_right(call.service, found.value, changed.value)
         await _withdraw_token(call.service, found.value.token_id)
         # Who had the old token may know the names of its lanes.
         await call.service.lanes.rename(endpoint_id)
@@ -66,7 +66,7 @@ async def change(call: Call) -> Response:
         endpoint.endpoint_id.hex, lambda record: _changed(record, call.body, record.token_id)
     )
     await _release_name(call.service, endpoint, unless=name)
-    await end_strangers_sessions(call.service.tables, changed)
+    await _end_what_lost_its_right(call.service, endpoint, changed)
     return reply(described(changed))
 
 
@@ -79,12 +79,12 @@ async def list_endpoints(call: Call) -> Response:
 
 async def get(call: Call) -> Response:
     """One endpoint."""
-    return reply(described(await endpoint_for(call.service, call.caller, call.path_id("endpoint_id"))))
+    return reply(described(await seen_endpoint(call.service, call.caller, call.path_id("endpoint_id"))))
 
 
 async def status(call: Call) -> Response:
     """Whether an endpoint gives signs of life, and what its pools do."""
-    endpoint = await endpoint_for(call.service, call.caller, call.path_id("endpoint_id"))
+    endpoint = await seen_endpoint(call.service, call.caller, call.path_id("endpoint_id"))
     found = await call.service.tables.presence.of(endpoint.endpoint_id)
     answer: dict[str, Any] = {"endpoint_id": endpoint.endpoint_id, "name": endpoint.name, "status": _word(bool(found))}
     if not found:
@@ -122,12 +122,29 @@ async def remove(service: Service, endpoint: EndpointRecord) -> None:
     await end_tasks_of_endpoint(service, endpoint)
 
 
+async def _end_what_lost_its_right(service: Service, before: EndpointRecord, now: EndpointRecord) -> None:
+    """End the sessions of those who may not use the endpoint any more. Of another policy only those know who it is for
+    how they signed in: all of its users' sessions end, and who satisfies it opens another at once."""
+    await end_strangers_sessions(service.tables, now)
+    if now.authentication_policy not in (None, before.authentication_policy):
+        await end_sessions(
+            service.tables,
+            lambda session: (
+                (session.kind, session.endpoint_id) == ("sdk", now.endpoint_id)
+                and now.owner not in (session.principal, *session.urns)
+            ),
+        )
+
+
 def _changed(record: EndpointRecord, body: dict[str, Any], token_id: str) -> EndpointRecord:
     changes: dict[str, Any] = {name: body[name] for name in ("name", "public", "per_user") if name in body}
     if "shared_with" in body:
         changes["shared_with"] = tuple(body["shared_with"])
     if not body.get("keep_shares"):
         changes["opened_to"] = _still_opened(record, body)
+    if "authentication_policy" in body:
+        policy = body["authentication_policy"]
+        changes["authentication_policy"] = None if policy is None else msgspec.convert(policy, AuthenticationPolicy)
     if "queue_limits" in body:
         changes["queue_limits"] = QueueLimits(**body["queue_limits"])
     if "allowed_functions" in body:
@@ -199,6 +216,7 @@ def described(endpoint: EndpointRecord) -> dict[str, Any]:
         "allowed_functions": endpoint.allowed_functions,
         "allowed_function_owners": endpoint.allowed_function_owners,
         "per_user": endpoint.per_user,
+        "authentication_policy": endpoint.authentication_policy,
         "created_at": timestamp(endpoint.created_at),
         "queue_limits": msgspec.structs.asdict(endpoint.queue_limits),
     }

@@ -6,14 +6,14 @@ from typing import Any
 
 from starlette.responses import Response
 
-from headrace.action_provider.api.access import endpoint_for
+from headrace.action_provider.api.access import seen_endpoint
 from headrace.action_provider.http import Call, Operation, reply
 
 
 async def queue(call: Call) -> Response:
     """What you have unfinished at an endpoint, in bundles; its owner, and itself, also see what everybody has."""
     service, caller = call.service, call.caller
-    endpoint = await endpoint_for(service, caller, call.path_id("endpoint_id"))
+    endpoint = await seen_endpoint(service, caller, call.path_id("endpoint_id"))
     standing = await service.backlog.standing(endpoint, caller.principal)
     answer: dict[str, Any] = {"endpoint_id": endpoint.endpoint_id, "own": standing.document()}
     if caller.endpoint_id is None and not caller.is_(endpoint.owner):

@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from headrace.action_provider.api.access import check_allowed, chosen_endpoint, endpoint_for, function_for
 from headrace.action_provider.auth.callers import Caller
+from headrace.action_provider.auth.policies import check_policy
 from headrace.action_provider.auth.withdrawal import keep_session, user_key
 from headrace.action_provider.errors import InvalidRequest
 from headrace.action_provider.http import Call, Operation, reply
@@ -96,11 +97,14 @@ async def open_session(call: Call) -> Response:
 
 
 async def _time_of_life(call: Call, endpoint: EndpointRecord) -> float:
-    """How long a session may live, in seconds: no longer than the token."""
+    """How long a session may live, in seconds: no longer than the token, and the endpoint's policy is met."""
     settings, caller = call.service.settings, call.caller
     wanted_s = settings.session_ttl_s
     if caller.is_foreign:
         wanted_s = min(wanted_s, settings.auth.session_ttl_s)
+    met_until = await check_policy(caller, endpoint)
+    if met_until is not None:
+        wanted_s = max(1.0, min(wanted_s, met_until - time.time()))
     return caller.at_most_s(wanted_s)
 
 

@@ -11,7 +11,7 @@ import msgspec
 from starlette.responses import Response
 
 from headrace.action_provider.api.access import check_allowed, chosen_endpoint, function_for, timestamp
-from headrace.action_provider.errors import NotFound
+from headrace.action_provider.errors import Forbidden, NotFound
 from headrace.action_provider.http import Call, Operation, no_content, reply
 from headrace.bus.errors import FilterInvalid
 from headrace.bus.eventing.deliveries import drop_waiting
@@ -29,6 +29,11 @@ async def create(call: Call) -> Response:
     named = UUID(body["endpoint_id"]) if body.get("endpoint_id") else None
     endpoint = await chosen_endpoint(service, call.caller, named)
     check_allowed(endpoint, function)
+    if endpoint.authentication_policy is not None and not call.caller.is_(endpoint.owner):
+        raise Forbidden(
+            f"endpoint {endpoint.name!r} asks how its users have signed in, which nobody can say when an event comes;"
+            " only its owner's subscriptions run there"
+        )
     subscription_id = uuid.uuid4()
     record = SubscriptionRecord(
         subscription_id=subscription_id,

@@ -77,7 +77,9 @@ def description_document(description: Description, access: Access, settings: Ser
 def error_response(error: Exception, *, route: str) -> Response:
     """What to answer when something raised: `{"code", "description"}`, as providers do."""
     answer = answer_to(error, route=route)
-    return reply({"code": _code(answer), "description": answer.detail}, answer.status, answer.headers)
+    more = answer.more if "authorization_parameters" in answer.more else {}
+    code = answer.code if more else _code(answer)
+    return reply({"code": code, "description": answer.detail, **more}, answer.status, answer.headers)
 
 
 def timestamp(unix_s: float) -> str:

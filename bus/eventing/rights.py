@@ -59,6 +59,10 @@ class Rights:
         endpoint = await self._endpoints.get(endpoint_id.hex)
         if endpoint is None or not endpoint.visible_to(urns):
             raise DeliveryForbidden(f"there is no endpoint {endpoint_id} that {owner} may use (any more)")
+        if endpoint.authentication_policy is not None and canonical(endpoint.owner) not in urns:
+            raise DeliveryForbidden(
+                f"endpoint {endpoint.name!r} asks how its users have signed in; only its owner's events run there"
+            )
         if not endpoint.allows(function):
             raise DeliveryForbidden(f"function {function_id} is not on the allow list of endpoint {endpoint.name!r}")
         return endpoint

@@ -70,6 +70,18 @@ class QueueLimits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     bundles_per_principal: int | None = None
 
 
+class AuthenticationPolicy(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How the users of an endpoint must have signed in; the fields are those of `authentication-policy.json`."""
+
+    policy_id: str = ""
+    """One that Globus Auth evaluates; nothing else is said then."""
+    allowed_domains: tuple[str, ...] = ()
+    excluded_domains: tuple[str, ...] = ()
+    authentication_assurance_timeout: float | None = None
+    """In seconds; the name is that of Globus."""
+    required_mfa: bool = False
+
+
 class EndpointRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A registered endpoint and who may use it."""
 
@@ -92,6 +104,9 @@ class EndpointRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     """Principals whose functions may all run here, besides `allowed_functions`; None when only those count."""
     per_user: bool = False
     """Whether each principal has pools of their own, also without options: they run as different local users."""
+
+    authentication_policy: AuthenticationPolicy | None = None
+    """How those who may use it must have signed in."""
 
     @property
     def is_public(self) -> bool:

@@ -15,6 +15,13 @@ display_name: {name}
 # public: false
 # shared_with: [urn:headrace:user:grace]
 
+# How they must have signed in with Globus or OIDC; or the id of a policy of Globus Auth.
+# authentication_policy:
+#   allowed_domains: [example.org, "*.example.org"]
+#   excluded_domains: [guests.example.org]
+#   authentication_assurance_timeout: 3600    # seconds
+#   required_mfa: false
+
 # The only functions that may run here. Without this line all may.
 # allowed_functions: [00000000-0000-0000-0000-000000000000]
 # allowed_function_owners: [urn:headrace:user:grace]    # and all functions of these users

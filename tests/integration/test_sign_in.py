@@ -11,7 +11,7 @@ import httpx
 import pytest
 from fake_globus import CONSENT_NEEDED, FakeGlobus, fake_globus, identity_of, urn_of
 from fake_issuer import FakeIssuer, fake_issuer
-from live_sessions import ends_within, is_let_in, open_session
+from live_sessions import SDK, ends_within, is_let_in, open_session
 from service import RunningService, running_service
 from waiting import eventually
 
@@ -267,3 +267,61 @@ def test_an_action_belongs_to_the_person_and_the_scope_is_that_of_globus(
     assert service.http(ben).post(f"{place}/cancel").status_code in (403, 404)
     linked = service.http(globus.token(ADAS_OTHER, linked=(ADA,)))
     assert linked.post(f"{place}/cancel").status_code == 200
+
+
+def test_an_endpoint_says_how_its_users_must_have_signed_in(service: RunningService, globus: FakeGlobus) -> None:
+    policy = {"allowed_domains": ["*.example.com"], "authentication_assurance_timeout": 120}
+    endpoint_id, _ = service.add_endpoint("with a policy", public=True, authentication_policy=policy)
+    place = f"/api/v1/endpoints/{endpoint_id}"
+    of_another_domain, stale, good = globus.token(ADA), globus.token(ADAS_OTHER), globus.token(ADAS_OTHER)
+    old = {"authentications": {identity_of(ADAS_OTHER): {"auth_time": int(time.time()) - 130}}}
+    globus.tokens[stale]["session_info"] = old
+    asked, function_id = {**SDK, "endpoint_id": endpoint_id}, service.add_function(public=True)
+    for token, said in ((of_another_domain, "with an account of"), (stale, "sign in again"), (None, "")):
+        user = service.add_user("somebody") if token is None else token
+        assert service.http(user).get(place).json()["authentication_policy"] == policy
+        answer = service.http(user).post("/api/v1/sessions", json=asked)
+        refused(answer, 403, said)
+        assert answer.json()["code"] == "PolicyUnmet"
+        run = {
+            "request_id": str(uuid.uuid4()),
+            "body": {"endpoint_id": endpoint_id, "tasks": [{"function_id": function_id}]},
+        }
+        assert service.http(user).post(f"{ACTIONS}/run", json=run).json()["code"] == "PolicyUnmet"
+    session = open_session(service, good, endpoint_id)
+    assert session["expires_in_s"] <= 120
+    assert open_session(service, service.token, endpoint_id)["endpoint_id"] == endpoint_id
+
+
+def test_a_new_policy_ends_the_sessions_of_those_who_do_not_satisfy_it(
+    service: RunningService, globus: FakeGlobus
+) -> None:
+    endpoint_id, _ = service.add_endpoint("with a policy later", public=True)
+    session, owners = (
+        open_session(service, globus.token(ADA), endpoint_id),
+        open_session(service, service.token, endpoint_id),
+    )
+    change = {"authentication_policy": {"required_mfa": True}}
+    ends_within(service, session, lambda: service.http().patch(f"/api/v1/endpoints/{endpoint_id}", json=change))
+    assert service.loop.run(is_let_in(owners))
+
+
+def test_a_policy_of_globus_auth_holds_by_its_id(service: RunningService, globus: FakeGlobus) -> None:
+    policy = str(uuid.uuid4())
+    endpoint_id, _ = service.add_endpoint("of globus", public=True, authentication_policy={"policy_id": policy})
+    fresh, other = globus.token(ADA), globus.token(ADA)
+    globus.policies[policy] = {fresh}
+    assert open_session(service, fresh, endpoint_id)["endpoint_id"] == endpoint_id
+    answer = service.http(other).post("/api/v1/sessions", json={**SDK, "endpoint_id": endpoint_id})
+    refused(answer, 403, policy)
+    assert answer.json()["authorization_parameters"]["session_required_policies"] == [policy]
+
+
+def test_nobody_subscribes_to_events_for_an_endpoint_with_a_policy_but_its_owner(
+    service: RunningService, globus: FakeGlobus
+) -> None:
+    policy = {"excluded_domains": ["nowhere.net"]}
+    endpoint_id, _ = service.add_endpoint("for events", public=True, authentication_policy=policy)
+    ada = globus.token(ADA)
+    body = {"filter": {"exact": {"type": "t"}}, "function_id": add_function(service, ada), "endpoint_id": endpoint_id}
+    refused(service.http(ada).post("/api/v1/subscriptions", json=body), 403, "only its owner's subscriptions")
