@@ -17,6 +17,7 @@ from headrace.action_provider.state import Service
 from headrace.action_provider.token_watch import watch_tokens
 from headrace.bus.errors import BusError, BusUnavailable
 from headrace.bus.eventing.dispatcher import Dispatcher
+from headrace.bus.eventing.waiter import Waiter
 from headrace.bus.store.models import EndpointRecord, SessionRecord
 from headrace.bus.store.objects import ObjectStore
 
@@ -48,6 +49,11 @@ async def dispatch(service: Service) -> None:
         pools=service.pools,
     )
     await dispatcher.run()
+
+
+async def look_after_waits(service: Service) -> None:
+    """Look at events for the actions that wait for them until cancelled."""
+    await Waiter(service.connection, service.tables.actions).run()
 
 
 async def revoke(service: Service) -> None:
@@ -127,6 +133,7 @@ BACKGROUND: tuple[Job, ...] = (
     Job(name="revoker", run=revoke, wanted=lambda settings: True),
     Job(name="sweeper", run=sweep, wanted=lambda settings: True),
     Job(name="token watch", run=watch_tokens, wanted=lambda settings: settings.auth.is_foreign),
+    Job(name="waiter", run=look_after_waits, wanted=lambda settings: settings.dispatcher),
 )
 
 

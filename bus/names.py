@@ -168,6 +168,9 @@ def lane_tasks(endpoint: UUID, pool: str, principal: str) -> str:
     return f"task.{lane_key(endpoint, pool, principal)}.>"
 
 
+ALL_EVENTS = "event.>"
+
+
 def event_subject(bus: str, event_type: str) -> str:
     """Where an event of this CloudEvents type is stored; each dotted part of the type is a token."""
     return f"event.{token(bus)}." + ".".join(token(part) if part else "=" for part in event_type.split("."))
@@ -176,6 +179,11 @@ def event_subject(bus: str, event_type: str) -> str:
 def bus_events(bus: str) -> str:
     """All events of a bus."""
     return f"event.{token(bus)}.>"
+
+
+def bus_news(bus: str) -> str:
+    """Where it is told that a bus has another event."""
+    return f"changed.{bus_events(bus)}"
 
 
 def matcher_consumer(bus: str) -> str:

@@ -11,6 +11,7 @@ import platform
 import time
 import uuid
 from pathlib import Path
+from typing import Any
 
 import httpx
 from weather import read_months
@@ -27,11 +28,11 @@ def service() -> tuple[str, str]:
     return profile["url"], profile["token"]
 
 
-def send(http: httpx.Client, method: str, path: str, body: object = None) -> dict[str, object]:
+def send(http: httpx.Client, method: str, path: str, body: object = None) -> dict[str, Any]:
     """One request; its answer. Raises `httpx.HTTPStatusError` when it is refused."""
     answer = http.request(method, path, json=body)
     answer.raise_for_status()
-    document: dict[str, object] = answer.json()
+    document: dict[str, Any] = answer.json()
     return document
 
 

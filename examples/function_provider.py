@@ -52,8 +52,7 @@ def main() -> None:
         while action["status"] == "ACTIVE":
             time.sleep(0.2)
             action = send(http, "GET", f"{provider}/{action['action_id']}/status")
-        details = action["details"]
-        print(f"{action['status']}: {details['output'] if isinstance(details, dict) else details}")
+        print(f"{action['status']}: {action['details']['output']}")
 
 
 if __name__ == "__main__":

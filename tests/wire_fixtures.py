@@ -30,8 +30,11 @@ from headrace.bus.store.actions import (
     ActionIdRecord,
     ActionRecord,
     ActionWork,
+    EventWait,
+    FoundEvent,
     Happening,
     Waiting,
+    WaitRecord,
 )
 from headrace.bus.store.models import FunctionRecord
 from headrace.bus.tasks.bundles import (
@@ -147,6 +150,10 @@ _RECORDS: Final[dict[str, msgspec.Struct]] = {
         description="about",
         public=True,
         metadata={"key": [1]},
+        requirements=("numpy>=2",),
+        requires_python="3.12",
+        input_schema={"properties": {"x": {"type": "integer"}}},
+        default_endpoint=ID["endpoint"],
     ),
     "function_code": models.FunctionCodeRecord(
         function_id=ID["function"], source="def f():\n    pass\n", pickled=b"\x80\x05", entry_point="f"
@@ -267,7 +274,16 @@ _RECORDS: Final[dict[str, msgspec.Struct]] = {
         display_status="it failed",
         details={"result": 1},
         ended_at=1.55e9,
+        wait=EventWait(
+            bus="default",
+            filter={"exact": {"type": "t"}},
+            since=1,
+            position=4,
+            count=2,
+            found=(FoundEvent(sequence=3, at=1.5e9, event={"id": "e"}, size=100, cut=True),),
+        ),
     ),
+    "waits": WaitRecord(action_id="a", bus="default", ended=True),
     "action_ids": ActionIdRecord(key="k"),
     "objects": models.ObjectRecord(
         size=10, upload="u", chunks=2, chunk_bytes=5, created_at=1.5e9, used_at=1.6e9, damaged=True

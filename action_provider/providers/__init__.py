@@ -5,8 +5,10 @@ from __future__ import annotations
 from headrace.action_provider.providers.compute import ComputeProvider, ComputeV2Provider
 from headrace.action_provider.providers.functions import FunctionProvider
 from headrace.action_provider.providers.provider import Provider
+from headrace.action_provider.providers.publish import PublishProvider
 from headrace.action_provider.providers.registry import Registry
 from headrace.action_provider.providers.routes import ProvidersRoute
+from headrace.action_provider.providers.wait import WaitProvider
 
 __all__ = [
     "PROVIDERS",
@@ -15,7 +17,9 @@ __all__ = [
     "FunctionProvider",
     "Provider",
     "ProvidersRoute",
+    "PublishProvider",
     "Registry",
+    "WaitProvider",
 ]
 
 PROVIDERS = Registry(
@@ -24,6 +28,8 @@ PROVIDERS = Registry(
         ComputeV2Provider(),
         ComputeV2Provider("/actions/compute/fxap"),
         FunctionProvider(),
+        PublishProvider(),
+        WaitProvider(),
     )
 )
 """Every provider of the service."""

@@ -3,6 +3,7 @@
     actions      the record, under a key that stands for the request (`headrace.bus.store.action_keys`); creating it
                  decides which of several equal requests starts the action
     action_ids   where the record of an action lies whose id does not say so
+    waits        under the same key as the record: that this action waits for events
 
 A request id counts per creator and provider. Lists are in `headrace.bus.store.action_lists`.
 """
@@ -80,6 +81,32 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True):
     query: dict[str, str]
 
 
+class FoundEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An event that an action waited for, as it is shown."""
+
+    sequence: int
+    at: float
+    """When it was stored."""
+    event: dict[str, Any]
+    size: int = 0
+    """Its bytes, as far as they count for what an action may show."""
+    cut: bool = False
+    """Its data was too large, and is left out."""
+
+
+class EventWait(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an action waits for, and how far it has come: see `headrace.bus.eventing.waits`."""
+
+    bus: str
+    filter: Any
+    since: int
+    """Events after this sequence count."""
+    position: int
+    """The last event that was looked at."""
+    count: int = 1
+    found: tuple[FoundEvent, ...] = ()
+
+
 class ActionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One action. Times are unix seconds. While it is `ACTIVE`, its state is computed from its work; the end is written
     here once and never changes."""
@@ -108,6 +135,8 @@ class ActionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     waiting: Waiting | None = None
     """Set while it is `INACTIVE` and has not begun."""
     history: tuple[Happening, ...] = ()
+    wait: EventWait | None = None
+    """The events that it waits for."""
 
     @property
     def works(self) -> tuple[ActionWork, ...]:
@@ -118,6 +147,15 @@ class ActionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     def final(self) -> bool:
         """Whether nothing will change any more."""
         return self.status in ("SUCCEEDED", "FAILED")
+
+
+class WaitRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """That the action behind a key waits for events of a bus: what has to be looked at, without all other actions."""
+
+    action_id: str
+    bus: str
+    ended: bool = False
+    """It waits no more. The record stays for a while: a backup may have copied the action when it waited still."""
 
 
 class ActionIdRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,6 +183,7 @@ class Actions:
         self._old_keys = True
         self._fresh: OrderedDict[str, None] = OrderedDict()
         """Keys of actions that began here and are in no list yet."""
+        self.waits = Records(connection, "waits", WaitRecord)
 
     async def ensure(self, *, replicas: int = 1) -> None:
         """Create the buckets where they are missing, and see whether there are records of an earlier release."""
@@ -154,6 +193,7 @@ class Actions:
         # A service of the earlier release that goes on meanwhile may write some more.
         await self._connection.subscribe("changed.actions.*.*", self._on_old_key)
         self._old_keys = await self._has_old_keys()
+        await self.waits.ensure(replicas=replicas)
 
     async def of_request(self, provider: str, creator: str, request_id: str) -> Record[ActionRecord] | None:
         """The action that this request started, or None."""
@@ -163,6 +203,10 @@ class Actions:
         if found is None or not _is_of(found.value, provider, creator, request_id):
             return None
         return found
+
+    async def by_key(self, key: str) -> Record[ActionRecord] | None:
+        """The action whose record lies under this key, or None."""
+        return await self._records.get(key)
 
     async def by_id(self, action_id: str) -> Record[ActionRecord] | None:
         """The action of this id, or None when it never was, or was released."""

@@ -113,6 +113,8 @@ def streams(settings: StreamSettings) -> tuple[Stream, ...]:
                 "duplicate_window": _seconds(120.0),
                 "allow_atomic": True,
                 "allow_direct": True,
+                # Whoever waits for an event is woken, and reads it: the store, not this, says what there is.
+                "republish": {"src": "event.>", "dest": "changed.event.>", "headers_only": True},
             },
         ),
         Stream(
