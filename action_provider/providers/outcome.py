@@ -14,8 +14,8 @@ from headrace.action_provider.providers.task_results import TaskResults
 from headrace.action_provider.providers.value_references import References
 
 _MOST_TASKS_SHOWN = 100
-_MOST_ERRORS_SHOWN = 100
-_MOST_TRACEBACKS = 10
+_MOST_ERRORS_SHOWN = 50
+_MOST_TRACEBACKS = 5
 _MOST_TRACEBACK = 2000
 _MOST_MESSAGE = 1000
 _MOST_OTHER_MESSAGE = 200
@@ -37,6 +37,8 @@ class Outcome:
     status: Literal["SUCCEEDED", "FAILED"]
     display_status: str
     details: dict[str, Any]
+    whole: bytes = b""
+    """The list of all values, when the details name a part of them only: to be kept where they say."""
 
 
 Values = Callable[[Sequence[ActionTask]], dict[str, Any]]
@@ -59,42 +61,26 @@ def progress_of(results: TaskResults, started: Mapping[UUID, float]) -> Progress
 
 def outcome_of(results: TaskResults, values: Values, references: References) -> Outcome:
     """The end, when every task has its result."""
-    tasks = references.applied(_tasks(results, read=True))
+    tasks = _tasks(results, read=True)
     failed = [task for task in tasks if not task.has_value]
     if not failed:
         done = "1 task done" if len(tasks) == 1 else f"{len(tasks)} tasks done"
-        return Outcome(status="SUCCEEDED", display_status=done, details={**values(tasks), **_states(results, tasks)})
+        return _outcome("SUCCEEDED", done, {}, results, tasks, values, references)
     first = _error_of(failed[0])
     alone = len(tasks) == 1
     subject = "The task failed" if alone else f"{len(failed)} of {len(tasks)} tasks failed"
     reason = f"{first['type']}: {first['message']}" if first["type"] else first["message"]
-    return Outcome(
-        status="FAILED",
-        display_status="Task failed" if alone else subject,
-        details=_failed(
-            results,
-            tasks,
-            failed,
-            values,
-            code=first["code"],
-            description=f"{subject}{': ' if alone else '; the first: '}{reason}",
-        ),
-    )
+    description = f"{subject}{': ' if alone else '; the first: '}{reason}"
+    why = _failure(failed, code=first["code"], description=description)
+    return _outcome("FAILED", "Task failed" if alone else subject, why, results, tasks, values, references)
 
 
 def failure_of(results: TaskResults, values: Values, references: References, why: Ending) -> Outcome:
     """The end of an action that was given up, with the results that there are."""
-    tasks = references.applied(_tasks(results, read=True))
+    tasks = _tasks(results, read=True)
     failed = [task for task in tasks if task.state == "failed"]
-    details = _failed(results, tasks, failed, values, code=why.code, description=why.description)
-    return Outcome(status="FAILED", display_status=why.display_status, details=details)
-
-
-def without_values(details: dict[str, Any]) -> dict[str, Any]:
-    """The details of a failure without the values of the tasks that succeeded."""
-    left_out = {"results_left_out": "too large; read the tasks of the group instead"}
-    kept = ("code", "description", "errors", "task_group_id", "states", "tasks")
-    return {**{name: details[name] for name in kept}, **left_out}
+    details = _failure(failed, code=why.code, description=why.description)
+    return _outcome("FAILED", why.display_status, details, results, tasks, values, references)
 
 
 def lists_of_values(tasks: Sequence[ActionTask]) -> dict[str, Any]:
@@ -126,27 +112,27 @@ def _states(results: TaskResults, tasks: Sequence[ActionTask]) -> dict[str, Any]
     }
 
 
-def _failed(
+def _outcome(
+    status: Literal["SUCCEEDED", "FAILED"],
+    display_status: str,
+    why: dict[str, Any],
     results: TaskResults,
     tasks: Sequence[ActionTask],
-    failed: Sequence[ActionTask],
     values: Values,
-    *,
-    code: str,
-    description: str,
-) -> dict[str, Any]:
+    references: References,
+) -> Outcome:
+    shown = references.shown(tasks)
+    details = {**why, **values(shown.tasks), **shown.document, **_states(results, tasks)}
+    return Outcome(status=status, display_status=display_status, details=details, whole=shown.whole)
+
+
+def _failure(failed: Sequence[ActionTask], *, code: str, description: str) -> dict[str, Any]:
     errors = [
         {"task_id": str(task.task_id), "index": task.index, "state": task.state}
         | _shortened(_error_of(task), whole=number < _MOST_TRACEBACKS)
         for number, task in enumerate(failed[:_MOST_ERRORS_SHOWN])
     ]
-    return {
-        "code": code,
-        "description": description[:_MOST_DESCRIPTION],
-        "errors": errors,
-        **values(tasks),
-        **_states(results, tasks),
-    }
+    return {"code": code, "description": description[:_MOST_DESCRIPTION], "errors": errors}
 
 
 def _error_of(task: ActionTask) -> dict[str, str]:

@@ -25,7 +25,6 @@ from headrace.action_provider.providers.outcome import (
     lists_of_values,
     outcome_of,
     progress_of,
-    without_values,
 )
 from headrace.action_provider.providers.provider import (
     CANCELLED,
@@ -41,9 +40,9 @@ from headrace.action_provider.providers.task_log import log_entries
 from headrace.action_provider.providers.task_plans import Asked, Share, planned, planned_again, record_of
 from headrace.action_provider.providers.task_results import TaskResults
 from headrace.action_provider.providers.task_stopping import stop
-from headrace.action_provider.providers.value_references import References
+from headrace.action_provider.providers.value_references import References, keep_whole, without_whole
 from headrace.action_provider.state import Service
-from headrace.bus.errors import PayloadTooLarge, QueueFull
+from headrace.bus.errors import QueueFull, StreamFull
 from headrace.bus.store.actions import ActionRecord, Start
 from headrace.bus.tasks.results import ResultWatch
 from headrace.bus.tasks.task_views import started
@@ -133,22 +132,23 @@ class TaskProvider(Provider, abc.ABC):
             return action if record.details is not None else self._with_details(service, action, results)
         if results.complete:
             ended_at = results.last_stored_at or time.time()
-            return await _finish(service, action, self._end(service, record, results), max(ended_at, record.started_at))
+            end = self._end(service, record, results)
+            return await _finish(service, action, results, end, max(ended_at, record.started_at))
         running = await started(service.connection, record.creator, results.group)
         progress = progress_of(results, running)
         value = msgspec.structs.replace(record, details=progress.details, display_status=progress.display_status)
         return replace(action, value=value)
 
     def _end(self, service: Service, record: ActionRecord, results: TaskResults) -> Outcome:
-        references = References.of(service.settings)
+        references = References.of(service)
         if record.deadline is not None and results.has("expired"):
             return failure_of(results, self.values, references, TOO_LATE)
         return outcome_of(results, self.values, references)
 
     def _with_details(self, service: Service, action: ActionRow, results: TaskResults) -> ActionRow:
-        """An action that has ended, whose details were too large for its record."""
+        """An action that ended under an earlier release, which did not keep large details in the record."""
         if results.complete:
-            details = outcome_of(results, self.values, References.of(service.settings)).details
+            details = outcome_of(results, self.values, References.of(service)).details
         else:
             details = {"description": "The results were too large to be kept with the action, and have expired"}
         return replace(action, value=msgspec.structs.replace(action.value, details=details))
@@ -162,11 +162,18 @@ class TaskProvider(Provider, abc.ABC):
             await stop(service, results, within_s=service.settings.run_wait_s)
         if results.complete and not results.has("cancelled", "expired"):
             return await self._seen(service, action, results)  # Too late: all of them had come to their end.
-        outcome = failure_of(results, self.values, References.of(service.settings), why)
-        return await _finish(service, action, outcome, time.time())
+        outcome = failure_of(results, self.values, References.of(service), why)
+        return await _finish(service, action, results, outcome, time.time())
 
 
-async def _finish(service: Service, action: ActionRow, outcome: Outcome, ended_at: float) -> ActionRow:
+async def _finish(
+    service: Service, action: ActionRow, results: TaskResults, outcome: Outcome, ended_at: float
+) -> ActionRow:
+    if outcome.whole:
+        try:
+            await keep_whole(service, action.value.creator, results, outcome.whole)
+        except StreamFull:
+            outcome = replace(outcome, details=without_whole(outcome.details))
     record = msgspec.structs.replace(
         action.value,
         status=outcome.status,
@@ -174,15 +181,7 @@ async def _finish(service: Service, action: ActionRow, outcome: Outcome, ended_a
         details=outcome.details,
         ended_at=ended_at,
     )
-    actions = service.tables.actions
-    try:
-        finished = await actions.finish(action, record)
-    except PayloadTooLarge:
-        # Of a success the results keep the details, as long as they last; of a failure the values are left out.
-        shorter = None if outcome.status == "SUCCEEDED" else without_values(outcome.details)
-        finished = await actions.finish(action, msgspec.structs.replace(record, details=shorter))
-        if finished is not None and finished.value.details is None:
-            finished = replace(finished, value=record)
+    finished = await service.tables.actions.finish(action, record)
     if finished is None:
         raise NotFound(f"the action {record.action_id!r} was released in this moment")
     return finished

@@ -223,6 +223,22 @@ def test_values_that_are_too_large_only_together_leave_a_flow_its_room(service: 
     assert len(json.dumps(action)) < 200_000
 
 
+def test_of_very_many_values_there_is_one_reference_to_all(service: RunningService, flows: Flows) -> None:
+    square = service.add_function(SQUARE, "square", entry_point="square")
+
+    action = flows.ended(checked(flows.run(*({"function_id": square, "args": [n]} for n in range(5000))), 202), 30)
+
+    assert action["display_status"] == "5000 tasks done"
+    shown = action["details"]["results"]
+    assert [each["output"] for each in shown] == action["details"]["result"] == [n * n for n in range(len(shown))]
+    reference = action["details"]["results_reference"]
+    whole = flows.http.get(reference["href"])
+    assert [each["output"] for each in whole.json()] == [n * n for n in range(5000)]
+    assert whole.json()[: len(shown)] == shown
+    assert len(whole.content) == reference["size"]
+    assert len(json.dumps(action)) < 200_000
+
+
 def test_what_counts_as_too_large_is_a_setting(service: RunningService, flows: Flows) -> None:
     big = task(service, BIG, "big", 1000)
     settings = dataclasses.replace(service.settings, action_value_bytes=1000, public_url="https://lab.example.org/")
