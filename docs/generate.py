@@ -133,6 +133,7 @@ _ADVICE: Mapping[str, str] = {
     "SubmissionRefused": "Submit it again; the message says why it was refused",
     # The client
     "ClientError": "Catch it for all of those below",
+    "TokenUnavailable": "Mend the function that was given as `Client(token=…)`, or sign in again",
     "NotConfigured": "`headrace login`, or set `HEADRACE_URL` and `HEADRACE_TOKEN`",
     "ServiceUnreachable": "Check the address, and whether the service runs",
     "ServiceUnavailable": "Try again later; the service's log says more",

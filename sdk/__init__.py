@@ -31,6 +31,7 @@ from headrace.sdk.errors import (
     TaskFailed,
     TaskLost,
     TaskPending,
+    TokenUnavailable,
     Unauthorized,
 )
 from headrace.sdk.executor import Executor
@@ -55,6 +56,7 @@ __all__ = [
     # What can go wrong with the service
     "ClientError",
     "NotConfigured",
+    "TokenUnavailable",
     "ServiceUnreachable",
     "ServiceUnavailable",
     "Unauthorized",

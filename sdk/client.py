@@ -27,6 +27,7 @@ from headrace.sdk.needs import Requirements, needs_of, with_needs
 from headrace.sdk.profile import Profile
 from headrace.sdk.serialize import ComputeSerializer
 from headrace.sdk.task_requests import TaskRequests
+from headrace.sdk.token_source import TokenSource
 
 _PIECE: Final = 1024 * 1024
 
@@ -41,16 +42,22 @@ class Client:
     def __init__(
         self,
         url: str | None = None,
-        token: str | None = None,
+        token: str | TokenSource | None = None,
         *,
         ca_file: str | PathLike[str] | None = None,
         profile: Profile | None = None,
         timeout_s: float = 30.0,
     ) -> None:
-        """ca_file: authorities (PEM) that are trusted besides those of the system. profile: used as it is, in place
-        of all that."""
+        """token: a text, or a function that gives the token to use now, for those that end soon: it is called before
+        each request, from any thread. ca_file: authorities (PEM) that are trusted besides those of the system.
+        profile: used as it is, in place of all that."""
         authorities = None if ca_file is None else Path(ca_file)
-        self._http = Http(lambda: profile or Profile.find(url, token, ca_file=authorities), timeout_s=timeout_s)
+        source = token if callable(token) else None
+        # It is asked for each request, so what stands in the profile is never sent.
+        text = "asked-for-when-needed" if callable(token) else token
+        self._http = Http(
+            lambda: profile or Profile.find(url, text, ca_file=authorities), timeout_s=timeout_s, token=source
+        )
         self._environments: dict[UUID, str] = {}
         self._tasks = TaskRequests(self._http)
         self.on_close: list[Callable[[], None]] = []

@@ -3,6 +3,7 @@
 HeadraceError
 ├── ClientError                 something about talking to the service
 │   ├── NotConfigured           nobody said which service and which token
+│   ├── TokenUnavailable        the function that gives the token did not
 │   ├── ServiceUnreachable      no connection, or no answer within the time limit
 │   ├── ServiceUnavailable      the service answers, but cannot work now (5xx)
 │   ├── ProtocolMismatch        this SDK is newer or older than the service
@@ -31,6 +32,9 @@ HeadraceError
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from headrace.bus.errors import (
     ArgumentNotSerialisable,
     EnvironmentUnusable,
@@ -55,6 +59,7 @@ __all__ = [
     # Talking to the service
     "ClientError",
     "NotConfigured",
+    "TokenUnavailable",
     "ServiceUnreachable",
     "ServiceUnavailable",
     "ProtocolMismatch",
@@ -93,6 +98,12 @@ class NotConfigured(ClientError):
     """Raised when nobody said which service to use, or with which token; the message says where was looked."""
 
     code = "NotConfigured"
+
+
+class TokenUnavailable(ClientError):
+    """Raised when the function that gives the client's token raised something, or gave no token."""
+
+    code = "TokenUnavailable"
 
 
 class ServiceUnreachable(ClientError):
@@ -155,13 +166,22 @@ class RequestRefused(ClientError):
     """Raised when the service refuses a request (4xx).
 
     `status` is the HTTP status, `service_code` the stable code, `detail` the sentence of the service, and `errors`
-    names the places in the document that break its schema.
+    names the places in the document that break its schema. `document` is all that it answered: Globus' clients read
+    `ConsentRequired` and `PolicyUnmet` in it (`globus_sdk.gare.to_gare(error.document)`).
     """
 
     code = "RequestRefused"
 
-    def __init__(self, status: int, service_code: str, detail: str, errors: tuple[Violation, ...] = ()) -> None:
+    def __init__(
+        self,
+        status: int,
+        service_code: str,
+        detail: str,
+        errors: tuple[Violation, ...] = (),
+        document: Mapping[str, Any] | None = None,
+    ) -> None:
         self.status = status
+        self.document = dict(document or {})
         self.service_code = service_code
         self.detail = detail
         self.errors = errors

@@ -35,6 +35,7 @@ from headrace.sdk.errors import (
 )
 from headrace.sdk.forks import tell_after_fork
 from headrace.sdk.profile import Profile
+from headrace.sdk.token_source import AskedToken, TokenSource
 
 logger = logging.getLogger(__name__)
 
@@ -67,11 +68,14 @@ class Retries:
 class Http:
     """Requests to the service that a profile names. Safe from any thread; no I/O before the first request.
 
-    `find_profile` is called at the first request and may raise `NotConfigured`.
+    `find_profile` is called at the first request and may raise `NotConfigured`; `token` goes before its token.
     """
 
-    def __init__(self, find_profile: Callable[[], Profile], *, timeout_s: float = 30.0) -> None:
+    def __init__(
+        self, find_profile: Callable[[], Profile], *, timeout_s: float = 30.0, token: TokenSource | None = None
+    ) -> None:
         self._find_profile = find_profile
+        self._token = token
         self._timeout_s = timeout_s
         self._retries = Retries(within_s=min(_RETRIED_FOR_S, timeout_s))
         self._lock = threading.Lock()
@@ -225,7 +229,8 @@ class Http:
             if self._client is None or self._process_id != os.getpid():
                 # A forked child must not speak on its parent's connections.
                 self._profile = self._find_profile()
-                self._client, self._process_id = _new_client(self._profile, self._timeout_s), os.getpid()
+                self._client = _new_client(self._profile, self._timeout_s, self._token)
+                self._process_id = os.getpid()
             return self._client
 
 
@@ -257,7 +262,16 @@ def refusal(response: httpx.Response, url: str) -> ClientError | TaskError:
             f"run `headrace login --url {url}` with a new one"
         )
     kind = _REFUSALS.get(response.status_code, RequestRefused)
-    return kind(response.status_code, code, detail, errors)
+    return kind(response.status_code, code, detail, errors, _document_of(response))
+
+
+def _document_of(response: httpx.Response) -> dict[str, Any]:
+    """All that an error's answer says, where it is an object."""
+    try:
+        body = response.json()
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
 
 
 def _numbers(response: httpx.Response, *names: str) -> dict[str, int]:
@@ -279,7 +293,7 @@ def check_protocol(answer: Mapping[str, Any], url: str) -> None:
     )
 
 
-def _new_client(profile: Profile, timeout_s: float) -> httpx.Client:
+def _new_client(profile: Profile, timeout_s: float, token: TokenSource | None) -> httpx.Client:
     try:
         options = profile.network.http_options(profile.url)
     except NetworkUnusable as error:
@@ -287,9 +301,10 @@ def _new_client(profile: Profile, timeout_s: float) -> httpx.Client:
     return httpx.Client(
         base_url=profile.url,
         headers={
-            "Authorization": f"Bearer {profile.token}",
+            **({} if token else {"Authorization": f"Bearer {profile.token}"}),
             "User-Agent": f"headrace-sdk/{headrace_version()}",
         },
+        auth=None if token is None else AskedToken(token),
         timeout=timeout_s,
         **options,
     )

@@ -26,7 +26,7 @@ from headrace.bus.tasks.bundles import FunctionUse, Runtime
 from headrace.schemas import HeadraceError
 from headrace.sdk.allowance import Allowance, QueueLimit
 from headrace.sdk.channel import Channel
-from headrace.sdk.errors import NotFound, ServiceUnreachable, Unauthorized
+from headrace.sdk.errors import Forbidden, NotFound, ServiceUnreachable, Unauthorized
 from headrace.sdk.grant import Grant
 from headrace.sdk.http import headrace_version
 from headrace.sdk.loop import LoopThread
@@ -215,7 +215,7 @@ class Session:
                     break
                 except HeadraceError as error:
                     # Not at the first time: something between us and the service may say so while it restarts.
-                    refused = refused + 1 if isinstance(error, NotFound | Unauthorized) else 0
+                    refused = refused + 1 if isinstance(error, NotFound | Unauthorized | Forbidden) else 0
                     if refused >= _REFUSED_TIMES:
                         self._end(error)
                         return

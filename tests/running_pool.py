@@ -82,14 +82,16 @@ def running_pool(
     workers: int = 2,
     started: bool = True,
     name: str = "here",
+    owner: str | None = None,
     **settings: Any,
 ) -> Iterator[RunningPool]:
-    """Register an endpoint of the administrator's and run its default pool (later, without `started`).
+    """Register an endpoint of the administrator's, or of whoever has the token `owner`, and run its default pool
+    (later, without `started`).
 
     `settings` are those of `headrace.endpoint.pool.PoolSettings`, as they are in its file.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    endpoint_id, token = service.add_endpoint(name)
+    endpoint_id, token = service.add_endpoint(name, owner)
     token_path = directory / "endpoint.token"
     token_path.write_text(token)
     token_path.chmod(0o600)

@@ -55,7 +55,7 @@ class GlobusAuth:
         self._calls = GlobusCalls(self._settings)
         self._threads = ThreadPoolExecutor(self._settings.most_at_once, thread_name_prefix="globus")
         try:
-            await self._ask(partial(self._calls.introspect, "headrace-asks-whether-its-credentials-are-good"))
+            await self._on_thread(partial(self._calls.introspect, "headrace-asks-whether-its-credentials-are-good"))
         except CredentialsRefused:
             self._threads.shutdown(wait=False, cancel_futures=True)
             raise ServiceUnusable(
@@ -146,6 +146,17 @@ class GlobusAuth:
         return await self._policies.get(f"{key} {policy}", found)
 
     async def _ask(self, call: Callable[[], T]) -> T:
+        """Ask for a caller. Raises `Unavailable` and what the call raises."""
+        try:
+            return await self._on_thread(call)
+        except CredentialsRefused:
+            raise Unavailable(
+                "tokens of Globus cannot be checked: Globus Auth does not take this service's own credentials;"
+                " its administrator has to look at them",
+                retry_after_s=60,
+            ) from None
+
+    async def _on_thread(self, call: Callable[[], T]) -> T:
         """Ask on a thread. Raises `Unavailable` when that takes too long, and what the call raises."""
         try:
             async with asyncio.timeout(self._settings.deadline_s), self._slots:

@@ -27,15 +27,10 @@ _RETRIES: Final = 1
 _CONSENTS: Final = frozenset({"dependent_consent_required", "consent_required", "ConsentRequired"})
 
 
-class CredentialsRefused(Unavailable):
-    """Raised when Globus Auth does not take this service's own id and secret."""
+class CredentialsRefused(HeadraceError):
+    """Raised when Globus Auth does not take this service's own id and secret; it does not leave this folder."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            "tokens of Globus cannot be checked: Globus Auth does not take this service's own credentials;"
-            " its administrator has to look at them",
-            retry_after_s=60,
-        )
+    code = "CredentialsRefused"
 
 
 class TokenGone(HeadraceError):
@@ -60,7 +55,7 @@ class GlobusCalls:
         self._of_thread = threading.local()
 
     def introspect(self, bearer: str) -> dict[str, Any]:
-        """What Globus Auth says of a token. Raises `Unavailable`."""
+        """What Globus Auth says of a token. Raises `CredentialsRefused` and `Unavailable`."""
         with self._translated():
             return dict(self._auth.oauth2_token_introspect(bearer, include=_INCLUDE).data)
 
@@ -137,16 +132,16 @@ class GlobusCalls:
         if said in _CONSENTS:
             return self._consent_required()
         if said == "invalid_grant":
-            return TokenGone()
+            return TokenGone("the token is not taken")
         if said in ("invalid_client", "unauthorized_client"):
             logger.error(
                 "Globus Auth does not take this service's client id and secret: %s.",
                 said,
                 extra={"action": "globus_credentials_refused"},
             )
-            return CredentialsRefused()
+            return CredentialsRefused("the client id and secret of this service are not taken")
         if error.http_status in (401, 403):
-            return TokenGone()
+            return TokenGone("the token is not taken")
         logger.warning(
             "Globus answered %s %s.",
             error.http_status,

@@ -249,6 +249,23 @@ def test_wrong_credentials_of_the_service_are_told_at_its_start(globus: FakeGlob
         asyncio.run(auth.open())
 
 
+def test_credentials_that_are_withdrawn_later_are_the_service_s_trouble_and_not_the_caller_s(
+    globus: FakeGlobus, caplog: pytest.LogCaptureFixture
+) -> None:
+    secret = globus.client_secret
+
+    async def ask(auth: GlobusAuth) -> None:
+        globus.client_secret = "another one"
+        with pytest.raises(Unavailable, match="its administrator"):
+            await auth.identify(globus.token(ADA))
+
+    try:
+        with_auth(globus, ask)
+    finally:
+        globus.client_secret = secret
+    assert "does not take this service's client id" in caplog.text
+
+
 def test_the_service_starts_while_globus_is_away(globus: FakeGlobus, caplog: pytest.LogCaptureFixture) -> None:
     globus.status = 500
     with_auth(globus, lambda auth: asyncio.sleep(0))
