@@ -210,6 +210,7 @@ async def _prepare(connection: Connection, tables: Tables, settings: ServiceSett
         await streams.ensure(connection, settings.streams)
         await check_clock(connection, settings.nats_url)
         await tables.ensure(replicas=settings.streams.replicas)
+        await tables.listen()
         # Where the installation's own keys lie, there an administrator is at home.
         at_home = (settings.keys_dir / "operator.json").exists()
         await ensure_admin(tables, settings.home, write=at_home)

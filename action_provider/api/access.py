@@ -16,7 +16,7 @@ from headrace.bus.store.models import EndpointRecord, FunctionRecord
 
 async def function_for(service: Service, caller: Caller, function_id: UUID) -> FunctionRecord:
     """A function that the caller may use: their own, or a public one. Raises `NotFound`."""
-    found = await service.tables.functions.get(function_id.hex)
+    found = await service.tables.functions.recent(function_id.hex)
     if found is None or not (found.value.public or caller.is_(found.value.owner)):
         raise NotFound(f"there is no function {function_id}, or it is not yours to use; register it first")
     return found.value
@@ -32,7 +32,7 @@ async def endpoint_for(service: Service, caller: Caller, endpoint_id: UUID) -> E
 
 async def seen_endpoint(service: Service, caller: Caller, endpoint_id: UUID) -> EndpointRecord:
     """An endpoint that the caller may see, however they have signed in. Raises `NotFound`."""
-    found = await service.tables.endpoints.get(endpoint_id.hex)
+    found = await service.tables.endpoints.recent(endpoint_id.hex)
     if found is None or not await _sees(caller, found.value):
         raise NotFound(f"there is no endpoint {endpoint_id}, or it is not shared with you")
     return found.value

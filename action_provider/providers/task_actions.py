@@ -10,7 +10,7 @@ from __future__ import annotations
 import abc
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -114,10 +114,8 @@ class TaskProvider(Provider, abc.ABC):
         plans = [share.plan for share in shares]
         repeated = any(plan.submission.retry for plan in plans)
         async with ResultWatch(service.connection, results.collectors, confirmed=False) as watch:
-            await asyncio.gather(
-                service.tables.actions.publish_id(action),
-                *(plan.store(service.connection, service.keys, service.lanes) for plan in plans),
-            )
+            await service.tables.actions.publish_id(action)
+            await _all(*(plan.store(service.connection, service.keys, service.lanes) for plan in plans))
             if repeated:
                 await watch.catch_up()
             await watch.until_complete(service.settings.run_wait_s)
@@ -185,3 +183,11 @@ async def _finish(
     if finished is None:
         raise NotFound(f"the action {record.action_id!r} was released in this moment")
     return finished
+
+
+async def _all(*work: Coroutine[Any, Any, None]) -> None:
+    """Do all of it at once; a single piece without a task of its own, which would cost more than the piece."""
+    if len(work) == 1:
+        await work[0]
+    else:
+        await asyncio.gather(*work)

@@ -1,7 +1,8 @@
 """One link to a NATS server: a socket that is signed in, and what is subscribed over it. It never reconnects.
 
-Messages go to their callbacks as they are read, and what is published is on its way when the loop turns: nothing else
-is in between. `headrace.bus.nats.connection` keeps a link up.
+Messages go to their callbacks as they are read, and what is published is on its way when the loop turns, all of a turn
+in one write: a write for each took a service under load a quarter of its time. Nothing else is in between.
+`headrace.bus.nats.connection` keeps a link up.
 """
 
 from __future__ import annotations
@@ -67,6 +68,8 @@ class Link(asyncio.BufferedProtocol):
         self._greeted: asyncio.Future[None] = self._loop.create_future()
         self._waited_for = [self._greeted]
         self._signed_in = False
+        self._outgoing: list[bytes] = []
+        self._outgoing_bytes = 0
         self._pongs: collections.deque[asyncio.Future[None]] = collections.deque()
         self._writable = asyncio.Event()
         self._writable.set()
@@ -129,8 +132,9 @@ class Link(asyncio.BufferedProtocol):
         else:
             head = f"PUB {subject} {reply} {len(payload)}\r\n".encode()
         if len(payload) < _JOIN_BYTES:
-            self._transport.write(b"".join((head, payload, b"\r\n")))
+            self._send(b"".join((head, payload, b"\r\n")))
         else:
+            self._write_out()
             self._transport.writelines((head, payload, b"\r\n"))
         if not self._writable.is_set():
             await self._writable.wait()
@@ -162,6 +166,7 @@ class Link(asyncio.BufferedProtocol):
     async def close(self) -> None:
         """Send what waits and disconnect. Idempotent."""
         if self._transport is not None:
+            self._write_out()
             self._transport.close()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_CLOSE_S):
@@ -311,8 +316,20 @@ class Link(asyncio.BufferedProtocol):
     # Small things
 
     def _send(self, data: bytes) -> None:
-        if self._transport is not None and not self._over.is_set():
-            self._transport.write(data)
+        if self._transport is None or self._over.is_set():
+            return
+        if not self._outgoing:
+            self._loop.call_soon(self._write_out)
+        self._outgoing.append(data)
+        self._outgoing_bytes += len(data)
+        if self._outgoing_bytes >= _JOIN_BYTES:
+            # Not more: whoever publishes in a loop must come to feel when too much is on its way.
+            self._write_out()
+
+    def _write_out(self) -> None:
+        data, self._outgoing, self._outgoing_bytes = self._outgoing, [], 0
+        if data and self._transport is not None and not self._over.is_set():
+            self._transport.write(data[0] if len(data) == 1 else b"".join(data))
 
     async def _ping(self) -> None:
         if self._over.is_set():

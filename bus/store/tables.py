@@ -24,6 +24,7 @@ from headrace.bus.store.models import (
     TokenRecord,
     UserRecord,
 )
+from headrace.bus.store.recent import RecentRecords
 from headrace.bus.store.records import Records
 
 PRESENCE_TTL_S = 15.0
@@ -36,9 +37,9 @@ class Tables:
     objects and their uses as `headrace.bus.store.objects` says, lanes by `headrace.bus.names.lane_key`,
     pools by `headrace.bus.names.pool_key`."""
 
-    functions: Records[FunctionRecord]
+    functions: RecentRecords[FunctionRecord]
     function_code: Records[FunctionCodeRecord]
-    endpoints: Records[EndpointRecord]
+    endpoints: RecentRecords[EndpointRecord]
     endpoint_names: Records[EndpointNameRecord]
     presence: Presence
     users: Records[UserRecord]
@@ -57,9 +58,9 @@ class Tables:
     def on(cls, connection: Connection) -> Tables:
         """The tables behind this connection; nothing is read or created yet."""
         return cls(
-            functions=Records(connection, "functions", FunctionRecord),
+            functions=RecentRecords(connection, "functions", FunctionRecord),
             function_code=Records(connection, "function_code", FunctionCodeRecord),
-            endpoints=Records(connection, "endpoints", EndpointRecord),
+            endpoints=RecentRecords(connection, "endpoints", EndpointRecord),
             endpoint_names=Records(connection, "endpoint_names", EndpointNameRecord),
             presence=Presence(Records(connection, "presence", PresenceRecord)),
             users=Records(connection, "users", UserRecord),
@@ -93,3 +94,8 @@ class Tables:
         await self.actions.ensure(replicas=replicas)
         await self.objects.ensure(replicas=replicas)
         await self.object_uses.ensure(replicas=replicas)
+
+    async def listen(self) -> None:
+        """Hear of changes of what is then believed for a moment. Raises `BusUnavailable`."""
+        await self.functions.listen()
+        await self.endpoints.listen()
