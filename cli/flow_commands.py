@@ -181,6 +181,26 @@ def resume_(
     _end(ended, as_json=as_json)
 
 
+@app.command()
+def show(
+    log: Annotated[Path, typer.Argument(help="The log of a run.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Show what happened in a run. Looking changes nothing, also while it goes on."""
+    from headrace.cli.flow_view import said
+    from headrace.sdk.flows import read_log
+    from headrace.sdk.flows.timestamps import timestamp
+
+    entries = read_log(expanded(log))
+    if as_json:
+        output.say_json([entry.document() for entry in entries])
+        return
+    rows = [
+        [timestamp(entry.at), entry.code, str(entry.details.get("state_name") or ""), said(entry)] for entry in entries
+    ]
+    output.say_table(["TIME", "CODE", "STATE", ""], rows)
+
+
 def _end(ended: Run, *, as_json: bool) -> None:
     if as_json:
         document = {"run_id": ended.run_id, "status": ended.status, "details": ended.details, "log": str(ended.log)}

@@ -22,7 +22,7 @@ from headrace.sdk.flows.errors import (
 )
 from headrace.sdk.flows.flow import Flow
 from headrace.sdk.flows.problems import Problem, Severity
-from headrace.sdk.flows.run_log import Entry
+from headrace.sdk.flows.run_log import Entry, read_log
 from headrace.sdk.flows.runner import Run
 from headrace.sdk.flows.running import Circumstances, RunOptions, missing_tokens, resume, run
 from headrace.sdk.flows.tokens import Tokens, read_tokens
@@ -40,6 +40,7 @@ __all__ = [
     # A run
     "run",
     "resume",
+    "read_log",
     "Run",
     "RunOptions",
     "Circumstances",

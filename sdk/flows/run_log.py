@@ -89,7 +89,10 @@ class RunLog:
             raise RunLogUnusable(f"the run log {path} cannot be opened: {error.strerror}") from None
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return cls(path, handle, _read(path, handle))
+            log = cls(path, handle, _read(path, handle))
+            if not log.entries:
+                _sync_directory(path.parent)
+            return log
         except BlockingIOError:
             os.close(handle)
             raise RunLogUnusable(f"another process goes on with the run of {path}") from None
@@ -120,21 +123,44 @@ class RunLog:
             raise RunLogUnusable(f"the run log {self.path} cannot be written: {error.strerror}") from error
 
 
+def read_log(path: Path) -> list[Entry]:
+    """The entries of a log that somebody else may be writing to. Raises `RunLogUnusable`."""
+    try:
+        return _entries(path, path.read_bytes())
+    except OSError as error:
+        raise RunLogUnusable(f"the run log {path} cannot be read: {error.strerror}") from None
+
+
+def _sync_directory(path: Path) -> None:
+    """Have a new name survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def _read(path: Path, handle: int) -> list[Entry]:
     """The entries of a log. What a crash left of a last line is cut off."""
     with open(handle, "rb", closefd=False) as file:
         content = file.read()
-    whole = content[: content.rfind(b"\n") + 1]
+    entries = _entries(path, content)
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.ftruncate(handle, whole)
+    return entries
+
+
+def _entries(path: Path, content: bytes) -> list[Entry]:
+    """The entries of all lines that are whole."""
     entries = []
-    for number, line in enumerate(whole.splitlines(), 1):
+    for number, line in enumerate(content[: content.rfind(b"\n") + 1].splitlines(), 1):
         try:
             entries.append(Entry.decode(line))
         except (ValueError, KeyError, TypeError):
             raise RunLogUnusable(f"{path}, line {number}: this is no entry of a run log") from None
     if content and not entries and b"resume" not in content:
         raise RunLogUnusable(f"{path} is no run log")
-    if len(whole) < len(content):
-        os.ftruncate(handle, len(whole))
     return entries
 
 

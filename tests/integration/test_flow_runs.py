@@ -145,6 +145,36 @@ def test_a_run_goes_on_from_every_line_of_its_log_and_nothing_runs_twice(
     assert (tmp_path / "effects").read_text() == "x"
 
 
+THIRD_TIME = """
+def third_time(path):
+    with open(path, "a") as file:
+        file.write("x")
+    with open(path) as file:
+        tries = len(file.read())
+    if tries < 3:
+        raise RuntimeError(f"try {tries}")
+    return "at last"
+"""
+
+
+def test_the_example_of_a_loop_tries_again(
+    service: RunningService, pool: RunningPool, met: Circumstances, tmp_path: Path
+) -> None:
+    flow = Flow.read(Path(__file__).parents[2] / "examples" / "flows" / "retry.yaml")
+    function = service.add_function(THIRD_TIME, "third_time", entry_point="third_time")
+    here = RunOptions(instead_of={"http://127.0.0.1:8742": service.url})
+
+    def tried(path: Path) -> Any:
+        value = {"endpoint_id": pool.endpoint_id, "function_id": function, "kwargs": {"path": str(path)}}
+        return run(flow, value, log=tmp_path / f"{path.parent.name}.jsonl", options=here, circumstances=met)
+
+    assert tried(tmp_path / "tries").output == {"value": "at last", "tries": 3}
+    failed = tried(tmp_path / "no such directory" / "tries")
+    assert failed.status == "FAILED"
+    assert failed.details["exception"] == "TriedThreeTimes"
+    assert failed.details["cause"] == "Task failed"
+
+
 def test_an_action_whose_time_is_over_is_cancelled(
     service: RunningService, pool: RunningPool, functions: dict[str, str], met: Circumstances, tmp_path: Path
 ) -> None:

@@ -46,6 +46,11 @@ def test_a_run_says_its_steps_and_its_output(shell: Shell, tmp_path: Path) -> No
         *("PassStarted", "PassCompleted", "FlowSucceeded"),
     ]
     log = next((tmp_path / "home" / "runs").iterdir())
+    shown = shell("flow", "show", str(log)).out.splitlines()
+    assert len(shown) == 9
+    assert "hidden" not in "".join(shown)
+    assert [entry["code"] for entry in shell("flow", "show", str(log), "--json").json()][-1] == "FlowSucceeded"
+    assert "cannot be read" in shell("flow", "show", str(tmp_path / "none"), status=1).err
     assert f"The run's log: {log}" in said.err
     assert log.stat().st_mode & 0o777 == 0o600
     assert log.parent.stat().st_mode & 0o777 == 0o700

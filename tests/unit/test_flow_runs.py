@@ -145,6 +145,28 @@ def test_tokens_of_the_input_are_in_no_file_and_in_no_state(tmp_path: Path) -> N
     assert "t-secret" not in ended.log.read_text()
 
 
+def test_a_state_that_the_service_would_not_take_is_told_once(tmp_path: Path) -> None:
+    class Listener:
+        key = None
+
+        def __init__(self) -> None:
+            self.notes: list[str] = []
+
+        def take_key(self) -> bool:
+            return False
+
+        def note(self, text: str) -> None:
+            self.notes.append(text)
+
+    listener = Listener()
+    more = {"Type": "Pass", "Result": {"x": "y" * 210_000}, "ResultPath": "$.large"}
+
+    ended = done(tmp_path, flow({**more, "Next": "B"}, B={**more, "End": True}), {}, attendant=listener)
+
+    assert ended.status == "SUCCEEDED"
+    assert listener.notes == ["the state is larger than 200000 bytes: the Flows service would not take it"]
+
+
 def test_a_run_that_is_asked_to_end_ends_while_it_waits(tmp_path: Path) -> None:
     tried = flow({"Type": "Wait", "Seconds": 1000, "End": True})
     with Cancellation() as cancellation:
