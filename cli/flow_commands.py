@@ -208,7 +208,7 @@ def _end(ended: Run, *, as_json: bool) -> None:
     elif ended.status == "SUCCEEDED":
         output.say_json(ended.details["output"])
     else:
-        output.note(f"The run is {ended.status}: {ended.details['description']}.")
+        output.note(f"The run is {ended.status}: {ended.details['description'].rstrip('.')}.")
     if ended.status in ("INACTIVE", "INTERRUPTED"):
         output.note(f"To go on: headrace flow resume {ended.log}")
     sys.exit(STATUSES[ended.status])

@@ -146,8 +146,10 @@ class Action:
                 pause_s = self._pace.first_poll_s
                 continue
             if self._left_s() <= 0:
+                # The exception tells how the action was when its time was over.
+                status = self._call.status
                 self._cancel()
-                return Turn(How.TIMED_OUT, self._call.status)
+                return Turn(How.TIMED_OUT, status)
             self._cancellation.wait(min(pause_s, self._left_s()))
             self._end_if_wished()
             pause_s = min(pause_s * 2, self._pace.longest_poll_s)

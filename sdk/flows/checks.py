@@ -59,6 +59,8 @@ def checked(document: Mapping[str, Any]) -> Found:
 def _state(place: Place, state: Mapping[str, Any], names: Sequence[str]) -> Found:
     kind = state.get("Type")
     if not isinstance(kind, str):
+        if "Type" in state:
+            yield error((*place, "Type"), f"{kind!r:.80} is no type (there are: {', '.join(_TYPES)})")
         return
     if kind not in _TYPES:
         advice = f"; {ELSEWHERE[kind]}" if kind in ELSEWHERE else did_you_mean(kind, _TYPES)

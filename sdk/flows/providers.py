@@ -22,6 +22,9 @@ from headrace.sdk.http import Retries, headrace_version
 
 STATES: Final = ("ACTIVE", "INACTIVE", "SUCCEEDED", "FAILED")
 _LONGEST_RETRY_AFTER_S: Final = 60.0
+_BUSY: Final = frozenset({429, 502, 503, 504})
+_MOST_BROKEN: Final = 3
+"""How often a provider may answer that it is broken (500)."""
 
 Pause = Callable[[float], bool]
 """Waits so many seconds; True when the waiting was ended early, and nothing more is to be tried."""
@@ -30,10 +33,18 @@ Pause = Callable[[float], bool]
 class Providers:
     """Requests to action providers. Not for several threads at a time; nothing is opened before the first request."""
 
-    def __init__(self, network: Network = DIRECT, *, timeout_s: float = 30.0, pause: Pause | None = None) -> None:
+    def __init__(
+        self,
+        network: Network = DIRECT,
+        *,
+        timeout_s: float = 30.0,
+        pause: Pause | None = None,
+        note: Callable[[str], None] = lambda text: None,
+    ) -> None:
         self._network = network
         self._timeout_s = timeout_s
         self._pause = pause or _slept
+        self._note = note
         self._clients: dict[str, httpx.Client] = {}
 
     def __enter__(self) -> Providers:
@@ -82,14 +93,24 @@ class Providers:
     ) -> httpx.Response:
         pause = pause or self._pause
         pauses = Retries(within_s=patience_s, first_pause_s=0.2, longest_pause_s=10.0).pauses()
+        broken = 0
         while True:
             try:
                 return self._once(method, url, place, token, body)
             except (ProviderUnreachable, ProviderRefused) as error:
                 if isinstance(error, ProviderRefused) and not is_passing(error.status):
                     raise
+                if isinstance(error, ProviderRefused) and error.status not in _BUSY:
+                    # More like a mistake of the provider's than bad weather; and one that forgets request ids may have
+                    # started something each time.
+                    broken += 1
+                    if broken == _MOST_BROKEN:
+                        raise
                 pause_s = next(pauses, None)
-                if pause_s is None or pause(max(pause_s, _wanted_pause_s(error))):
+                if pause_s is None:
+                    raise
+                self._note(f"trying again: {error}")
+                if pause(max(pause_s, _wanted_pause_s(error))):
                     raise
 
     def _once(self, method: str, url: str, place: str, token: str, body: Mapping[str, Any] | None) -> httpx.Response:

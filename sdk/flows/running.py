@@ -146,7 +146,11 @@ def _go(position: Position, log: RunLog, circumstances: Circumstances, tokens: T
     with ExitStack() as stack:
         cancellation = circumstances.cancellation or stack.enter_context(Cancellation())
         providers = stack.enter_context(
-            Providers(circumstances.network, pause=lambda seconds: cancellation.wait(seconds) is Woken.BY_WISH)
+            Providers(
+                circumstances.network,
+                pause=lambda seconds: cancellation.wait(seconds) is Woken.BY_WISH,
+                note=circumstances.attendant.note,
+            )
         )
         if resumed:
             was_inactive = log.entries[-1].code == "FlowInactive"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -80,11 +81,13 @@ BUSY: dict[str, Step] = {
 
 @pytest.mark.parametrize("kind", BUSY)
 def test_a_start_is_tried_again_under_one_request_id(kind: str, tmp_path: Path) -> None:
+    seen = Seen()
     with scripted_server(BUSY[kind], (202, DONE)) as server:
-        ended = tried(server, tmp_path, Seen())
+        ended = tried(server, tmp_path, seen)
 
     assert ended.status == "SUCCEEDED"
     assert server.asked == ["POST /provider/run"] * 2
+    assert len(seen.notes) == 1
     first, second = map(json.loads, server.bodies)
     assert first == second
     assert first["body"] == {"n": 1}
@@ -107,9 +110,19 @@ def test_looks_go_on_when_the_provider_is_away(tmp_path: Path) -> None:
         *["GET /provider/a-1/status"] * 4,
         "POST /provider/a-1/release",
     ]
-    assert len(seen.notes) == 2
+    assert len(seen.notes) == 2, seen.notes
     # Only what has changed is an entry.
     assert seen.codes().count("ActionPolled") == 2
+
+
+def test_a_provider_that_is_broken_is_not_asked_for_ever(tmp_path: Path) -> None:
+    with scripted_server((500, {"code": "ActionProviderError", "description": "a mistake"})) as server:
+        patient = dataclasses.replace(circumstances(server, Seen()), pace=Pace(patience_s=60))
+        ended = run(flow(server), {"n": 1}, log=tmp_path / "run.jsonl", circumstances=patient)
+
+    assert ended.details["exception"] == "ActionUnableToRun"
+    assert ended.details["cause"] == {"code": "ActionProviderError", "description": "a mistake"}
+    assert server.asked == ["POST /provider/run"] * 3
 
 
 @pytest.mark.parametrize(

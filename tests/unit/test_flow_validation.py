@@ -57,6 +57,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         "/States/A/Type: there is no type 'Actoin'; did you mean 'Action'?",
     ),
     "no type": (flow(A={"Next": "End"}), "/States/A: 'Type' is a required property"),
+    "type of another kind": (
+        flow(A={"Type": None, "Next": "End"}),
+        "/States/A/Type: None is no type (there are: Action",
+    ),
     "Task": (flow(A={"Type": "Task", "Next": "End"}), "a flow has Action"),
     "Succeed": (flow(A={"Type": "Succeed"}), 'a flow has Pass with "End": true for it'),
     "field": (
