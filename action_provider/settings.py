@@ -10,7 +10,7 @@ from headrace.action_provider.auth.settings import AuthSettings
 from headrace.action_provider.provider_access import Access
 from headrace.bus.network import DIRECT, Network
 from headrace.bus.store.streams import StreamSettings
-from headrace.bus.store.tables import PRESENCE_TTL_S
+from headrace.bus.store.tables import PRESENCE_QUIET_TTL_S, PRESENCE_TTL_S
 from headrace.bus.tasks.backlog import MOST_BUNDLES_PER_PRINCIPAL
 
 MB = 1_000_000
@@ -53,6 +53,8 @@ class ServiceSettings:
     grant_ttl_s: float = 3600.0
     presence_ttl_s: float = PRESENCE_TTL_S
     """How long an endpoint counts as online after its last sign of life."""
+    presence_quiet_ttl_s: float = PRESENCE_QUIET_TTL_S
+    """Likewise where nothing happens, and its manager's request for wanted pools stands: its end is noticed at once."""
     auth: AuthSettings = field(default_factory=AuthSettings)
     """Whose tokens are taken."""
     token_cache_s: float = 1.0

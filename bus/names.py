@@ -15,6 +15,9 @@ from headrace.bus.errors import DecodeError
 DEFAULT_POOL = "default"
 SHARED_LOG = "all"
 
+NEXT_SIGN_HEADER = "Headrace-Next-Sign"
+"""Of the answer to a sign of life: how many seconds later the next one is expected."""
+
 _UNSAFE = re.compile(rb"[^A-Za-z0-9_-]")
 _ESCAPE = re.compile(rb"=([0-9A-F]{2})")
 

@@ -31,6 +31,7 @@ from headrace.endpoint.load import machine_load
 from headrace.endpoint.pool_process import PoolProcess
 from headrace.endpoint.pool_settings import pool_settings
 from headrace.endpoint.service_client import ServiceClient
+from headrace.endpoint.signs import Pools, Signs, is_quiet
 from headrace.endpoint.user_pools import POOLS_PATH, UserPools, manager_name
 
 logger = logging.getLogger(__name__)
@@ -281,22 +282,39 @@ class Manager:
     async def _tell_presence(
         self, service: ServiceClient, endpoint_id: UUID, pool: PoolProcess, users: UserPools
     ) -> None:
-        """Say every few seconds that the endpoint lives. A service that is away is told of once; tasks go on."""
+        """Say every few seconds that the endpoint lives, and rarely while nothing happens.
+
+        A service that is away is told of once; tasks go on.
+        """
+        signs = Signs(self._settings.presence_every_s)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings.pool_ready_within_s):
                 await pool.ready()
         while True:
-            due = time.monotonic() + self._settings.presence_every_s
-            try:
-                token = self._directory.token() or ""
-                pools = [*pool.status(), *users.status()]
-                load = machine_load(self._directory.path)
-                await asyncio.to_thread(service.tell_presence, token, endpoint_id, pools, self._name, load)
-            except (ServiceAway, RegistrationRefused) as error:
-                self._note_lost(error)
-            else:
-                self._note_back(service)
-            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            look_again = time.monotonic() + self._settings.presence_every_s
+            pools = [*pool.status(), *users.status()]
+            if signs.is_due(pools, is_heard=users.is_heard):
+                await self._tell_once(service, endpoint_id, pools, signs, is_heard=users.is_heard)
+            await asyncio.sleep(max(0.0, look_again - time.monotonic()))
+
+    async def _tell_once(
+        self, service: ServiceClient, endpoint_id: UUID, pools: Pools, signs: Signs, *, is_heard: bool
+    ) -> None:
+        body = {
+            "manager": self._name,
+            "pools": pools,
+            "load": machine_load(self._directory.path),
+            "quiet": is_heard and is_quiet(pools),
+        }
+        try:
+            token = self._directory.token() or ""
+            next_in_s = await asyncio.to_thread(service.tell_presence, token, endpoint_id, body)
+        except (ServiceAway, RegistrationRefused) as error:
+            signs.failed()
+            self._note_lost(error)
+        else:
+            signs.given(pools, next_in_s)
+            self._note_back(service)
 
     def _note_lost(self, error: EndpointError) -> None:
         if not self._service_lost:

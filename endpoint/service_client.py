@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
 
 from headrace.bus.light_httpx import httpx
+from headrace.bus.names import NEXT_SIGN_HEADER
 from headrace.bus.network import DIRECT, Network
 from headrace.endpoint.errors import RegistrationRefused, ServiceAway
 
@@ -44,25 +45,33 @@ class ServiceClient:
         """Remove the endpoint."""
         self._ask("DELETE", f"/api/v1/endpoints/{endpoint_id}", token)
 
-    def tell_presence(
-        self, token: str, endpoint_id: UUID, pools: Sequence[dict[str, Any]], manager: str, load: dict[str, Any]
-    ) -> None:
-        """Say that the endpoint is alive, what its pools do, and how busy this machine is."""
+    def tell_presence(self, token: str, endpoint_id: UUID, said: Mapping[str, Any]) -> float | None:
+        """Say that the endpoint is alive, what its pools do, and how busy this machine is.
+
+        Gives how many seconds later the service would like to hear again; None when it does not say.
+        """
         body = {
             "host": socket.gethostname(),
             "python_version": platform.python_version(),
             "headrace_version": importlib.metadata.version("headrace"),
-            "pools": list(pools),
-            "manager": manager,
-            "load": load,
+            **said,
         }
-        self._ask("PUT", f"/api/v1/endpoints/{endpoint_id}/presence", token, body)
+        answer = self._request("PUT", f"/api/v1/endpoints/{endpoint_id}/presence", token, body)
+        try:
+            return float(answer.headers[NEXT_SIGN_HEADER])
+        except (KeyError, ValueError):
+            return None
 
     def end_presence(self, token: str, endpoint_id: UUID, manager: str) -> None:
         """Say that this manager of the endpoint stops."""
         self._ask("DELETE", f"/api/v1/endpoints/{endpoint_id}/presence?manager={manager}", token)
 
     def _ask(self, method: str, path: str, token: str, body: object = None) -> dict[str, Any]:
+        answer = self._request(method, path, token, body)
+        document: dict[str, Any] = answer.json() if answer.content else {}
+        return document
+
+    def _request(self, method: str, path: str, token: str, body: object) -> httpx.Response:
         try:
             answer = self._client.request(method, path, headers={"Authorization": f"Bearer {token}"}, json=body)
         except httpx.HTTPError as error:
@@ -73,8 +82,7 @@ class ServiceClient:
             raise RegistrationRefused(
                 f"the service at {self.url} refused {method} {path}: {_detail(answer)}", status=answer.status_code
             )
-        document: dict[str, Any] = answer.json() if answer.content else {}
-        return document
+        return answer
 
 
 def _detail(answer: httpx.Response) -> str:

@@ -104,6 +104,8 @@ class UserPools:
         """Wanted while they were being stopped."""
         self._failures: dict[str, _Failure] = {}
         self._reports: Reports | None = None
+        self.is_heard = False
+        """Whether the service answers requests for wishes. One stands nearly always, so it sees when we are gone."""
 
     async def run(self) -> None:
         """Hear of wishes and fulfil them. Ends only when cancelled; pools that run stay."""
@@ -170,12 +172,14 @@ class UserPools:
             try:
                 wishes = await client.wanted(restarted=restarted)
             except (ServiceAway, RegistrationRefused) as error:
+                self.is_heard = False
                 if not away:
                     away = True
                     logger.info("Not hearing which pools are wanted: %s", error, extra={"action": "wishes_lost"})
                 await asyncio.sleep(_RETRY_S)
                 continue
             restarted = away = False
+            self.is_heard = True
             for wish in wishes:
                 await self._take(wish)
             # What is answered is not wished again.

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 State = Literal["starting", "running", "waiting", "stopped", "failed"]
 
-_WAIT_S = 45.0
+_WAIT_S = 55.0
 _TIMEOUT_S = 15.0
 _RETRY_S = 1.0
 _MOST_TEXT = 8000

@@ -9,13 +9,20 @@ from starlette.responses import Response
 
 from headrace.action_provider.api.access import own_endpoint
 from headrace.action_provider.http import Call, Operation, Query, no_content
+from headrace.bus.names import NEXT_SIGN_HEADER
 from headrace.bus.store.models import MachineLoad, PoolPresence, PresenceRecord
 
 
 async def tell(call: Call) -> Response:
-    """Store the sign of life. An empty list of pools is a manager that has just come, or is about to go."""
+    """Store the sign of life. An empty list of pools is a manager that has just come, or is about to go.
+
+    `Headrace-Next-Sign` in the answer is how many seconds later the next one is expected; longer after one that says
+    that it is `quiet` there.
+    """
     endpoint = await own_endpoint(call)
-    body = call.body
+    body, settings = call.body, call.service.settings
+    quiet = bool(body.get("quiet"))
+    ttl_s = settings.presence_quiet_ttl_s if quiet else settings.presence_ttl_s
     record = PresenceRecord(
         endpoint_id=endpoint.endpoint_id,
         host=body["host"],
@@ -25,9 +32,12 @@ async def tell(call: Call) -> Response:
         pools=msgspec.convert(body["pools"], tuple[PoolPresence, ...]),
         manager=body.get("manager", ""),
         load=msgspec.convert(body["load"], MachineLoad) if "load" in body else None,
+        quiet=quiet,
     )
-    await call.service.tables.presence.tell(record, ttl_s=call.service.settings.presence_ttl_s)
-    return no_content()
+    await call.service.tables.presence.tell(record, ttl_s=ttl_s)
+    answer = no_content()
+    answer.headers[NEXT_SIGN_HEADER] = f"{ttl_s / 3:g}"
+    return answer
 
 
 async def end(call: Call) -> Response:
@@ -46,7 +56,7 @@ ROUTES = (
         method="PUT",
         path=_PATH,
         handler=tell,
-        summary="Tell that the endpoint is alive (every five seconds)",
+        summary="Tell that the endpoint is alive",
         auth="endpoint",
         request_schema="presence",
         status=204,

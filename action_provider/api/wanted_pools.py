@@ -25,7 +25,11 @@ async def list_wanted(call: Call) -> Response:
 
     wait_s = call.wait_s()
     if wait_s > 0 and not wanted():
-        await call.unless_stopping(call.service.pools.until(lambda: bool(wanted()), wait_s))
+        ended = await call.unless_stopping(call.service.pools.until(lambda: bool(wanted()), wait_s))
+        if ended is None and not call.service.stopping.is_set():  # the manager has gone, or its connection
+            await call.service.tables.presence.doubt(
+                endpoint.endpoint_id, manager, ttl_s=call.service.settings.presence_ttl_s
+            )
     return reply({"pools": [_described(call, endpoint, each) for each in wanted()]})
 
 

@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 _EXPIRES_S = 30.0
 _HEARTBEAT_S = 2.0
+_CALM_EXPIRES_S = 120.0
+_CALM_HEARTBEAT_S = 15.0
 _SILENCE = 2.5
 _REFUSED_WAIT_S = 0.5
 
@@ -84,6 +86,8 @@ class Puller:
         self._standing = 0
         self.heartbeat_s = _HEARTBEAT_S
         """How often the server gives a sign of life for a request; 2.5 times without one mean that it lost it."""
+        self._calm = False
+        self._sign_s = _HEARTBEAT_S
         self._wake = asyncio.Event()
         self._heard_at = 0.0
         self._round = 0
@@ -103,12 +107,12 @@ class Puller:
                 self._wake.clear()
                 await self._ask(subscription.subject)
                 try:
-                    async with asyncio.timeout(_SILENCE * self.heartbeat_s):
+                    async with asyncio.timeout(_SILENCE * self._sign_s):
                         await self._wake.wait()
                 except TimeoutError:
                     # It sends a sign of life for every request that it knows; such a silence means that it lost ours.
                     # (A server that has just started may drop requests: the account behind them is not there yet.)
-                    if loop.time() - self._heard_at >= _SILENCE * self.heartbeat_s:
+                    if loop.time() - self._heard_at >= _SILENCE * self._sign_s:
                         self._reset()
         finally:
             self._connection.on_connected.remove(self._reset)
@@ -122,6 +126,7 @@ class Puller:
         # A new round has a subject of its own: a late end of an old request must not be counted.
         self._round += 1
         self._standing = 0
+        self._calm = False
         self._wake.set()
 
     async def _ask(self, inbox: str) -> None:
@@ -130,7 +135,11 @@ class Puller:
         count = min(self._batch, self._room()) - self._standing
         if count <= 0:
             return
-        request = {"batch": count, "expires": int(_EXPIRES_S * 1e9), "idle_heartbeat": int(self.heartbeat_s * 1e9)}
+        # Requests get lost by servers that have just started, and then there is a new connection first. So once one
+        # has come to its end in order on this connection, rarer signs do: they are most of what an idle pool costs.
+        self._sign_s = max(self.heartbeat_s, _CALM_HEARTBEAT_S) if self._calm else self.heartbeat_s
+        expires_s = _CALM_EXPIRES_S if self._calm else _EXPIRES_S
+        request = {"batch": count, "expires": int(expires_s * 1e9), "idle_heartbeat": int(self._sign_s * 1e9)}
         body = msgspec.json.encode(request)
         # Counted before it is sent: counted after it, a request that the connection's end overtook would be taken for
         # one of the next connection, which nobody would ask then.
@@ -161,6 +170,7 @@ class Puller:
         unused = message.headers.get("Nats-Pending-Messages")
         self._standing = max(0, self._standing - int(unused)) if unused is not None else 0
         if message.status in (404, 408):
+            self._calm = True
             self._wake.set()
             return
         logger.info("A request for messages ended early: %s.", message.headers.get("Description", message.status))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from uuid import UUID
 
+import msgspec
+
+from headrace.bus.errors import RecordConflict
 from headrace.bus.names import token
 from headrace.bus.store.models import PresenceRecord
 from headrace.bus.store.records import Records
@@ -42,6 +46,13 @@ class Presence:
     async def tell(self, record: PresenceRecord, *, ttl_s: float) -> None:
         """Keep a sign of life for so long. Raises `BusUnavailable`."""
         await self._records.put(_key(record.endpoint_id, record.manager), record, ttl_s=ttl_s)
+
+    async def doubt(self, endpoint: UUID, manager: str, *, ttl_s: float) -> None:
+        """A manager whose signs are rare may be gone: it has so long to give one. Raises `BusUnavailable`."""
+        record = await self._records.get(_key(endpoint, manager))
+        if record is not None and record.value.quiet:
+            with contextlib.suppress(RecordConflict):  # it has just given one
+                await self._records.update(record, msgspec.structs.replace(record.value, quiet=False), ttl_s=ttl_s)
 
     async def end(self, endpoint: UUID, manager: str) -> None:
         """Forget one manager at once. Raises `BusUnavailable`."""

@@ -169,6 +169,8 @@ class PresenceRecord(msgspec.Struct, frozen=True, kw_only=True):
     manager: str = ""
     """Which of the endpoint's managers it is."""
     load: MachineLoad | None = None
+    quiet: bool = False
+    """Whether the next sign comes much later: nothing happens there."""
 
 
 class UserRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

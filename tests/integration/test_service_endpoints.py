@@ -129,6 +129,22 @@ def test_an_endpoint_that_falls_silent_is_offline(service: RunningService) -> No
     eventually(lambda: http.get(f"{path}/status").json()["status"] == "offline")
 
 
+def test_a_quiet_manager_gives_rare_signs_and_is_offline_soon_after_its_connection_has_ended(
+    service: RunningService,
+) -> None:
+    endpoint_id, token = service.add_endpoint("quiet")
+    path = f"{ENDPOINTS}/{endpoint_id}"
+    user, manager = service.http(), service.http(token)
+    assert manager.put(f"{path}/presence", json=presence(manager="m")).headers["Headrace-Next-Sign"] == "0.333333"
+    said = manager.put(f"{path}/presence", json=presence(manager="m", quiet=True))
+    assert said.headers["Headrace-Next-Sign"] == "60"
+
+    with pytest.raises(httpx.ReadTimeout):
+        manager.get(f"{path}/wanted-pools", params={"manager": "m", "wait": "30s"}, timeout=1.5)
+
+    eventually(lambda: user.get(f"{path}/status").json()["status"] == "offline")
+
+
 def test_an_endpoints_token_acts_for_its_endpoint_only(service: RunningService) -> None:
     endpoint_id, token = service.add_endpoint("a")
     other_id, _ = service.add_endpoint("b")
