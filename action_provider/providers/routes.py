@@ -25,6 +25,7 @@ from starlette.types import Receive, Scope, Send
 
 from headrace.action_provider.auth.callers import Caller
 from headrace.action_provider.bodies import read_json
+from headrace.action_provider.conditional import kept_reply
 from headrace.action_provider.errors import Conflict, Forbidden, MethodNotAllowed, NotFound
 from headrace.action_provider.http import reply
 from headrace.action_provider.provider_access import PUBLIC, Access
@@ -162,7 +163,8 @@ async def _introspect(visit: _Visit) -> Response:
     if PUBLIC not in access.visible_to and not await may_see(await visit.caller(), access):
         raise Forbidden(f"you are not among those who may see {visit.place.at.path}")
     description = await visit.place.provider.describe(visit.service, visit.place.at)
-    return reply(description_document(description, access, visit.service.settings), headers=_CORS)
+    document = description_document(description, access, visit.service.settings)
+    return kept_reply(visit.request, document, for_everybody=PUBLIC in access.visible_to, headers=_CORS)
 
 
 async def _preflight(_visit: _Visit) -> Response:

@@ -88,6 +88,32 @@ def test_introspection_is_public_and_needs_no_redirect(service: RunningService, 
     assert "endpoint_id" in description["input_schema"]["properties"]
 
 
+def test_introspection_may_be_kept_and_asked_for_again(service: RunningService) -> None:
+    http = service.http("")
+    first = http.get(BASE)
+    tag = first.headers["etag"]
+    assert "max-age" in first.headers["cache-control"]
+    assert "vary" not in first.headers
+
+    for named in (tag, f"W/{tag}", f'"another", {tag}', "*"):
+        again = http.get(BASE, headers={"If-None-Match": named})
+        assert again.status_code == 304
+        assert (again.content, again.headers["etag"]) == (b"", tag)
+        assert again.headers["access-control-allow-origin"] == "*"
+    assert http.get(BASE, headers={"If-None-Match": '"another"'}).json() == first.json()
+
+
+def test_introspection_that_is_not_for_everybody_is_kept_by_nobody_else(service: RunningService) -> None:
+    answer = service.http().get(f"/actions/functions/{service.add_function()}")
+
+    assert answer.status_code == 200
+    assert answer.headers["cache-control"] == "private, no-cache"
+    assert answer.headers["vary"] == "Authorization"
+    named = {"If-None-Match": answer.headers["etag"]}
+    assert service.http().get(answer.url.path, headers=named).status_code == 304
+    assert service.http("").get(answer.url.path, headers=named).status_code in (401, 403, 404)
+
+
 def test_introspection_does_not_mind_a_bad_token(service: RunningService) -> None:
     assert service.http("nobody-knows-this").get(BASE).status_code == 200
 
