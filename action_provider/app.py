@@ -40,7 +40,7 @@ from headrace.action_provider.api import (
 from headrace.action_provider.auth.authenticators import Authenticators
 from headrace.action_provider.auth.first_admin import ensure_admin
 from headrace.action_provider.auth.live_tokens import LiveTokens
-from headrace.action_provider.background import BACKGROUND, keep_running
+from headrace.action_provider.background import BACKGROUND, keep_running, keeping
 from headrace.action_provider.clock import check_clock
 from headrace.action_provider.errors import Answer, ServiceUnusable, answer_to
 from headrace.action_provider.event_stream import Places
@@ -99,7 +99,7 @@ def create_app(
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[State]:
-        async with open_service(settings) as service:
+        async with open_service(settings, registry) as service:
             yield {"service": service}
 
     app = Starlette(
@@ -113,7 +113,7 @@ def create_app(
 
 
 @contextlib.asynccontextmanager
-async def open_service(settings: ServiceSettings) -> AsyncIterator[Service]:
+async def open_service(settings: ServiceSettings, registry: Registry = PROVIDERS) -> AsyncIterator[Service]:
     """Connect, bring the bus to what the service needs, and keep the background tasks going until the end.
 
     Raises `ServiceUnusable`, `KeysUnusable` and `BusError` when the service cannot work here.
@@ -160,7 +160,7 @@ async def open_service(settings: ServiceSettings) -> AsyncIterator[Service]:
         async with asyncio.TaskGroup() as group:
             background = [
                 group.create_task(keep_running(job, service), name=job.name)
-                for job in BACKGROUND
+                for job in (*BACKGROUND, keeping(registry))
                 if job.wanted(settings)
             ]
             yield service

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from uuid import UUID
 from headrace.action_provider.auth.withdrawal import Revoker, end_sessions
 from headrace.action_provider.failed_pools import keep_pools
 from headrace.action_provider.mending import keep_lists
+from headrace.action_provider.providers import Registry, keep_actions
 from headrace.action_provider.removals import keep_removing
 from headrace.action_provider.settings import ServiceSettings
 from headrace.action_provider.state import Service
@@ -135,6 +137,11 @@ BACKGROUND: tuple[Job, ...] = (
     Job(name="token watch", run=watch_tokens, wanted=lambda settings: settings.auth.is_foreign),
     Job(name="waiter", run=look_after_waits, wanted=lambda settings: settings.dispatcher),
 )
+
+
+def keeping(registry: Registry) -> Job:
+    """The job that ends actions which nobody asks for."""
+    return Job(name="actions", run=functools.partial(keep_actions, registry), wanted=lambda settings: True)
 
 
 async def keep_running(job: Job, service: Service, *, first_pause_s: float = _FIRST_PAUSE_S) -> None:

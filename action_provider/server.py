@@ -50,7 +50,7 @@ async def serve_async(
     url = _url(settings.host, listener)
     settings = dataclasses.replace(settings, public_url=settings.public_url or url)
     with contextlib.closing(listener):
-        async with open_service(settings) as service:
+        async with open_service(settings, providers) as service:
             state: State = {"service": service}
             app = _with_state(create_app(settings, registry=providers), state)
             started = functools.partial(_answering, settings, url, on_ready)

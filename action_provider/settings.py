@@ -49,6 +49,12 @@ class ServiceSettings:
     """Who may use an action provider, by its path or form; whom it says otherwise: everybody who has a token."""
     admin_contact: str = "the administrator of this Headrace service"
     """Whom action providers name as theirs."""
+    longest_action_s: float = 30 * 86_400.0
+    """How long an action may go on: a later deadline, or none, is this one."""
+    longest_release_after_s: float = 90 * 86_400.0
+    """How long an action that has ended is kept at most, whatever was asked."""
+    actions_look_s: float = 60.0
+    """How often an action that goes on is looked at, when nobody says that it may have ended."""
     session_ttl_s: float = 600.0
     grant_ttl_s: float = 3600.0
     presence_ttl_s: float = PRESENCE_TTL_S

@@ -16,7 +16,11 @@ _MEDIA_TYPES = ("application/json", "application/schema+json")
 
 
 def check_described(response: httpx.Response) -> None:
-    """An httpx hook: fails when an answer of the API is not what `/openapi.json` says of it."""
+    """An httpx hook: fails when an answer of the API is not what `/openapi.json` says of it, and one of an action
+    provider not what the schemas of these say."""
+    if response.request.url.path.lstrip("/").startswith("actions/"):
+        check_provider(response)
+        return
     operation = _operation(response.request.method, response.request.url.path)
     media_type = response.headers.get("content-type", "").split(";")[0]
     if operation is None or (response.status_code < 400 and media_type in operation.other_types):
@@ -35,6 +39,38 @@ def check_described(response: httpx.Response) -> None:
         validate(operation.response_schema, response.json())
     else:
         assert media_type == operation.response_type
+
+
+def check_provider(response: httpx.Response) -> None:
+    """Fails when an answer of an action provider is not of its one shape."""
+    response.read()
+    method, path = response.request.method, response.request.url.path.rstrip("/")
+    status = response.status_code
+    assert not response.is_redirect, f"{path} answers with a redirect"
+    if method in ("OPTIONS", "HEAD"):
+        assert not response.content
+        return
+    assert response.headers["content-type"] == "application/json"
+    document = response.json()
+    if status >= 400:
+        validate("action-error", document)
+        assert (status == 401) == ("www-authenticate" in response.headers)
+    elif isinstance(document, list):
+        validate("action-list", document)
+    elif "action_id" in document:
+        validate("action-status", document)
+        # Clients append the operation to whatever address they were given, also to one with a query.
+        bound = response.request.url.query.decode()
+        last = (bound if "/" in bound else path).rsplit("/", 1)[-1]
+        assert status in ((200, 202) if method == "POST" and last in ("run", "actions") else (200,))
+        if "completion_time" in document:
+            assert document["start_time"] <= document["completion_time"]
+    elif "entries" in document:
+        validate("action-log", document)
+        assert len(document["entries"]) <= document["limit"]
+    else:
+        validate("provider-description", document)
+        assert response.headers["access-control-allow-origin"] == "*"
 
 
 def _operation(method: str, path: str) -> Operation | None:

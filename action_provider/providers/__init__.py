@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from headrace.action_provider.providers.compute import ComputeProvider, ComputeV2Provider
 from headrace.action_provider.providers.functions import FunctionProvider
+from headrace.action_provider.providers.keeping import keep_actions
 from headrace.action_provider.providers.provider import Provider
 from headrace.action_provider.providers.publish import PublishProvider
 from headrace.action_provider.providers.registry import Registry
@@ -20,6 +21,7 @@ __all__ = [
     "PublishProvider",
     "Registry",
     "WaitProvider",
+    "keep_actions",
 ]
 
 PROVIDERS = Registry(

@@ -11,6 +11,7 @@ from headrace.action_provider.errors import Answer, answer_to
 from headrace.action_provider.http import reply
 from headrace.action_provider.provider_access import Access
 from headrace.action_provider.providers.provider import Description
+from headrace.action_provider.providers.requests import duration_text
 from headrace.action_provider.settings import ServiceSettings
 from headrace.bus.store.actions import ActionRecord
 
@@ -61,7 +62,7 @@ def description_document(description: Description, access: Access, settings: Ser
         "runnable_by": list(access.runnable_by),
         "administered_by": list(access.administered_by),
         "admin_contact": settings.admin_contact,
-        "maximum_deadline": "P30D",
+        "maximum_deadline": duration_text(settings.longest_action_s),
         "globus_auth_scope": settings.action_scope,
         "input_schema": description.input_schema,
     }

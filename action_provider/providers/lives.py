@@ -17,11 +17,11 @@ from typing import Any
 import msgspec
 
 from headrace.action_provider.auth.callers import Caller
-from headrace.action_provider.errors import ConsentRequired, Forbidden, NotFound
+from headrace.action_provider.errors import ConsentRequired, Forbidden, InvalidRequest, NotFound
 from headrace.action_provider.providers.documents import timestamp
 from headrace.action_provider.providers.provider import CANCELLED, TOO_LATE, ActionRow, Ending, Provider
 from headrace.action_provider.providers.registry import Place
-from headrace.action_provider.providers.requests import ActionRequest
+from headrace.action_provider.providers.requests import ActionRequest, check_deadline
 from headrace.action_provider.providers.starts import new_record, start
 from headrace.action_provider.state import Service
 from headrace.bus.store.action_keys import new_action_id
@@ -34,8 +34,17 @@ _MOST_HISTORY = 100
 
 async def run(service: Service, place: Place, caller: Caller, request: ActionRequest) -> Start:
     """Start the action of a request, or find it. Raises `ServiceError`."""
+    try:
+        check_deadline(request)
+    except InvalidRequest:
+        # It had not passed when the request that this one repeats was made.
+        found = await service.tables.actions.of_request(place.at.path, caller.principal, request.request_id)
+        if found is None or found.value.request_digest != request.digest:
+            raise
+        return Start(await status(service, place.provider, found), created=False)
     begun = await _begun(service, place, caller, request)
     if not begun.record.value.final:
+        # From here on its end and its deadline come though nobody asks.
         await service.tables.actions.list_open(begun.record)
     return begun
 
@@ -60,6 +69,8 @@ async def status(service: Service, provider: Provider, action: ActionRow) -> Act
     try:
         action = await provider.status(service, action)
     except ConsentRequired as needed:
+        if action.value.final:
+            return action
         return await _change(service, action, _inactive(action.value, needed, None))
     return await _unless_late(service, provider, action)
 

@@ -61,14 +61,20 @@ class ActionRequest:
             request_id=given["request_id"],
             body=given["body"],
             label=given.get("label"),
-            monitor_by=tuple(given.get("monitor_by", ())),
-            manage_by=tuple(given.get("manage_by", ())),
+            monitor_by=tuple(dict.fromkeys(given.get("monitor_by", ()))),
+            manage_by=tuple(dict.fromkeys(given.get("manage_by", ()))),
             deadline=_deadline(given["deadline"]) if "deadline" in given else None,
             release_after=release_after,
             release_after_s=duration_s(release_after),
             digest=_digest(given),
             document=given,
         )
+
+
+def check_deadline(request: ActionRequest) -> None:
+    """Raises `InvalidRequest` when the deadline has passed."""
+    if request.deadline is not None and request.deadline <= time.time():
+        raise _refused("Field 'deadline': it has passed already", "/deadline", "has passed")
 
 
 def check_body(schema: str, body: dict[str, Any]) -> None:
@@ -111,10 +117,14 @@ def duration_text(seconds: float) -> str:
 
 
 def _release_after(given: str | float) -> str:
-    return given if isinstance(given, str) else duration_text(given)
+    if isinstance(given, str) and not given.isdecimal():
+        return given
+    return duration_text(float(given))
 
 
-def _deadline(given: str) -> float:
+def _deadline(given: str | float) -> float:
+    if not isinstance(given, str):
+        return float(given)
     try:
         moment = datetime.datetime.fromisoformat(given)
     except ValueError:
@@ -122,16 +132,14 @@ def _deadline(given: str) -> float:
         raise _refused(text, "/deadline", "is not a date and time") from None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=datetime.UTC)
-    if moment.timestamp() <= time.time():
-        raise _refused(f"Field 'deadline': {given[:64]!r} has passed already", "/deadline", "has passed")
     return moment.timestamp()
 
 
 def _digest(given: dict[str, Any]) -> str:
     alike = {
         **given,
-        "monitor_by": sorted(given.get("monitor_by", ())),
-        "manage_by": sorted(given.get("manage_by", ())),
+        "monitor_by": sorted(set(given.get("monitor_by", ()))),
+        "manage_by": sorted(set(given.get("manage_by", ()))),
     }
     return hashlib.sha256(json.dumps(alike, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 

@@ -9,7 +9,8 @@ import msgspec
 from headrace.action_provider.auth.callers import Caller
 from headrace.action_provider.errors import Conflict, NotFound
 from headrace.action_provider.providers.provider import ActionRow, ProviderAddress
-from headrace.action_provider.providers.requests import ActionRequest
+from headrace.action_provider.providers.requests import ActionRequest, duration_text
+from headrace.action_provider.settings import ServiceSettings
 from headrace.action_provider.state import Service
 from headrace.bus.store.actions import ActionRecord, Start
 
@@ -40,6 +41,7 @@ async def start(service: Service, request: ActionRequest, record: ActionRecord) 
     request id was used with other parameters.
     """
     actions = service.tables.actions
+    record = _within_limits(service.settings, record)
     if request.resumes is not None:
         return await _go_on(service, request.resumes, record)
     begun = await actions.start(record)
@@ -57,3 +59,13 @@ async def _go_on(service: Service, waiting: ActionRow, record: ActionRecord) -> 
     if stored is None:
         raise NotFound(f"the action {was.action_id!r} was released in this moment")
     return Start(stored, created=stored.value == record)
+
+
+def _within_limits(settings: ServiceSettings, record: ActionRecord) -> ActionRecord:
+    """The record with a deadline that everybody can count on, and a release that comes one day."""
+    latest = record.started_at + settings.longest_action_s
+    record = msgspec.structs.replace(record, deadline=min(record.deadline or latest, latest))
+    if record.release_after_s <= settings.longest_release_after_s:
+        return record
+    most_s = settings.longest_release_after_s
+    return msgspec.structs.replace(record, release_after=duration_text(most_s), release_after_s=most_s)

@@ -10,9 +10,10 @@ from __future__ import annotations
 import abc
 import asyncio
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+from uuid import UUID
 
 import msgspec
 
@@ -38,13 +39,13 @@ from headrace.action_provider.providers.requests import ActionRequest
 from headrace.action_provider.providers.starts import start
 from headrace.action_provider.providers.task_log import log_entries
 from headrace.action_provider.providers.task_plans import Asked, Share, planned, planned_again, record_of
-from headrace.action_provider.providers.task_results import TaskResults
+from headrace.action_provider.providers.task_results import TaskResults, forget_tasks
 from headrace.action_provider.providers.task_stopping import stop
-from headrace.action_provider.providers.value_references import References, keep_whole, without_whole
+from headrace.action_provider.providers.value_references import References, keep_whole, refers, without_whole
 from headrace.action_provider.state import Service
 from headrace.bus.errors import QueueFull, StreamFull
 from headrace.bus.store.actions import ActionRecord, Start
-from headrace.bus.tasks.results import ResultWatch
+from headrace.bus.tasks.results import ResultWatch, news_subjects
 from headrace.bus.tasks.task_views import started
 
 
@@ -92,13 +93,25 @@ class TaskProvider(Provider, abc.ABC):
         return await self._give_up(service, action, why)
 
     async def release(self, service: Service, action: ActionRow) -> None:
-        """Nothing is kept beside the record: the results expire by themselves."""
+        """Remove what is stored of its tasks, unless somebody else may want it: they joined a group that the caller
+        named, or the details, which a later step may read, say where a value is."""
+        if not action.value.group_named and not refers(action.value.details):
+            await forget_tasks(service, action.value)
 
     async def log(self, service: Service, action: ActionRow) -> list[dict[str, Any]]:
         """What happened to its tasks."""
         results = TaskResults.of(service, action.value)
         await results.catch_up(service.connection)
-        return log_entries(results)
+        running: Mapping[UUID, float] = {}
+        if not results.complete:
+            address = results.collectors[0].address
+            running = await started(service.connection, address.principal, address.group)
+        return log_entries(results, running)
+
+    def news(self, action: ActionRecord) -> tuple[str, ...]:
+        """Where results of its tasks are heard of."""
+        bundles = (bundle for work in action.works for bundle in work.submitted(action.creator))
+        return tuple(news_subjects(bundle.address for bundle in bundles))
 
     async def _again(self, service: Service, found: ActionRow, shares: Sequence[Share]) -> ActionRow:
         """A repeated request: what its first life may have left undone is done, once."""

@@ -121,7 +121,7 @@ async def record_of(
     work, *more = (_work(share, alone=len(shares) == 1) for share in shares)
     action_id = await _action_id(service, at.path, caller, request, asked, work.group)
     record = new_record(caller, at, request, action_id=action_id)
-    return msgspec.structs.replace(record, work=work, more_work=tuple(more))
+    return msgspec.structs.replace(record, work=work, more_work=tuple(more), group_named=asked.group is not None)
 
 
 async def _action_id(

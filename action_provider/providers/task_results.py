@@ -11,11 +11,30 @@ from uuid import UUID
 
 from headrace.action_provider.state import Service
 from headrace.bus.ids import task_id
+from headrace.bus.names import token
 from headrace.bus.nats.connection import Connection
 from headrace.bus.store.actions import ActionRecord
+from headrace.bus.store.streams import purge
 from headrace.bus.tasks.bundles import TaskResult
 from headrace.bus.tasks.results import ResultCollector
 from headrace.bus.tasks.submission import collector
+
+
+async def forget_tasks(service: Service, action: ActionRecord) -> None:
+    """Remove the bundles, results and logs of an action's tasks. Raises `BusUnavailable`.
+
+    What a pool still does for a cancelled action is not waited for: what it stores then goes with its age.
+    """
+    connection = service.connection
+    for work in action.works:
+        for bundle in work.submitted(action.creator):
+            address = bundle.address
+            # The bundle first: its acknowledgement may be on the way still, or have been lost, and a pool that got it
+            # once more would find no results, and run it.
+            await purge(connection, "TASKS", address.task_subject)
+            await purge(connection, "RESULTS", f"{address.result_subject(0).rpartition('.')[0]}.*")
+    if action.work is not None:
+        await purge(connection, "LOGS", f"log.*.{token(action.creator)}.{action.work.group.hex}.>")
 
 
 class StoredTask(NamedTuple):

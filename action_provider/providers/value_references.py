@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -128,6 +128,12 @@ def without_whole(details: dict[str, Any]) -> dict[str, Any]:
     """Details of which the list of all values could not be kept."""
     left_out = {"results_left_out": "the object store is full; read the tasks of the group instead"}
     return {**{name: value for name, value in details.items() if name != "results_reference"}, **left_out}
+
+
+def refers(details: Mapping[str, Any] | None) -> bool:
+    """Whether the details of an action say where values are (or hold one that looks as if it did)."""
+    text = _encode(details)
+    return b'"result_reference"' in text or b'"results_reference"' in text
 
 
 async def _pieces(whole: bytes) -> AsyncIterator[bytes]:

@@ -17,14 +17,17 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 import msgspec
 
 from headrace.bus.errors import BusError
+from headrace.bus.nats import pages
 from headrace.bus.nats.connection import Connection
+from headrace.bus.nats.listening import Subscription
+from headrace.bus.nats.message import Message
 from headrace.bus.store.streams import GIB, Stream, ensure_stream, purge
 from headrace.bus.urns import canonical
 
@@ -37,6 +40,8 @@ ROLES: Final[tuple[Role, ...]] = ("creator_id", "monitor_by", "manage_by")
 
 _STREAM = "ACTION_LISTS"
 _MENDED = "listed.mended"
+_ALL_OPEN = "listed.open.creator_id.>"
+"""Each open action has one creator."""
 _MOST_SUBJECTS = 900
 """So many subjects, and hardly more, can be asked for in one read."""
 
@@ -117,10 +122,23 @@ class ActionLists:
         """At most `limit` entries of a list from a place on, in the order in which they came; 1 is the beginning."""
         query = {"seq": max(1, start), "next_by_subj": of.pattern, "batch": limit}
         messages, _ = await self._connection.read_many(_STREAM, query)
-        return [
-            Entry(key=message.subject.rpartition(".")[2].replace("-", "."), after=message.sequence + 1)
-            for message in messages
-        ]
+        return [Entry(key=_key_in(message.subject), after=message.sequence + 1) for message in messages]
+
+    async def follow_open(self, on_key: Callable[[str], None]) -> Subscription:
+        """Tell of the key of each action that is listed as open from now on, until the subscription is cancelled."""
+
+        def heard(message: Message) -> None:
+            on_key(_key_in(message.subject))
+
+        subscription = await self._connection.subscribe(_ALL_OPEN, heard)
+        await self._connection.flush()
+        return subscription
+
+    async def open_keys(self) -> AsyncIterator[str]:
+        """The keys of all actions that are listed as open."""
+        async for page in pages.messages(self._connection, _STREAM, _ALL_OPEN, batch=_MOST_SUBJECTS):
+            for message in page:
+                yield _key_in(message.subject)
 
     async def mend(self, actions: Sequence[Listed]) -> int:
         """Put what is missing into the lists, and take what has ended out of those of open actions; how many
@@ -157,6 +175,10 @@ class ActionLists:
                 raise BusError(f"{pending} entries of lists were left out of an answer")
             found.update(message.subject for message in messages)
         return found
+
+
+def _key_in(subject: str) -> str:
+    return subject.rpartition(".")[2].replace("-", ".")
 
 
 def _subjects(listed: Listed, state: ListState) -> Iterable[str]:

@@ -10,6 +10,7 @@ A request id counts per creator and provider. Lists are in `headrace.bus.store.a
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -29,8 +30,9 @@ from headrace.bus.tasks.submission import Submitted
 
 ActionState = Literal["ACTIVE", "INACTIVE", "SUCCEEDED", "FAILED"]
 
-LONGEST_LIFE_S = 90 * 86_400.0
-"""No action is kept longer, whatever was asked: the store must not grow for ever."""
+_GRACE_S = 7 * 86_400.0
+"""How long an action that goes on is kept beyond its deadline: by then somebody has ended it."""
+_WITHOUT_DEADLINE_S = 90 * 86_400.0
 
 _MOST_FRESH = 10_000
 _MEND_PAGE = 200
@@ -132,6 +134,8 @@ class ActionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     ended_at: float | None = None
     more_work: tuple[ActionWork, ...] = ()
     """Its tasks in other pools, or at other endpoints."""
+    group_named: bool = False
+    """Whether the caller named the group of its tasks."""
     waiting: Waiting | None = None
     """Set while it is `INACTIVE` and has not begun."""
     history: tuple[Happening, ...] = ()
@@ -233,7 +237,7 @@ class Actions:
             if self._old_keys and (old := await self._records.get(old_request_key(*request))) is not None:
                 return Start(old, created=False)
             try:
-                revision = await self._records.create(key, action, ttl_s=LONGEST_LIFE_S)
+                revision = await self._records.create(key, action, ttl_s=life_s(action))
             except RecordConflict:
                 found = await self._records.get(key)
                 if found is None:
@@ -247,7 +251,7 @@ class Actions:
     async def claim_id(self, action_id: str, key: str) -> bool:
         """Take an action id that others might want as well for the request behind `key`; whether it is that one's."""
         try:
-            await self._ids.create(token(action_id), ActionIdRecord(key=key), ttl_s=LONGEST_LIFE_S)
+            await self._ids.create(token(action_id), ActionIdRecord(key=key), ttl_s=_WITHOUT_DEADLINE_S)
         except RecordConflict:
             found = await self._ids.get(token(action_id))
             return found is not None and found.value.key == key
@@ -259,7 +263,10 @@ class Actions:
         Does nothing for an id of `new_action_id`, which leads to the record by itself.
         """
         if key_of_id(record.value.action_id) != record.key:
-            await self._ids.put(token(record.value.action_id), ActionIdRecord(key=record.key), ttl_s=LONGEST_LIFE_S)
+            # The record gets its time after the end only then: the pointer must outlive it.
+            after_end_s = 0.0 if record.value.final else record.value.release_after_s
+            ttl_s = life_s(record.value) + after_end_s
+            await self._ids.put(token(record.value.action_id), ActionIdRecord(key=record.key), ttl_s=ttl_s)
 
     async def finish(self, record: Record[ActionRecord], end: ActionRecord) -> Record[ActionRecord] | None:
         """Write the end; from here on the record lives for its `release_after`. The end stays that was written first.
@@ -270,7 +277,7 @@ class Actions:
         # Sent before the end, so that who has seen that finds it in the lists. Should it not be written: see there.
         await self.lists.enter_soon(listed)
         try:
-            ended = await self._records.update(record, end, ttl_s=min(end.release_after_s, LONGEST_LIFE_S))
+            ended = await self._records.update(record, end, ttl_s=life_s(end))
         except RecordConflict:
             return await self.by_id(record.value.action_id)
         if self._fresh.pop(record.key, "listed") == "listed":
@@ -281,7 +288,7 @@ class Actions:
         """Write another state of an action that goes on. Gives the record as it is then: somebody else may have been
         first; None when it was released in the meantime."""
         try:
-            return await self._records.update(record, value, ttl_s=LONGEST_LIFE_S)
+            return await self._records.update(record, value, ttl_s=life_s(value))
         except RecordConflict:
             return await self.by_id(record.value.action_id)
 
@@ -331,14 +338,21 @@ class Actions:
 def listed_as(key: str, action: ActionRecord) -> Listed:
     """An action as the lists know it."""
     state: ListState = "open"
-    life_s = LONGEST_LIFE_S
     if action.final:
         state = "succeeded" if action.status == "SUCCEEDED" else "failed"
-        life_s = min(action.release_after_s, LONGEST_LIFE_S)
     holders: list[tuple[Role, str]] = [("creator_id", action.creator)]
     holders += [("monitor_by", urn) for urn in action.monitor_by]
     holders += [("manage_by", urn) for urn in action.manage_by]
-    return Listed(key=key, provider=action.provider, state=state, holders=tuple(holders), life_s=life_s)
+    return Listed(key=key, provider=action.provider, state=state, holders=tuple(holders), life_s=life_s(action))
+
+
+def life_s(action: ActionRecord) -> float:
+    """How long the record of an action is kept: from its end, and while it goes on from now."""
+    if action.final:
+        return action.release_after_s
+    if action.deadline is None:
+        return _WITHOUT_DEADLINE_S
+    return max(0.0, action.deadline - time.time()) + _GRACE_S
 
 
 def _is_of(action: ActionRecord, provider: str, creator: str, request_id: str) -> bool:

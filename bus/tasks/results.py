@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
@@ -170,6 +170,22 @@ class ResultCollector:
         return fresh
 
 
+def news_subjects(addresses: Iterable[Address]) -> list[str]:
+    """The subjects on which the results of these bundles are heard of while they come in."""
+    # One for each bundle, or for a group with many: a shared group (deliveries) is never followed whole.
+    by_group: dict[tuple[object, str, object], list[Address]] = {}
+    for address in addresses:
+        by_group.setdefault((address.endpoint, address.principal, address.group), []).append(address)
+    subjects: set[str] = set()
+    for group in by_group.values():
+        first = group[0]
+        if len(group) > _MOST_SUBJECTS_PER_GROUP:
+            subjects.add(stored_results(first.endpoint, first.principal, first.group))
+        else:
+            subjects.update(f"stored.{address.result_subject(0).rpartition('.')[0]}.*" for address in group)
+    return sorted(subjects)
+
+
 class ResultWatch:
     """Follows the results of some bundles from the moment it is entered: `async with ResultWatch(…) as watch`.
 
@@ -192,7 +208,7 @@ class ResultWatch:
         # Subscribed, and known to be, before anything is read or sent: what is stored from here on cannot be missed.
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self._cancel)
-            for subject in sorted(self._subjects()):
+            for subject in news_subjects([collector.address for collector in self.collectors]):
                 self._subscriptions.append(await self._connection.subscribe(subject, self._on_message))
             if self._confirmed:
                 await self._connection.flush()
@@ -233,21 +249,6 @@ class ResultWatch:
                 async with asyncio.timeout(left_s):
                     await self._news.wait()
         return self.complete
-
-    def _subjects(self) -> set[str]:
-        # One subject for each bundle, or for a group with many: a shared group (deliveries) is never followed whole.
-        by_group: dict[tuple[object, str, object], list[Address]] = {}
-        for collector in self.collectors:
-            address = collector.address
-            by_group.setdefault((address.endpoint, address.principal, address.group), []).append(address)
-        subjects: set[str] = set()
-        for addresses in by_group.values():
-            first = addresses[0]
-            if len(addresses) > _MOST_SUBJECTS_PER_GROUP:
-                subjects.add(stored_results(first.endpoint, first.principal, first.group))
-            else:
-                subjects.update(f"stored.{address.result_subject(0).rpartition('.')[0]}.*" for address in addresses)
-        return subjects
 
     def _on_message(self, message: Message) -> None:
         try:

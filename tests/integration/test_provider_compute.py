@@ -312,8 +312,11 @@ def test_the_log_names_every_task(service: RunningService, flows: Flows) -> None
     entries = flows.http.get(f"{BASE}/{action['action_id']}/log").json()["entries"]
 
     assert [entries[0]["code"], entries[-1]["code"]] == ["ActionStarted", "ActionFailed"]
-    assert {entry["code"] for entry in entries[1:-1]} == {"TaskSucceeded", "TaskFailed"}
-    assert entries[1]["details"]["task_id"] in {each["task_id"] for each in action["details"]["results"]}
+    tasks = [each["task_id"] for each in action["details"]["results"]]
+    for task_id, end in zip(tasks, ("TaskSucceeded", "TaskFailed"), strict=True):
+        steps = [entry for entry in entries[1:-1] if entry["details"]["task_id"] == task_id]
+        assert [entry["code"] for entry in steps] == ["TaskSubmitted", "TaskTaken", "TaskStarted", end]
+    assert [entry["time"] for entry in entries[1:-1]] == sorted(entry["time"] for entry in entries[1:-1])
 
 
 def test_a_quick_run_comes_back_finished_where_the_service_hardly_waits(service: RunningService, flows: Flows) -> None:
