@@ -11,6 +11,7 @@ from headrace.sdk.flows.paths import Path
 
 PRIVATE: Final = "__Private_Parameters"
 RUNTIME: Final = "States.Runtime"
+CONTEXT: Final = "_context"
 _HIDDEN_KEYS: Final = "_private"
 
 Names = Mapping[str, Any]
@@ -42,10 +43,18 @@ def evaluated(parameters: Any, names: Names) -> Any:
     return value
 
 
+def without_context(names: Any) -> Any:
+    """The state alone."""
+    return {key: value for key, value in names.items() if key != CONTEXT} if isinstance(names, dict) else names
+
+
 def value_at(text: Any, names: Any, *, field: str) -> Any:
     """What a path of a definition finds. Raises `StateFailed` with the Flows service's words."""
     try:
-        return Path.parse(text).find(names)
+        path = Path.parse(text)
+        found = path.find(names)
+        # The whole state has no context: that is only there to be named.
+        return without_context(found) if not path.steps else found
     except PathMissing:
         problem = f"The path '{text}' specified for the field '{field}' could not be found in the state input."
         raise StateFailed(RUNTIME, problem) from None

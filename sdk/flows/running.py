@@ -18,11 +18,10 @@ from headrace.sdk.flows.cancellation import Cancellation, Woken
 from headrace.sdk.flows.documents import Written
 from headrace.sdk.flows.errors import FlowError, RunLogUnusable, TokenMissing
 from headrace.sdk.flows.flow import Flow, provider_of
-from headrace.sdk.flows.parameters import shown_state
+from headrace.sdk.flows.parameters import CONTEXT, shown_state
 from headrace.sdk.flows.providers import Providers
 from headrace.sdk.flows.run_log import VERSION, Entry, Position, RunLog
 from headrace.sdk.flows.runner import Run, Runner, address_of
-from headrace.sdk.flows.states import CONTEXT
 from headrace.sdk.flows.tokens import Tokens
 from headrace.sdk.profile import Profile
 

@@ -8,11 +8,10 @@ from typing import Any, Final
 
 from headrace.sdk.flows.choices import holds
 from headrace.sdk.flows.errors import PathMissing, StateFailed
-from headrace.sdk.flows.parameters import RUNTIME, Names, evaluated, value_at
+from headrace.sdk.flows.parameters import CONTEXT, RUNTIME, Names, evaluated, value_at, without_context
 from headrace.sdk.flows.paths import Path
 from headrace.sdk.flows.timestamps import moment
 
-CONTEXT: Final = "_context"
 LONGEST_WAIT_S: Final = 31_536_000
 
 State = Mapping[str, Any]
@@ -34,7 +33,7 @@ def input_of(state: State, names: Any) -> Any:
         return value_at(state["InputPath"], names, field="InputPath")
     if "Result" in state:
         return state["Result"]
-    return {key: value for key, value in names.items() if key != CONTEXT} if isinstance(names, dict) else names
+    return without_context(names)
 
 
 def stored(state: State, data: Any, result: Any) -> Any:

@@ -175,6 +175,20 @@ def test_the_example_of_a_loop_tries_again(
     assert failed.details["cause"] == "Task failed"
 
 
+def test_the_example_of_an_instrument_goes_through_three_providers(
+    service: RunningService, pool: RunningPool, met: Circumstances, tmp_path: Path
+) -> None:
+    flow = Flow.read(Path(__file__).parents[2] / "examples" / "flows" / "instrument.json")
+    function = service.add_function("def total(amounts):\n    return sum(amounts)\n", "total", entry_point="total")
+    value = {"endpoint_id": pool.endpoint_id, "function_id": function, "run": uuid.uuid4().hex, "amounts": [1, 2, 4]}
+    here = RunOptions(instead_of={"http://127.0.0.1:8742": service.url})
+
+    ended = run(flow, value, log=tmp_path / "run.jsonl", options=here, circumstances=met)
+
+    assert ended.status == "SUCCEEDED", ended.details
+    assert ended.output["total"] == 7
+
+
 def test_an_action_whose_time_is_over_is_cancelled(
     service: RunningService, pool: RunningPool, functions: dict[str, str], met: Circumstances, tmp_path: Path
 ) -> None:

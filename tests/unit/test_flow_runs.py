@@ -48,6 +48,8 @@ PASSES: dict[str, tuple[dict[str, Any], Any]] = {
     "a result": ({"Result": {"x": 1}, "ResultPath": "$.r"}, {"a": {"b": 1}, "n": 2, "r": {"x": 1}}),
     "a path": ({"InputPath": "$.a.b", "ResultPath": "$.a.c"}, {"a": {"b": 1, "c": 1}, "n": 2}),
     "parameters": ({"Parameters": {"m.=": "n * 2", "k.$": "$.a"}}, {"m": 4, "k": {"b": 1}}),
+    "the whole by its path": ({"InputPath": "$"}, {"a": {"b": 1}, "n": 2}),
+    "the whole as a parameter": ({"Parameters": {"all.$": "$"}}, {"all": {"a": {"b": 1}, "n": 2}}),
     "everything below": ({"ResultPath": "$.all"}, {"a": {"b": 1}, "n": 2, "all": {"a": {"b": 1}, "n": 2}}),
     "a value that is no object": ({"InputPath": "$.n"}, 2),
 }
