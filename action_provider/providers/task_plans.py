@@ -68,16 +68,21 @@ async def planned(
     endpoints, functions = await _found(service, caller, asked)
     group = asked.group or new_action_id(at.path, caller.principal, request.request_id)
     options = _options(request, asked)
+    by_pool = _by_pool(asked, functions)
+    for (endpoint_id, _), places in by_pool.items():
+        _check_allowed(endpoints[endpoint_id], (asked.tasks[place] for place in places), functions)
+    # Side by side: each of them may have to be asked whether it can be had.
+    pools = await asyncio.gather(
+        *(_pool(service, caller, endpoints[endpoint], asked, environment) for endpoint, environment in by_pool)
+    )
     shares = []
-    for (endpoint_id, environment), places in _by_pool(asked, functions).items():
-        endpoint, tasks = endpoints[endpoint_id], [asked.tasks[place] for place in places]
-        _check_allowed(endpoint, tasks, functions)
+    for (endpoint_id, _), pool, places in zip(by_pool, pools, by_pool.values(), strict=True):
         submission = Submission(
             principal=caller.principal,
             endpoint=endpoint_id,
-            pool=await _pool(service, caller, endpoint, asked, environment),
+            pool=pool,
             group=group,
-            calls=[Call(function=task.function, args=task.args, kwargs=task.kwargs) for task in tasks],
+            calls=[_call(asked.tasks[place]) for place in places],
             options=options,
             origin=b"action",
         )
@@ -86,6 +91,10 @@ async def planned(
         endpoint = endpoints[share.plan.submission.endpoint]
         await service.backlog.admit(endpoint, caller.principal, len(share.plan.bundles))
     return shares
+
+
+def _call(task: AskedTask) -> Call:
+    return Call(function=task.function, args=task.args, kwargs=task.kwargs)
 
 
 def planned_again(service: Service, shares: Sequence[Share], record: ActionRecord) -> list[Share]:

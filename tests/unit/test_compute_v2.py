@@ -164,3 +164,26 @@ def test_equal_names_for_equal_arguments_are_no_contradiction() -> None:
 def test_the_schema_that_clients_see_takes_what_is_taken() -> None:
     for body in (single(args="31x"), single(tasks=json.dumps([single()])), {"tasks": single(payload="{}")}):
         validate(SCHEMA, body)
+
+
+odd = plain | st.sampled_from(
+    ["", " ", "[", "{}", "[{}]", "[1", "(1,)", "{'a': 1}", "b'x'", "{1}", "1e999", "NaN", str(HERE)]
+)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["endpoint", "function", "args", "kwargs", "payload", "tasks", "other"]),
+        odd | st.lists(st.dictionaries(st.sampled_from(["endpoint", "function", "args", "kwargs"]), odd), max_size=2),
+    )
+)
+def test_whatever_a_body_is_it_is_calls_or_refused(body: dict[str, Any]) -> None:
+    try:
+        tasks = read_tasks(body)
+    except InvalidRequest as error:
+        refused = str(error)
+        tasks = []
+    else:
+        refused = ""
+    assert bool(tasks) != bool(refused)
+    assert not refused or refused.startswith("Field '$")
