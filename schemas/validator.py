@@ -129,7 +129,11 @@ def _meant(error: jsonschema.ValidationError) -> list[jsonschema.ValidationError
     forms: dict[Any, list[jsonschema.ValidationError]] = {}
     for each in error.context or ():
         forms.setdefault(each.relative_schema_path[0], []).append(each)
-    of_its_type = [errors for errors in forms.values() if all(e.validator != "type" or e.relative_path for e in errors)]
+    of_its_type = [
+        errors
+        for errors in forms.values()
+        if all(e.validator not in ("type", "const") or e.relative_path for e in errors)
+    ]
     return [meant for e in of_its_type[0] for meant in _meant(e)] if len(of_its_type) == 1 else [error]
 
 
