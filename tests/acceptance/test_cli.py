@@ -87,6 +87,25 @@ def test_a_function_is_registered_from_a_file_shown_listed_and_deleted(shell: Sh
     assert function_id in shell("function", "show", function_id, status=1).err
 
 
+def test_a_function_shows_its_provider_and_what_that_takes(shell: Shell, source: Path) -> None:
+    source.write_text("def mean(values: list[float]):\n    return sum(values) / len(values)\n")
+    endpoint = shell("endpoint", "list", "--json").json()[0]["endpoint_id"]
+    derived = shell("function", "register", str(source), "--default-endpoint", endpoint).out.strip()
+    described = source.with_name("schema.yaml")
+    described.write_text("properties:\n  values: {type: array, minItems: 1}\n")
+    given = shell("function", "register", str(source), "--input-schema", str(described)).out.strip()
+
+    shown = shell("function", "show", derived).out
+    assert f"/actions/functions/{derived}" in shown
+    assert endpoint in shown
+    assert '"type": "number"' in shown
+    assert '"minItems": 1' in shell("function", "show", given).out
+    described.write_text("type: integer\n")
+    assert (
+        "must be 'object'" in shell("function", "register", str(source), "--input-schema", str(described), status=1).err
+    )
+
+
 def test_a_file_with_several_functions_needs_a_name_and_one_that_does_not_compile_is_refused(
     shell: Shell, source: Path
 ) -> None:

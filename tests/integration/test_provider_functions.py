@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,6 +18,8 @@ from waiting import eventually
 
 from headrace.schemas import validate
 from headrace.sdk import Client, RequestRefused
+from headrace.sdk.flows import Circumstances, Flow, Pace, Tokens, run
+from headrace.sdk.profile import Profile
 
 WORKERS = 1
 
@@ -230,3 +236,60 @@ def test_source_is_read_for_its_schema(client: Client) -> None:
 
     assert client.get_function(function)["input_schema"]["properties"]["y"] == {"type": "string", "default": "a"}
     assert client.get_function(function)["provider"] == f"/actions/functions/{function}"
+
+
+# The flows of the how-tos, as they are printed
+
+HOW_TO = Path(__file__).parents[2] / "docs" / "how-to"
+
+
+def printed_flow(page: str, service: RunningService, function_id: str) -> dict[str, Any]:
+    """The first whole flow of a page, at this service."""
+    text = (HOW_TO / page).read_text(encoding="utf-8")
+    printed = next(flow for flow in re.findall(r"```json\n(.*?)```", text, re.DOTALL) if "StartAt" in flow)
+    there = printed.replace("https://headrace.example.org", service.url)
+    document: dict[str, Any] = json.loads(re.sub(r"(?<=/actions/functions/)[0-9a-f-]{36}", function_id, there))
+    return document
+
+
+@pytest.fixture
+def met(service: RunningService) -> Circumstances:
+    return Circumstances(
+        tokens=Tokens(profile=Profile(url=service.url, token=service.token)), pace=Pace(first_poll_s=0.02)
+    )
+
+
+def reduce_run(path: str, method: str = "fast", *, bins: int = 100) -> dict[str, Any]:
+    """As in the how-tos."""
+    return {"path": path, "method": method, "bins": bins}
+
+
+def test_the_flow_of_a_provider_for_your_function_runs(
+    service: RunningService, pool: RunningPool, client: Client, met: Circumstances, tmp_path: Path
+) -> None:
+    function_id = client.register_function(reduce_run, default_endpoint=pool.endpoint_id)
+    flow = Flow.of(printed_flow("a-provider-for-your-function.md", service, function_id))
+
+    done = run(flow, {"input": {"path": "/data/run-7"}}, log=tmp_path / "log", circumstances=met)
+
+    assert done.status == "SUCCEEDED", done.details
+    assert done.output["Reduced"]["details"]["output"] == {"path": "/data/run-7", "method": "fast", "bins": 50}
+
+
+def test_the_flow_that_waits_for_an_event_runs(
+    service: RunningService, pool: RunningPool, client: Client, met: Circumstances, tmp_path: Path
+) -> None:
+    function_id = client.register_function(reduce_run, default_endpoint=pool.endpoint_id)
+    flow = Flow.of(printed_flow("wait-for-an-event-in-a-flow.md", service, function_id))
+    http = service.http()
+
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(run, flow, {"input": {"run": "run-42"}}, log=tmp_path / "log", circumstances=met)
+        eventually(lambda: http.get("/actions/events/wait/actions").json(), 10, "the flow waits")
+        event = {"type": "org.example.run.complete", "source": "/beamline/7", "id": "1", "specversion": "1.0"}
+        client.publish({**event, "subject": "run-41", "data": {"path": "/data/run-41"}})
+        client.publish({**event, "id": "2", "subject": "run-42", "data": {"path": "/data/run-42"}})
+        done = running.result(20)
+
+    assert done.status == "SUCCEEDED", done.details
+    assert done.output["details"]["output"]["path"] == "/data/run-42"
