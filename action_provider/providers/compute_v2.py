@@ -111,7 +111,7 @@ def _argument_text(text: str, pointer: str) -> Any:
     if not stripped:
         return None
     try:
-        return [json.loads(stripped)]
+        return [_json(stripped)]
     except ValueError:
         return [text]
 
@@ -126,7 +126,7 @@ def _kwargs(given: Any, pointer: str) -> dict[str, Any]:
 
 def _from_text(text: str, pointer: str) -> Any:
     try:
-        return json.loads(text)
+        return _json(text)
     except (ValueError, RecursionError) as error:
         problem = f"the text is not JSON: {error}"
     if len(text) <= _MOST_PYTHON_TEXT:
@@ -135,6 +135,14 @@ def _from_text(text: str, pointer: str) -> Any:
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             pass
     raise _refused(pointer, "contentMediaType", problem)
+
+
+def _json(text: str) -> Any:
+    return json.loads(text, parse_constant=_no_constant)
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number that JSON has")
 
 
 def _refused(pointer: str, keyword: str, problem: str) -> InvalidRequest:
