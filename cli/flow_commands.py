@@ -22,7 +22,7 @@ from headrace.cli.service import JsonOption, OfHomeOption, read_text
 
 if TYPE_CHECKING:
     from headrace.cli.flow_view import Lines
-    from headrace.sdk.flows import Cancellation, Circumstances, Problem, Run, Written
+    from headrace.sdk.flows import Cancellation, Circumstances, Problem, Run
     from headrace.sdk.profile import Profile
 
 STATUSES: Final[Mapping[str, int]] = {"SUCCEEDED": 0, "FAILED": 3, "INACTIVE": 4, "CANCELED": 130, "INTERRUPTED": 143}
@@ -122,13 +122,14 @@ def run_(
     cancels the running action; a second one leaves it), 143 when it was told to stop. After 4, 143, a crash or a second
     Ctrl-C `headrace flow resume LOG` goes on, and starts no action twice.
     """
-    from headrace.sdk.flows import Flow, RunOptions, missing_tokens, read_file, run
+    from headrace.sdk.flows import Flow, RunOptions, missing_tokens, problems_of, read_file, run
     from headrace.sdk.flows.documents import read_text as read_definition
 
     if only_validate:
         validate(definition, input, input_schema, as_json)
         return
-    flow = Flow.of(read_definition(read_text(definition), name=str(definition)))
+    read = read_definition(read_text(definition), name=str(definition))
+    flow = Flow.of(read)
     schema = read_file(input_schema) if input_schema else None
     value = _input(input)
     flow.check_input(value, schema)
@@ -144,8 +145,9 @@ def run_(
         seen,
     ):
         path = expanded(log) if log else _new_log(definition, home)
-        if flow.warnings:
-            output.note(f"Doubts about {definition}: {len(flow.warnings)}; `headrace flow validate` tells them.")
+        doubts = len(problems_of(read, given=value))
+        if doubts:
+            output.note(f"Doubts about {definition}: {doubts}; `headrace flow validate --input …` tells them.")
         for missing in missing_tokens(flow, met, options):
             output.note(missing)
         output.note(f"The run's log: {path}")
@@ -216,25 +218,24 @@ def _end(ended: Run, *, as_json: bool) -> None:
 
 def _problems(definition: Path, value: str | None, input_schema: Path | None) -> Iterator[tuple[str, Problem]]:
     """Whatever is wrong with the files, each with the name of its file."""
-    from headrace.sdk.flows import DefinitionInvalid, problems_of, problems_of_input, read_file
+    from headrace.sdk.flows import DefinitionInvalid, names_given, problems_of, problems_of_input, read_file
     from headrace.sdk.flows.documents import read_text as read_definition
 
+    schema, given = None, None
     try:
-        yield from (
-            (str(definition), each)
-            for each in problems_of(read_definition(read_text(definition), name=str(definition)))
-        )
+        given = _input(value) if value is not None else None
+        schema = read_file(input_schema) if input_schema is not None else None
     except DefinitionInvalid as error:
         yield from ((error.name, each) for each in error.problems)
-    if input_schema is None:
-        return
     try:
-        schema: Written = read_file(input_schema)
-        given = _input(value) if value is not None else None
+        read = read_definition(read_text(definition), name=str(definition))
+        names = names_given(given, schema.value if schema else None)
+        yield from ((str(definition), each) for each in problems_of(read, given=names))
+    except DefinitionInvalid as error:
+        yield from ((error.name, each) for each in error.problems)
+    if schema is not None:
         name = str(input_schema) if value is None else "the input"
         yield from ((name, each) for each in problems_of_input(schema, given, given=value is not None))
-    except DefinitionInvalid as error:
-        yield from ((error.name, each) for each in error.problems)
 
 
 def _input(text: str | None) -> Any:

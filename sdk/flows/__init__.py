@@ -26,7 +26,7 @@ from headrace.sdk.flows.run_log import Entry, read_log
 from headrace.sdk.flows.runner import Run
 from headrace.sdk.flows.running import Circumstances, RunOptions, missing_tokens, resume, run
 from headrace.sdk.flows.tokens import Tokens, read_tokens
-from headrace.sdk.flows.validation import problems_of, problems_of_input
+from headrace.sdk.flows.validation import names_given, problems_of, problems_of_input
 
 __all__ = [
     # A definition
@@ -37,6 +37,7 @@ __all__ = [
     "read_file",
     "problems_of",
     "problems_of_input",
+    "names_given",
     # A run
     "run",
     "resume",

@@ -84,6 +84,26 @@ def doubts_about(text: str) -> Iterator[str]:
             )
 
 
+def names_in(text: str) -> set[str]:
+    """The names of the state that an expression cannot do without; none when it cannot be read."""
+    try:
+        node = _parsed(text)
+    except ExpressionInvalid:
+        return set()
+    made = {each.id for each in ast.walk(node) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)}
+    called = {id(each.func) for each in ast.walk(node) if isinstance(each, ast.Call)}
+    used = {each.id for each in ast.walk(node) if isinstance(each, ast.Name) and id(each) not in called}
+    # `x if is_present('x') else 10` can.
+    asked = {
+        str(argument.value).partition(".")[0].partition("[")[0]
+        for each in ast.walk(node)
+        if isinstance(each, ast.Call) and isinstance(each.func, ast.Name) and each.func.id in ("is_present", "getattr")
+        for argument in each.args[:1]
+        if isinstance(argument, ast.Constant)
+    }
+    return used - made - asked
+
+
 def evaluate(text: str, names: Mapping[str, Any]) -> Any:
     """The value of an expression, as JSON has it. Raises `ExpressionInvalid` and `ExpressionFailed`."""
     from simpleeval import InvalidExpression

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
 from headrace.schemas import SchemaViolation, check_schema, validate, validate_against
 from headrace.sdk.flows.checks import checked
+from headrace.sdk.flows.data_checks import missing_names
 from headrace.sdk.flows.documents import Written
 from headrace.sdk.flows.problems import Problem
 
 
-def problems_of(definition: Written) -> tuple[Problem, ...]:
-    """The problems of a definition, in the order of their lines."""
+def problems_of(definition: Written, *, given: Collection[str] | None = None) -> tuple[Problem, ...]:
+    """The problems of a definition, in the order of their lines. `given`: the names in its input, where known."""
     if not isinstance(definition.value, dict):
         return (Problem(pointer="", problem="a definition is an object with 'StartAt' and 'States'"),)
     found = [*_violations(definition.value), *checked(definition.value)]
+    if given is not None:
+        found += missing_names(definition.value, given)
     return _in_order(found, definition)
 
 
@@ -35,6 +39,15 @@ def problems_of_input(input_schema: Written, value: Any = None, *, given: bool =
     except SchemaViolation as violation:
         return tuple(Problem(pointer=each.pointer, problem=each.problem) for each in violation.violations)
     return ()
+
+
+def names_given(value: Any, input_schema: Any) -> set[str] | None:
+    """The names in an input; else those that its schema allows, when it allows no others. None: nobody knows."""
+    if isinstance(value, dict):
+        return set(value)
+    closed = isinstance(input_schema, dict) and input_schema.get("additionalProperties") is False
+    properties = input_schema.get("properties") if closed else None
+    return set(properties) if isinstance(properties, dict) else None
 
 
 def _violations(document: dict[str, Any]) -> list[Problem]:

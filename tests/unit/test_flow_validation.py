@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.schemas import validate
-from headrace.sdk.flows import DefinitionInvalid, Flow, Severity, Written, problems_of, problems_of_input
+from headrace.sdk.flows import DefinitionInvalid, Flow, Severity, Written, names_given, problems_of, problems_of_input
 from headrace.sdk.flows.documents import read_text
 
 URL = "https://provider.example.org/x"
@@ -303,6 +303,55 @@ def test_traps_are_doubts_and_no_errors() -> None:
     assert len(Flow.of(definition).warnings) == 5
 
 
+NAMES = flow(
+    A=changed(
+        ACTION, Parameters={"x.$": "$.nn", "y.=": "a + b.c + getattr('d', 0) + (e if is_present('e') else 0)"}, Next="B"
+    ),
+    B={
+        "Type": "Choice",
+        "Choices": [
+            {
+                "And": [{"Variable": "$.f", "IsPresent": True}, {"Variable": "$.f", "StringEqualsPath": "$.g"}],
+                "Next": "C",
+            },
+            {"Not": {"Variable": "$.A.status", "IsNull": True}, "Next": "C"},
+        ],
+        "Default": "End",
+    },
+    C={"Type": "ExpressionEval", "Parameters": {"z.=": "[h for h in n]"}, "ResultPath": "$.b", "Next": "End"},
+)
+
+
+def test_names_that_nothing_puts_into_the_state_are_doubted_where_the_input_is_known() -> None:
+    def doubted(given: set[str] | None, definition: Any = NAMES) -> list[str]:
+        found = problems_of(Written(definition), given=given)
+        assert not any(each.severity is Severity.ERROR for each in found)
+        return [
+            f"{each.pointer.rpartition('/')[2]}: {each.problem}" for each in found if "nothing puts" in each.problem
+        ]
+
+    assert doubted({"n"}) == [
+        "x.$: nothing puts 'nn' into the state; did you mean 'n'?",
+        "y.=: nothing puts 'a' into the state; did you mean 'A'?",
+        "StringEqualsPath: nothing puts 'g' into the state",
+    ]
+    assert doubted({"n", "nn", "a", "g"}) == []
+    assert doubted(None) == []
+    # What replaces the whole state may put anything there.
+    whole = json.loads(json.dumps(NAMES))
+    whole["States"]["C"]["ResultPath"] = "$"
+    assert doubted({"n"}, whole) == []
+
+
+def test_the_names_of_an_input_are_its_own_or_those_of_a_closed_schema() -> None:
+    schema = {"properties": {"a": {}}, "additionalProperties": False}
+
+    assert names_given({"b": 1}, schema) == {"b"}
+    assert names_given(None, schema) == {"a"}
+    assert names_given(None, {"properties": {"a": {}}}) is None
+    assert names_given(None, None) is None
+
+
 def test_an_input_is_held_against_its_schema() -> None:
     schema = Written({"type": "object", "required": ["n"], "properties": {"n": {"type": "integer"}}}, "schema.json")
 
@@ -328,6 +377,11 @@ def test_the_examples_have_no_mistakes(file: Path) -> None:
     read = Flow.read(file)
 
     validate("flow-definition", dict(read.definition))
+    schema = file.with_suffix(".schema.json")
+    if schema.exists():
+        given = names_given(None, json.loads(schema.read_text()))
+        assert given is not None
+        assert not any("nothing puts" in each.problem for each in problems_of(Written(read.definition), given=given))
     # They name providers of this machine.
     assert {each.problem for each in read.warnings} <= {"the Flows service takes https:// only"}
 
@@ -385,11 +439,11 @@ ANY = st.recursive(
 
 @given(ANY)
 def test_any_document_is_taken_or_its_problems_are_told(document: Any) -> None:
-    for problem in problems_of(Written(document)):
+    for problem in problems_of(Written(document), given={"x"}):
         assert problem.sentence()
 
 
 @given(st.dictionaries(st.sampled_from(["A", "End"]), ANY, min_size=1))
 def test_any_states_are_taken_or_their_problems_are_told(states: Any) -> None:
-    for problem in problems_of(Written({"StartAt": "A", "States": states})):
+    for problem in problems_of(Written({"StartAt": "A", "States": states}), given={"x"}):
         assert problem.sentence()
