@@ -21,6 +21,7 @@ BusError                    something about the bus itself
 ├── BackupFailed            a stream cannot be copied, or put back from its copy
 ├── KeysUnusable            keys that are missing, damaged, or open to other users
 ├── FilterInvalid           an event filter or input template that cannot be compiled
+│   └── InvalidPattern      an event pattern that is none: not JSON, or not in the pattern language
 ├── InputFailed             an input template that cannot be rendered for one event
 ├── RequirementsInvalid     the packages or the Python that a function is said to need cannot be
 └── DeliveryForbidden       the owner of a subscription may not run its function at its endpoint
@@ -191,6 +192,19 @@ class FilterInvalid(BusError):
     def __init__(self, message: str, *, pointer: str = "") -> None:
         self.pointer = pointer
         super().__init__(message)
+
+
+class InvalidPattern(FilterInvalid):
+    """Raised when an event pattern is none. `pointer` says where; `line` and `column`, from 1, where it came as text."""
+
+    code = "InvalidPattern"
+
+    def __init__(self, message: str, *, pointer: str = "", line: int | None = None, column: int | None = None) -> None:
+        self.line = line
+        self.column = column
+        where = [f"line {line}, column {column}"] if line is not None else []
+        where += [pointer] if pointer else []
+        super().__init__(f"{message} ({', '.join(where)})" if where else message, pointer=pointer)
 
 
 class InputFailed(BusError):
