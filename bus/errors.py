@@ -21,7 +21,8 @@ BusError                    something about the bus itself
 ├── BackupFailed            a stream cannot be copied, or put back from its copy
 ├── KeysUnusable            keys that are missing, damaged, or open to other users
 ├── FilterInvalid           an event filter or input template that cannot be compiled
-│   └── InvalidPattern      an event pattern that is none: not JSON, or not in the pattern language
+│   ├── InvalidPattern      an event pattern that is none: not JSON, or not in the pattern language
+│   └── InvalidExpression   a CESQL expression that is none
 ├── InputFailed             an input template that cannot be rendered for one event
 ├── RequirementsInvalid     the packages or the Python that a function is said to need cannot be
 └── DeliveryForbidden       the owner of a subscription may not run its function at its endpoint
@@ -195,7 +196,7 @@ class FilterInvalid(BusError):
 
 
 class InvalidPattern(FilterInvalid):
-    """Raised when an event pattern is none. `pointer` says where; `line` and `column`, from 1, where it came as text."""
+    """Raised when an event pattern is none. `pointer` says where; so do `line` and `column`, from 1, in a text."""
 
     code = "InvalidPattern"
 
@@ -205,6 +206,18 @@ class InvalidPattern(FilterInvalid):
         where = [f"line {line}, column {column}"] if line is not None else []
         where += [pointer] if pointer else []
         super().__init__(f"{message} ({', '.join(where)})" if where else message, pointer=pointer)
+
+
+class InvalidExpression(FilterInvalid):
+    """Raised when a CESQL expression is none. `position` is the character, from 1; `error` what the specification
+    calls it."""
+
+    code = "InvalidExpression"
+    error = "parse"
+
+    def __init__(self, message: str, *, position: int | None = None) -> None:
+        self.position = position
+        super().__init__(message if position is None else f"{message} (character {position})")
 
 
 class InputFailed(BusError):

@@ -1,4 +1,4 @@
-"""Event patterns, as Amazon EventBridge has them; its open engine, aws/event-ruler 2.0, is the judge of what they mean."""
+"""Event patterns, as Amazon EventBridge has them. Its open engine, aws/event-ruler 2.0, says what they mean."""
 
 from headrace.bus.filters.patterns.pattern import Dialect, EventPattern
 
