@@ -201,6 +201,7 @@ class InvalidPattern(FilterInvalid):
     code = "InvalidPattern"
 
     def __init__(self, message: str, *, pointer: str = "", line: int | None = None, column: int | None = None) -> None:
+        self.problem = message
         self.line = line
         self.column = column
         where = [f"line {line}, column {column}"] if line is not None else []
@@ -215,9 +216,10 @@ class InvalidExpression(FilterInvalid):
     code = "InvalidExpression"
     error = "parse"
 
-    def __init__(self, message: str, *, position: int | None = None) -> None:
+    def __init__(self, message: str, *, position: int | None = None, pointer: str = "") -> None:
+        self.problem = message
         self.position = position
-        super().__init__(message if position is None else f"{message} (character {position})")
+        super().__init__(message if position is None else f"{message} (character {position})", pointer=pointer)
 
 
 class InputFailed(BusError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 
 from headrace.bus.errors import FilterInvalid
 from headrace.bus.eventing.events import CloudEvent
-from headrace.bus.filters import FilterIndex, compile_filter
+from headrace.bus.filters import Filter, FilterIndex, compile_filter
+from headrace.bus.filters.dialects import Part
+from headrace.bus.filters.view import EventView
 
 NAMES = ("type", "subject", "ext")
 TEXTS = ("a", "ab", "abc", "b", "bc", "1", "true")
@@ -159,16 +162,34 @@ def test_the_index_finds_what_evaluating_every_filter_finds(
     assert len(index) == len(set(range(len(documents))) - removed)
 
 
-def test_an_index_evaluates_only_what_could_fit() -> None:
+@pytest.mark.parametrize(
+    "document",
+    [
+        lambda key: {"exact": {"type": f"t{key}"}},
+        lambda key: {"prefix": {"subject": f"s{key}-"}, "suffix": {"type": "7"}},
+        lambda key: {"suffix": {"subject": f"-s{key}"}},
+        lambda key: {"pattern": {"type": [f"t{key}", "never"]}},
+        lambda key: {"pattern": {"data": {"instrument": [key]}}},
+        lambda key: {"pattern": {"subject": [{"prefix": f"s{key}-"}], "data": {"x": [{"exists": False}]}}},
+        lambda key: {"pattern": {"$or": [{"type": [f"t{key}"]}, {"data": {"instrument": [key]}}]}},
+        lambda key: {"sql": f"type = 't{key}' AND EXISTS subject"},
+        lambda key: {"sql": f"subject LIKE 's{key}-%' OR type IN ('t{key}', 'never')"},
+        lambda key: {"any": [{"exact": {"type": f"t{key}"}}, {"sql": f"subject LIKE 's{key}-%'"}]},
+    ],
+)
+def test_an_index_evaluates_only_what_could_fit(document: Callable[[int], Any]) -> None:
     index: FilterIndex[int] = FilterIndex()
     evaluated: list[int] = []
-    for key in range(1000):
-        compiled = compile_filter({"exact": {"type": f"t{key}"}})
+    for key in range(300):
+        compiled = compile_filter(document(key))
 
-        def fits(_texts: Any, key: int = key) -> bool:
+        def fits(view: EventView, key: int = key, root: Part = compiled.root) -> bool:
             evaluated.append(key)
-            return True
+            return root.fits(view)
 
-        index.put(key, type(compiled)(compiled.document, compiled.anchors, fits))
-    assert index.matching(event(type="t7")) == {7}
+        index.put(key, Filter(compiled.document, replace(compiled.root, fits=fits)))
+
+    found = index.matching(event(type="t7", subject="s7-x-s7", data={"instrument": 7}))
+
+    assert found == {7}
     assert evaluated == [7]

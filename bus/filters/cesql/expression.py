@@ -9,6 +9,7 @@ from headrace.bus.errors import InvalidExpression
 from headrace.bus.filters.cesql.casting import ZEROS, to_string
 from headrace.bus.filters.cesql.faults import Fault, FaultKind, Value
 from headrace.bus.filters.cesql.parsing import Parser
+from headrace.bus.filters.needs import Needs
 
 
 class Evaluation(NamedTuple):
@@ -42,6 +43,11 @@ class CESQL:
             if fault.value is not None and fault.source is self._root:
                 return Evaluation(fault.value, fault.kind)
             return Evaluation(ZEROS[self._root.gives], fault.kind)
+
+    @property
+    def needs(self) -> Needs:
+        """What an event needs at least to pass."""
+        return self._root.needs
 
     def matches(self, event: Mapping[str, Any]) -> bool:
         """Whether the event passes: the value is true, and nothing went wrong (CESQL as a filter, section 1.2)."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import enum
 
+from headrace.bus.errors import BusError
+
 Value = str | int | bool
 
 
@@ -19,11 +21,13 @@ class FaultKind(enum.StrEnum):
     GENERIC = "generic"
 
 
-class Fault(Exception):
-    """Raised where an operator or function cannot do its work. It ends the evaluation.
+class Fault(BusError):
+    """Raised where an operator or function cannot do its work. It ends the evaluation, and nobody outside meets it.
 
     `value` is what `source`, which raised it, gives all the same, if that is not the zero of its type.
     """
+
+    code = "ExpressionFault"
 
     def __init__(self, kind: FaultKind, value: Value | None = None, *, source: object = None) -> None:
         self.kind = kind

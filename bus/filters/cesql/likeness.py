@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+_WILD = re.compile(r"[%_\\]")
 _PART = re.compile(r"\\[%_]|[%_]|[^%_\\]+|\\", re.DOTALL)
 
 
@@ -40,3 +41,9 @@ def like(pattern: str) -> Callable[[str], bool]:
         return True
 
     return fits
+
+
+def beginning_of(pattern: str) -> str:
+    """What every text that fits begins with: the pattern up to its first wildcard or backslash."""
+    found = _WILD.search(pattern)
+    return pattern if found is None else pattern[: found.start()]

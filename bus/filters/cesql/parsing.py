@@ -17,7 +17,8 @@ from headrace.bus.filters.cesql import functions
 from headrace.bus.filters.cesql.casting import CASTS, LEAST, MOST, of_attribute, to_boolean, to_integer, to_string
 from headrace.bus.filters.cesql.faults import Fault, FaultKind, Value
 from headrace.bus.filters.cesql.lexing import Token, tokens_of
-from headrace.bus.filters.cesql.likeness import like
+from headrace.bus.filters.cesql.likeness import beginning_of, like
+from headrace.bus.filters.needs import Anchor, Needs, any_of, need
 
 MOST_DEPTH: Final = 100
 _MOST_BRACKETS: Final = 50
@@ -41,6 +42,11 @@ class Node:
     gives: type
     value: Evaluate
     depth: int = 1
+    needs: Needs = ()
+    """What an event needs for this part to be true."""
+    name: str | None = None
+    """The attribute that this is, if it is one."""
+    constant: Value | None = None
 
 
 def _node(gives: type, value: Evaluate, *parts: Node) -> Node:
@@ -134,9 +140,12 @@ class Parser:
     def _like(self, node: Node) -> Node:
         if self._next.kind != "string":
             raise self._refuse("LIKE takes a text in quotes")
-        fits = like(self._take().text)
-        inner = node.value
-        return _node(bool, lambda event: fits(to_string(inner(event))), node)
+        pattern = self._take().text
+        fits, inner = like(pattern), node.value
+        liked = _node(bool, lambda event: fits(to_string(inner(event))), node)
+        if node.name is not None:
+            liked.needs = _needs_of_like(node.name, pattern)
+        return liked
 
     def _within(self, node: Node) -> Node:
         self._expect("(")
@@ -148,7 +157,10 @@ class Parser:
             cast = CASTS[type(wanted)]
             return any(cast(element(event)) == wanted for element in elements)
 
-        return _node(bool, within, node, *parts)
+        found = _node(bool, within, node, *parts)
+        if node.name is not None:
+            found.needs = _needs_of_in(node.name, [part.constant for part in parts])
+        return found
 
     def _unary(self) -> Node:
         signs: list[Token] = []
@@ -220,7 +232,7 @@ class Parser:
 
 
 def _constant(value: Value) -> Node:
-    return Node(type(value), lambda _: value)
+    return Node(type(value), lambda _: value, constant=value)
 
 
 def _attribute(name: str) -> Node:
@@ -230,7 +242,8 @@ def _attribute(name: str) -> Node:
             raise Fault(FaultKind.MISSING_ATTRIBUTE)
         return value if type(value) is str else of_attribute(value)
 
-    return Node(bool, attribute)  # Its type is not known; the specification says that Boolean is to be assumed.
+    # Its type is not known; the specification says that Boolean is to be assumed.
+    return Node(bool, attribute, name=name)
 
 
 def _missing_function() -> Node:
@@ -329,7 +342,10 @@ def _compared(sign: str, left: Node, right: Node) -> Node:
             left_value = CASTS[type(right_value)](left_value)
         return (left_value == right_value) is wanted
 
-    return _node(bool, equal, left, right)
+    node = _node(bool, equal, left, right)
+    if wanted and left.name is not None and isinstance(right.constant, str):
+        node.needs = need(Anchor("exact", left.name, right.constant))
+    return node
 
 
 def _logic_chain(operands: list[Node], operators: list[str]) -> Node:
@@ -346,4 +362,31 @@ def _logic_chain(operands: list[Node], operators: list[str]) -> Node:
                 return value ^ turned
         return to_boolean(parts[-1](event)) ^ turned
 
-    return _node(bool, chain, *operands)
+    node = _node(bool, chain, *operands)
+    node.needs = operands[-1].needs
+    for operand, name in zip(reversed(operands[:-1]), reversed(operators), strict=True):
+        match name:
+            case "AND":
+                node.needs = operand.needs + node.needs
+            case "OR":
+                node.needs = any_of([operand.needs, node.needs])
+            case _:
+                node.needs = ()
+    return node
+
+
+def _needs_of_like(name: str, pattern: str) -> Needs:
+    beginning = beginning_of(pattern)
+    if beginning == pattern:
+        return need(Anchor("exact", name, pattern))
+    return need(Anchor("prefix", name, beginning)) if beginning else ()
+
+
+def _needs_of_in(name: str, elements: list[Value | None]) -> Needs:
+    # An attribute that is a number or boolean turns the elements into such, so that '05' is 5: then texts say nothing.
+    texts = [each for each in elements if isinstance(each, str) and _is_only_text(each)]
+    return need(*(Anchor("exact", name, each) for each in texts)) if len(texts) == len(elements) else ()
+
+
+def _is_only_text(text: str) -> bool:
+    return not text.lstrip("+-").isdigit() and text.lower() not in ("true", "false")

@@ -69,7 +69,7 @@ class Compiler:
         if not body.value:
             raise body.place.refuse("an empty array would match nothing; say what the field may be")
         alternatives = Alternatives(self._operators, self._strict)
-        alternatives.read(body.value)
+        alternatives.read(body)
         if not rules:
             rules.append({})
         for rule in rules:

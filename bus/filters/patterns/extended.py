@@ -23,7 +23,7 @@ def _matches(alternatives: Alternatives, body: Node) -> list[FieldTest]:
     tests = []
     for element in body.value:
         own = Alternatives(OPERATORS, alternatives.strict)
-        own.read([element])
+        own.read(Node("array", [element], element.place))
         if own.absent or own.exists:
             raise element.place.refuse("exists says nothing about an element")
         tests.append(FieldTest(0, own))

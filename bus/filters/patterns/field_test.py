@@ -2,26 +2,63 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from typing import Any, Final, Literal
 
+from headrace.bus.filters.explanation import Explanation
+from headrace.bus.filters.needs import Anchor, Needs, need
 from headrace.bus.filters.patterns.operators import Alternatives, Test
 from headrace.bus.filters.patterns.paths import Fields, Place
-from headrace.bus.filters.patterns.scalars import LongNumber, Scalar
+from headrace.bus.filters.patterns.reading import plain
+from headrace.bus.filters.patterns.scalars import LongNumber, Scalar, Word
+
+_MOST_SHOWN: Final = 10
 
 
 class FieldTest:
     """The alternatives of one field, ready to be tried. `field` is its number."""
 
-    __slots__ = ("_exists", "_groups", "_lengths", "_literals", "_tests", "absent", "field")
+    __slots__ = ("_exists", "_groups", "_lengths", "_literals", "_tests", "absent", "alternatives", "field")
 
     def __init__(self, field: int, alternatives: Alternatives) -> None:
         self.field = field
+        self.alternatives = alternatives
         self.absent = alternatives.absent
         self._exists = alternatives.exists
         self._literals = frozenset(alternatives.literals)
         self._tests: tuple[Test, ...] = tuple(alternatives.tests) + _range_tests(alternatives)
         self._groups = tuple(alternatives.groups)
         self._lengths = tuple(alternatives.lengths)
+
+    def needs(self, name: str) -> Needs:
+        """What an event needs to pass, where the field has this name."""
+        wanted = self.alternatives
+        if self.absent or self._exists or self._groups or self._lengths or wanted.ranges:
+            return ()
+        if len(wanted.tests) > len(wanted.beginnings) or (wanted.beginnings and not _is_attribute(name)):
+            return ()
+        texts = all(isinstance(each, str) for each in wanted.literals)
+        kind: Literal["exact", "field"] = "exact" if texts and _is_attribute(name) else "field"
+        if kind == "field" and wanted.beginnings:
+            return ()
+        return need(
+            *(Anchor(kind, name, each) for each in wanted.literals),
+            *(Anchor("prefix", name, each) for each in wanted.beginnings),
+        )
+
+    def explain(self, name: str, fields: Fields, pointer: str) -> Explanation:
+        """Whether the field passes, for itself."""
+        found = fields.found[self.field]
+        node = self.alternatives.source
+        wanted = json.dumps(plain(node), ensure_ascii=False) if node is not None else ""
+        values = json.dumps([_shown(value) for value, _ in found[:_MOST_SHOWN]], ensure_ascii=False)
+        return Explanation(
+            pointer=pointer + (node.place.pointer if node is not None else ""),
+            clause=f"{name}: one of {wanted}",
+            passed=self.passes(fields),
+            found=values if found else f"no value at {name}",
+        )
 
     def fits(self, value: Scalar) -> bool:
         """Whether one value will do."""
@@ -78,3 +115,20 @@ def _range_tests(alternatives: Alternatives) -> tuple[Test, ...]:
 
     ranges = tuple(alternatives.ranges)
     return (holds,) if ranges else ()
+
+
+def _is_attribute(name: str) -> bool:
+    # Everything at the top of an event but its data is an attribute, and has a text.
+    return "." not in name and name not in ("data", "data_base64")
+
+
+def _shown(value: Scalar) -> Any:
+    match value:
+        case Word():
+            return value is Word.TRUE
+        case LongNumber():
+            return value.text
+        case float() if value.is_integer():
+            return int(value)
+        case _:
+            return value

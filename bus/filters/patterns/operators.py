@@ -42,12 +42,17 @@ class Alternatives:
     lengths: list[Test] = field(default_factory=list)
     exists: bool = False
     absent: bool = False
+    beginnings: list[str] = field(default_factory=list)
+    """Those of the tests that are only a text's beginning."""
+    source: Node | None = None
+    """Where all of this stands in the pattern."""
     numeric: bool = False
     """Whether a number is among them: then numbers are compared as numbers alone."""
 
-    def read(self, elements: list[Node]) -> None:
+    def read(self, array: Node) -> None:
         """Take in the elements of a field's array. Raises `InvalidPattern`."""
-        for element in elements:
+        self.source = array
+        for element in array.value:
             if element.kind == "object":
                 self._expression(element)
             else:
@@ -91,7 +96,10 @@ class Alternatives:
         if body.kind == "object":
             self.of_text(texts.begins_in_any_case(_in_any_case(body)))
         else:
-            self.of_text(texts.begins(text_of(body)))
+            prefix = text_of(body)
+            self.of_text(texts.begins(prefix))
+            if prefix and not prefix.endswith('"'):
+                self.beginnings.append(prefix)
 
     def _suffix(self, body: Node) -> None:
         if body.kind == "object":

@@ -6,7 +6,7 @@ element it came from, because fields below one array must fit in one element of 
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from headrace.bus.filters.patterns.scalars import Repeated, Scalar, scalar
@@ -46,9 +46,15 @@ class Fields:
         if kind is dict:
             dotted = "." in "".join(value)
             if not dotted:
-                for name, below in step.steps.items():
-                    if name in value:
-                        self.collect(value[name], below, place)
+                steps = step.steps
+                if len(steps) <= len(value):
+                    for name, below in steps.items():
+                        if name in value:
+                            self.collect(value[name], below, place)
+                else:
+                    for name, each in value.items():
+                        if name in steps:
+                            self.collect(each, steps[name], place)
                 return
             self._pairs(value.items(), step, place)
         elif kind is list or kind is tuple:
@@ -98,3 +104,19 @@ def steps_to(names: list[str], *, lengths: Container[str] = ()) -> Step:
         step.field = number
         step.length = name in lengths
     return root
+
+
+class Paths:
+    """Some fields, and their values in events, wherever in arrays these lie."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = sorted(names)
+        self._steps = steps_to(self._names)
+
+    def values(self, event: Mapping[str, Any]) -> Iterator[tuple[str, Scalar]]:
+        """The fields' values, each with the field's name."""
+        fields = Fields(len(self._names))
+        fields.collect(event, self._steps)
+        for name, found in zip(self._names, fields.found, strict=True):
+            for value, _ in found:
+                yield name, value

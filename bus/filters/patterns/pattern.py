@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 from headrace.bus.errors import InvalidPattern
+from headrace.bus.filters.explanation import Explanation
+from headrace.bus.filters.needs import Needs, any_of
 from headrace.bus.filters.patterns.choices import Choices
 from headrace.bus.filters.patterns.compiling import Compiler
 from headrace.bus.filters.patterns.extended import EXTENDED
@@ -19,6 +21,7 @@ Dialect = Literal["eventbridge", "extended"]
 """`extended` adds operators to EventBridge's, and compares addresses and numbers as what they are."""
 
 MOST_PATTERN_CHARACTERS: Final = 16_384
+_MOST_WAYS_EXPLAINED: Final = 20
 
 
 class EventPattern:
@@ -28,7 +31,7 @@ class EventPattern:
     `all-of`, `none-of` and `array-length`.
     """
 
-    __slots__ = ("_rules", "_source", "_steps", "_tests")
+    __slots__ = ("_names", "_rules", "_source", "_steps", "_tests")
 
     def __init__(self, pattern: str | bytes | dict[str, Any], *, dialect: Dialect = "eventbridge") -> None:
         """Compile a pattern, given as JSON text or as a dict. A text may repeat names, and keeps all digits of numbers.
@@ -45,6 +48,7 @@ class EventPattern:
         )
         numbers = {name: number for number, name in enumerate(names)}
         self._source = pattern
+        self._names = names
         lengths = {name for rule in rules for name, wanted in rule.items() if wanted.lengths}
         self._steps = steps_to(names, lengths=lengths)
         tests: dict[int, int] = {}
@@ -62,8 +66,7 @@ class EventPattern:
 
     def matches(self, event: str | bytes | Mapping[str, Any]) -> bool:
         """Whether an event, as JSON text or object, passes. Raises `DecodeError` when it is no JSON object."""
-        fields = Fields(self._steps.last + 1)
-        fields.collect(read_event(event), self._steps)
+        fields = self._fields_of(event)
         tests = self._tests
         if not fields.lasts:
             if len(self._rules) == 1:
@@ -77,6 +80,41 @@ class EventPattern:
             for rule in self._rules
             if all(possible[number] for number in rule)
         )
+
+    @property
+    def needs(self) -> Needs:
+        """What an event needs at least to pass."""
+        ways = [
+            tuple(each for number in rule for each in self._tests[number].needs(self._names[self._tests[number].field]))
+            for rule in self._rules
+        ]
+        return ways[0] if len(ways) == 1 else any_of(ways)
+
+    def explain(self, event: str | bytes | Mapping[str, Any], pointer: str = "") -> Explanation:
+        """Why an event passes, or does not, field by field; with `$or`, for each combination of its branches.
+
+        `pointer` is where the pattern itself stands. Raises `DecodeError`.
+        """
+        fields = self._fields_of(event)
+        ways = []
+        for rule in self._rules[:_MOST_WAYS_EXPLAINED]:
+            tests = [self._tests[number] for number in rule]
+            parts = tuple(test.explain(self._names[test.field], fields, pointer) for test in tests)
+            passed = Choices(fields).fit(tests)
+            clause = "every field"
+            if not passed and all(part.passed for part in parts):
+                clause = "every field, in one and the same element of each array"
+            ways.append(Explanation(pointer=pointer, clause=clause, passed=passed, parts=parts))
+        if len(ways) == 1:
+            return ways[0]
+        return Explanation(
+            pointer=pointer, clause="one of the branches of $or", passed=self.matches(event), parts=tuple(ways)
+        )
+
+    def _fields_of(self, event: str | bytes | Mapping[str, Any]) -> Fields:
+        fields = Fields(len(self._names))
+        fields.collect(read_event(event), self._steps)
+        return fields
 
     def __repr__(self) -> str:
         return f"EventPattern({self._source!r})"

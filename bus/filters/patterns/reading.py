@@ -162,6 +162,19 @@ def _of_value(value: Any, pointer: str, depth: int) -> Node:
             raise place.refuse(f"JSON has no such value: {type(value).__name__}")
 
 
+def plain(node: Node) -> Any:
+    """The value as a JSON parser would have made it, for people to read."""
+    match node.kind:
+        case "object":
+            return {name: plain(each) for name, each in node.value}
+        case "array":
+            return [plain(each) for each in node.value]
+        case "number":
+            return json.loads(node.value)
+        case _:
+            return node.value
+
+
 def step(name: str) -> str:
     """A name as one step of a JSON pointer (RFC 6901)."""
     return name.replace("~", "~0").replace("/", "~1")
