@@ -18,6 +18,7 @@ from headrace.cli.options import (
     expanded,
     http_address,
 )
+from headrace.cli.provider_options import ProvidersOption, provider_settings
 
 
 def serve(
@@ -56,6 +57,7 @@ def serve(
             help="Bytes that the values of an action may have together, as JSON; larger ones are given by reference.",
         ),
     ] = 49_152,
+    providers: ProvidersOption = None,
     auth: AuthOption = None,
     admin: AdminOption = None,
     ca_file: CaFileOption = None,
@@ -73,6 +75,7 @@ def serve(
     place = Home(expanded(home))
     place.prepare()
     authorities = expanded(ca_file) if ca_file else None
+    for_providers = provider_settings(providers, home=place.path)
     sign_in = auth_settings(auth, admin, home=place.path, ca_file=authorities)
     run(
         ServiceSettings(
@@ -88,6 +91,7 @@ def serve(
             listen_fd=listen_fd,
             dispatcher=dispatcher,
             auth=sign_in,
+            **for_providers,
             start_timeout_s=nats_wait,
         )
     )

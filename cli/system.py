@@ -26,6 +26,7 @@ from headrace.cli.home import Home
 from headrace.cli.http import get_json
 from headrace.cli.options import DEFAULT_HOME, HTTP_PORT, NATS_PORT, expanded
 from headrace.cli.output import note, say
+from headrace.cli.provider_options import provider_settings
 from headrace.cli.signals import Signals
 from headrace.cli.supervisor import Part, Running, Supervisor, exit_text
 
@@ -132,6 +133,7 @@ class System:
             settings.ready_file.unlink(missing_ok=True)  # of one that was killed
         # The service reads them itself; what is wrong with them shall be said here, and now.
         auth_settings(settings.auth, settings.admins, home=self._home.path)
+        provider_settings(None, home=self._home.path)
         nats_port = self._choose_ports()
         websocket = self._choose_websocket()
         self._operator = Operator.open(self._home.keys)

@@ -250,7 +250,17 @@ def test_cancelling_ends_the_action_at_once_and_for_good(flows: Flows) -> None:
         {"tags": ["t"], "something": {"else": 1}},
         {"release_after": "P1DT12H"},
         {"release_after": 3600},
+        {"release_after": 0.5},
+        {"release_after": "3600"},
         {"deadline": "2999-01-01T00:00:00Z"},
+        {"deadline": "2999-01-01T00:00:00+02:00"},
+        {"deadline": "2999-01-01 00:00:00"},
+        {"deadline": 32472144000},
+        {"request_id": 17},
+        {"request_id": "with spaces, /, * and " + "x" * 900},
+        {"label": "x" * 64},
+        {"monitor_by": []},
+        {"monitor_by": ["urn:headrace:user:a", "urn:headrace:user:a"]},
         {"allowed_clients": ["public"]},
         {"monitor_by": ["urn:globus:auth:identity:6A0D7b0e-1111-4222-8333-444455556666"]},
         {"manage_by": ["urn:globus:groups:id:6a0d7b0e-1111-4222-8333-444455556666"]},
@@ -258,6 +268,50 @@ def test_cancelling_ends_the_action_at_once_and_for_good(flows: Flows) -> None:
 )
 def test_what_clients_send_is_taken_as_they_send_it(flows: Flows, more: dict[str, Any]) -> None:
     flows.started(**more)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"null", b"not JSON", b'{"reason": "tired"}'])
+@pytest.mark.parametrize("verb", ["resume", "cancel", "release"])
+def test_what_is_sent_along_with_an_operation_does_not_matter(flows: Flows, verb: str, content: bytes) -> None:
+    here = flows.started()["action_id"]
+    if verb == "release":
+        flows.http.post(f"{BASE}/{here}/cancel")
+
+    checked(flows.http.post(f"{BASE}/{here}/{verb}", content=content, headers={"Content-Type": "application/json"}))
+
+
+@pytest.mark.parametrize(("path", "status"), [("", 200), ("/", 200), ("/nothing/here", 404), ("/run", 405)])
+def test_the_head_alone_can_be_asked_for(service: RunningService, path: str, status: int) -> None:
+    response = service.http("").head(BASE + path)
+
+    assert response.status_code == status
+    assert int(response.headers["content-length"]) > 0
+
+
+@pytest.mark.parametrize(
+    "path", ["/nothing", "/nothing/here", "/run/more/of/it", "/actions/a/b/c", "/%00", "/a/statuses"]
+)
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "PUT"])
+def test_an_address_that_is_not_there_is_named(flows: Flows, method: str, path: str) -> None:
+    refused(flows.http.request(method, BASE + path), 404, "ActionNotFound")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("POST", "", "GET, OPTIONS"),
+        ("GET", "/run", "POST"),
+        ("PUT", "/actions", "GET, POST"),
+        ("POST", "/actions/some", "DELETE, GET"),
+        ("GET", "/some/cancel", "POST"),
+        ("POST", "/some/log", "GET"),
+    ],
+)
+def test_another_method_is_told_which_ones_there_are(flows: Flows, method: str, path: str, allowed: str) -> None:
+    response = flows.http.request(method, BASE + path)
+
+    refused(response, 405, "BadActionRequest")
+    assert response.headers["allow"] == allowed
 
 
 def test_seconds_come_back_as_a_duration(flows: Flows) -> None:
