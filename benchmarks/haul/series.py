@@ -1,4 +1,4 @@
-"""What grows, one series each: stored tasks, queued bundles, endpoints, clients; and the round trip under half load."""
+"""What grows, one series each: stored tasks, queued bundles, endpoints, clients ...; round trips under half load."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from benchmarks.functions import no_op
+from benchmarks.haul.actions import actions
 from benchmarks.haul.agents import Agents
 from benchmarks.haul.clients import ClientProcess, run
 from benchmarks.haul.probes import Point, Usage, disk_mb, round_trips, steps
@@ -237,4 +238,5 @@ SERIES: dict[str, Series] = {
     "clients": clients,
     "load": half_load,
     "submitted": submissions,
+    "actions": actions,
 }
