@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from headrace.schemas.errors import HeadraceError, SchemaViolation, Violation
 
 if TYPE_CHECKING:
-    from headrace.schemas.given import check_given, validate_given
+    from headrace.schemas.given import TOO_LONG, check_given, validate_given
     from headrace.schemas.validator import check_schema, schema, schema_names, validate, validate_against
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     # Schemas that users give to the service
     "check_given",
     "validate_given",
+    "TOO_LONG",
     # Errors
     "HeadraceError",
     "SchemaViolation",
@@ -32,5 +33,5 @@ def __getattr__(name: str) -> Any:
     if name in __all__:
         from headrace.schemas import given, validator
 
-        return getattr(given if name in ("check_given", "validate_given") else validator, name)
+        return getattr(given if name in ("check_given", "validate_given", "TOO_LONG") else validator, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,6 +7,7 @@ patterns are such that matching cannot take long, and validating a document take
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
@@ -26,6 +27,8 @@ MOST_BYTES: Final = 32 * 1024
 
 MOST_STEPS: Final = 100_000
 """So many keywords are evaluated for one document, at most: some tenths of a second."""
+
+TOO_LONG: Final = "tooLong"
 
 _MOST_DEPTH = 40
 _MOST_TEXT = 1000
@@ -49,7 +52,10 @@ def check_given(description: object, *, name: str) -> None:
     """Check a schema that a user gives for JSON objects. Raises `SchemaViolation` with each place and problem."""
     if not isinstance(description, dict):
         raise _refused(name, "", "a schema is a JSON object here")
-    size = len(json.dumps(description, separators=(",", ":")))
+    try:
+        size = len(json.dumps(description, separators=(",", ":")))
+    except RecursionError:
+        raise _refused(name, "", f"the schema is nested more than {_MOST_DEPTH} deep") from None
     if size > MOST_BYTES:
         raise _refused(name, "", f"the schema has {size} bytes; at most {MOST_BYTES} are taken")
     if description.get("type", "object") != "object":
@@ -60,14 +66,15 @@ def check_given(description: object, *, name: str) -> None:
     check_schema(description)
 
 
-def validate_given(description: dict[str, Any], document: object, *, name: str) -> None:
-    """Check a document against a schema that `check_given` has passed. Raises `SchemaViolation`."""
+def validate_given(description: dict[str, Any], document: object, *, name: str, steps: int = MOST_STEPS) -> None:
+    """Check a document against a schema that `check_given` has passed. Raises `SchemaViolation`; its keyword is
+    `TOO_LONG` when so many steps do not suffice."""
     validator = _Limited(description, registry=SPECIFICATIONS)
-    token = _steps.set([MOST_STEPS])
+    token = _steps.set([steps])
     try:
         raise_violations(name, validator, document)
     except (_TooManyStepsError, RecursionError):
-        raise _refused(name, "", "checking this against its schema would take too long") from None
+        raise _refused(name, "", "checking this against its schema would take too long", TOO_LONG) from None
     except Unresolvable as error:
         raise _refused(name, "", f"the schema refers to {error.ref!r}, which is not in it") from error
     finally:
@@ -116,7 +123,9 @@ def _pattern_problems(pattern: Any, pointer: str) -> Iterator[Violation]:
         yield Violation(pointer=pointer, problem=f"{pattern[:80]!r} is not a regular expression: {error}")
         return
     items = list(parsed)
-    anchored = bool(items) and items[0][0] is regex.AT and "BEGINNING" in str(items[0][1])
+    # With (?m) there is a beginning behind each end of a line.
+    first = bool(items) and items[0][0] is regex.AT and "BEGINNING" in str(items[0][1])
+    anchored = first and not parsed.state.flags & re.MULTILINE
     if _tries(parsed) * (1 if anchored else _MOST_TEXT) > _MOST_TRIES:
         problem = (
             f"{pattern[:80]!r} could take too long to match: begin it with ^, and let it hold few repetitions, none of"
@@ -223,5 +232,5 @@ _Limited: Any = jsonschema.validators.extend(  # type: ignore[no-untyped-call]  
 )
 
 
-def _refused(name: str, pointer: str, problem: str) -> SchemaViolation:
-    return SchemaViolation(name, (Violation(pointer=pointer, problem=problem),))
+def _refused(name: str, pointer: str, problem: str, keyword: str = "") -> SchemaViolation:
+    return SchemaViolation(name, (Violation(pointer=pointer, problem=problem, keyword=keyword),))

@@ -8,6 +8,7 @@ body (`$endpoint`), or by the address (`?endpoint=ENDPOINT_ID`), or else by the 
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,11 +29,13 @@ from headrace.action_provider.providers.task_plans import Asked, AskedTask
 from headrace.action_provider.state import Service
 from headrace.bus.store.actions import Start
 from headrace.bus.store.models import FunctionRecord
-from headrace.schemas import SchemaViolation, Violation, schema, validate_given
+from headrace.schemas import TOO_LONG, SchemaViolation, Violation, schema, validate_given
 
 _ENDPOINT: Final = f"{RESERVED}endpoint"
 _BOUND: Final = "endpoint"
 """The parameter of the address."""
+_STEPS_AT_ONCE: Final = 2_000
+"""Some milliseconds; what takes longer is checked on a thread."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +92,7 @@ class FunctionProvider(TaskProvider):
         arguments = {name: value for name, value in request.body.items() if not name.startswith(RESERVED)}
         check_body("function-action", own)
         described = function.input_schema or {}
-        try:
-            validate_given(described, arguments, name=function.name)
-        except SchemaViolation as error:
-            raise InvalidRequest(body_problems(error.violations), violations=error.violations) from None
+        await _check(described, arguments)
         args, kwargs = arguments_of(described, arguments)
         endpoint, named_by = _endpoint(function, own, _bound(at))
         task = AskedTask(
@@ -113,6 +113,20 @@ class FunctionProvider(TaskProvider):
 async def _function(service: Service, at: ProviderAddress) -> FunctionRecord | None:
     found = await service.tables.functions.get(UUID(at.parameters["function_id"]).hex)
     return None if found is None else found.value
+
+
+async def _check(description: dict[str, Any], arguments: dict[str, Any]) -> None:
+    """Check the arguments by the function's schema. Raises `InvalidRequest`."""
+    try:
+        try:
+            validate_given(description, arguments, name="body", steps=_STEPS_AT_ONCE)
+        except SchemaViolation as error:
+            if error.violations[0].keyword != TOO_LONG:
+                raise
+            # Other requests do not wait for this one.
+            await asyncio.to_thread(validate_given, description, arguments, name="body")
+    except SchemaViolation as error:
+        raise InvalidRequest(body_problems(error.violations), violations=error.violations) from None
 
 
 def _gone(at: ProviderAddress) -> NotFound:

@@ -206,6 +206,20 @@ def test_a_schema_that_was_given_counts(service: RunningService, away: str, clie
     assert client.get_function(steps.base.rpartition("/")[2])["input_schema"] == given
 
 
+def test_a_check_that_takes_long_is_given_up_and_holds_up_nobody(
+    service: RunningService, away: str, client: Client
+) -> None:
+    definitions: dict[str, Any] = {"d0": {"type": "integer"}}
+    for n in range(1, 31):
+        definitions[f"d{n}"] = {"allOf": [{"$ref": f"#/$defs/d{n - 1}"}] * 2}
+    given = {"properties": {"x": {"$ref": "#/$defs/d30"}, "y": {"$ref": "#/$defs/d9"}}, "$defs": definitions}
+    steps = Steps(service.http(), client.register_function(plain, input_schema=given, default_endpoint=away))
+
+    assert "too long" in refusal(steps.run({"x": 1}))
+    assert "is not of type 'integer'" in refusal(steps.run({"y": "1"}))
+    assert steps.run({"y": 1}).status_code == 202
+
+
 @pytest.mark.parametrize(
     ("given", "problem"),
     [

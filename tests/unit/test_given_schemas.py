@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
@@ -40,6 +39,7 @@ def refused(description: dict[str, Any], document: Any) -> str:
         ({"properties": {"x": {"pattern": "^(a|a)*$"}}}, "/properties/x/pattern", "too long"),
         ({"properties": {"x": {"pattern": "^(a+)+$"}}}, "/properties/x/pattern", "too long"),
         ({"properties": {"x": {"pattern": "^(a?){30}a{30}$"}}}, "/properties/x/pattern", "too long"),
+        ({"properties": {"x": {"pattern": "(?m)^a*b*$"}}}, "/properties/x/pattern", "too long"),
         ({"properties": {"x": {"pattern": r"^(a)\1$"}}}, "/properties/x/pattern", "too long"),
         ({"patternProperties": {"(.*a){20}": {}}}, "/patternProperties", "too long"),
         ({"description": "x" * 40_000}, "", "bytes"),
@@ -77,19 +77,18 @@ def test_patterns_as_people_write_them_are_taken(pattern: str) -> None:
 
 
 @given(st.text(alphabet="ab().*+?{}|[]^$\\12,-", max_size=20))
-def test_a_pattern_that_is_taken_never_takes_long(pattern: str) -> None:
+def test_a_pattern_that_is_taken_comes_to_an_end(pattern: str) -> None:
+    """One that backtracks without end would take longer than a test may."""
     description = {"properties": {"x": {"pattern": pattern}}}
     try:
         check_given(description, name="s")
     except SchemaViolation:
         return
-    began = time.process_time()
     for text in ("a" * 1000, "ab" * 500, "a" * 999 + "c"):
         try:
             validate_given(description, {"x": text}, name="s")
         except SchemaViolation:
             continue
-    assert time.process_time() - began < 5
 
 
 def test_properties_may_be_named_like_keywords() -> None:
