@@ -174,6 +174,7 @@ def fake_globus() -> Iterator[FakeGlobus]:
 def _handler(globus: FakeGlobus) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # head and body are two writes, and the second would wait 40 ms
 
         def do_POST(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)

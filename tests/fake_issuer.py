@@ -94,6 +94,8 @@ def fake_issuer() -> Iterator[FakeIssuer]:
     issuer = FakeIssuer()
 
     class Handler(BaseHTTPRequestHandler):
+        disable_nagle_algorithm = True  # head and body are two writes, and the second would wait 40 ms
+
         def do_GET(self) -> None:
             status, document = issuer.answer(self.path)
             body = json.dumps(document).encode()

@@ -63,6 +63,13 @@ class Cache(Generic[T]):
         # Others may wait for the same: that we are cancelled is no reason to stop.
         return await asyncio.shield(finding)
 
+    def keep(self, key: str, found: Found[T]) -> None:
+        """Believe this from now on."""
+        self._known[key] = (found.value, time.monotonic() + found.for_s)
+        self._known.move_to_end(key)
+        while len(self._known) > self._size:
+            self._known.popitem(last=False)
+
     def forget(self, key: str) -> None:
         """Find this out anew; what is being found out at this moment does not count either."""
         self._known.pop(key, None)
@@ -87,7 +94,7 @@ class Cache(Generic[T]):
         try:
             found = await find()
             if found.for_s > 0 and self._finding.get(key) is me:
-                self._keep(key, found)
+                self.keep(key, found)
             return found.value
         finally:
             if self._finding.get(key) is me:
@@ -97,12 +104,6 @@ class Cache(Generic[T]):
         self._tasks.discard(task)
         if not task.cancelled():
             task.exception()  # whoever waited may have gone: it is nobody's then, and no news
-
-    def _keep(self, key: str, found: Found[T]) -> None:
-        self._known[key] = (found.value, time.monotonic() + found.for_s)
-        self._known.move_to_end(key)
-        while len(self._known) > self._size:
-            self._known.popitem(last=False)
 
 
 def key_of(bearer: str) -> str:

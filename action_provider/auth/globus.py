@@ -16,7 +16,14 @@ from headrace.action_provider.auth.cache import Cache, Found, key_of
 from headrace.action_provider.auth.globus_calls import CredentialsRefused, GlobusCalls, TokenGone
 from headrace.action_provider.auth.identities import Identity, Persona, several_factors
 from headrace.action_provider.auth.settings import GlobusSettings
-from headrace.action_provider.errors import Forbidden, ServiceUnusable, Unauthenticated, Unavailable
+from headrace.action_provider.errors import (
+    ConsentRequired,
+    Forbidden,
+    ServiceError,
+    ServiceUnusable,
+    Unauthenticated,
+    Unavailable,
+)
 from headrace.bus.urns import GLOBUS_GROUP_URN, GLOBUS_IDENTITY_URN
 
 logger = logging.getLogger(__name__)
@@ -39,8 +46,8 @@ class GlobusAuth:
         size = settings.most_tokens
         self._identities: Cache[Identity] = Cache(size=size, name="a token of Globus")
         # Apart, so that whoever tries many tokens does not drive out those that are good.
-        self._refused: Cache[bool] = Cache(size=size, name="a token that is no good")
-        self._groups: Cache[frozenset[str]] = Cache(size=size, name="groups of Globus")
+        self._refused: Cache[ServiceError] = Cache(size=size, name="a token that is refused")
+        self._groups: Cache[frozenset[str] | ServiceError] = Cache(size=size, name="groups of Globus")
         self._groups_tokens: Cache[str] = Cache(size=size, name="a token for Globus Groups")
         self._policies: Cache[bool] = Cache(size=size, name="a policy of Globus")
         self._slots = asyncio.Semaphore(settings.most_at_once)
@@ -77,16 +84,14 @@ class GlobusAuth:
     async def identify(self, bearer: str) -> Identity | None:
         """Who holds the token. Raises `Unauthenticated`, `Forbidden` and `Unavailable`."""
         key = key_of(bearer)
-        if self._refused.peek(key):
-            raise _no_good()
+        refusal = self._refused.peek(key)
+        if refusal is not None:
+            raise refusal.with_traceback(None)
         try:
             return await self._identities.get(key, partial(self._introspected, bearer, key))
-        except Unauthenticated:
-            await self._refused.get(key, self._believed_refused)
+        except (Unauthenticated, Forbidden) as error:
+            self._refused.keep(key, Found(error, self._settings.believe_s))
             raise
-
-    async def _believed_refused(self) -> Found[bool]:
-        return Found(True, self._settings.believe_s)
 
     async def _introspected(self, bearer: str, key: str) -> Found[Identity]:
         document = await self._ask(partial(self._calls.introspect, bearer))
@@ -119,9 +124,12 @@ class GlobusAuth:
         )
 
     async def _find_groups(self, bearer: str, key: str) -> frozenset[str]:
-        return await self._groups.get(key, partial(self._found_groups, bearer, key))
+        found = await self._groups.get(key, partial(self._found_groups, bearer, key))
+        if isinstance(found, frozenset):
+            return found
+        raise found.with_traceback(None)
 
-    async def _found_groups(self, bearer: str, key: str) -> Found[frozenset[str]]:
+    async def _found_groups(self, bearer: str, key: str) -> Found[frozenset[str] | ServiceError]:
         for _ in range(2):
             try:
                 token = await self._groups_tokens.get(key, partial(self._found_groups_token, bearer))
@@ -130,6 +138,9 @@ class GlobusAuth:
                 # Once more with a new one: consents may have been withdrawn and given again since.
                 self._groups_tokens.forget(key)
                 continue
+            except ConsentRequired as error:
+                # Whoever consents comes with a new token.
+                return Found(error, self._settings.believe_s)
             return Found(frozenset(GLOBUS_GROUP_URN + each.lower() for each in ids), self._settings.groups_s)
         # Not an error of ours: the caller's token has ended meanwhile, which its next use will say.
         self._identities.forget(key)

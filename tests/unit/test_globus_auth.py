@@ -114,6 +114,22 @@ def test_a_good_token_for_somebody_else_is_forbidden_and_the_scope_is_named(
     assert f'scope="{globus.scope}"' in caught.value.headers["WWW-Authenticate"]
 
 
+def test_what_was_refused_is_not_asked_for_again_and_again(globus: FakeGlobus) -> None:
+    elsewhere, silent = globus.token(ADA, scope="openid"), globus.token(ADA)
+    globus.grants[silent] = (400, CONSENT_NEEDED)
+
+    async def thrice(auth: GlobusAuth) -> None:
+        for _ in range(3):
+            with pytest.raises(Forbidden, match="but not for this service"):
+                await auth.identify(elsewhere)
+            with pytest.raises(ConsentRequired) as caught:
+                await groups_of(auth, silent)
+            assert caught.value.required_scope
+
+    with_auth(globus, thrice)
+    assert (globus.asked[INTROSPECT], globus.asked[GRANT]) == (2, 1)
+
+
 def test_further_scopes_do_no_harm(globus: FakeGlobus) -> None:
     assert identify(globus, globus.token(ADA, scope=f"openid {globus.scope} email", aud=None)).principal == urn_of(ADA)
 
