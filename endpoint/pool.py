@@ -124,8 +124,13 @@ class PoolSettings:
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         engine = engine_settings(document.get("engine"))
         limits = WorkerLimits(**document.get("limits") or {})
+        if engine.working_dir is not None:
+            limits = replace(
+                limits, directory=str(Path(document["status_path"]).absolute().parent / engine.working_dir)
+            )
         if engine.run_in_sandbox and limits.sandboxes is None:
-            limits = replace(limits, sandboxes=f"{document['status_path']}.sandboxes")
+            here = Path(document["status_path"])
+            limits = replace(limits, sandboxes=str(Path(limits.directory or here.parent) / f"{here.name}.sandboxes"))
         return cls(
             service_url=document["service_url"],
             endpoint_id=UUID(document["endpoint_id"]),

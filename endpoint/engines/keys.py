@@ -17,9 +17,13 @@ Path = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Keys:
-    """Settings whose fields are keys of a file; `synonyms` are further names of some of them."""
+    """Settings whose fields are keys of a file; `synonyms` are further names of some of them.
+
+    `refused` are keys that files from elsewhere have, with what to do about each.
+    """
 
     synonyms: ClassVar[Mapping[str, str]] = {}
+    refused: ClassVar[Mapping[str, str]] = {}
 
 
 S = TypeVar("S", bound=Keys)
@@ -38,7 +42,9 @@ class Reader:
         before = len(self.problems)
         for key, value in mapping.items():
             name = kind.synonyms.get(key, key)
-            if name not in types:
+            if name in kind.refused:
+                self.problem((*path, key), kind.refused[name])
+            elif name not in types:
                 self.unknown(path, key, key_names(kind))
             elif name in found and name not in read:
                 self.problem((*path, key), f"means the same as '{name}', which is there as well; remove one of them")

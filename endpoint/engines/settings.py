@@ -33,6 +33,9 @@ class EngineSettings(Keys):
     """How often a task runs again whose worker died; by default twice."""
     run_in_sandbox: bool = False
     """Run each task in an empty directory of its own; not in threads, which share one."""
+    working_dir: str | None = None
+    """Where tasks run, and have their sandboxes; made where it is not there. In the endpoint's directory, unless it
+    begins with `/`. Not for threads."""
     allowed_serializers: list[str] = field(default_factory=list)
     """The only strategies of which functions and arguments are read, `JSONData` and `DillCodeSource` say; by default
     all. Names of a kind (code, data) that is not named are all allowed."""
@@ -71,6 +74,9 @@ class ProcessSettings(OwnProcesses):
     """`ProcessEngine`: processes of the endpoint's machine. The default."""
 
     synonyms: ClassVar[Mapping[str, str]] = {"max_workers": "max_workers_per_node", "workers": "max_workers_per_node"}
+    refused: ClassVar[Mapping[str, str]] = {
+        "max_tasks_per_child": "write max_tasks_per_worker, beside `engine` and not in it",
+    }
 
     max_workers_per_node: Positive | None = None
     """How many tasks run at a time; by default `workers` of `config.yaml`."""
@@ -83,6 +89,10 @@ class ThreadSettings(EngineSettings):
     """`ThreadEngine`: threads of the pool's own process."""
 
     synonyms: ClassVar[Mapping[str, str]] = {"max_workers_per_node": "max_workers", "workers": "max_workers"}
+    refused: ClassVar[Mapping[str, str]] = {
+        "working_dir": "all threads of a process share one working directory: remove it, or choose a ProcessEngine",
+        "thread_name_prefix": "would change nothing: remove it",
+    }
 
     max_workers: Positive | None = None
     """How many tasks run at a time; by default `workers` of `config.yaml`."""
@@ -128,8 +138,23 @@ class Address(Keys):
 class ParslSettings(OwnProcesses):
     """`ParslEngine`: workers in blocks (jobs, pods, machines) that Parsl's providers get for the pool."""
 
+    synonyms: ClassVar[Mapping[str, str]] = {"max_workers": "max_workers_per_node"}
+    refused: ClassVar[Mapping[str, str]] = {
+        "enable_mpi_mode": "write `type: GlobusMPIEngine` in its place",
+        "executor": "write the executor's keys here, beside `provider`",
+        "launch_cmd": "Headrace starts Parsl's workers by itself; what has to come first goes into the provider's"
+        " worker_init",
+        "interchange_launch_cmd": "Headrace starts Parsl's interchange by itself: remove it",
+        "block_error_handler": "tasks are told why their job failed, and it is asked for again: remove it",
+        "manager_selector": "would change nothing: remove it",
+        "storage_access": "files travel as arguments and results: remove it",
+        "worker_ports": "write worker_port_range, in which both ports are found",
+    }
+
     provider: Provider
     job_status_kwargs: Scaling = Scaling()
+    """When blocks are asked for, and given back. `strategy`, beside it, is an older way to say the same: the name of a
+    strategy, or `type` (`SimpleStrategy`) and `max_idletime`."""
     label: str = "headrace"
     max_workers_per_node: Positive | None = None
     cores_per_worker: Annotated[float, Meta(gt=0)] | None = None
@@ -174,6 +199,13 @@ ENGINES: Final[Mapping[str, type[EngineSettings]]] = {
     "ThreadPoolEngine": ThreadSettings,
 }
 
+_STRATEGIES: Final[Mapping[str, str]] = {
+    "none": "none",
+    "simple": "simple",
+    "SimpleStrategy": "simple",
+    "htex_auto_scale": "htex_auto_scale",
+}
+
 CONTAINER_TYPES: Final = ("docker", "podman", "podman-hpc", "apptainer", "singularity", "custom")
 
 
@@ -202,9 +234,12 @@ def engine_settings(mapping: Mapping[Any, Any] | None, *, path: Path = ("engine"
 
 def _read_parsl(reader: Reader, name: str, mapping: Mapping[Any, Any], path: Path) -> EngineSettings | None:
     provider = read_provider(reader, mapping.get("provider"), (*path, "provider"))
-    scaling = reader.mapping(mapping.get("job_status_kwargs"), (*path, "job_status_kwargs"))
-    scaling_settings = reader.read(Scaling, scaling, (*path, "job_status_kwargs"))
-    read: dict[str, Any] = {"type": name, "provider": provider, "job_status_kwargs": scaling_settings}
+    read: dict[str, Any] = {
+        "type": name,
+        "provider": provider,
+        "job_status_kwargs": _read_scaling(reader, mapping, path),
+    }
+    mapping = {key: value for key, value in mapping.items() if key != "strategy"}
     if isinstance(mapping.get("address"), Mapping):
         read["address"] = reader.read(Address, mapping["address"], (*path, "address"))
     settings = reader.read(ParslSettings, mapping, path, **read)
@@ -213,6 +248,24 @@ def _read_parsl(reader: Reader, name: str, mapping: Mapping[Any, Any], path: Pat
     if name == "GlobusComputeEngine" and is_plain_local(settings.provider):
         return _as_processes(settings)
     return settings
+
+
+def _read_scaling(reader: Reader, mapping: Mapping[Any, Any], path: Path) -> Scaling | None:
+    """What `job_status_kwargs` says, and `strategy`, which older files have beside it."""
+    here = (*path, "job_status_kwargs")
+    scaling = dict(reader.mapping(mapping.get("job_status_kwargs"), here))
+    older: Any = mapping.get("strategy")
+    if older is None:
+        return reader.read(Scaling, scaling, here)
+    here = (*path, "strategy")
+    said = dict(older) if isinstance(older, Mapping) else {"type": older}
+    if (kind := said.pop("type", None)) is not None:
+        name = _STRATEGIES.get(kind, kind) if isinstance(kind, str) else kind
+        chosen = reader.choice(name, _STRATEGIES.values(), here)
+        said = {"strategy": chosen, **said} if chosen else said
+    for key in said.keys() & scaling.keys():
+        reader.problem(here, f"job_status_kwargs says {key} as well; remove one of them")
+    return reader.read(Scaling, {**scaling, **said}, here)
 
 
 def _as_processes(settings: ParslSettings) -> ProcessSettings:
@@ -228,6 +281,7 @@ def _as_processes(settings: ParslSettings) -> ProcessSettings:
         container_uri=settings.container_uri,
         container_cmd_options=settings.container_cmd_options,
         run_in_sandbox=settings.run_in_sandbox,
+        working_dir=settings.working_dir,
     )
 
 

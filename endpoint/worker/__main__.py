@@ -36,6 +36,8 @@ def main(arguments: list[str]) -> None:
     os.close(counters_fd)
     sys.argv = ["headrace-worker"]
     printed = Printed(counters) if keeps_output else None
+    if limits.directory is not None:
+        go_to(limits.directory)
     gc.freeze()
     allowed = Allowed.of(limits.serializers)
     calls = Calls(most_result_bytes, limits.memory_bytes, spool, inline_bytes, allowed)
@@ -46,6 +48,15 @@ def main(arguments: list[str]) -> None:
         worker.run()
     except MemoryError:
         os._exit(EXIT_OUT_OF_MEMORY)
+
+
+def go_to(directory: str) -> None:
+    """Go where calls run. Ends the process, with the reason, where that cannot be."""
+    try:
+        os.makedirs(directory, exist_ok=True)
+        os.chdir(directory)
+    except OSError as error:
+        sys.exit(f"Tasks cannot run in {directory} (working_dir of the engine): {error}")
 
 
 if __name__ == "__main__":

@@ -35,6 +35,8 @@ class WorkerLimits:
     sandboxes: str | None = None
     """The directory under which each call gets one of its own."""
     keep_failed_sandboxes: bool = False
+    directory: str | None = None
+    """Where calls run."""
     serializers: tuple[str, ...] = ()
     """The only strategies of which functions and arguments are read (`bus.functions.serializers`); none is all."""
 

@@ -61,6 +61,19 @@ def test_tasks_do_not_run_outside_of_the_container_that_was_asked_for(
         executor.submit(os.getpid).result(30)
 
 
+def test_tasks_run_where_the_engine_says_and_have_their_sandboxes_there(
+    service: RunningService, client: Client, tmp_path: Path
+) -> None:
+    for name, engine in {"plain": {}, "boxed": {"run_in_sandbox": True}}.items():
+        directory = tmp_path / name
+        with (
+            running_pool(service, directory, name=name, workers=1, engine={"working_dir": "work", **engine}) as pool,
+            Executor(pool.endpoint_id, client) as executor,
+        ):
+            here = Path(executor.submit(os.getcwd).result(30))
+            assert here == directory / "work" if name == "plain" else (directory / "work") in here.parents
+
+
 def test_blocks_end_with_their_pool_however_that_ends(service: RunningService, client: Client, tmp_path: Path) -> None:
     pytest.importorskip("parsl", reason="this environment is older than the extra `parsl`, which `dev` has")
     with running_pool(service, tmp_path / "pool", name="parsl", engine=PARSL) as pool:

@@ -54,6 +54,43 @@ job_status_kwargs:
 """
 
 
+@pytest.mark.parametrize(
+    ("older", "strategy", "max_idletime"),
+    [
+        ("{type: SimpleStrategy, max_idletime: 90}", "simple", 90),
+        ("htex_auto_scale", "htex_auto_scale", 120),
+        ("none", "none", 120),
+    ],
+)
+def test_the_older_way_to_name_a_strategy_is_read(older: str, strategy: str, max_idletime: float) -> None:
+    settings = engine_settings(yaml.safe_load(f"type: ParslEngine\nstrategy: {older}\nmax_workers: 3\n"))
+
+    assert isinstance(settings, ParslSettings)
+    assert settings.job_status_kwargs.strategy == strategy
+    assert settings.job_status_kwargs.max_idletime == max_idletime
+    assert settings.max_workers_per_node == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("type: ParslEngine\nstrategy: brave", "engine.strategy: 'brave' is none of them"),
+        ("type: ParslEngine\nstrategy: {idle: 1}", "engine.strategy.idle: unknown key 'idle'"),
+        (
+            "type: ParslEngine\nstrategy: simple\njob_status_kwargs: {strategy: none}",
+            "engine.strategy: job_status_kwargs says strategy as well",
+        ),
+        ("type: ParslEngine\nenable_mpi_mode: true", "engine.enable_mpi_mode: write `type: GlobusMPIEngine`"),
+        ("type: ThreadEngine\nworking_dir: here", "engine.working_dir: all threads of a process share one"),
+        ("max_tasks_per_child: 3", "engine.max_tasks_per_child: write max_tasks_per_worker"),
+    ],
+)
+def test_keys_of_other_files_are_refused_with_what_to_do(text: str, told: str) -> None:
+    (problem,) = problems(text)
+
+    assert told in problem
+
+
 def problems(text: str) -> list[str]:
     with pytest.raises(EngineSettingsInvalid) as caught:
         engine_settings(yaml.safe_load(text))
