@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 from uuid import UUID
 
 from headrace.action_provider.providers.action_tasks import ActionTask
-from headrace.action_provider.providers.provider import Ending
+from headrace.action_provider.providers.provider import CANCELLED, Ending
 from headrace.action_provider.providers.task_results import TaskResults
 from headrace.action_provider.providers.value_references import References
 
@@ -66,6 +66,10 @@ def outcome_of(results: TaskResults, values: Values, references: References) -> 
     if not failed:
         done = "1 task done" if len(tasks) == 1 else f"{len(tasks)} tasks done"
         return _outcome("SUCCEEDED", done, {}, results, tasks, values, references)
+    if all(task.state == "cancelled" for task in failed):
+        # By whoever may: one by one, or by a service that died before it could write the action's end.
+        subject = "The task was" if len(tasks) == 1 else f"{len(failed)} of {len(tasks)} tasks were"
+        return failure_of(results, values, references, replace(CANCELLED, description=f"{subject} cancelled"))
     first = _error_of(failed[0])
     alone = len(tasks) == 1
     subject = "The task failed" if alone else f"{len(failed)} of {len(tasks)} tasks failed"

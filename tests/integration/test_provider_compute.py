@@ -151,6 +151,22 @@ def test_cancelling_stops_what_runs_with_its_processes_and_what_waits(
     assert flows.ended(checked(flows.run(task(service, SQUARE, "square", 7)), 202))["details"]["result"] == [49]
 
 
+def test_an_action_whose_tasks_are_cancelled_one_by_one_is_cancelled(
+    service: RunningService, flows: Flows, tmp_path: Path
+) -> None:
+    waits = task(service, WAIT_FOR, "wait_for", str(tmp_path / "never"))
+    action = checked(flows.run(task(service, SQUARE, "square", 2), waits, waits), 202)
+    eventually(lambda: flows.status(action)["display_status"] == "1 of 3 tasks done, 2 running", 10)
+
+    group = flows.status(action)["details"]["task_group_id"]
+    assert flows.http.post(f"/api/v1/task-groups/{group}/cancel", json={"force": True}).is_success
+
+    ended = flows.ended(action)
+    assert ended["details"]["code"] == ended["display_status"] == "Cancelled"
+    assert ended["details"]["description"] == "2 of 3 tasks were cancelled"
+    assert ended["details"]["result"] == [4, None, None]
+
+
 def test_an_action_on_an_endpoint_that_was_away_runs_when_it_is_back(
     service: RunningService, sleeping_pool: RunningPool
 ) -> None:
