@@ -38,15 +38,20 @@ class AskedToken(httpx.Auth):
             yield request
 
     def _token(self) -> str:
-        try:
-            text = self._source()
-        except Exception as error:
-            # Whatever it is, it must reach whoever waits: it is somebody else's code. Its text may say anything.
-            raise TokenUnavailable(f"the function that gives the token raised {type(error).__name__}") from error
-        if not isinstance(text, str):
-            raise TokenUnavailable(f"the function that gives the token gave a {type(text).__name__}, and not a text")
-        token = text[len(_BEARER) :] if text[: len(_BEARER)].lower() == _BEARER else text
-        token = token.strip()
-        if not token or not token.isascii() or not token.isprintable() or " " in token:
-            raise TokenUnavailable("the function that gives the token gave none: one word of ASCII characters")
-        return token
+        return asked(self._source)
+
+
+def asked(source: TokenSource) -> str:
+    """The token of a source, without `Bearer `. Raises `TokenUnavailable`."""
+    try:
+        text = source()
+    except Exception as error:
+        # Whatever it is, it must reach whoever waits: it is somebody else's code. Its text may say anything.
+        raise TokenUnavailable(f"the function that gives the token raised {type(error).__name__}") from error
+    if not isinstance(text, str):
+        raise TokenUnavailable(f"the function that gives the token gave a {type(text).__name__}, and not a text")
+    token = text[len(_BEARER) :] if text[: len(_BEARER)].lower() == _BEARER else text
+    token = token.strip()
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise TokenUnavailable("the function that gives the token gave none: one word of ASCII characters")
+    return token

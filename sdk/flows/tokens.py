@@ -11,10 +11,13 @@ from urllib.parse import urlsplit
 
 from headrace.bus.errors import KeysUnusable
 from headrace.bus.installation.private_files import read_private
+from headrace.sdk.errors import TokenUnavailable
 from headrace.sdk.flows.errors import FlowError, TokenMissing
 from headrace.sdk.flows.field_checks import is_safe
 from headrace.sdk.profile import Profile
+from headrace.sdk.token_source import TokenSource, asked
 
+_NO_WORD: Final = "what was given for {url} does not look like a token: it must be one word of ASCII characters"
 _OURSELVES: Final = ("User", "Flow")
 """Values of `RunAs` that mean whoever runs the flow: here that is one and the same."""
 
@@ -23,16 +26,25 @@ _OURSELVES: Final = ("User", "Flow")
 class Tokens:
     """Tokens by a provider's URL (or the beginning of it), by a scope, or by a role of `RunAs`.
 
+    A function may stand for a token; it is asked before each request, so that it can renew what ends after hours.
     `profile` has the token for the providers of one's own Headrace, which is sent to no other. Tokens are not shown
     by `repr`.
     """
 
-    given: Mapping[str, str] = field(default_factory=dict, repr=False)
+    given: Mapping[str, str | TokenSource] = field(default_factory=dict, repr=False)
     profile: Profile | None = None
 
     def find(self, url: str, *, scope: str | None = None, run_as: str = "User") -> str:
         """The token for a provider. Raises `TokenMissing`, also where none may be sent."""
         self.check_safe(url)
+        found = self._found(url, scope, run_as)
+        try:
+            return asked(found if callable(found) else lambda: found)
+        except TokenUnavailable as error:
+            problem = f"the token for {url} cannot be had: {error}" if callable(found) else _NO_WORD.format(url=url)
+            raise TokenMissing(problem) from error
+
+    def _found(self, url: str, scope: str | None, run_as: str) -> str | TokenSource:
         if run_as not in _OURSELVES:
             if run_as in self.given:
                 return self.given[run_as]

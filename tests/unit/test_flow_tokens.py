@@ -74,6 +74,26 @@ def test_scopes_and_roles_are_named_by_the_definition() -> None:
     assert tokens.with_roles(None).find("https://example.org/c") == "host"
 
 
+def test_a_function_may_stand_for_a_token_and_is_asked_each_time() -> None:
+    given = iter(["Bearer first", "second"])
+    tokens = Tokens({"https://example.org": lambda: next(given)})
+
+    assert tokens.find("https://example.org/a") == "first"
+    assert tokens.find("https://example.org/a") == "second"
+    with pytest.raises(TokenMissing, match="cannot be had: the function that gives the token raised StopIteration"):
+        tokens.find("https://example.org/a")
+
+
+@pytest.mark.parametrize("text", ["", "two words", "line\nbreak", "tökén"])
+def test_what_is_no_token_is_sent_nowhere_and_shown_to_nobody(text: str) -> None:
+    with pytest.raises(TokenMissing) as caught:
+        Tokens({"https://example.org": text}).find("https://example.org/a")
+
+    assert "does not look like a token" in str(caught.value)
+    assert not text or text not in str(caught.value)
+    assert Tokens({"https://example.org": " good\n"}).find("https://example.org") == "good"
+
+
 def test_tokens_are_not_shown() -> None:
     assert "admin" not in repr(Tokens(GIVEN, PROFILE))
     assert "profile-token" not in repr(Tokens(GIVEN, PROFILE))
