@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-system wheel-test lint types check bench long-haul chaos powerloss format clean
+.PHONY: demo test test-clients test-system wheel-test lint types check bench long-haul chaos powerloss format clean
 
 $(VENV)/.ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Headrace needs Python 3.11 or newer; set PYTHON=/path/to/python3.11")'
@@ -25,6 +25,17 @@ SYSTEM_TESTS ?= .system-tests
 test-system: $(VENV)/.ready
 	tests/system/install $(SYSTEM_TESTS) $(BIN)/python
 	SYSTEM_TESTS=$(SYSTEM_TESTS) $(BIN)/python -m pytest tests/system
+
+# The public client of action providers, unmodified and in an environment of its own (CLIENT_TESTS), against a service. Not
+# part of `make test`, which sends what it was seen to send. RECORD=1 keeps what it sends now.
+CLIENT_TESTS ?= .client-tests
+$(CLIENT_TESTS)/.ready: tests/clients/requirements.txt
+	$(PYTHON) -m venv $(CLIENT_TESTS)
+	$(CLIENT_TESTS)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/clients/requirements.txt
+	@touch $@
+
+test-clients: $(VENV)/.ready $(CLIENT_TESTS)/.ready
+	CLIENT_TESTS=$(CLIENT_TESTS) $(BIN)/python -m pytest tests/clients -p no:randomly
 
 # What a user installs: the built wheel with all its dependencies in a fresh environment, and a function that runs there.
 wheel-test: $(VENV)/.ready
@@ -75,4 +86,4 @@ long-haul: $(VENV)/.ready
 	$(BIN)/python -m benchmarks.haul $(HAUL)
 
 clean:
-	rm -rf $(VENV) .venv-bench build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-bench .client-tests build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

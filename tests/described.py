@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from typing import Any
 
 import httpx
 from starlette.routing import compile_path
@@ -52,25 +53,36 @@ def check_provider(response: httpx.Response) -> None:
         return
     assert response.headers["content-type"] == "application/json"
     document = response.json()
-    if status >= 400:
-        validate("action-error", document)
-        assert (status == 401) == ("www-authenticate" in response.headers)
-    elif isinstance(document, list):
-        validate("action-list", document)
-    elif "action_id" in document:
-        validate("action-status", document)
+    kind = check_document(document)
+    assert (status >= 400) == (kind == "action-error")
+    assert (status == 401) == ("www-authenticate" in response.headers)
+    if kind == "action-status":
         # Clients append the operation to whatever address they were given, also to one with a query.
         bound = response.request.url.query.decode()
         last = (bound if "/" in bound else path).rsplit("/", 1)[-1]
         assert status in ((200, 202) if method == "POST" and last in ("run", "actions") else (200,))
-        if "completion_time" in document:
-            assert document["start_time"] <= document["completion_time"]
-    elif "entries" in document:
-        validate("action-log", document)
-        assert len(document["entries"]) <= document["limit"]
-    else:
-        validate("provider-description", document)
+    elif kind == "provider-description":
         assert response.headers["access-control-allow-origin"] == "*"
+
+
+def check_document(document: Any) -> str:
+    """Fails when this is no document of an action provider; gives the name of the schema that it satisfies."""
+    kind = _kind(document)
+    validate(kind, document)
+    if kind == "action-status" and "completion_time" in document:
+        assert document["start_time"] <= document["completion_time"]
+    if kind == "action-log":
+        assert len(document["entries"]) <= document["limit"]
+    return kind
+
+
+def _kind(document: Any) -> str:
+    if isinstance(document, list):
+        return "action-list"
+    for name, kind in (("action_id", "action-status"), ("entries", "action-log"), ("code", "action-error")):
+        if name in document:
+            return kind
+    return "provider-description"
 
 
 def _operation(method: str, path: str) -> Operation | None:
