@@ -28,10 +28,12 @@ async def pool_for(
     runtime: Mapping[str, str] | None = None,
     wanted: bool = True,
     environment: str = "",
+    accounts: Mapping[str, str] | None = None,
 ) -> str:
     """The name of the pool. One that sleeps is woken up, unless it is not `wanted` now.
 
-    `environment` is the text of what the functions need (`headrace.bus.functions.requirements`).
+    `environment` is the text of what the functions need (`headrace.bus.functions.requirements`). `accounts` are the
+    user names of the principal's accounts, which an endpoint is told only if its pools run as different local users.
     An endpoint that is there is asked whether it takes the options, which it says within milliseconds; one that is
     away says so when it is back, and the tasks end then. Raises `PoolFailed`, `EnvironmentUnusable`,
     `InvalidRequest`, `Conflict` and `BusUnavailable`.
@@ -49,6 +51,7 @@ async def pool_for(
             runtime=runtime,
             wanted=wanted,
             per_user=at.per_user,
+            accounts=accounts if at.per_user else None,
         )
     except PoolLimit as error:
         raise Conflict(str(error)) from None

@@ -90,26 +90,33 @@ class IdentityMapping:
             )
         )
 
-    def local_name(self, principal: str) -> str:
-        """The name of the local user for a principal. Raises `IdentityUnmapped`."""
-        identity = identity_of(principal)
-        for each in self.expressions:
-            name = each.map(identity)
-            if name:
-                return name
+    def local_name(self, principal: str, accounts: Mapping[str, str] | None = None) -> str:
+        """The name of the local user for a principal. Raises `IdentityUnmapped`.
+
+        `accounts` are the user names of all accounts of theirs, by URNs; the principal's own is tried first.
+        """
+        known = accounts or {}
+        for urn in dict.fromkeys((principal, *known)):
+            identity = identity_of(urn, known.get(urn, ""))
+            for each in self.expressions:
+                name = each.map(identity)
+                if name:
+                    return name
         raise IdentityUnmapped(
             f"{principal} is no local user of this endpoint's machine: its administrator's identity mapping has nothing"
             " that matches"
         )
 
 
-def identity_of(principal: str) -> dict[str, str]:
-    """What is known of a principal, by the names that `source` may use."""
+def identity_of(principal: str, username: str = "") -> dict[str, str]:
+    """What is known of a principal, by the names that `source` may use; `username` is that at another system."""
     known = {"urn": principal, "id": principal.rpartition(":")[2]}
     if len(principal) > _LONGEST:
         return {}
     if principal.startswith(_USER):
         known["username"] = principal.removeprefix(_USER)
+    elif username and len(username) <= _LONGEST:
+        known["username"] = username
     if "@" in known.get("username", ""):
         known["email"] = known["username"]
     if principal.startswith(_GLOBUS):

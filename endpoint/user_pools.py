@@ -238,7 +238,7 @@ class UserPools:
         theirs = Runtime(python=wish.runtime.get("python", ""), headrace=wish.runtime.get("headrace", ""))
         user = None
         if files.identities is not None:
-            user = LocalUser.of_name(files.identities.local_name(wish.principal))
+            user = LocalUser.of_name(files.identities.local_name(wish.principal, wish.accounts))
         mapped = None if user is None else {"local": user.document(), "principal": wish.principal}
         config = files.pool(wish.options, user_runtime=user_runtime(theirs), mapped_identity=mapped)
         engine = engine_settings(dict(config.engine))

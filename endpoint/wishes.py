@@ -35,6 +35,8 @@ class Wish:
     runtime: Mapping[str, str]
     number: int
     token: str = field(repr=False)
+    accounts: Mapping[str, str] = field(default_factory=dict)
+    """User names of the principal's accounts at another system, by their URNs."""
 
     @classmethod
     def of_document(cls, document: dict[str, Any]) -> Wish:
@@ -47,6 +49,7 @@ class Wish:
             runtime=document["runtime"],
             number=document["wanted"],
             token=document["pool_token"],
+            accounts=document.get("accounts") or {},
         )
 
 

@@ -42,6 +42,7 @@ async def open_session(call: Call) -> Response:
         runtime={"python": body["python_version"], "headrace": body["sdk_version"]},
         wanted=body.get("wanted", True),
         environment=_environment(body.get("environment") or ""),
+        accounts=caller.accounts,
     )
     ttl_s = await _time_of_life(call, endpoint)
     session_id = uuid.uuid4().hex

@@ -165,7 +165,14 @@ async def _run(
     for function in functions:
         check_allowed(endpoint, function)
     options = (call.body or {}).get("user_endpoint_config")
-    pool = await pool_for(service, call.caller.principal, endpoint, options, environment=environment_of(functions))
+    pool = await pool_for(
+        service,
+        call.caller.principal,
+        endpoint,
+        options,
+        environment=environment_of(functions),
+        accounts=call.caller.accounts,
+    )
     plan = Plan(
         Submission(
             principal=call.caller.principal,

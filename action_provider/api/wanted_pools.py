@@ -54,6 +54,7 @@ def _described(call: Call, endpoint: EndpointRecord, pool: PoolRecord) -> dict[s
     return {
         "pool": pool.pool,
         "principal": pool.principal,
+        "accounts": pool.accounts,
         "user_endpoint_config": pool.options,
         "environment": pool.environment,
         "runtime": pool.runtime,

@@ -47,6 +47,13 @@ class Caller:
         """Whether the token is of another system, so that nothing here says whether it is still good."""
         return self.identity is not None
 
+    @property
+    def accounts(self) -> dict[str, str]:
+        """The user names of the caller's accounts at another system, by their URNs, as far as it tells them; the
+        principal's first."""
+        personas = self.identity.personas if self.identity is not None else ()
+        return {canonical(each.urn): each.username for each in personas if each.username}
+
     def at_most_s(self, wanted_s: float) -> float:
         """A time of life that does not go beyond the token's."""
         return wanted_s if self.expires_at is None else max(1.0, min(wanted_s, self.expires_at - time.time()))

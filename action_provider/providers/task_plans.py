@@ -204,7 +204,14 @@ def _check_allowed(
 
 async def _pool(service: Service, caller: Caller, endpoint: EndpointRecord, asked: Asked, environment: str) -> str:
     try:
-        return await pool_for(service, caller.principal, endpoint, asked.user_endpoint_config, environment=environment)
+        return await pool_for(
+            service,
+            caller.principal,
+            endpoint,
+            asked.user_endpoint_config,
+            environment=environment,
+            accounts=caller.accounts,
+        )
     except EnvironmentUnusable as error:
         raise MalformedRequest(str(error)) from None
     except PoolFailed as error:

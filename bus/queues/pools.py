@@ -101,6 +101,7 @@ class Pools:
         runtime: Mapping[str, str] | None = None,
         wanted: bool = True,
         per_user: bool = False,
+        accounts: Mapping[str, str] | None = None,
     ) -> PoolRecord:
         """The record of the pool for these options, made where it is missing; with `wanted` it is woken up.
 
@@ -121,9 +122,13 @@ class Pools:
                         environment=environment,
                         runtime=dict(runtime or {}),
                         used_at=time.time(),
+                        accounts=dict(accounts or {}),
                     )
                     self._note(Record(key, fresh, await self._records.create(key, fresh, ttl_s=_KEPT_S)))
                     return fresh
+                if accounts and dict(accounts) != found.value.accounts:
+                    await self._put(found, msgspec.structs.replace(found.value, accounts=dict(accounts)))
+                    continue
                 if wanted and found.value.asleep:
                     return await self._wanted_again(found)
                 if time.time() - found.value.used_at > _NOTED_EVERY_S:

@@ -311,6 +311,8 @@ class PoolRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     wanted: int = 1
     """Grows each time that the pool is wanted while nobody has it running."""
     reports: tuple[PoolReport, ...] = ()
+    accounts: dict[str, str] = {}
+    """User names of the principal's accounts at another system, by their URNs, where local users depend on them."""
 
     @property
     def running(self) -> bool:

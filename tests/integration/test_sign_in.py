@@ -325,3 +325,20 @@ def test_nobody_subscribes_to_events_for_an_endpoint_with_a_policy_but_its_owner
     ada = globus.token(ADA)
     body = {"filter": {"exact": {"type": "t"}}, "function_id": add_function(service, ada), "endpoint_id": endpoint_id}
     refused(service.http(ada).post("/api/v1/subscriptions", json=body), 403, "only its owner's subscriptions")
+
+
+def test_an_endpoint_with_local_users_is_told_the_user_names_of_those_who_come(
+    service: RunningService, globus: FakeGlobus
+) -> None:
+    told, other = (
+        service.add_endpoint(name, public=True, per_user=each) for name, each in (("own", True), ("one", False))
+    )
+    token = globus.token(ADA, linked=(ADAS_OTHER,))
+    asked = {**SDK, "user_endpoint_config": {"a": 1}}
+    for endpoint_id, endpoint_token in (told, other):
+        answer = service.http(token).post("/api/v1/sessions", json={**asked, "endpoint_id": endpoint_id})
+        assert answer.status_code == 201, answer.text
+        place = f"/api/v1/endpoints/{endpoint_id}/wanted-pools"
+        (pool,) = service.http(endpoint_token).get(place, params={"manager": "m"}).json()["pools"]
+        expected = {urn_of(ADA): ADA, urn_of(ADAS_OTHER): ADAS_OTHER} if endpoint_id == told[0] else {}
+        assert pool["accounts"] == expected

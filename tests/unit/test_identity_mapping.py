@@ -39,6 +39,17 @@ def test_a_principal_is_who_the_first_match_says(expression: dict[str, Any], pri
     assert mapping(nobody, expression, later).local_name(principal) == name
 
 
+def test_user_names_of_another_system_are_matched_that_of_the_principal_first() -> None:
+    other = "urn:globus:auth:identity:4f9c24e8-3b12-4fef-91e0-1b2c3d4e5f60"
+    of_org = mapping({"source": "{username}", "match": "(.*)@example\\.org", "output": "{0}"})
+    assert of_org.local_name(GLOBUS, {GLOBUS: "ada@example.org", other: "lovelace@example.org"}) == "ada"
+    assert of_org.local_name(GLOBUS, {GLOBUS: "ada@home.net", other: "lovelace@example.org"}) == "lovelace"
+    # Nobody becomes somebody by a user name of this service that looks like one of another system, or the other way.
+    assert of_org.local_name(ADA, {ADA: "root@example.org"}) == "ada"
+    with pytest.raises(IdentityUnmapped):
+        of_org.local_name(GLOBUS, {GLOBUS: "ada@example.org.evil.net"})
+
+
 @pytest.mark.parametrize(
     ("expression", "principal"),
     [
