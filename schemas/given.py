@@ -25,11 +25,13 @@ from headrace.schemas.validator import check_schema, raise_violations
 MOST_BYTES: Final = 32 * 1024
 """The largest schema, as JSON without spaces."""
 
-MOST_STEPS: Final = 100_000
-"""So many keywords are evaluated for one document, at most: some tenths of a second."""
+MOST_STEPS: Final = 1_000_000
+"""So many keywords are evaluated for a large document, at most; for others, as many as their size gives reason for."""
 
 TOO_LONG: Final = "tooLong"
 
+_LEAST_STEPS = 10_000
+_STEPS_PER_BYTE = 4
 _MOST_DEPTH = 40
 _MOST_TEXT = 1000
 _MOST_TRIES = 1_000_000
@@ -66,11 +68,14 @@ def check_given(description: object, *, name: str) -> None:
     check_schema(description)
 
 
-def validate_given(description: dict[str, Any], document: object, *, name: str, steps: int = MOST_STEPS) -> None:
-    """Check a document against a schema that `check_given` has passed. Raises `SchemaViolation`; its keyword is
-    `TOO_LONG` when so many steps do not suffice."""
+def validate_given(description: dict[str, Any], document: object, *, name: str, steps: int | None = None) -> None:
+    """Check a document against a schema that `check_given` has passed.
+
+    Raises `SchemaViolation`; its keyword is `TOO_LONG` when so many steps (by default what is reasonable for the
+    document's size) do not suffice.
+    """
     validator = _Limited(description, registry=SPECIFICATIONS)
-    token = _steps.set([steps])
+    token = _steps.set([_reasonable(document) if steps is None else steps])
     try:
         raise_violations(name, validator, document)
     except (_TooManyStepsError, RecursionError):
@@ -79,6 +84,14 @@ def validate_given(description: dict[str, Any], document: object, *, name: str, 
         raise _refused(name, "", f"the schema refers to {error.ref!r}, which is not in it") from error
     finally:
         _steps.reset(token)
+
+
+def _reasonable(document: object) -> int:
+    # A list of small numbers has two bytes and a keyword or two for each.
+    try:
+        return min(_LEAST_STEPS + _STEPS_PER_BYTE * len(json.dumps(document)), MOST_STEPS)
+    except RecursionError:
+        return _LEAST_STEPS
 
 
 def _problems(node: Any, root: dict[str, Any], pointer: str, depth: int) -> Iterator[Violation]:

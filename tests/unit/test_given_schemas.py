@@ -117,6 +117,12 @@ def test_a_schema_that_explodes_is_stopped() -> None:
     assert "too long" in refused(description, {"x": 1})
 
 
+def test_a_long_list_is_no_reason_to_stop() -> None:
+    description = {"properties": {"x": {"items": {"anyOf": [{"type": "number", "minimum": 0}, {"type": "null"}]}}}}
+
+    validate_given(description, {"x": [1] * 20_000}, name="s")
+
+
 def test_a_schema_that_is_itself_is_stopped() -> None:
     assert "too long" in refused({"$ref": "#"}, {})
 
