@@ -65,10 +65,12 @@ def read_document(path: Path) -> Any:
     """A file's JSON or YAML. Raises `CommandError` with the line."""
     import yaml
 
+    from headrace.bus.plain_yaml import plain_loader
+
     text = read_text(path)
     try:
         # YAML includes JSON, but turns what looks like a date into one, which JSON cannot carry.
-        return json.loads(text) if text.lstrip().startswith(("{", "[")) else yaml.load(text, Loader=_loader())  # noqa: S506
+        return json.loads(text) if text.lstrip().startswith(("{", "[")) else yaml.load(text, Loader=plain_loader())  # noqa: S506
     except (ValueError, yaml.YAMLError) as error:
         raise CommandError(f"{path} is neither JSON nor YAML: {error}") from error
 
@@ -96,17 +98,3 @@ def shown(value: object) -> str:
     if isinstance(value, dict):
         return json.dumps(value)
     return str(value)
-
-
-def _loader() -> Any:
-    """YAML's safe loader, without dates."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        pass
-
-    Loader.yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-    return Loader

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from headrace.bus.plain_yaml import plain_loader
 from headrace.sdk.flows.errors import DefinitionInvalid
 from headrace.sdk.flows.problems import Problem, pointer
 
@@ -85,7 +86,7 @@ def _yaml(text: str, name: str) -> Any:
     import yaml
 
     try:
-        return yaml.load(text, Loader=_loader())  # noqa: S506 - it is the safe loader, with less
+        return yaml.load(text, Loader=plain_loader())  # noqa: S506 - it is the safe loader, with less
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise _unreadable(
@@ -93,20 +94,6 @@ def _yaml(text: str, name: str) -> Any:
         ) from None
     except (yaml.YAMLError, ValueError) as error:
         raise _unreadable(name, f"this is neither JSON nor YAML: {error}", None) from None
-
-
-def _loader() -> Any:
-    """YAML's safe loader, without dates: JSON has none, and a Timestamp is a text."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        pass
-
-    Loader.yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-    return Loader
 
 
 def _unreadable(name: str, problem: str, line: int | None) -> DefinitionInvalid:

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.sdk.flows import ExpressionFailed, ExpressionInvalid, StateFailed
-from headrace.sdk.flows.expressions import doubts_about, evaluate, pathsplit, problem_of
+from headrace.sdk.flows.evaluator import pathsplit
+from headrace.sdk.flows.expressions import doubts_about, evaluate, problem_of
 from headrace.sdk.flows.parameters import evaluated, shown_parameters, shown_state
 
 STATE: dict[str, Any] = {
