@@ -8,9 +8,8 @@ submitted, so whoever repeats the request after a crash submits the same bundles
 from __future__ import annotations
 
 import abc
-import asyncio
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -43,6 +42,7 @@ from headrace.action_provider.providers.task_results import TaskResults, forget_
 from headrace.action_provider.providers.task_stopping import stop
 from headrace.action_provider.providers.value_references import References, keep_whole, refers, without_whole
 from headrace.action_provider.state import Service
+from headrace.action_provider.together import together
 from headrace.bus.errors import QueueFull, StreamFull
 from headrace.bus.store.actions import ActionRecord, Start
 from headrace.bus.tasks.results import ResultWatch, news_subjects
@@ -128,7 +128,7 @@ class TaskProvider(Provider, abc.ABC):
         repeated = any(plan.submission.retry for plan in plans)
         async with ResultWatch(service.connection, results.collectors, confirmed=False) as watch:
             await service.tables.actions.publish_id(action)
-            await _all(*(plan.store(service.connection, service.keys, service.lanes) for plan in plans))
+            await together(*(plan.store(service.connection, service.keys, service.lanes) for plan in plans))
             if repeated:
                 await watch.catch_up()
             await watch.until_complete(service.settings.run_wait_s)
@@ -196,11 +196,3 @@ async def _finish(
     if finished is None:
         raise NotFound(f"the action {record.action_id!r} was released in this moment")
     return finished
-
-
-async def _all(*work: Coroutine[Any, Any, None]) -> None:
-    """Do all of it at once; a single piece without a task of its own, which would cost more than the piece."""
-    if len(work) == 1:
-        await work[0]
-    else:
-        await asyncio.gather(*work)

@@ -18,6 +18,7 @@ from headrace.action_provider.providers.provider import ProviderAddress
 from headrace.action_provider.providers.requests import ActionRequest
 from headrace.action_provider.providers.starts import new_record
 from headrace.action_provider.state import Service
+from headrace.action_provider.together import together
 from headrace.action_provider.wishes import pool_for
 from headrace.bus.errors import ArgumentNotSerialisable, EnvironmentUnusable, PoolFailed
 from headrace.bus.store.action_keys import new_action_id, request_key
@@ -165,10 +166,9 @@ async def _found(
     for task in asked.tasks:
         endpoints.setdefault(task.endpoint, task.endpoint_field)
         functions.setdefault(task.function, task.function_field)
-    found, usable = await asyncio.gather(
-        asyncio.gather(*(_named(endpoint_for(service, caller, each), field) for each, field in endpoints.items())),
-        asyncio.gather(*(_named(function_for(service, caller, each), field) for each, field in functions.items())),
-    )
+    # As a rule they were read a moment ago.
+    found = await together(*(_named(endpoint_for(service, caller, each), field) for each, field in endpoints.items()))
+    usable = await together(*(_named(function_for(service, caller, each), field) for each, field in functions.items()))
     return dict(zip(endpoints, found, strict=True)), dict(zip(functions, usable, strict=True))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -10,6 +9,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from headrace.action_provider.state import Service
+from headrace.action_provider.together import together
 from headrace.bus.ids import task_id
 from headrace.bus.names import token
 from headrace.bus.nats.connection import Connection
@@ -83,7 +83,7 @@ class TaskResults:
 
     async def catch_up(self, connection: Connection) -> None:
         """Read what is stored by now. Raises `BusUnavailable`."""
-        await asyncio.gather(*(each.catch_up(connection) for each in self.collectors))
+        await together(*(each.catch_up(connection) for each in self.collectors))
 
     @property
     def group(self) -> UUID:
