@@ -24,7 +24,8 @@ class Presence:
 
     async def ensure(self, *, replicas: int = 1) -> None:
         """Create the bucket where it is missing."""
-        await self._records.ensure(replicas=replicas)
+        # Whoever is there says so again soon.
+        await self._records.ensure(replicas=replicas, is_fleeting=True)
 
     async def of(self, endpoint: UUID) -> list[PresenceRecord]:
         """Those of an endpoint, the latest first. Raises `BusUnavailable`."""

@@ -49,8 +49,8 @@ class Records(Generic[T]):
         self._encode = msgspec.json.Encoder().encode
         self._decode = msgspec.json.Decoder(kind).decode
 
-    async def ensure(self, *, replicas: int = 1, max_bytes: int = -1) -> None:
-        """Create the bucket where it is missing."""
+    async def ensure(self, *, replicas: int = 1, max_bytes: int = -1, is_fleeting: bool = False) -> None:
+        """Create the bucket where it is missing. What is fleeting need not survive a power cut, and costs less."""
         await ensure_stream(
             self._connection,
             Stream(
@@ -67,6 +67,7 @@ class Records(Generic[T]):
                     "subject_delete_marker_ttl": 60_000_000_000,
                     "republish": {"src": f"$KV.{self.name}.>", "dest": f"changed.{self.name}.>"},
                 },
+                at_creation={"persist_mode": "async"} if is_fleeting and replicas == 1 else {},
             ),
             replicas=replicas,
         )

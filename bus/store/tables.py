@@ -28,7 +28,7 @@ from headrace.bus.store.recent import RecentRecords
 from headrace.bus.store.records import Records
 
 PRESENCE_TTL_S = 15.0
-PRESENCE_QUIET_TTL_S = 180.0
+PRESENCE_QUIET_TTL_S = 270.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -137,7 +137,7 @@ def test_a_quiet_manager_gives_rare_signs_and_is_offline_soon_after_its_connecti
     user, manager = service.http(), service.http(token)
     assert manager.put(f"{path}/presence", json=presence(manager="m")).headers["Headrace-Next-Sign"] == "0.333333"
     said = manager.put(f"{path}/presence", json=presence(manager="m", quiet=True))
-    assert said.headers["Headrace-Next-Sign"] == "60"
+    assert said.headers["Headrace-Next-Sign"] == "90"
 
     with pytest.raises(httpx.ReadTimeout):
         manager.get(f"{path}/wanted-pools", params={"manager": "m", "wait": "30s"}, timeout=1.5)
