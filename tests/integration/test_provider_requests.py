@@ -137,13 +137,20 @@ def test_fifty_equal_requests_at_once_at_two_replicas_have_one_effect(
     assert path.read_text() == "x."
 
 
-def test_a_service_that_is_killed_between_the_record_and_the_tasks_leaves_an_action_that_a_repetition_completes(
-    service: RunningService, flows: Flows, tmp_path: Path
+@pytest.mark.parametrize(
+    ("killed_at", "ran"),
+    [
+        pytest.param(b"PUB task.", 0, id="between the record and the tasks"),
+        pytest.param(b'"SUCCEEDED"', 3, id="between the results and the end"),
+    ],
+)
+def test_a_service_that_is_killed_leaves_an_action_that_a_repetition_completes_once(
+    service: RunningService, flows: Flows, tmp_path: Path, killed_at: bytes, ran: int
 ) -> None:
     path = tmp_path / "notes"
     note = task(service, NOTE, "note", str(path), "x")
     nats = httpx.URL(service.nats.url)
-    request = {"request_id": "killed", "body": {"endpoint_id": flows.endpoint_id, "tasks": [note] * 3}}
+    request = {"request_id": uuid.uuid4().hex, "body": {"endpoint_id": flows.endpoint_id, "tasks": [note] * 3}}
     errors: list[httpx.HTTPError] = []
 
     def run(url: str) -> None:
@@ -153,17 +160,17 @@ def test_a_service_that_is_killed_between_the_record_and_the_tasks_leaves_an_act
             errors.append(error)
 
     with (
-        Gateway(target=(nats.host, nats.port or 0), hold_at=b"PUB task.") as gate,
+        Gateway(target=(nats.host, nats.port or 0), hold_at=killed_at) as gate,
         service_process(service, f"nats://127.0.0.1:{gate.port}", tmp_path / "doomed") as (url, process),
     ):
         caller = threading.Thread(target=run, args=(url,))
         caller.start()
-        assert gate.held.wait(20), "the service submitted the tasks"
+        assert gate.held.wait(20), "the service came so far"
         process.kill()
         process.wait()
         caller.join(20)
     assert errors, "nobody answered"
-    assert not path.exists()
+    assert (path.read_text() if path.exists() else "") == "x" * ran
 
     first, second = (
         checked(flows.http.post(f"{BASE}/run", json=request)),
