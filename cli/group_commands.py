@@ -12,7 +12,7 @@ from headrace.cli.service import JsonOption, OfHomeOption, service
 app = typer.Typer(help="List groups of users, and say who is in them (administrators only).", no_args_is_help=True)
 
 _GroupArgument = Annotated[str, typer.Argument(help="The group's name, lab for urn:headrace:group:lab, or a URN.")]
-_UsersArgument = Annotated[list[str], typer.Argument(help="Names of users.")]
+_UsersArgument = Annotated[list[str], typer.Argument(help="Names of users; URNs for those of Globus or an issuer.")]
 
 
 @app.command()

@@ -14,7 +14,12 @@ app = typer.Typer(help="Add, list and remove users (administrators only).", no_a
 
 @app.command()
 def add(
-    name: Annotated[str, typer.Argument(help="Lower-case letters, digits, '.', '_', '@' and '-'.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="Lower-case letters, digits, '.', '_', '@' and '-'; or the URN of a user of Globus or an issuer."
+        ),
+    ],
     group: Annotated[
         list[str] | None, typer.Option(help="The URN of a group, such as urn:headrace:group:lab; may be repeated.")
     ] = None,

@@ -27,10 +27,15 @@ def id_or_none(value: Id | None, name: str) -> str | None:
 
 
 def segment(value: str, name: str) -> str:
-    """One segment of a path: what a slash or a question mark would send elsewhere raises `ValueError`."""
-    if not value or any(character in value for character in "/?#%\\") or value in (".", ".."):
+    """One segment of a path: what a slash or a question mark would send elsewhere raises `ValueError`.
+
+    URNs of users of an issuer hold percent signs, which are sent as such.
+    """
+    text = value.replace("%", "%25") if value.startswith("urn:") else value
+    odd = "/?#\\" if value.startswith("urn:") else "/?#%\\"
+    if not value or any(character in value for character in odd) or value in (".", ".."):
         raise ValueError(f"{name} is {value!r}, which cannot be one")
-    return value
+    return text
 
 
 def states(wanted: str | Iterable[str]) -> str:

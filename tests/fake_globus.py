@@ -50,8 +50,8 @@ class FakeGlobus:
     policies: dict[str, set[str]] = field(default_factory=dict)
     """The tokens that satisfy each policy."""
     asked: Counter[str] = field(default_factory=Counter)
-    shown: set[str] = field(default_factory=set)
-    """The tokens that it was asked about."""
+    asked_for: Counter[str] = field(default_factory=Counter)
+    """How often it was asked about each token."""
     status: int = 200
     """Anything else is the answer to everything."""
     released: threading.Event = field(default_factory=threading.Event)
@@ -94,6 +94,8 @@ class FakeGlobus:
     def answer(self, method: str, path: str, query: dict[str, str], basic: str, bearer: str) -> tuple[int, Any]:
         """The answer to one request."""
         self.asked[path] += 1
+        if path == "/v2/oauth2/token/introspect":
+            self.asked_for[query.get("token", "")] += 1
         self.released.wait(20)
         if self.status != 200:
             return self.status, {"code": "Trouble"}
@@ -104,7 +106,6 @@ class FakeGlobus:
         if basic != f"{self.client_id}:{self.client_secret}":
             return 401, {"error": "invalid_client"}
         token = query.get("token", "")
-        self.shown.add(token)
         if path == "/v2/oauth2/token/introspect":
             return 200, self._introspected(token, query)
         return self._granted(token)

@@ -11,7 +11,7 @@ from headrace.action_provider.auth.foreign import ForeignTokens
 from headrace.action_provider.auth.identities import IdentitySource
 from headrace.action_provider.auth.settings import Admission, AuthSettings
 from headrace.action_provider.auth.tokens import BuiltInTokens
-from headrace.action_provider.errors import Forbidden, Unauthenticated
+from headrace.action_provider.errors import Forbidden, ServiceUnusable, Unauthenticated
 from headrace.bus.store.tables import Tables
 
 OWN_FORMS: Final = ("hr_", "hrp_")
@@ -87,7 +87,12 @@ def _sources(settings: AuthSettings) -> list[tuple[IdentitySource, Admission]]:
     """The systems that are asked. Their modules, and libraries, are loaded only where they are wanted."""
     found: list[tuple[IdentitySource, Admission]] = []
     if settings.oidc:
-        from headrace.action_provider.auth.oidc import OidcIssuer
+        try:
+            from headrace.action_provider.auth.oidc import OidcIssuer
+        except ImportError as error:
+            raise ServiceUnusable(
+                f"--auth oidc needs the package {error.name}; run `pip install 'headrace[oidc]'`"
+            ) from None
 
         # Before Globus: a JWT says who has issued it, while any text may be a token of Globus.
         found += [(OidcIssuer(each, settings.network), each.admission) for each in settings.oidc]

@@ -11,6 +11,7 @@ import globus_sdk.gare
 import httpx
 import pytest
 from fake_globus import CONSENT_NEEDED, FakeGlobus, fake_globus, urn_of
+from fake_issuer import FakeIssuer, fake_issuer
 from running_pool import RunningPool, running_pool
 from service import RunningService, running_service
 from waiting import eventually
@@ -30,9 +31,18 @@ def globus() -> Iterator[FakeGlobus]:
 
 
 @pytest.fixture(scope="module")
-def service(globus: FakeGlobus, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+def issuer() -> Iterator[FakeIssuer]:
+    with fake_issuer() as serving:
+        yield serving
+
+
+@pytest.fixture(scope="module")
+def service(
+    globus: FakeGlobus, issuer: FakeIssuer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningService]:
     # Sessions are renewed each second, and nothing is believed for long.
-    auth = AuthSettings(globus=globus.settings(believe_s=0.1, groups_s=0.1), session_ttl_s=2.0, watch_s=0.2)
+    of_globus = globus.settings(believe_s=0.1, groups_s=0.1)
+    auth = AuthSettings(globus=of_globus, oidc=(issuer.settings(),), session_ttl_s=2.0, watch_s=0.2)
     with running_service(tmp_path_factory.mktemp("service"), auth=auth, token_cache_s=0.1) as running:
         yield running
 
@@ -186,3 +196,30 @@ def test_an_event_runs_a_function_of_a_user_of_globus_at_an_endpoint_of_a_linked
         return any(each["function_id"] == function_id and each["state"] == "succeeded" for each in tasks)
 
     eventually(has_run, within_s=10)
+
+
+def test_a_user_of_an_issuer_comes_through_a_group_of_this_service(
+    service: RunningService, issuer: FakeIssuer, globus: FakeGlobus, pool: RunningPool
+) -> None:
+    # As long and as odd as a name may be: it is a part of subjects on the bus, of keys of records and of paths.
+    name = "auth0|ü/" + "x" * 60
+    token = issuer.token(sub=name)
+    with Client(service.url, service.token) as admin, Client(service.url, token) as client:
+        principal = client.whoami()["principal"]
+        admin.create_user(principal)
+        admin.add_to_group("readers", principal)
+        with Client(service.url, globus.token(ADA)) as owner:
+            owner.share_endpoint(pool.endpoint_id, "urn:headrace:group:readers")
+        eventually(lambda: client.whoami()["groups"] == ["urn:headrace:group:readers"], within_s=5)
+        with Executor(pool.endpoint_id, client=client) as executor:
+            assert executor.submit(pow, 3, 3).result(10) == 27
+        admin.delete_user(principal)
+        with pytest.raises(Forbidden, match="was removed"):
+            client.whoami()
+
+
+def test_long_tokens_travel(service: RunningService, globus: FakeGlobus) -> None:
+    for length in (1, 9_000, 60_000):
+        answer = service.http(globus.token(ADA, length=length)).get("/api/v1/whoami")
+        assert answer.status_code == 200, answer.text
+    assert service.http("x" * 65_537).get("/api/v1/whoami").status_code == 401
