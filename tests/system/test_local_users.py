@@ -9,9 +9,6 @@ import pwd
 import shutil
 import signal
 import subprocess
-import sys
-import sysconfig
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ from uuid import UUID
 
 import pytest
 from headrace_up import Up, headrace_up
+from other_users import interpreter_for, local_user
 from waiting import eventually
 
 from headrace.endpoint.directory import EndpointDirectory, Endpoints
@@ -64,38 +62,20 @@ def look(secret, others):
 @pytest.fixture(scope="module")
 def users() -> Iterator[None]:
     """Two users and a group of this machine."""
-    for name in (ADA, BOB):
-        subprocess.run(["useradd", "--create-home", "--shell", "/bin/sh", name], check=True)
-    subprocess.run(["groupadd", "hr-test-lab"], check=True)
-    subprocess.run(["usermod", "--append", "--groups", "hr-test-lab", ADA], check=True)
-    try:
-        yield
-    finally:
-        for name in (ADA, BOB):
-            subprocess.run(["userdel", "--remove", name], check=True, stderr=subprocess.DEVNULL)
-        subprocess.run(["groupdel", "hr-test-lab"], check=True)
+    with local_user(ADA), local_user(BOB):
+        subprocess.run(["groupadd", "hr-test-lab"], check=True)
+        subprocess.run(["usermod", "--append", "--groups", "hr-test-lab", ADA], check=True)
+        try:
+            yield
+        finally:
+            subprocess.run(["groupdel", "hr-test-lab"], check=True)
 
 
 @pytest.fixture(scope="module")
 def python(users: None) -> Iterator[str]:
-    """An interpreter with Headrace that those users may run: ours, or Debian's with our packages."""
-    if _may_run(sys.executable):
-        yield sys.executable
-        return
-    with tempfile.TemporaryDirectory(prefix="hr-test-") as place:
-        Path(place).chmod(0o755)
-        subprocess.run(["/usr/bin/python3", "-m", "venv", "--without-pip", place], check=True)
-        packages, made = sysconfig.get_path("purelib"), f"{place}/bin/python"
-        asked = [made, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
-        theirs = subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip()
-        Path(theirs, "ours.pth").write_text(f"import site; site.addsitedir({packages!r})\n")
-        assert _may_run(made), "other users may not read this checkout: put it where they may"
+    """An interpreter with Headrace that those users may run."""
+    with interpreter_for(ADA) as made:
         yield made
-
-
-def _may_run(python: str) -> bool:
-    command = ["runuser", "-u", ADA, "--", python, "-c", "import headrace.endpoint.pool"]
-    return subprocess.run(command, check=False, cwd="/", stderr=subprocess.DEVNULL).returncode == 0
 
 
 @pytest.fixture(scope="module")
