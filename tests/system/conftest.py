@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from waiting import eventually
 
 from headrace.endpoint.engines.containers.runtimes import RUN_DIRECTORY
 
@@ -45,6 +47,50 @@ def bubblewrap(root_file_system: Path) -> str:
         f"bwrap --ro-bind {root_file_system} / --proc /proc --dev /dev --tmpfs /tmp --unshare-pid --die-with-parent"
         f" --bind {RUN_DIRECTORY} {RUN_DIRECTORY} {{EXECUTOR_LAUNCH_CMD}}"
     )
+
+
+@pytest.fixture(scope="session")
+def docker(root_file_system: Path) -> Iterator[dict[str, str]]:
+    """The environment in which docker has the image `headrace-test`; a daemon of ours, with no network to give."""
+    # A socket has a short name.
+    with tempfile.TemporaryDirectory(prefix="docker-") as place:
+        environment = {"DOCKER_HOST": f"unix://{place}/socket"}
+        options = [f"--{name}={place}/{name}" for name in ("data-root", "exec-root", "pidfile")]
+        options += [
+            "--iptables=false",
+            "--ip6tables=false",
+            "--bridge=none",
+            "--storage-driver=overlay2",
+            "--shutdown-timeout=1",
+        ]
+        with Path(place, "log").open("wb") as log:
+            daemon = subprocess.Popen(
+                ["/usr/sbin/dockerd", f"--host=unix://{place}/socket", *options],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        try:
+            asked = ["docker", "version"]
+
+            def answers() -> bool:
+                assert daemon.poll() is None, Path(place, "log").read_text()[-2000:]
+                told = subprocess.run(asked, env={**os.environ, **environment}, capture_output=True, check=False)
+                return told.returncode == 0
+
+            eventually(answers, 60, "docker's daemon answers")
+            with subprocess.Popen(["tar", "-C", root_file_system, "-c", "."], stdout=subprocess.PIPE) as tar:
+                subprocess.run(
+                    ["docker", "import", "-", "headrace-test"],
+                    stdin=tar.stdout,
+                    stdout=subprocess.DEVNULL,
+                    env={**os.environ, **environment},
+                    check=True,
+                )
+            yield environment
+        finally:
+            daemon.terminate()
+            daemon.wait(30)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Workers in real containers: of bubblewrap, as a command of one's own, and of podman."""
+"""Workers in real containers: of bubblewrap, as a command of one's own, of podman, and of docker."""
 
 from __future__ import annotations
 
@@ -54,21 +54,21 @@ class ContainerBench(Bench):
         assert self.doubled == [], "every call has one outcome"
 
 
-@pytest.fixture(params=["bubblewrap", "podman"])
+@pytest.fixture(params=["bubblewrap", "podman", "docker"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.fixture
 def keys(kind: str, request: pytest.FixtureRequest) -> dict[str, Any]:
-    if kind == "podman":
-        return {"container_type": "podman", "container_uri": "headrace-test"}
+    if kind in ("podman", "docker"):
+        return {"container_type": kind, "container_uri": "headrace-test"}
     return {"container_type": "custom", "container_cmd_options": request.getfixturevalue("bubblewrap")}
 
 
 @pytest.fixture
 def environment(kind: str, request: pytest.FixtureRequest) -> dict[str, str]:
-    return dict(request.getfixturevalue("podman")) if kind == "podman" else {}
+    return dict(request.getfixturevalue(kind)) if kind in ("podman", "docker") else {}
 
 
 @pytest.fixture
