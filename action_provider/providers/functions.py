@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 from uuid import UUID
 
+from headrace.action_provider.api.access import function_for
 from headrace.action_provider.auth.callers import Caller
 from headrace.action_provider.errors import InvalidRequest, MalformedRequest, NotFound
 from headrace.action_provider.function_providers import FUNCTIONS_PATH, RESERVED
@@ -48,7 +49,7 @@ class FunctionProvider(TaskProvider):
         """The function's name, docstring and input schema. Raises `NotFound`, and `MalformedRequest` for the query."""
         function = await _function(service, at)
         if function is None:
-            raise _gone(at)
+            raise NotFound(f"there is no function {at.parameters['function_id']}; register it first")
         needs_endpoint = _bound(at) is None and function.default_endpoint is None
         return Description(
             title=function.name,
@@ -84,10 +85,8 @@ class FunctionProvider(TaskProvider):
         return await TaskProvider.run(self, service, caller, at, request)
 
     async def asked(self, service: Service, caller: Caller, at: ProviderAddress, request: ActionRequest) -> Asked:
-        """The one call of a body. Raises `InvalidRequest`, which names the field."""
-        function = await _function(service, at)
-        if function is None or not function.visible_to(caller.principal):
-            raise _gone(at)
+        """The one call of a body. Raises `NotFound`, and `InvalidRequest`, which names the field."""
+        function = await function_for(service, caller, UUID(at.parameters["function_id"]))
         own = {name: value for name, value in request.body.items() if name.startswith(RESERVED)}
         arguments = {name: value for name, value in request.body.items() if not name.startswith(RESERVED)}
         check_body("function-action", own)
@@ -111,7 +110,7 @@ class FunctionProvider(TaskProvider):
 
 
 async def _function(service: Service, at: ProviderAddress) -> FunctionRecord | None:
-    found = await service.tables.functions.get(UUID(at.parameters["function_id"]).hex)
+    found = await service.tables.functions.recent(UUID(at.parameters["function_id"]).hex)
     return None if found is None else found.value
 
 
@@ -127,12 +126,6 @@ async def _check(description: dict[str, Any], arguments: dict[str, Any]) -> None
             await asyncio.to_thread(validate_given, description, arguments, name="body")
     except SchemaViolation as error:
         raise InvalidRequest(body_problems(error.violations), violations=error.violations) from None
-
-
-def _gone(at: ProviderAddress) -> NotFound:
-    return NotFound(
-        f"there is no function {at.parameters['function_id']}, or it is not yours to use; register it first"
-    )
 
 
 def _bound(at: ProviderAddress) -> UUID | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import enum
+import functools
 import inspect
 import pathlib
 import types
@@ -100,9 +101,9 @@ def _texts(function: Any, docstring: str | None) -> dict[str, str]:
 
 def _hints_of(function: Any) -> dict[str, Any]:
     """The hints of the parameters, names resolved where that can be done."""
-    target = inspect.unwrap(function) if inspect.isroutine(function) else function
-    while hasattr(target, "func") and hasattr(target, "keywords"):
-        target = target.func
+    target = function
+    while isinstance(target, functools.partial) or hasattr(target, "__wrapped__"):
+        target = target.func if isinstance(target, functools.partial) else target.__wrapped__
     if isinstance(target, type):
         if dataclasses.is_dataclass(target):
             return _resolved(target.__annotations__, vars(inspect.getmodule(target) or SimpleNamespace()))

@@ -7,19 +7,20 @@ comes from elsewhere is `{}`. A decorator may change what a function takes: with
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from inspect import _ParameterKind
 
 from headrace.sdk.input_schema import forms
 from headrace.sdk.input_schema.docstrings import parameter_texts, summary
 from headrace.sdk.input_schema.forms import Schema
+from headrace.sdk.input_schema.module_names import FUNCTIONS, Module
 from headrace.sdk.input_schema.signatures import ANY, Parameter, assemble
 
 _KEEPS_SIGNATURE = ("functools.cache", "functools.lru_cache", "typing.no_type_check", "warnings.deprecated")
 _UNIONS = ("typing.Union", "typing.Optional")
 _QUALIFIERS = ("typing.Required", "typing.NotRequired", "typing.ReadOnly", "typing.Final", "typing.ClassVar")
 _ENUMS = ("enum.Enum", "enum.IntEnum", "enum.StrEnum")
-_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -27,53 +28,14 @@ _Function = ast.FunctionDef | ast.AsyncFunctionDef
 def of_source(source: str, name: str) -> Schema:
     """The schema of the arguments of the function or dataclass `name`; `{"type": "object"}` when it cannot be told."""
     try:
-        module = _Module(ast.parse(source))
+        module = Module(ast.parse(source))
         return _Reader(module).function(name)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return dict(ANY)
 
 
-class _Module:
-    """The names of a module: what its imports and its own statements make of them."""
-
-    def __init__(self, tree: ast.Module) -> None:
-        self.imported: dict[str, str] = {}
-        self.defined: dict[str, ast.AST] = {}
-        for node in _statements(tree):
-            self._note(node)
-
-    def _note(self, node: ast.AST) -> None:
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                whole = alias.name if alias.asname else alias.name.partition(".")[0]
-                self.imported[alias.asname or whole] = whole
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            self.imported.update({alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names})
-        elif isinstance(node, (*_FUNCTIONS, ast.ClassDef)):
-            self._define(node.name, node)
-        elif isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
-            self._define(node.targets[0].id, node.value)
-        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
-            self._define(node.target.id, node.value)
-        elif type(node).__name__ == "TypeAlias":
-            self._define(node.name.id, node.value)  # type: ignore[attr-defined]  # Python 3.12's
-
-    def _define(self, name: str, node: ast.AST) -> None:
-        self.imported.pop(name, None)
-        self.defined[name] = node
-
-    def name(self, node: ast.AST) -> str:
-        """The full name that an expression stands for; "" when it is none, or one of the module's own."""
-        if isinstance(node, ast.Attribute):
-            before = self.name(node.value)
-            return f"{before}.{node.attr}" if before else ""
-        if not isinstance(node, ast.Name) or node.id in self.defined:
-            return ""
-        return forms.canonical(self.imported.get(node.id, f"builtins.{node.id}"))
-
-
 class _Reader:
-    def __init__(self, module: _Module) -> None:
+    def __init__(self, module: Module) -> None:
         self._module = module
         self._open: list[ast.AST] = []
 
@@ -84,7 +46,7 @@ class _Reader:
             return assemble(self._parameters(node.args), {}, "")
         if isinstance(node, ast.ClassDef):
             return self._constructor(node)
-        if not isinstance(node, _FUNCTIONS) or not self._keeps_signature(node):
+        if not isinstance(node, FUNCTIONS) or not self._keeps_signature(node):
             return dict(ANY)
         docstring = ast.get_docstring(node)
         return assemble(self._parameters(node.args), parameter_texts(docstring), summary(docstring))
@@ -177,7 +139,7 @@ class _Reader:
         if self._is_dataclass(node):
             fields = self._fields(node)
             properties = {each.target.id: self.hint(each.annotation, depth + 1) for each in fields}
-            required = [each.target.id for each in fields if each.value is None]
+            required = [each.target.id for each in fields if not each.optional]
             return forms.members(properties, required, title=node.name, closed=True)
         return {}
 
@@ -216,22 +178,28 @@ class _Reader:
         return forms.members(properties, required, title=node.name, closed=False)
 
     def _is_dataclass(self, node: ast.ClassDef) -> bool:
-        # Only the plain form: bases, and fields that are made by calls, may change what the constructor takes.
+        # Only the plain form: bases, and fields that other calls make, may change what the constructor takes.
         decorators = [each.func if isinstance(each, ast.Call) else each for each in node.decorator_list]
         names = [self._module.name(each) for each in decorators]
         plain = all(not isinstance(each.value, ast.Call) for each in self._fields(node))
         return names == ["dataclasses.dataclass"] and not node.bases and plain and self._method(node) is None
 
     def _fields(self, node: ast.ClassDef) -> list[_Field]:
-        found = [each for each in node.body if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name)]
-        return [_Field(each) for each in found if not self._is_class_variable(each.annotation)]
+        found = []
+        for each in node.body:
+            if isinstance(each, ast.AnnAssign) and isinstance(each.target, ast.Name):
+                made = isinstance(each.value, ast.Call) and self._module.name(each.value.func) == "dataclasses.field"
+                field = _Field.made(each.target, each) if made else _Field(each.target, each.annotation, each.value)
+                if field.given and not self._is_no_field(each.annotation):
+                    found.append(field)
+        return found
 
-    def _is_class_variable(self, node: ast.expr) -> bool:
+    def _is_no_field(self, node: ast.expr) -> bool:
         outer = node.value if isinstance(node, ast.Subscript) else node
-        return self._module.name(outer) == "typing.ClassVar"
+        return self._module.name(outer) in ("typing.ClassVar", "dataclasses.KW_ONLY")
 
     def _method(self, node: ast.ClassDef) -> _Function | None:
-        return next((each for each in node.body if isinstance(each, _FUNCTIONS) and each.name == "__init__"), None)
+        return next((each for each in node.body if isinstance(each, FUNCTIONS) and each.name == "__init__"), None)
 
     def _constructor(self, node: ast.ClassDef) -> Schema:
         docstring = ast.get_docstring(node)
@@ -241,7 +209,7 @@ class _Reader:
                     name=each.target.id,
                     kind=_ParameterKind.POSITIONAL_OR_KEYWORD,
                     schema=self.hint(each.annotation),
-                    optional=each.value is not None,
+                    optional=each.optional,
                     default=None if each.value is None else self._default(each.value),
                 )
                 for each in self._fields(node)
@@ -303,14 +271,27 @@ class _Reader:
             self._open.pop()
 
 
+@dataclass(frozen=True, slots=True)
 class _Field:
-    """One field of a dataclass."""
+    """One field of a dataclass; `given`: the constructor takes it."""
 
-    def __init__(self, node: ast.AnnAssign) -> None:
-        assert isinstance(node.target, ast.Name)  # noqa: S101 - whoever makes one has looked
-        self.target = node.target
-        self.annotation = node.annotation
-        self.value = node.value
+    target: ast.Name
+    annotation: ast.expr
+    value: ast.expr | None
+    by_factory: bool = False
+    given: bool = True
+
+    @classmethod
+    def made(cls, target: ast.Name, node: ast.AnnAssign) -> _Field:
+        """What `dataclasses.field(…)` makes."""
+        said = {each.arg: each.value for each in node.value.keywords} if isinstance(node.value, ast.Call) else {}
+        given = "init" not in said or _value(said["init"]) is not False
+        return cls(target, node.annotation, said.get("default"), "default_factory" in said, given)
+
+    @property
+    def optional(self) -> bool:
+        """Whether it has a default."""
+        return self.value is not None or self.by_factory
 
 
 class _Unknown:
@@ -322,11 +303,3 @@ def _value(node: ast.AST) -> object:
         return ast.literal_eval(node) if isinstance(node, ast.expr) else _Unknown()
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return _Unknown()
-
-
-def _statements(node: ast.AST) -> Iterator[ast.AST]:
-    # Below `if`, `try` and `with` too, but not inside functions and classes, whose names are their own.
-    for child in ast.iter_child_nodes(node):
-        yield child
-        if not isinstance(child, (*_FUNCTIONS, ast.ClassDef, ast.expr)):
-            yield from _statements(child)

@@ -223,6 +223,34 @@ def test_defaults_that_json_does_not_have_are_left_out() -> None:
     assert schema["properties"] == {"a": {}, "b": {}, "c": {"default": [1, 2]}, "d": {"default": "red"}, "e": {}}
 
 
+def test_a_dataclass_is_what_its_constructor_takes() -> None:
+    text = """
+from dataclasses import KW_ONLY, dataclass, field
+from typing import ClassVar
+
+@dataclass
+class Run:
+    path: str
+    kind: ClassVar[str] = "run"
+    made: int = field(init=False, default=0)
+    parts: list[int] = field(default_factory=list)
+    _: KW_ONLY
+    depth: int = field(default=3)
+
+def f(run: Run): ...
+"""
+    members = {
+        "path": {"type": "string"},
+        "parts": {"type": "array", "items": {"type": "integer"}},
+        "depth": {"type": "integer"},
+    }
+
+    run = both(text)["properties"]["run"]
+    assert (run["properties"], run["required"], run["additionalProperties"]) == (members, ["path"], False)
+    constructor = both(text, "Run")
+    assert constructor["properties"] == {**members, "depth": {"type": "integer", "default": 3}}
+
+
 GOOGLE = """Reduces a run.
 
 Which takes a while.
@@ -346,6 +374,13 @@ def test_whatever_can_be_called_has_a_schema(
     assert list(schema["properties"]) == names
     assert schema.get("required") == required
     check_schema(schema)
+
+
+def test_a_partial_of_a_cached_function_knows_its_hints() -> None:
+    @functools.lru_cache
+    def cached(a: int, b: str) -> None: ...
+
+    assert of_function(functools.partial(cached, b="x"))["properties"]["a"] == {"type": "integer"}
 
 
 def test_a_method_of_an_object_knows_its_hints() -> None:
