@@ -132,7 +132,8 @@ class System:
         if settings.ready_file is not None:
             settings.ready_file.unlink(missing_ok=True)  # of one that was killed
         # The service reads them itself; what is wrong with them shall be said here, and now.
-        auth_settings(settings.auth, settings.admins, home=self._home.path)
+        if settings.auth or settings.admins:  # a look at nothing would load the whole service: twice the start's time
+            auth_settings(settings.auth, settings.admins, home=self._home.path)
         provider_settings(None, home=self._home.path)
         nats_port = self._choose_ports()
         websocket = self._choose_websocket()
