@@ -266,6 +266,37 @@ def test_a_token_that_expires_on_the_way_loses_no_action(tmp_path: Path) -> None
     assert server.asked.count("POST /provider/run") == 1
 
 
+def test_a_provider_may_be_named_by_a_handler(tmp_path: Path) -> None:
+    with scripted_server((202, DONE)) as server:
+        action = {
+            "Type": "Action",
+            "Handler": {"Type": "ActionProvider", "Url": f"{server.url}/provider", "Scope": "urn:scope:x"},
+            "InputPath": "$.body",
+            "ResultPath": "$.A",
+            "End": True,
+        }
+        met = Circumstances(tokens=Tokens({"urn:scope:x": "t-1"}), pace=QUICK, keep_actions=True)
+        handled = Flow.of({"StartAt": "A", "States": {"A": action}})
+        ended = run(handled, {"body": {"n": 7}}, log=tmp_path / "run.jsonl", circumstances=met)
+
+    assert ended.status == "SUCCEEDED"
+    assert server.asked == ["POST /provider/run"]
+    assert json.loads(server.bodies[0])["body"] == {"n": 7}
+
+
+def test_a_role_acts_with_the_token_that_the_input_has_for_it(tmp_path: Path) -> None:
+    with scripted_server((202, DONE)) as server:
+        met = circumstances(server, Seen(), keep_actions=True)
+        as_admin = flow(server, RunAs="Admin")
+        waiting = run(as_admin, {"n": 1}, log=tmp_path / "1.jsonl", circumstances=met)
+        ended = run(as_admin, {"n": 1, "_tokens": {"Admin": "t-2"}}, log=tmp_path / "2.jsonl", circumstances=met)
+
+    assert waiting.status == "INACTIVE"
+    assert "the role 'Admin'" in waiting.details["action"]["description"]
+    assert ended.status == "SUCCEEDED"
+    assert len(server.asked) == 1
+
+
 def test_what_cannot_be_released_is_no_failure(tmp_path: Path) -> None:
     seen = Seen()
     with scripted_server((202, DONE), (409, {"code": "ActionConflict", "description": "not complete"})) as server:
