@@ -67,6 +67,8 @@ class Operation:
     body_setting: Literal["body_bytes", "function_bytes"] = "body_bytes"
     """Which of the settings limits the body."""
     request_type: str = "application/json"
+    other_requests: tuple[tuple[str, str], ...] = ()
+    """Which other content types the handler reads, each with its schema, for the documentation."""
     response_type: str = "application/json"
     other_types: tuple[str, ...] = ()
     """In which other forms it answers when the header `Accept` asks for them."""

@@ -77,7 +77,10 @@ def _operation(operation: Operation) -> dict[str, Any]:
     if operation.request_schema is not None:
         document["requestBody"] = {
             "required": operation.body_required,
-            "content": {operation.request_type: {"schema": _reference(operation.request_schema)}},
+            "content": {
+                operation.request_type: {"schema": _reference(operation.request_schema)},
+                **{media_type: {"schema": _reference(name)} for media_type, name in operation.other_requests},
+            },
         }
     return document
 
@@ -122,6 +125,7 @@ def _components(operations: Iterable[Operation]) -> dict[str, Any]:
     waiting = ["error"]
     for operation in operations:
         waiting += [name for name in (operation.request_schema, operation.response_schema) if name]
+        waiting += [name for _, name in operation.other_requests]
     components: dict[str, Any] = {}
     while waiting:
         name = waiting.pop()

@@ -9,6 +9,7 @@ BusError                    something about the bus itself
 ├── StreamFull              a stream or its disk is full; nothing was stored
 ├── QueueFull               a principal, or everybody together, has as much queued at an endpoint as its owner allows
 ├── PoolLimit               a principal has as many configurations at an endpoint as it remembers
+├── BatchRefused            messages cannot be stored all at once, but perhaps one by one
 ├── ConsumerOverlaps        another consumer takes some of the same messages of a work queue
 ├── StreamMissing           the server has no such stream
 ├── PayloadTooLarge         the message is larger than the server takes
@@ -23,6 +24,7 @@ BusError                    something about the bus itself
 ├── FilterInvalid           an event filter or input template that cannot be compiled
 │   ├── InvalidPattern      an event pattern that is none: not JSON, or not in the pattern language
 │   └── InvalidExpression   a CESQL expression that is none
+├── EventRefused            a message that is no event in any form that is read here
 ├── InputFailed             an input template that cannot be rendered for one event
 ├── RequirementsInvalid     the packages or the Python that a function is said to need cannot be
 └── DeliveryForbidden       the owner of a subscription may not run its function at its endpoint
@@ -108,6 +110,12 @@ class PoolLimit(BusError):
     """Raised when a principal has as many configurations at an endpoint as are remembered."""
 
     code = "PoolLimit"
+
+
+class BatchRefused(BusError):
+    """Raised when messages cannot be stored all at once: some were there before, or the server does not do that now."""
+
+    code = "BatchRefused"
 
 
 class ConsumerOverlaps(BusError):
@@ -220,6 +228,12 @@ class InvalidExpression(FilterInvalid):
         self.problem = message
         self.position = position
         super().__init__(message if position is None else f"{message} (character {position})", pointer=pointer)
+
+
+class EventRefused(BusError):
+    """Raised when a message is no event, or has a form that is not read here."""
+
+    code = "EventRefused"
 
 
 class InputFailed(BusError):

@@ -1,40 +1,67 @@
-"""Events: publish one."""
+"""Events: publish one, or a batch."""
 
 from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import Any
 
 from starlette.responses import Response
 
 from headrace.action_provider.bodies import parse_json, read_body
 from headrace.action_provider.errors import MalformedRequest, UnsupportedMediaType
 from headrace.action_provider.http import Call, Operation, reply
+from headrace.bus.errors import EventRefused
 from headrace.bus.eventing import events
-from headrace.bus.eventing.events import CONTENT_TYPE, MOST_EVENT_BYTES, CloudEvent
+from headrace.bus.eventing.bindings import BATCH_CONTENT_TYPE, mode_of, read_batch, read_event
+from headrace.bus.eventing.events import CONTENT_TYPE, MOST_EVENT_BYTES, CloudEvent, Published
+
+_BESIDE_BYTES = 64_000
 
 
 async def publish(call: Call) -> Response:
-    """Store one event (a CloudEvent in the structured form). The same `source` and `id` are stored once."""
-    _check_content_type(call.request.headers.get("content-type", ""))
-    body = await read_body(call.request, limit=MOST_EVENT_BYTES, timeout_s=call.service.settings.body_timeout_s)
-    if not body.strip():
+    """Store one CloudEvent, in the structured or the binary form, or a batch of them.
+
+    A batch is stored whole, or refused with the positions of what is wrong. The same `source` and `id` are stored once.
+    """
+    content_type = call.request.headers.get("content-type", "")
+    try:
+        mode = mode_of(content_type)
+    except EventRefused as error:
+        raise UnsupportedMediaType(str(error)) from None
+    settings = call.service.settings
+    limit = settings.body_bytes if mode == "batch" else MOST_EVENT_BYTES
+    body = await read_body(call.request, limit=limit, timeout_s=settings.body_timeout_s)
+    if mode != "binary" and not body.strip():
         raise MalformedRequest("this needs an event as its body; its schema is /schemas/event")
-    event = CloudEvent.of_document(parse_json(body))
-    published = await events.publish(call.service.connection, event)
-    answer = {
+    connection = call.service.connection
+    if mode == "batch":
+        batch = await _read_batch(body)
+        published = await events.publish_together(connection, batch)
+        return reply({"events": [_answer(*each) for each in zip(batch, published, strict=True)]}, 202)
+    try:
+        event = read_event(content_type, call.request.headers, body, parse_json)
+    except EventRefused as error:
+        raise UnsupportedMediaType(str(error)) from None
+    return reply(_answer(event, await events.publish(connection, event)), 202)
+
+
+async def _read_batch(body: bytes) -> list[CloudEvent]:
+    read = partial(read_batch, body, parse_json)
+    try:
+        # A large one is read beside the loop, or everybody else would wait for it.
+        return await asyncio.to_thread(read) if len(body) > _BESIDE_BYTES else read()
+    except EventRefused as error:
+        raise MalformedRequest(str(error)) from None
+
+
+def _answer(event: CloudEvent, published: Published) -> dict[str, Any]:
+    return {
         "id": event.id,
         "source": event.source,
         "sequence": published.sequence,
         "duplicate": published.duplicate,
     }
-    return reply(answer, 202)
-
-
-def _check_content_type(given: str) -> None:
-    media_type, _, parameters = given.partition(";")
-    charset = parameters.lower().replace(" ", "").replace('"', "")
-    if media_type.strip().lower() != CONTENT_TYPE or charset not in ("", "charset=utf-8"):
-        raise UnsupportedMediaType(
-            f"an event is taken as {CONTENT_TYPE} (the structured form, in UTF-8), not as {given[:80] or 'nothing'!r}"
-        )
 
 
 ROUTES = (
@@ -42,11 +69,12 @@ ROUTES = (
         method="POST",
         path="/api/v1/events",
         handler=publish,
-        summary="Publish an event",
+        summary="Publish an event, or a batch of events",
         request_schema="event",
-        response_schema="event-published",
+        response_schema="publication",
         status=202,
         reads_body=False,
         request_type=CONTENT_TYPE,
+        other_requests=((BATCH_CONTENT_TYPE, "event-batch"),),
     ),
 )

@@ -12,6 +12,7 @@ import msgspec
 
 from headrace.bus.errors import (
     AlreadyStored,
+    BatchRefused,
     BusError,
     BusUnavailable,
     ConsumerOverlaps,
@@ -24,6 +25,7 @@ from headrace.bus.nats.message import Message
 _FULL = ("maximum bytes", "maximum messages", "insufficient", "no space left", "resource limits exceeded")
 _WRONG_SEQUENCE = (10071, 10164)
 _OVERLAPS = 10100
+_NOT_AT_ONCE = "atomic publish"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,8 @@ def _error_of(fault: _Fault, subject: str) -> BusError:  # noqa: PLR0911  # one 
         return RecordConflict(f"{subject!r} was changed by somebody else")
     if any(sign in text for sign in _FULL):
         return StreamFull(f"nothing more can be stored under {subject!r} now: {fault.description}")
+    if _NOT_AT_ONCE in text:
+        return BatchRefused(f"{subject!r}: {fault.description}")
     if fault.err_code == _OVERLAPS:
         return ConsumerOverlaps(f"{subject!r}: {fault.description}")
     if fault.code == 404:

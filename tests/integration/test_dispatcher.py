@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -309,18 +308,3 @@ def test_a_subscription_can_be_read_listed_and_deleted(desk: EventsDesk, kind: s
     assert listed[0] == read
     desk.unsubscribe(subscription)
     assert desk.http.get(f"/api/v1/subscriptions/{subscription}").status_code == 404
-
-
-def test_only_a_structured_cloudevent_is_taken(desk: EventsDesk) -> None:
-    event = {"id": "1", "source": "/s", "specversion": "1.0", "type": "t"}
-    post = desk.http.post
-    assert post("/api/v1/events", json=event).status_code == 415
-    assert post("/api/v1/events", content=json.dumps(event), headers={"Content-Type": ""}).status_code == 415
-    structured = {"Content-Type": "Application/CloudEvents+JSON; charset=UTF-8"}
-    assert post("/api/v1/events", content=json.dumps(event), headers=structured).status_code == 202
-    assert post("/api/v1/events", content=b"{", headers=structured).status_code == 400
-    assert post("/api/v1/events", content=b"", headers=structured).status_code == 400
-    answer = post("/api/v1/events", content=json.dumps({**event, "time": "now"}), headers=structured)
-    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/time")
-    huge = json.dumps({**event, "data": "x" * 600_000})
-    assert post("/api/v1/events", content=huge, headers=structured).status_code == 413

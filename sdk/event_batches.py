@@ -1,0 +1,41 @@
+"""Events on their way to the service: made whole, and cut into batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+from uuid import uuid4
+
+import msgspec
+
+from headrace.sdk.documents import check_json
+
+EVENT_TYPE: Final = "application/cloudevents+json"
+BATCH_TYPE: Final = "application/cloudevents-batch+json"
+
+_MOST_EVENTS: Final = 1000
+_MOST_BYTES: Final = 4_000_000
+
+_encode = msgspec.json.Encoder().encode
+
+
+def whole_event(event: Mapping[str, Any]) -> dict[str, Any]:
+    """The event with `specversion`, and an `id` if it has none. Raises what `check_json` raises."""
+    document = {"specversion": "1.0", "id": str(uuid4()), **event}
+    check_json(document)
+    return document
+
+
+def batches_of(events: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """The events in lists that one request takes."""
+    batch: list[dict[str, Any]] = []
+    size = 0
+    for event in events:
+        own = len(_encode(event)) + 1
+        if batch and (len(batch) == _MOST_EVENTS or size + own > _MOST_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(event)
+        size += own
+    if batch:
+        yield batch
