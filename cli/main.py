@@ -10,6 +10,7 @@ import sys
 import typer
 
 from headrace.cli import (
+    action_commands,
     dead_letter_commands,
     endpoint_commands,
     event_commands,
@@ -62,6 +63,7 @@ endpoint_commands.app.command()(unshare)
 app.add_typer(endpoint_commands.app, name="endpoint")
 app.add_typer(function_commands.app, name="function")
 app.add_typer(task_commands.app, name="task")
+app.add_typer(action_commands.app, name="action")
 app.add_typer(event_commands.app, name="event")
 app.add_typer(subscription_commands.app, name="subscription")
 app.add_typer(dead_letter_commands.app, name="dead-letter")

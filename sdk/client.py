@@ -20,6 +20,7 @@ from headrace.bus.names import Address
 from headrace.bus.network import Network
 from headrace.bus.tasks.bundles import FunctionUse, TaskOptions
 from headrace.bus.tasks.options import changed
+from headrace.sdk.actions import COMPUTE, ActionRequests
 from headrace.sdk.documents import Document, Id, check_json, given, id_or_none, id_text, items, segment, states
 from headrace.sdk.event_batches import BATCH_TYPE, EVENT_TYPE, batches_of, whole_event
 from headrace.sdk.http import PROTOCOL, Http, check_protocol, headrace_version
@@ -357,6 +358,29 @@ class Client:
             limit=page_size,
         )
         return self._tasks.pages(query)
+
+    def list_actions(
+        self,
+        provider: Id = COMPUTE,
+        *,
+        status: str | Iterable[str] = "active",
+        roles: str | Iterable[str] = "creator_id",
+        page_size: int = 100,
+    ) -> Iterator[Document]:
+        """The actions of a provider, page after page as they are iterated over: those that go on in the order of their
+        beginning, then those that have ended in the order of their ends.
+
+        provider: its address behind `/actions/`, or the id of a function.
+        status: one or several of `active`, `inactive`, `succeeded`, `failed`.
+        roles: what one is to the action, one or several of `creator_id`, `monitor_by`, `manage_by`.
+
+        Raises `ValueError`, at once, for what cannot be a provider.
+        """
+        return ActionRequests(self._http, provider).pages(status, roles, page_size)
+
+    def get_action(self, action_id: str, provider: Id = COMPUTE) -> Document:
+        """The status of an action of a provider."""
+        return ActionRequests(self._http, provider).get(action_id)
 
     @overload
     def task_logs(

@@ -136,6 +136,22 @@ class Http:
             headers={"Content-Type": content_type} if body is not None else None,
             timeout=self._timeout_s + wait_s,
         )
+        response = self._repeated(request, again)
+        return _document(response) if response.content else None
+
+    def linked_pages(self, path: str, *, query: Mapping[str, str | int]) -> Iterator[list[Any]]:
+        """Arrays that follow each other by the header `Link`, each asked for when the one before is used up.
+
+        `path` starts with a slash. Raises `ClientError`.
+        """
+        params: dict[str, str | int] | None = dict(query)
+        while path:
+            request = self._open().build_request("GET", path, params=params, timeout=self._timeout_s)
+            response = self._repeated(request, True)
+            yield _document(response)
+            path, params = response.links.get("next", {}).get("url", ""), None
+
+    def _repeated(self, request: httpx.Request, again: bool) -> httpx.Response:
         pauses = self._retries.pauses()
         while True:
             try:
@@ -211,7 +227,7 @@ class Http:
         except httpx.TransportError as error:
             raise _unreachable(error, response.request, self.url) from error
 
-    def _answer(self, request: httpx.Request) -> Any:
+    def _answer(self, request: httpx.Request) -> httpx.Response:
         try:
             response = self._open().send(request)
         except httpx.TransportError as error:
@@ -219,7 +235,7 @@ class Http:
         except httpx.HTTPError as error:
             raise ClientError(f"{request.method} {request.url}: {error}") from error
         if response.is_success:
-            return _document(response) if response.content else None
+            return response
         raise refusal(response, self.url)
 
     def _open(self) -> httpx.Client:
@@ -352,4 +368,4 @@ def _error_body(response: httpx.Response) -> tuple[str, str, tuple[Violation, ..
         for place in (places if isinstance(places, list) else ())
         if isinstance(place, dict)
     )
-    return str(body.get("code", "HttpError")), str(body.get("detail", fallback)), errors
+    return str(body.get("code", "HttpError")), str(body.get("detail") or body.get("description") or fallback), errors

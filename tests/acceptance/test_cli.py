@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from headrace_up import Up
 from shell import Shell
@@ -62,6 +63,7 @@ def test_the_help_is_there_before_anything_heavy_is_loaded() -> None:
         ("dead-letter",),
         ("function",),
         ("task",),
+        ("action",),
     ],
 )
 def test_every_group_explains_itself(up: Up, words: tuple[str, ...]) -> None:
@@ -134,6 +136,23 @@ def test_a_task_is_shown_with_its_value_or_its_traceback(shell: Shell, up: Up, s
     assert shell("task", "show", good, "--json").json()["result"] == 3.0
     assert "is succeeded" in shell("task", "cancel", good).out
     assert "no task" in shell("task", "show", str(uuid.uuid4()), status=1).err
+
+
+def test_an_action_is_listed_and_shown(shell: Shell, up: Up, source: Path) -> None:
+    function_id = shell("function", "register", str(source), "--name", "average").out.strip()
+    body = {"endpoint_id": up.endpoint_id, "tasks": [{"function_id": function_id, "args": [[1, 3]]}]}
+    request = {"request_id": uuid.uuid4().hex, "body": body, "label": "for the list"}
+    headers = {"Authorization": f"Bearer {up.token}"}
+    answer = httpx.post(f"{up.url}/actions/compute/v3/run", json=request, headers=headers, trust_env=False)
+    action = answer.json()["action_id"]
+    eventually(lambda: "SUCCEEDED" in shell("action", "show", action).out, 20)
+
+    (line,) = [line for line in shell("action", "list").out.splitlines() if action in line]
+    assert "for the list" in line
+    assert action in [each["action_id"] for each in shell("action", "list", "--status", "succeeded", "--json").json()]
+    assert action not in shell("action", "list", "--status", "failed", "--role", "creator_id").out
+    assert shell("action", "show", action, "--json").json()["details"]["result"] == [2.0]
+    assert "no action" in shell("action", "show", action, "--provider", "compute", status=1).err
 
 
 def test_a_task_is_seen_to_run_and_cancelled_as_far_as_asked(shell: Shell, up: Up, source: Path) -> None:

@@ -18,6 +18,8 @@ from headrace.bus.store.action_keys import old_request_key
 from headrace.bus.store.actions import ActionIdRecord, ActionRecord, Actions
 from headrace.bus.store.records import Records
 from headrace.bus.store.streams import purge
+from headrace.sdk import Client
+from headrace.sdk.errors import NotFound
 
 BASE = "/actions/compute/v3"
 
@@ -127,6 +129,22 @@ def test_pages_follow_each_other_and_miss_nothing(
     assert [action for page in found for action in page] == started[5:] + started[:5]
     assert max(map(len, found)) == 2
     assert pages(http, limit=4) == [started[5:], []] or pages(http, limit=4) == [started[5:]]
+
+
+def test_a_client_goes_from_page_to_page(service: RunningService, away_from_all: str, public_function: str) -> None:
+    token = service.add_user("ingrid")
+    started = [run(service.http(token), away_from_all, public_function)["action_id"] for _ in range(5)]
+
+    with Client(service.url, token) as client:
+        found = client.list_actions(page_size=2)
+        assert [action["action_id"] for action in found] == started
+        assert list(client.list_actions(status=["failed", "succeeded"])) == []
+        assert list(client.list_actions(public_function, status="active")) == []
+        assert client.get_action(started[0])["status"] == "ACTIVE"
+        with pytest.raises(NotFound, match="no action"):
+            client.get_action(started[0], public_function)
+        with pytest.raises(ValueError, match="no provider"):
+            client.list_actions("?")
 
 
 @pytest.mark.parametrize("query", [{"marker": "x"}, {"marker": "0011-7"}, {"limit": "0"}, {"limit": "many"}])
