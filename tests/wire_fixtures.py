@@ -268,6 +268,7 @@ _RECORDS: Final[dict[str, msgspec.Struct]] = {
                 places=(1,),
             ),
         ),
+        group_named=True,
         waiting=Waiting(request={"request_id": "r"}, query={"endpoint": "e"}),
         history=(Happening(at=1.5e9, code="ActionResumed", description="it went on"),),
         status="FAILED",

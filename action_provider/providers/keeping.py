@@ -8,12 +8,14 @@ Which actions are open the lists say (`headrace.bus.store.action_lists`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import heapq
 import logging
 import random
 import time
 from dataclasses import dataclass, field
 
+from headrace.action_provider.errors import NotFound
 from headrace.action_provider.providers import lives
 from headrace.action_provider.providers.provider import TOO_LATE, ActionRow
 from headrace.action_provider.providers.registry import Registry
@@ -30,6 +32,8 @@ _AT_MOST_EVERY_S = 1.0
 _AT_ONCE = 8
 _LOOKS_PER_SECOND = 20
 """How often all open actions together are looked at without news."""
+_FIRST_LOOKS_PER_SECOND = 200
+"""How fast those are looked at that were open when the service started: other work goes on meanwhile."""
 _LATE_S = 0.05
 _AGAIN_S = 1.0
 
@@ -55,6 +59,8 @@ class _Kept:
     key: str
     due: float = 0.0
     looked_at: float = 0.0
+    has_news: bool = False
+    """Whether something was heard since the last look began."""
     action_id: str = ""
     """Whose news is followed: after a release another action may begin under the same key."""
     subscriptions: list[Subscription] = field(default_factory=list)
@@ -76,20 +82,18 @@ class _Keeper:
         self._unread = True
         self._awake.set()
 
-    def on_open(self, key: str) -> None:
+    def on_open(self, key: str, in_s: float = 0.0) -> None:
         """An action is open; perhaps it is known already."""
         if key not in self._kept:
             kept = self._kept[key] = _Kept(key)
             # The first look is there to hear of news from then on.
-            self._look_at(kept, self._now())
+            self._look_at(kept, self._now() + in_s)
 
     async def run(self) -> None:
         """Look at what is due, a few at a time, for ever."""
         while True:
             if self._unread:
-                self._unread = False
-                async for key in self._service.tables.actions.lists.open_keys():
-                    self.on_open(key)
+                await self._read_all()
             await self._wait()
             due = self._take_due()
             results = await asyncio.gather(*map(self._look, due), return_exceptions=True)
@@ -101,6 +105,12 @@ class _Keeper:
         """End every subscription."""
         for key in list(self._kept):
             await self._let_go(key)
+
+    async def _read_all(self) -> None:
+        self._unread = False
+        known = len(self._kept)
+        async for key in self._service.tables.actions.lists.open_keys():
+            self.on_open(key, in_s=(len(self._kept) - known) / _FIRST_LOOKS_PER_SECOND)
 
     async def _wait(self) -> None:
         self._awake.clear()
@@ -124,15 +134,18 @@ class _Keeper:
         return due
 
     async def _look(self, kept: _Kept) -> None:
+        kept.has_news = False
         found = await self._service.tables.actions.under([kept.key])
         action = found.get(kept.key)
         if action is not None and not action.value.final:
-            action = await self._looked_at(kept, action)
+            with contextlib.suppress(NotFound):  # It was released in this moment: the next look finds nothing.
+                action = await self._looked_at(kept, action)
         if action is None or action.value.final:
             await self._let_go(kept.key)
             return
         kept.looked_at = self._now()
-        self._look_at(kept, self._next(action))
+        # What was heard while we looked may have come behind what we saw.
+        self._look_at(kept, kept.looked_at + _AT_MOST_EVERY_S if kept.has_news else self._next(action))
 
     async def _looked_at(self, kept: _Kept, action: ActionRow) -> ActionRow:
         place = self._registry.find(action.value.provider)
@@ -152,6 +165,7 @@ class _Keeper:
         kept.action_id = action_id
 
         def heard(_: Message) -> None:
+            kept.has_news = True
             when = max(self._now() + _SOON_S, kept.looked_at + _AT_MOST_EVERY_S)
             if when < kept.due and self._kept.get(kept.key) is kept:
                 self._look_at(kept, when)
