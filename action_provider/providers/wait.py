@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -52,6 +52,7 @@ from headrace.schemas import Violation, schema
 _LONGEST_S: Final = 30 * 86_400.0
 """No action waits longer."""
 _MOST_LATE_PAGES: Final = 20
+_MOST_REMEMBERED: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,8 @@ class WaitProvider(Provider):
     """`/actions/events/wait`."""
 
     path: str = "/actions/events/wait"
+    _attended: set[str] = field(default_factory=set, repr=False, compare=False)
+    """Actions that are known to be looked after: a crash may leave one that is not."""
 
     async def describe(self, service: Service, at: ProviderAddress) -> Description:
         """What it says of itself."""
@@ -97,8 +100,7 @@ class WaitProvider(Provider):
     async def _begin(self, service: Service, action: ActionRow, *, look_back: bool) -> ActionRow:
         """Have it looked after, also when an equal request was interrupted here; what has come already is found now."""
         actions = service.tables.actions
-        pointer = WaitRecord(action_id=action.value.action_id, bus=_state(action).bus)
-        await asyncio.gather(actions.publish_id(action), actions.waits.put(action.key, pointer, ttl_s=_LONGEST_S * 2))
+        await asyncio.gather(actions.publish_id(action), self._attend(service, action))
         if not look_back:
             return action
         wait = Wait(action)
@@ -111,8 +113,24 @@ class WaitProvider(Provider):
             await save(actions, wait)
         return wait.row
 
+    async def _attend(self, service: Service, action: ActionRow) -> None:
+        """Tell those who look at events of this action."""
+        pointer = WaitRecord(action_id=action.value.action_id, bus=_state(action).bus)
+        await service.tables.actions.waits.put(action.key, pointer, ttl_s=_LONGEST_S * 2)
+        self._remember(action)
+
+    def _remember(self, action: ActionRow) -> None:
+        if len(self._attended) >= _MOST_REMEMBERED:
+            self._attended.clear()
+        self._attended.add(action.value.action_id)
+
     async def status(self, service: Service, action: ActionRow) -> ActionRow:
         """The action as its record has it."""
+        if not action.value.final and action.value.action_id not in self._attended:
+            found = await service.tables.actions.waits.get(action.key)
+            if found is None or found.value.ended:
+                await self._attend(service, action)
+            self._remember(action)
         return _shown(action)
 
     async def cancel(self, service: Service, action: ActionRow, why: Ending = CANCELLED) -> ActionRow:

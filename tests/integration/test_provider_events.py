@@ -19,6 +19,7 @@ from events_desk import CLOUDEVENT
 from service import RunningService, running_service, serving
 from waiting import eventually
 
+from headrace.action_provider.providers import WaitProvider
 from headrace.bus.eventing import waits
 from headrace.bus.store.actions import ActionRecord, Actions
 from headrace.schemas import validate
@@ -405,6 +406,25 @@ def test_a_wait_outlives_the_service(restarted: RunningService) -> None:
     assert [event["id"] for event in steps.ended(waiting)["details"]["events"]] == [first, second]
     assert steps.ended(late)["status"] == "SUCCEEDED"
     eventually(lambda: record_of(restarted, late_too).status == "FAILED", 10, "the end is written")
+
+
+def test_a_wait_that_a_crash_left_to_nobody_is_found_by_whoever_looks(
+    restarted: RunningService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a service leaves it that dies between the action's record and telling those who look at events."""
+
+    async def nobody(*_: Any) -> None:
+        return
+
+    with monkeypatch.context() as dying:
+        dying.setattr(WaitProvider, "_attend", nobody)
+        steps = Steps(restarted.http())
+        waiting = steps.wait()
+
+    assert steps.status(waiting)["status"] == "ACTIVE"
+    steps.publish()
+
+    assert steps.ended(waiting)["status"] == "SUCCEEDED"
 
 
 def test_two_services_serve_the_same_waits(restarted: RunningService) -> None:
