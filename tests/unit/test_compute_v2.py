@@ -7,7 +7,7 @@ import uuid
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.action_provider.errors import InvalidRequest
@@ -81,6 +81,7 @@ def test_arguments_by_name_are_an_object_or_its_text(name: str, kwargs: Any, exp
     assert read(single(**{name: kwargs})) == [(HERE, ADD, [], expected)]
 
 
+@settings(max_examples=50, deadline=None)
 @given(args=st.lists(plain, max_size=3), kwargs=st.dictionaries(st.text(), plain, max_size=3))
 def test_every_spelling_of_a_call_is_the_same_call(args: list[Any], kwargs: dict[str, Any]) -> None:
     wanted = [(HERE, ADD, args, kwargs)]
@@ -173,6 +174,7 @@ odd = plain | st.sampled_from(
 )
 
 
+@settings(deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from(["endpoint", "function", "args", "kwargs", "payload", "tasks", "other"]),

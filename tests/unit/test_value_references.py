@@ -36,6 +36,7 @@ def _result(size: int | None) -> TaskResult:
     return TaskResult(0, "succeeded", JSON, encode_json("x" * (size - 2)))
 
 
+@settings(deadline=None)
 @given(st.lists(st.none() | st.integers(2, 600) | st.integers(2, 12_000), max_size=40))
 def test_the_largest_values_go_until_the_rest_fits(sizes: list[int | None]) -> None:
     tasks = RULE.shown(tasks_of(*sizes)).tasks
@@ -64,7 +65,7 @@ def test_a_reference_says_where_the_value_is_and_how_long() -> None:
 
 
 @given(st.lists(st.none() | st.integers(2, 1000), max_size=400), st.sampled_from([0, 500, 5000, 50_000]))
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_the_lists_are_never_larger_than_three_times_the_limit(sizes: list[int | None], most_bytes: int) -> None:
     rule = dataclasses.replace(RULE, most_bytes=most_bytes)
 

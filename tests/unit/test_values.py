@@ -21,7 +21,7 @@ import attrs
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headrace.bus.data import values
@@ -329,6 +329,7 @@ obvious = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(obvious)
 def test_every_value_is_strict_json_or_refused_with_its_place(value: Any) -> None:
     refused = None
@@ -344,6 +345,7 @@ def test_every_value_is_strict_json_or_refused_with_its_place(value: Any) -> Non
     assert encode_json(document) == encoded
 
 
+@settings(deadline=None)
 @given(st.frozensets(st.integers() | st.text() | st.dates()))
 def test_equal_sets_have_equal_texts(value: frozenset[Any]) -> None:
     assert encode_json(value) == encode_json(frozenset(reversed(list(value))))
