@@ -239,6 +239,21 @@ def test_a_default_endpoint_must_be_one_that_the_owner_may_use(client: Client) -
         client.register_function(plain, default_endpoint=uuid.uuid4())
 
 
+def test_a_value_that_is_too_large_for_a_flow_is_given_by_reference(
+    service: RunningService, pool: RunningPool, client: Client
+) -> None:
+    function = client.register_source_code(
+        "def f(n: int) -> str:\n    return 'x' * n\n", default_endpoint=pool.endpoint_id
+    )
+
+    details = Steps(service.http(), function).done({"n": 300_000})["details"]
+
+    reference = details["output"]["result_reference"]
+    assert reference["size"] == 300_002
+    assert details["result"] == [details["output"]]
+    assert len(json.dumps(details)) < 10_000
+
+
 def test_a_function_without_a_schema_takes_what_it_is_given(service: RunningService, pool: RunningPool) -> None:
     function = service.add_function("def f(**given):\n    return given\n", default_endpoint=pool.endpoint_id)
 
