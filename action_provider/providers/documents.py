@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Iterable
 from typing import Any
 
 from starlette.responses import Response
@@ -18,6 +19,7 @@ from headrace.bus.store.actions import ActionRecord
 MOST_DISPLAY_STATUS = 64
 _MOST_TITLE = 128
 _MOST_DESCRIPTION = 4096
+_MOST_KEYWORDS = 1024
 
 _CODES = {
     400: "BadActionRequest",
@@ -70,8 +72,9 @@ def description_document(description: Description, access: Access, settings: Ser
         document["subtitle"] = _cut(description.subtitle, _MOST_TITLE)
     if description.description:
         document["description"] = _cut(description.description, _MOST_DESCRIPTION)
-    if description.keywords:
-        document["keywords"] = list(description.keywords)
+    keywords = _together(description.keywords, _MOST_KEYWORDS)
+    if keywords:
+        document["keywords"] = keywords
     return document
 
 
@@ -86,6 +89,17 @@ def error_response(error: Exception, *, route: str) -> Response:
 def timestamp(unix_s: float) -> str:
     """A time as ISO 8601 has it, in UTC, with its offset."""
     return datetime.datetime.fromtimestamp(unix_s, datetime.UTC).isoformat(timespec="microseconds")
+
+
+def _together(texts: Iterable[str], most: int) -> list[str]:
+    """The first of these texts that have so many characters together."""
+    taken: list[str] = []
+    for text in texts:
+        most -= len(text)
+        if most < 0:
+            break
+        taken.append(text)
+    return taken
 
 
 def _cut(text: str, most: int) -> str:

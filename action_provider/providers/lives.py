@@ -56,7 +56,7 @@ async def _begun(service: Service, place: Place, caller: Caller, request: Action
         action_id = str(new_action_id(place.at.path, caller.principal, request.request_id))
         record = new_record(caller, place.at, request, action_id=action_id)
         waiting = Waiting(request=dict(request.document), query=dict(place.at.query))
-        begun = await start(service, request, _inactive(record, needed, waiting))
+        begun = await start(service, request, inactive(record, needed, waiting))
         if begun.created:
             await service.tables.actions.publish_id(begun.record)
         return begun
@@ -71,7 +71,7 @@ async def status(service: Service, provider: Provider, action: ActionRow) -> Act
     except ConsentRequired as needed:
         if action.value.final:
             return action
-        return await _change(service, action, _inactive(action.value, needed, None))
+        return await _change(service, action, inactive(action.value, needed, None))
     return await _unless_late(service, provider, action)
 
 
@@ -110,7 +110,7 @@ async def resume(service: Service, place: Place, caller: Caller, action: ActionR
         action = await _change(service, action, goes_on)
         return await place.provider.resume(service, caller, action)
     except ConsentRequired as needed:
-        return await _change(service, action, _inactive(action.value, needed, action.value.waiting))
+        return await _change(service, action, inactive(action.value, needed, action.value.waiting))
 
 
 async def finish(service: Service, action: ActionRow, why: Ending) -> ActionRow:
@@ -146,7 +146,8 @@ async def _unless_late(service: Service, provider: Provider, action: ActionRow) 
     return await cancel(service, provider, action, TOO_LATE)
 
 
-def _inactive(record: ActionRecord, needed: ConsentRequired, waiting: Waiting | None) -> ActionRecord:
+def inactive(record: ActionRecord, needed: ConsentRequired, waiting: Waiting | None) -> ActionRecord:
+    """The action as it is while a consent is missing; `waiting` is what it will begin with, if it has not begun."""
     return msgspec.structs.replace(
         _told(record, "ActionInactive", needed.detail),
         status="INACTIVE",

@@ -53,12 +53,14 @@ class Registry:
 
 
 def _with_query(place: Place, query: str) -> Place:
-    first, separator, others = query.partition("&")
-    bound, slash, behind = first.partition("/")
-    if place.steps or not slash:
-        return replace(place, at=replace(place.at, query=dict(parse_qsl(query))))
-    at = replace(place.at, query=dict(parse_qsl(bound + separator + others)))
-    return replace(place, at=at, steps=tuple(_steps(behind)))
+    parts = query.split("&")
+    behind: tuple[str, ...] = ()
+    appended = next((number for number, part in enumerate(parts) if "/" in part), None)
+    if not place.steps and appended is not None:
+        parts[appended], _, rest = parts[appended].partition("/")
+        behind = tuple(_steps(rest))
+    at = replace(place.at, query=dict(parse_qsl("&".join(parts))))
+    return replace(place, at=at, steps=place.steps + behind)
 
 
 def _steps(path: str) -> list[str]:
