@@ -9,13 +9,13 @@ from typing import NamedTuple
 from uuid import UUID
 
 from headrace.action_provider.state import Service
-from headrace.action_provider.together import together
 from headrace.bus.ids import task_id
 from headrace.bus.names import token
 from headrace.bus.nats.connection import Connection
 from headrace.bus.store.actions import ActionRecord
 from headrace.bus.store.streams import purge
 from headrace.bus.tasks.bundles import TaskResult
+from headrace.bus.tasks.catching_up import catch_up
 from headrace.bus.tasks.results import ResultCollector
 from headrace.bus.tasks.submission import collector
 
@@ -83,7 +83,7 @@ class TaskResults:
 
     async def catch_up(self, connection: Connection) -> None:
         """Read what is stored by now. Raises `BusUnavailable`."""
-        await together(*(each.catch_up(connection) for each in self.collectors))
+        await catch_up(connection, self.collectors)
 
     @property
     def group(self) -> UUID:

@@ -151,11 +151,16 @@ class ResultCollector:
         return fresh
 
     async def catch_up(self, connection: Connection, *, timeout_s: float = 10.0) -> list[TaskResult]:
-        """Read what is stored beyond the parts that are known. Raises `BusUnavailable` and `PermissionDenied`."""
-        parts = await read_parts(
-            connection, self.address, self.result_key, first_part=self._next_part, timeout_s=timeout_s
-        )
-        return [result for part in parts for result in self.add(part)]
+        """Read what is stored beyond the parts that are known, one after the other, until one is missing or nothing is;
+        `timeout_s` is the limit for each. Raises `BusUnavailable` and `PermissionDenied`."""
+        fresh: list[TaskResult] = []
+        while not self.complete:
+            subject = self.address.result_subject(self._next_part)
+            message = await connection.read_last("RESULTS", subject, timeout_s=timeout_s)
+            if message is None:
+                break
+            fresh.extend(self.add(stored_part(message, self.result_key)))
+        return fresh
 
     def _take(self, part: ResultPart, stored_at: float) -> list[TaskResult]:
         self._total = part.total

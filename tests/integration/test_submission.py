@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -22,7 +23,9 @@ from headrace.bus.names import Address
 from headrace.bus.nats.connection import Connection
 from headrace.bus.queues.lanes import Lanes
 from headrace.bus.store.tables import Tables
+from headrace.bus.tasks import catching_up
 from headrace.bus.tasks.cancelling import cancel
+from headrace.bus.tasks.catching_up import catch_up
 from headrace.bus.tasks.plain_results import plain_result
 from headrace.bus.tasks.submission import (
     Call,
@@ -30,6 +33,7 @@ from headrace.bus.tasks.submission import (
     Submission,
     Submitted,
     collect,
+    collector,
     submit,
     submit_and_collect,
     task_ids,
@@ -134,6 +138,28 @@ def test_one_call_is_stored_and_answered_without_reading_anything_twice(
     (result,) = service.bus(work)
 
     assert plain_result(result).value == "abab"
+
+
+def test_results_of_many_bundles_are_read_at_once_as_far_as_they_are_there(
+    service: RunningService, pool: RunningPool, double: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = Desk(service, pool.endpoint_id)
+    bundles = desk.submit(desk.submission([Call(function=double, args=[i]) for i in range(200)]))
+    assert len(bundles) == 4
+    desk.outcomes(bundles)
+    never = Submitted(address=replace(bundles[0].address, bundle=ids.new_bundle_id(desk.endpoint)), total=1)
+
+    async def read(connection: Connection) -> list[bool]:
+        collectors = [collector(desk.keys, bundle) for bundle in [*bundles, never]]
+        await catch_up(connection, collectors)
+        values = [each.results[index].value for each in collectors[:4] for index in range(each.total or 0)]
+        assert list(map(int, values)) == [2 * i for i in range(200)]
+        return [each.complete for each in collectors]
+
+    assert service.bus(read) == [True, True, True, True, False]
+    # When there are more parts than an answer has, it takes several.
+    monkeypatch.setattr(catching_up, "_MOST_PARTS", 1)
+    assert service.bus(read) == [True, True, True, True, False]
 
 
 def test_a_task_is_found_by_its_id_alone_queued_and_done(
