@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from headrace.action_provider.auth.callers import Caller
@@ -34,7 +35,7 @@ class ComputeProvider(TaskProvider):
                 " that of the Globus Compute V3 action provider; arguments and results are plain JSON."
             ),
             keywords=_KEYWORDS,
-            input_schema=schema("compute-body"),
+            input_schema=_whole("compute-body"),
         )
 
     async def asked(self, service: Service, caller: Caller, at: ProviderAddress, request: ActionRequest) -> Asked:
@@ -56,6 +57,7 @@ class ComputeProvider(TaskProvider):
             group=UUID(body["task_group_id"]) if body.get("task_group_id") else None,
             user_endpoint_config=body.get("user_endpoint_config"),
             resource_specification=body.get("resource_specification"),
+            options=body.get("options"),
         )
 
 
@@ -75,9 +77,16 @@ class ComputeV2Provider(TaskProvider):
                 " results back. The body is that of the Globus Compute V2 action provider, in all its spellings."
             ),
             keywords=_KEYWORDS,
-            input_schema=schema(compute_v2.SCHEMA),
+            input_schema=_whole(compute_v2.SCHEMA),
         )
 
     async def asked(self, service: Service, caller: Caller, at: ProviderAddress, request: ActionRequest) -> Asked:
         """The tasks of a V2 body."""
-        return Asked(tasks=compute_v2.read_tasks(request.body))
+        return Asked(tasks=compute_v2.read_tasks(request.body), options=request.body.get("options"))
+
+
+def _whole(name: str) -> dict[str, Any]:
+    """A body's schema as clients can use it, who have no other file of ours."""
+    body = schema(name)
+    options = {key: value for key, value in schema("task-options").items() if key != "$schema"}
+    return {**body, "properties": {**body["properties"], "options": options}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,6 +26,7 @@ from headrace.bus.store.action_keys import new_action_id, request_key
 from headrace.bus.store.actions import ActionBundle, ActionRecord, ActionWork
 from headrace.bus.store.models import EndpointRecord, FunctionRecord
 from headrace.bus.tasks.bundles import TaskOptions
+from headrace.bus.tasks.options import of_document
 from headrace.bus.tasks.submission import Call, Plan, Submission
 from headrace.schemas import Violation
 
@@ -52,6 +54,8 @@ class Asked:
     """The task group, where the caller names one."""
     user_endpoint_config: Mapping[str, Any] | None = None
     resource_specification: Mapping[str, Any] | None = None
+    options: Mapping[str, Any] | None = None
+    """How the tasks are run, as `task-options.json` has it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,9 +230,12 @@ def _cut(service: Service, submission: Submission) -> Plan:
 
 
 def _options(request: ActionRequest, asked: Asked) -> TaskOptions:
-    specification = asked.resource_specification
-    return TaskOptions(
-        json_result=True,
+    chosen, specification = of_document(asked.options or {}), asked.resource_specification
+    queue_timeout_s = chosen.queue_timeout_s
+    if request.deadline is not None:
+        queue_timeout_s = min(queue_timeout_s or math.inf, max(1.0, request.deadline - time.time()))
+    return msgspec.structs.replace(
+        chosen,
         resource_specification=msgspec.json.encode(specification) if specification else b"",
-        queue_timeout_s=None if request.deadline is None else max(1.0, request.deadline - time.time()),
+        queue_timeout_s=queue_timeout_s,
     )

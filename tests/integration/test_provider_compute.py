@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import uuid
 from collections.abc import Iterator
 from datetime import datetime
@@ -21,6 +22,15 @@ from service import RunningService, running_service, serving
 from waiting import eventually
 
 BIG = "def big(n):\n    if n < 0:\n        raise ValueError(f'{n} is negative')\n    return 'x' * n\n"
+TWICE = """
+def twice(path):
+    from pathlib import Path
+
+    if not Path(path).exists():
+        Path(path).touch()
+        raise ValueError("the first time")
+    return "second"
+"""
 SPAWN = """
 def spawn(path):
     import subprocess
@@ -408,3 +418,30 @@ def test_functions_that_cannot_be_used_are_named_with_their_field(service: Runni
     assert answer.status_code == third.status_code == 400
     assert f"Field '$.tasks[1].endpoint': there is no endpoint {unknown}" in answer.json()["description"]
     assert f"Field '$.tasks[1].function_id': there is no function {unknown}" in third.json()["description"]
+
+
+def test_tasks_run_as_the_options_of_the_body_say(service: RunningService, flows: Flows, tmp_path: Path) -> None:
+    path = tmp_path / "notes"
+    again = service.add_function(TWICE, "twice", entry_point="twice")
+    waits = service.add_function(WAIT_FOR, "wait_for", entry_point="wait_for")
+    tasks = [{"function_id": again, "args": [str(path)]}]
+    retried = {"endpoint_id": flows.endpoint_id, "tasks": tasks, "options": {"max_retries": 1}}
+    limited = {"endpoint": flows.endpoint_id, "function": waits, "args": "/never", "options": {"task_timeout_s": 0.2}}
+    later = "2999-01-01T00:00:00Z"
+
+    answer = flows.http.post(f"{BASE}/run", json={"request_id": uuid.uuid4().hex, "body": retried, "deadline": later})
+
+    assert flows.ended(checked(answer, 202))["details"]["result"] == ["second"]
+    ended = run_v2(flows, limited)["details"]
+    assert (ended["code"], ended["states"]) == ("TaskExpired", {"expired": 1})
+    retried["options"] = {"max_retries": -1}
+    refused = flows.http.post(f"{BASE}/run", json={"request_id": uuid.uuid4().hex, "body": retried})
+    assert "Field '$.options.max_retries' (category: 'minimum')" in refused.json()["description"]
+
+
+@pytest.mark.parametrize("path", [BASE, "/actions/compute"])
+def test_the_schema_of_a_body_can_be_used_without_any_other_file(service: RunningService, path: str) -> None:
+    text = json.dumps(service.http("").get(path).json()["input_schema"])
+
+    assert "max_retries" in text
+    assert all(target.startswith("#/$defs/") for target in re.findall(r'"\$ref": "([^"]*)"', text))
