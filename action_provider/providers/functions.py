@@ -33,6 +33,7 @@ from headrace.bus.store.models import FunctionRecord
 from headrace.schemas import TOO_LONG, SchemaViolation, Violation, schema, validate_given
 
 _ENDPOINT: Final = f"{RESERVED}endpoint"
+_OPTIONS: Final = f"{RESERVED}options"
 _BOUND: Final = "endpoint"
 """The parameter of the address."""
 _STEPS_AT_ONCE: Final = 2_000
@@ -106,6 +107,7 @@ class FunctionProvider(TaskProvider):
             tasks=[task],
             user_endpoint_config=own.get(f"{RESERVED}user_endpoint_config"),
             resource_specification=own.get(f"{RESERVED}resource_specification"),
+            options=own.get(_OPTIONS),
         )
 
 
@@ -164,6 +166,7 @@ def _whole_schema(function: FunctionRecord, *, bound: bool, needs_endpoint: bool
     own = {name: dict(each) for name, each in schema("function-action")["properties"].items()}
     own[_ENDPOINT] = {"type": "string", "format": "uuid", **own[_ENDPOINT]}
     del own[_ENDPOINT]["$ref"]
+    own[_OPTIONS] = {key: value for key, value in schema("task-options").items() if key != "$schema"}
     if bound:
         del own[_ENDPOINT]
     required = [*described.get("required", ()), *([_ENDPOINT] if needs_endpoint else ())]

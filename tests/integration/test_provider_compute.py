@@ -439,8 +439,9 @@ def test_tasks_run_as_the_options_of_the_body_say(service: RunningService, flows
     assert "Field '$.options.max_retries' (category: 'minimum')" in refused.json()["description"]
 
 
-@pytest.mark.parametrize("path", [BASE, "/actions/compute"])
+@pytest.mark.parametrize("path", [BASE, "/actions/compute", "/actions/functions/{}"])
 def test_the_schema_of_a_body_can_be_used_without_any_other_file(service: RunningService, path: str) -> None:
+    path = path.format(service.add_function(public=True))
     text = json.dumps(service.http("").get(path).json()["input_schema"])
 
     assert "max_retries" in text
