@@ -77,6 +77,8 @@ async def status(service: Service, provider: Provider, action: ActionRow) -> Act
 
 async def cancel(service: Service, provider: Provider, action: ActionRow, why: Ending = CANCELLED) -> ActionRow:
     """End the action. It is FAILED from now on; what has ended stays as it is."""
+    if action.value.final:
+        return await status(service, provider, action)
     if action.value.waiting is None:
         try:
             return await provider.cancel(service, action, why)

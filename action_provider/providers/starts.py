@@ -55,10 +55,10 @@ async def _go_on(service: Service, waiting: ActionRow, record: ActionRecord) -> 
     record = msgspec.structs.replace(
         record, action_id=was.action_id, started_at=was.started_at, history=was.history, creator=was.creator
     )
-    stored = await service.tables.actions.change(waiting, record)
-    if stored is None:
+    begun = await service.tables.actions.begin(waiting, record)
+    if begun is None:
         raise NotFound(f"the action {was.action_id!r} was released in this moment")
-    return Start(stored, created=stored.value == record)
+    return begun
 
 
 def _within_limits(settings: ServiceSettings, record: ActionRecord) -> ActionRecord:

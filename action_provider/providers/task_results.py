@@ -26,13 +26,13 @@ async def forget_tasks(service: Service, action: ActionRecord) -> None:
     What a pool still does for a cancelled action is not waited for: what it stores then goes with its age.
     """
     connection = service.connection
-    for work in action.works:
-        for bundle in work.submitted(action.creator):
-            address = bundle.address
-            # The bundle first: its acknowledgement may be on the way still, or have been lost, and a pool that got it
-            # once more would find no results, and run it.
-            await purge(connection, "TASKS", address.task_subject)
-            await purge(connection, "RESULTS", f"{address.result_subject(0).rpartition('.')[0]}.*")
+    # Bundle by bundle, not the whole group: its creator may have submitted more to it since.
+    for bundle in (bundle for work in action.works for bundle in work.submitted(action.creator)):
+        address = bundle.address
+        # The bundle first: its acknowledgement may be on the way still, or have been lost, and a pool that got it
+        # once more would find no results, and run it.
+        await purge(connection, "TASKS", address.task_subject)
+        await purge(connection, "RESULTS", f"{address.result_subject(0).rpartition('.')[0]}.*")
     if action.work is not None:
         await purge(connection, "LOGS", f"log.*.{token(action.creator)}.{action.work.group.hex}.>")
 

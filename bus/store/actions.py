@@ -292,6 +292,14 @@ class Actions:
         except RecordConflict:
             return await self.by_id(record.value.action_id)
 
+    async def begin(self, waiting: Record[ActionRecord], value: ActionRecord) -> Start | None:
+        """Begin an action that has waited: exactly one caller does. None when it was released in the meantime."""
+        try:
+            return Start(await self._records.update(waiting, value, ttl_s=life_s(value)), created=True)
+        except RecordConflict:
+            found = await self.by_id(value.action_id)
+            return None if found is None else Start(found, created=False)
+
     async def list_open(self, record: Record[ActionRecord]) -> None:
         """Put an action that goes on into the lists. Idempotent."""
         self._fresh.pop(record.key, None)
