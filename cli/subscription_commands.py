@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
@@ -20,8 +22,11 @@ from headrace.cli.service import (
     service,
     shown,
 )
+from headrace.cli.token_commands import duration_s
 
-app = typer.Typer(help="Create, list and delete subscriptions.", no_args_is_help=True)
+app = typer.Typer(help="Create, list, try and delete subscriptions.", no_args_is_help=True)
+
+FilterOption = Annotated[str | None, typer.Option("--filter", help="A filter as JSON; @FILE for a file with it.")]
 
 
 @app.command()
@@ -93,6 +98,76 @@ def delete(
     with service(home) as client:
         client.delete_subscription(subscription_id)
     output.say(f"Deleted {subscription_id}.")
+
+
+@app.command()
+def explain(
+    subscription_id: Annotated[UUID | None, typer.Argument(help="The subscription; or give --filter.")] = None,
+    filter_: FilterOption = None,
+    event: Annotated[str | None, typer.Option(help="The event as JSON; @FILE for a file with it.")] = None,
+    sequence: Annotated[
+        int | None, typer.Option(min=1, help="The place of a stored event, in place of --event.")
+    ] = None,
+    as_json: JsonOption = False,
+    home: OfHomeOption = None,
+) -> None:
+    """Say why an event passes a filter or not, clause by clause; ends with status 1 when it does not pass."""
+    wanted = _wanted(subscription_id, filter_)
+    if (event is None) == (sequence is None):
+        raise typer.BadParameter("give --event or --sequence, one of them")
+    tried = sequence if sequence is not None else json_option(event, "--event")
+    with service(home) as client:
+        answer = client.explain_filter(wanted, tried)
+    if as_json:
+        output.say_json(answer)
+    else:
+        output.say("\n".join(_clauses(answer["explanation"])))
+        if answer.get("arguments") is not None:
+            output.say(f"The function would be called with {json.dumps(answer['arguments'], ensure_ascii=False)}.")
+        elif answer.get("input_error"):
+            output.say(f"But the input fails: {answer['input_error']}")
+    if not answer["passed"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def backtest(
+    subscription_id: Annotated[UUID | None, typer.Argument(help="The subscription; or give --filter.")] = None,
+    filter_: FilterOption = None,
+    last: Annotated[str, typer.Option(help="How far back, such as 30m, 24h or 7d.")] = "24h",
+    samples: Annotated[int, typer.Option(min=0, max=100, help="How many of the events to show.")] = 10,
+    as_json: JsonOption = False,
+    home: OfHomeOption = None,
+) -> None:
+    """Say what a filter would have matched of late. Nothing runs."""
+    since = datetime.now(UTC) - timedelta(seconds=duration_s(last))
+    with service(home) as client:
+        found = client.backtest_filter(_wanted(subscription_id, filter_), since=since, samples=samples)
+    if as_json:
+        output.say_json(found)
+        return
+    output.say(f"{found['matched']} of {found['scanned']} events of the last {last} match.")
+    if found["samples"]:
+        rows = [
+            [str(each["sequence"]), each["stored_at"], *map(shown, _named(each["event"]))] for each in found["samples"]
+        ]
+        output.say_table(["SEQUENCE", "STORED", "TYPE", "SOURCE", "ID", "SUBJECT"], rows)
+
+
+def _wanted(subscription_id: UUID | None, filter_: str | None) -> Any:
+    if (subscription_id is None) == (filter_ is None):
+        raise typer.BadParameter("give a subscription or --filter, one of them")
+    return subscription_id if subscription_id is not None else json_option(filter_, "--filter")
+
+
+def _named(event: dict[str, Any]) -> list[Any]:
+    return [event.get(name) for name in ("type", "source", "id", "subject")]
+
+
+def _clauses(clause: dict[str, Any], depth: int = 0) -> list[str]:
+    found = f"  (the event has {clause['found']})" if clause.get("found") else ""
+    own = f"{'yes' if clause['passed'] else 'no ':3} {'  ' * depth}{clause['clause']}{found}"
+    return [own, *(line for part in clause.get("parts", ()) for line in _clauses(part, depth + 1))]
 
 
 def _document(file: Path | None) -> dict[str, Any]:

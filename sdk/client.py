@@ -22,7 +22,7 @@ from headrace.bus.tasks.bundles import FunctionUse, TaskOptions
 from headrace.bus.tasks.options import changed
 from headrace.sdk.actions import COMPUTE, ActionRequests
 from headrace.sdk.documents import Document, Id, check_json, given, id_or_none, id_text, items, segment, states
-from headrace.sdk.event_batches import BATCH_TYPE, EVENT_TYPE, batches_of, whole_event
+from headrace.sdk.event_batches import BATCH_TYPE, EVENT_TYPE, batches_of, filter_or_subscription, whole_event
 from headrace.sdk.http import PROTOCOL, Http, check_protocol, headrace_version
 from headrace.sdk.logs import LogChunk, StreamName, TaskLogs, as_text
 from headrace.sdk.needs import Requirements, needs_of, with_needs
@@ -456,6 +456,49 @@ class Client:
             answer = self._http.request("POST", "events", body=batch, content_type=BATCH_TYPE, repeatable=True)
             published += answer["events"]
         return published
+
+    def explain_filter(
+        self,
+        wanted: Mapping[str, Any] | Sequence[Any] | Id,
+        event: Mapping[str, Any] | int,
+        *,
+        bus: str = "default",
+    ) -> Document:
+        """Why an event passes a filter, or the filter of a subscription of yours (its id), or does not.
+
+        event: a CloudEvent, or the sequence of one on the bus. The answer has `passed`, the `explanation` clause by
+        clause, and where it passes the `arguments` that the function would be called with, or `input_error`.
+        """
+        tried = {"event": whole_event(event)} if isinstance(event, Mapping) else {"sequence": event, "bus": bus}
+        answer: Document = self._http.request(
+            "POST", "filters/explain", body={**filter_or_subscription(wanted), **tried}, repeatable=True
+        )
+        return answer
+
+    def backtest_filter(
+        self,
+        wanted: Mapping[str, Any] | Sequence[Any] | Id,
+        *,
+        since: datetime | None = None,
+        samples: int = 10,
+        bus: str = "default",
+    ) -> Document:
+        """What a filter (or that of a subscription) would have matched since a time, by default for a day.
+
+        Gives how many events were `scanned` and `matched`, and the first ones as `samples`. Nothing runs.
+        """
+        body = {**filter_or_subscription(wanted), "bus": bus, "samples": samples}
+        if since is not None:
+            body["since"] = since.astimezone().isoformat()
+        found: Document = {"scanned": 0, "matched": 0, "samples": []}
+        while True:
+            page = self._http.request("POST", "filters/backtest", body=body, repeatable=True)
+            found["scanned"] += page["scanned"]
+            found["matched"] += page["matched"]
+            found["samples"] += page["samples"][: samples - len(found["samples"])]
+            if page["next"] is None:
+                return found
+            body["after"] = page["next"]
 
     def create_subscription(self, subscription: Mapping[str, Any]) -> Document:
         """Let events that match a filter run a function; gives the subscription with its `subscription_id`."""

@@ -1,14 +1,14 @@
-"""Events on their way to the service: made whole, and cut into batches."""
+"""Events on their way to the service, made whole and cut into batches; and what a request says of filters."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import msgspec
 
-from headrace.sdk.documents import check_json
+from headrace.sdk.documents import Id, check_json, id_text
 
 EVENT_TYPE: Final = "application/cloudevents+json"
 BATCH_TYPE: Final = "application/cloudevents-batch+json"
@@ -39,3 +39,11 @@ def batches_of(events: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]
         size += own
     if batch:
         yield batch
+
+
+def filter_or_subscription(wanted: Mapping[str, Any] | Sequence[Any] | Id) -> dict[str, Any]:
+    """How a request names a filter: as it is, or by the subscription that has it."""
+    if isinstance(wanted, (str, UUID)):
+        return {"subscription_id": id_text(wanted, "subscription_id")}
+    check_json(wanted)
+    return {"filter": wanted}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import uuid
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -19,12 +20,14 @@ from headrace.bus.eventing.subscriptions import RetryPolicy, SubscriptionRecord,
 from headrace.bus.eventing.templates import compile_input
 from headrace.bus.filters import compile_filter
 
+T = TypeVar("T")
+
 
 async def create(call: Call) -> Response:
     """Let events that pass a filter run a function. Everything is checked now: what is accepted can be delivered."""
     body, service = call.body, call.service
-    _check("/filter", compile_filter, body["filter"])
-    _check("/input", compile_input, body.get("input"))
+    check_compiles("/filter", compile_filter, body["filter"])
+    check_compiles("/input", compile_input, body.get("input"))
     function = await function_for(service, call.caller, UUID(body["function_id"]))
     named = UUID(body["endpoint_id"]) if body.get("endpoint_id") else None
     endpoint = await chosen_endpoint(service, call.caller, named)
@@ -74,16 +77,21 @@ async def delete(call: Call) -> Response:
 
 
 async def _own(call: Call) -> SubscriptionRecord:
-    subscription_id = call.path_id("subscription_id")
+    return await own_subscription(call, call.path_id("subscription_id"))
+
+
+async def own_subscription(call: Call, subscription_id: UUID) -> SubscriptionRecord:
+    """A subscription of the caller. Raises `NotFound`."""
     found = await call.service.tables.subscriptions.get(subscription_id.hex)
     if found is None or not call.caller.is_(found.value.owner):
         raise NotFound(f"there is no subscription {subscription_id} of yours")
     return found.value
 
 
-def _check(place: str, compile_it: Any, document: Any) -> None:
+def check_compiles(place: str, compile_it: Callable[[Any], T], document: Any) -> T:
+    """What a part of the body compiles to. Raises `FilterInvalid` with the pointer from the body's root."""
     try:
-        compile_it(document)
+        return compile_it(document)
     except FilterInvalid as error:
         raise FilterInvalid(f"{place[1:]}: {error}", pointer=place + error.pointer) from error
 

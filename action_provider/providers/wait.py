@@ -31,6 +31,7 @@ from headrace.action_provider.providers.requests import ActionRequest, check_bod
 from headrace.action_provider.providers.starts import new_record, start
 from headrace.action_provider.state import Service
 from headrace.bus.errors import FilterInvalid
+from headrace.bus.eventing.arrivals import sequence_before
 from headrace.bus.eventing.events import DEFAULT_BUS
 from headrace.bus.eventing.subscriptions import last_sequence
 from headrace.bus.eventing.waits import (
@@ -41,7 +42,6 @@ from headrace.bus.eventing.waits import (
     forget,
     found_details,
     save,
-    sequence_before,
     too_late,
 )
 from headrace.bus.filters import compile_filter

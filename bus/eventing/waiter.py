@@ -14,8 +14,9 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from headrace.bus.errors import BusUnavailable, FilterInvalid
+from headrace.bus.eventing.arrivals import arrived_after
 from headrace.bus.eventing.subscriptions import last_sequence
-from headrace.bus.eventing.waits import Wait, arrived_after, catch_up, end, forget, save, too_late
+from headrace.bus.eventing.waits import Wait, catch_up, end, forget, save, too_late
 from headrace.bus.filters import FilterIndex
 from headrace.bus.names import bus_news
 from headrace.bus.nats.connection import Connection

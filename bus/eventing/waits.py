@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Final
 
 import msgspec
 
-from headrace.bus.errors import DecodeError, RecordConflict
+from headrace.bus.errors import RecordConflict
+from headrace.bus.eventing.arrivals import Arrived, arrived_after
 from headrace.bus.eventing.events import CloudEvent
-from headrace.bus.eventing.subscriptions import last_sequence
 from headrace.bus.filters import Filter, compile_filter
-from headrace.bus.names import ALL_EVENTS, bus_events
-from headrace.bus.nats.answers import StoredMessage
 from headrace.bus.nats.connection import Connection
 from headrace.bus.store.actions import ActionRecord, Actions, EventWait, FoundEvent, WaitRecord
 from headrace.bus.store.records import Record
@@ -31,42 +27,9 @@ MOST_SHOWN_BYTES: Final = 64 * 1024
 TOO_LATE: Final = "DeadlineExceeded"
 """The code of an action whose deadline has passed."""
 
-PAGE: Final = 500
 _REMEMBERED_S = 3600.0
-_PAGE_BYTES = 4 * 1024 * 1024
 
 Row = Record[ActionRecord]
-
-
-@dataclass(frozen=True, slots=True)
-class Arrived:
-    """An event as it lies on its bus; `event` is None when it cannot be read."""
-
-    sequence: int
-    stored_at: float
-    event: CloudEvent | None
-
-    @classmethod
-    def of(cls, message: StoredMessage) -> Arrived:
-        """Read a message of EVENTS."""
-        try:
-            return cls(message.sequence, message.stored_at, CloudEvent.of_stored(message.data))
-        except DecodeError:
-            return cls(message.sequence, message.stored_at, None)
-
-
-async def arrived_after(connection: Connection, bus: str, position: int) -> tuple[list[Arrived], bool]:
-    """The next events of a bus after this sequence, in order, and whether there are more. Raises `BusUnavailable`."""
-    query = {"seq": position + 1, "next_by_subj": bus_events(bus), "batch": PAGE, "max_bytes": _PAGE_BYTES}
-    messages, pending = await connection.read_many("EVENTS", query)
-    return [Arrived.of(message) for message in messages], pending > 0
-
-
-async def sequence_before(connection: Connection, moment: datetime) -> int:
-    """The sequence after which all events were stored since this moment. Raises `BusUnavailable`."""
-    query = {"start_time": moment.isoformat(), "next_by_subj": ALL_EVENTS, "batch": 1}
-    messages, _ = await connection.read_many("EVENTS", query)
-    return messages[0].sequence - 1 if messages else await last_sequence(connection)
 
 
 class Wait:

@@ -28,10 +28,3 @@ class Explanation:
         if self.parts:
             document["parts"] = [part.document() for part in self.parts]
         return document
-
-    def lines(self, indent: int = 0) -> list[str]:
-        """The same for people, one line for each clause."""
-        mark = "yes" if self.passed else "no "
-        found = f"  (the event has {self.found})" if self.found else ""
-        own = f"{mark} {'  ' * indent}{self.clause}{found}"
-        return [own, *(line for part in self.parts for line in part.lines(indent + 1))]

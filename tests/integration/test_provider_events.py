@@ -20,7 +20,7 @@ from service import RunningService, running_service, serving
 from waiting import eventually
 
 from headrace.action_provider.providers import WaitProvider
-from headrace.bus.eventing import waits
+from headrace.bus.eventing import arrivals
 from headrace.bus.store.actions import ActionRecord, Actions
 from headrace.schemas import validate
 
@@ -446,7 +446,7 @@ def test_two_services_serve_the_same_waits(restarted: RunningService) -> None:
 def test_a_wait_that_looks_far_back_takes_pages(
     service: RunningService, steps: Steps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(waits, "PAGE", 3)
+    monkeypatch.setattr(arrivals, "PAGE", 3)
     for _ in range(10):
         steps.publish()
 

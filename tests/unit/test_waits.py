@@ -8,8 +8,9 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from headrace.bus.eventing.arrivals import Arrived
 from headrace.bus.eventing.events import CloudEvent
-from headrace.bus.eventing.waits import MOST_SHOWN_BYTES, Arrived, Wait, found_details, success, too_late
+from headrace.bus.eventing.waits import MOST_SHOWN_BYTES, Wait, found_details, success, too_late
 from headrace.bus.store.actions import ActionRecord, EventWait
 from headrace.bus.store.records import Record
 
