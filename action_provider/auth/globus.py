@@ -31,6 +31,9 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _MOST_IDENTITIES: Final = 100
+_RESERVED: Final = 2
+"""Questions at a time that are kept for tokens which were good before."""
+_REMEMBERED_S: Final = 3600.0
 _MARGIN_S: Final = 60.0
 """Tokens for Globus Groups are not used in their last moments."""
 
@@ -51,6 +54,9 @@ class GlobusAuth:
         self._groups_tokens: Cache[str] = Cache(size=size, name="a token for Globus Groups")
         self._policies: Cache[bool] = Cache(size=size, name="a policy of Globus")
         self._slots = asyncio.Semaphore(settings.most_at_once)
+        # Whoever sends many tokens that nobody knows must not keep those waiting whose tokens were good a while ago.
+        self._slots_of_strangers = asyncio.Semaphore(max(1, settings.most_at_once - _RESERVED))
+        self._were_good: Cache[bool] = Cache(size=size, name="a token that was good")
 
     @property
     def scope(self) -> str | None:
@@ -94,7 +100,7 @@ class GlobusAuth:
             raise
 
     async def _introspected(self, bearer: str, key: str) -> Found[Identity]:
-        document = await self._ask(partial(self._calls.introspect, bearer))
+        document = await self._introspection(bearer, key)
         if document.get("active") is not True:
             raise _no_good()
         self._check_scope(document)
@@ -104,10 +110,21 @@ class GlobusAuth:
             find_groups=partial(self._find_groups, bearer, key),
             satisfies=partial(self._satisfies, bearer, key),
         )
+        self._were_good.keep(key, Found(True, _REMEMBERED_S))
         left_s = self._settings.believe_s
         if identity.expires_at is not None:
             left_s = min(left_s, identity.expires_at - time.time())
         return Found(identity, left_s)
+
+    async def _introspection(self, bearer: str, key: str) -> dict[str, Any]:
+        call = partial(self._calls.introspect, bearer)
+        if self._were_good.peek(key):
+            return await self._ask(call)
+        try:
+            async with asyncio.timeout(self._settings.deadline_s), self._slots_of_strangers:
+                return await self._ask(call)
+        except TimeoutError:
+            raise _late() from None
 
     def _check_scope(self, document: dict[str, Any]) -> None:
         """Raises `Forbidden`, which names the scope, unless the token is for this service."""
@@ -173,9 +190,11 @@ class GlobusAuth:
             async with asyncio.timeout(self._settings.deadline_s), self._slots:
                 return await asyncio.get_running_loop().run_in_executor(self._threads, call)
         except TimeoutError:
-            raise Unavailable(
-                "Globus, which knows this token, did not answer in time; try again", retry_after_s=5
-            ) from None
+            raise _late() from None
+
+
+def _late() -> Unavailable:
+    return Unavailable("Globus, which knows this token, did not answer in time; try again", retry_after_s=5)
 
 
 def _no_good() -> Unauthenticated:

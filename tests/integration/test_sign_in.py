@@ -196,6 +196,15 @@ def test_a_token_that_globus_withdraws_takes_its_sessions_with_it_and_no_others(
     assert service.loop.run(is_let_in(theirs))
 
 
+def test_a_session_stays_while_globus_does_not_answer(service: RunningService, globus: FakeGlobus) -> None:
+    endpoint_id, _ = service.add_endpoint("while globus is away", public=True)
+    session = open_session(service, globus.token(ADA), endpoint_id)
+    globus.status = 500
+    asked = globus.asked["/v2/oauth2/token/introspect"]
+    eventually(lambda: globus.asked["/v2/oauth2/token/introspect"] > asked + 5, within_s=10)
+    assert service.loop.run(is_let_in(session))
+
+
 def test_no_session_outlives_its_token(service: RunningService, issuer: FakeIssuer) -> None:
     endpoint_id, _ = service.add_endpoint("for a while", public=True)
     session = open_session(service, issuer.token(exp=int(time.time()) + 30), endpoint_id)

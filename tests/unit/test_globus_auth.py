@@ -45,6 +45,7 @@ def globus(server: FakeGlobus) -> FakeGlobus:
     server.policies.clear()
     server.asked.clear()
     server.status = 200
+    server.held.clear()
     server.released.set()
     return server
 
@@ -242,6 +243,23 @@ def test_globus_that_does_not_answer_holds_nobody_longer_than_the_deadline(globu
         globus.released.set()
 
     with_auth(globus, ask, deadline_s=0.2, try_s=0.5)
+
+
+def test_many_unknown_tokens_do_not_keep_those_waiting_that_were_good(globus: FakeGlobus) -> None:
+    token, unknown = globus.token(ADA), [f"unknown {number}" for number in range(20)]
+
+    async def ask(auth: GlobusAuth) -> None:
+        await auth.identify(token)
+        globus.held.update(unknown)
+        globus.released.clear()
+        flood = [asyncio.create_task(auth.identify(each)) for each in unknown]
+        await asyncio.sleep(0)
+        assert await auth.identify(token) is not None
+        globus.released.set()
+        for each in await asyncio.gather(*flood, return_exceptions=True):
+            assert isinstance(each, Unauthenticated)
+
+    with_auth(globus, ask, believe_s=0.0, most_at_once=4)
 
 
 def test_a_policy_of_globus_auth_is_evaluated_there(globus: FakeGlobus) -> None:
