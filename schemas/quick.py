@@ -54,9 +54,7 @@ class _Maker:
             for keyword, wanted in schema.items()
             if keyword not in _ANNOTATIONS and keyword not in _APPLIED_WITH
         ]
-        if len(checks) == 1:
-            return checks[0]
-        return lambda value: all(check(value) for check in checks)
+        return checks[0] if len(checks) == 1 else _all_of(checks)
 
     def _of(self, keyword: str, wanted: Any, schema: Mapping[str, Any]) -> Check:  # noqa: PLR0911  # one for each
         match keyword:
@@ -94,9 +92,11 @@ class _Maker:
         checks = {name: self.make(each) for name, each in wanted.items()}
 
         def check(value: Any) -> bool:
-            if not isinstance(value, dict):
-                return True
-            return all(checks[name](each) for name, each in value.items() if name in checks)
+            if isinstance(value, dict):
+                for name, each in value.items():
+                    if name in checks and not checks[name](each):
+                        return False
+            return True
 
         return check
 
@@ -127,6 +127,17 @@ class _Maker:
         if check is None:
             raise Unsure
         return check(value)
+
+
+def _all_of(checks: Collection[Check]) -> Check:
+    def check(value: Any) -> bool:
+        # A loop, for `all` makes a generator, which costs as much as the checks.
+        for each in checks:  # noqa: SIM110
+            if not each(value):
+                return False
+        return True
+
+    return check
 
 
 def _simple(keyword: str, wanted: Any) -> Check:  # noqa: PLR0911, PLR0912  # one for each keyword
