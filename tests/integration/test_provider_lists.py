@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from service import RunningService, running_service
 from waiting import eventually
 
 from headrace.bus.nats.connection import Connection
-from headrace.bus.store.action_keys import old_request_key
+from headrace.bus.store.action_keys import new_action_id, old_request_key
 from headrace.bus.store.actions import ActionIdRecord, ActionRecord, Actions
 from headrace.bus.store.records import Records
 from headrace.bus.store.streams import purge
@@ -129,6 +130,40 @@ def test_pages_follow_each_other_and_miss_nothing(
     assert [action for page in found for action in page] == started[5:] + started[:5]
     assert max(map(len, found)) == 2
     assert pages(http, limit=4) == [started[5:], []] or pages(http, limit=4) == [started[5:]]
+
+
+def test_hundreds_of_actions_are_listed_once_each_page_by_page(service: RunningService) -> None:
+    http = service.http(service.add_user("karl"))
+    principal = "urn:headrace:user:karl"
+
+    def record(number: int) -> ActionRecord:
+        return ActionRecord(
+            action_id=f"tg_{new_action_id(BASE, principal, str(number))}",
+            provider=BASE,
+            creator=principal,
+            request_id=str(number),
+            request_digest="",
+            started_at=time.time(),
+            # In two roles, and so in two lists.
+            monitor_by=(principal,),
+            status="FAILED" if number % 10 == 0 else "SUCCEEDED",
+            details={"code": "TaskFailed", "description": "", "result": [number]},
+            ended_at=time.time(),
+        )
+
+    async def store(connection: Connection) -> list[str]:
+        actions, records = Actions(connection), [record(number) for number in range(600)]
+        begun = await asyncio.gather(*(actions.start(each) for each in records))
+        await asyncio.gather(*(actions.finish(each.record, each.record.value) for each in begun))
+        return [each.action_id for each in records]
+
+    stored = service.bus(store)
+    found = pages(http, status="succeeded,failed", roles="creator_id,monitor_by", limit=100)
+
+    assert max(map(len, found)) == 100
+    together = [action for page in found for action in page]
+    assert sorted(together) == sorted(stored)
+    assert len(pages(http, status="failed")[0]) == 60
 
 
 def test_a_client_goes_from_page_to_page(service: RunningService, away_from_all: str, public_function: str) -> None:
