@@ -19,6 +19,7 @@ from headrace.schemas import validate
 BASE = "/actions/compute/v3"
 
 SQUARE = "def square(x):\n    return x * x\n"
+RAISE = "def crash(x):\n    if x < 0:\n        raise ValueError(f'{x} is negative')\n    return x\n"
 NOTE = "def note(path, text):\n    with open(path, 'a') as file:\n        file.write(text)\n    return text\n"
 
 
