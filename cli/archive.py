@@ -32,7 +32,9 @@ VERSION: Final = 1
 
 _HEAD: Final = "headrace-backup.json"
 _MANIFEST: Final = "manifest.json"
-_FILE = re.compile(r"home/(keys/(operator|service)\.json|keys/master\.key|admin\.token|profile\.json|ports\.json)")
+_FILE = re.compile(
+    r"home/(keys/(operator|service)\.json|keys/master\.key|admin\.token|profile\.json|ports\.json|globus\.yaml|providers\.yaml)"
+)
 _ENDPOINT_FILE = re.compile(r"home/endpoints/[A-Za-z0-9][A-Za-z0-9._-]{0,127}/(config\.yaml|endpoint\.(json|token))")
 _CHUNK = re.compile(r"(streams/[A-Za-z0-9_-]{1,200})/\d{8,12}")
 _MOST_FILE_BYTES = 64 * 1024 * 1024

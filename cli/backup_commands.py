@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from headrace.cli.archive import Archive, ArchiveWriter
 
 _FILES: Final = ("keys/operator.json", "keys/service.json", "keys/master.key")
-_FILES_IF_THERE: Final = ("admin.token", "profile.json", "ports.json")
+_FILES_IF_THERE: Final = ("admin.token", "profile.json", "ports.json", "globus.yaml", "providers.yaml")
 _OF_ENDPOINTS: Final = ("config.yaml", "endpoint.json", "endpoint.token")
 
 

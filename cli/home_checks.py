@@ -16,7 +16,14 @@ _FULL_BYTES: Final = 256 * _MIB
 """Below this a service refuses new messages: see `headrace.bus.installation.disk_guard`."""
 _NEARLY_FULL_BYTES: Final = 1024 * _MIB
 _FEW_INODES: Final = 1000
-_SECRETS: Final = ("profile.json", "admin.token", "keys/*", "endpoints/*/endpoint.token", "endpoints/*/pool-*.json")
+_SECRETS: Final = (
+    "profile.json",
+    "admin.token",
+    "globus.yaml",
+    "keys/*",
+    "endpoints/*/endpoint.token",
+    "endpoints/*/pool-*.json",
+)
 
 
 def home_findings(home: Path) -> Iterator[Finding]:

@@ -133,8 +133,11 @@ def test_a_home_that_is_not_up_is_backed_up_as_well_and_nothing_is_overwritten(
     headrace("restore", str(path), "--home", home)
     # The first archive was made under load, so its counts are those of a moment; from here on nothing moves.
     other, quiet = str(tmp_path / "two"), tmp_path / "quiet.tar"
+    (tmp_path / "one" / "globus.yaml").write_text("client_secret: hush\n")
     headrace("backup", str(quiet), "--home", home)
     headrace("restore", str(quiet), "--home", other)
+    kept = tmp_path / "two" / "globus.yaml"
+    assert (kept.read_text(), kept.stat().st_mode & 0o777) == ("client_secret: hush\n", 0o600)
     headrace("backup", str(again), "--home", other)
     assert "exists already" in headrace("backup", str(again), "--home", home, ok=False).stderr
     assert "not empty" in headrace("restore", str(path), "--home", home, ok=False).stderr
