@@ -118,7 +118,10 @@ class Announcer:
         for key in keys:
             self._remembered.append(key.bytes)
             for place in list(self._places):
-                place.send(key.bytes)
+                if place.unsent_bytes < _MOST_UNSENT_BYTES:
+                    place.send(key.bytes)
+                else:
+                    place.close()  # it reads nothing, and is told when it comes again
 
     async def stop(self) -> None:
         """Close all connections."""
@@ -171,11 +174,17 @@ class Listener:
         self._control = control
         self._on_kill = on_kill
         self._line: _Line | None = None
+        self._connected = asyncio.Event()
         self._listening: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin to connect."""
         self._listening = asyncio.get_running_loop().create_task(self._listen(), name="listen to the pool")
+
+    async def wait_until_connected(self, within_s: float) -> None:
+        """Wait for the first connection, but not for longer than that."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._connected.wait(), within_s)
 
     def tell(self, key: UUID, worker: str, piece: Piece) -> None:
         """Tell of what a running call has printed, if that can be done at once."""
@@ -215,6 +224,7 @@ class Listener:
                 sealer, opener = Sealer(secret, "to pool", ours, theirs), Opener(secret, "to place", ours, theirs)
                 line = self._line = _Line(reader, writer, sealer, opener)
                 line.send(b"")
+                self._connected.set()
                 while True:
                     self._on_kill([UUID(bytes=(await line.receive())[:_KEY_BYTES])])
             finally:

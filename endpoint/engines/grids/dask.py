@@ -275,7 +275,7 @@ def run(parcel: bytes, once: str, pool: str) -> bytes | None:
             return None
         started.set()
     worker = get_worker()
-    return host.run(parcel, workers=worker.state.nthreads, tell=functools.partial(_tell, worker, pool))
+    return host.run_among_others(parcel, workers=worker.state.nthreads, tell=functools.partial(_tell, worker, pool))
 
 
 def _tell(worker: Any, pool: str, key: UUID, name: str, piece: Piece) -> None:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import concurrent.futures
-import contextlib
 import dataclasses
 import os
 import shutil
@@ -18,12 +16,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from uuid import UUID
 
 import msgspec
-import uvloop
 
 from headrace.bus.data.encodings import INLINE_BYTES, OBJECT
 from headrace.bus.data.failures import RAISED, decode_failure, encode_failure, of_error
@@ -32,6 +29,7 @@ from headrace.endpoint.engines.containers.runtimes import Container
 from headrace.endpoint.engines.engine import Call, FinalState, Outcome
 from headrace.endpoint.engines.grids.control import Listener
 from headrace.endpoint.engines.grids.grid import Ending, OnPrinted, Piece
+from headrace.endpoint.engines.grids.loops import LoopHere, LoopThread, PlaceLoop
 from headrace.endpoint.engines.grids.open_mpi import adapted
 from headrace.endpoint.engines.grids.orders import Boxed, Order, Parcel, Terms, encode, read_parcel, read_terms
 from headrace.endpoint.engines.grids.printout import Printout
@@ -42,21 +40,23 @@ from headrace.endpoint.worker.limits import WorkerLimits, worker_environment
 from headrace.endpoint.worker.sandbox import SandboxRoot
 
 _MOST_REVOKED = 10_000
+_CONNECT_S = 0.25
+"""How long the first call may wait for the pool's control connection."""
 
 Reply = bytes
 """Encoded endings, in the order of the calls."""
 
-_Waiter = concurrent.futures.Future[tuple[Outcome, list[Piece]]]
+_Waiter = asyncio.Future[tuple[Outcome, list[Piece]]]
 """Waits for a call's outcome, and all that it has printed."""
 
 
 class Host:
     """Runs the calls of one pool, `workers` at a time, for threads that wait for them.
 
-    What running calls print is given to `tell`, in the host's own thread, or told over the pool's control connection.
+    What running calls print is given to `tell`, in the host's loop, or told over the pool's control connection.
     """
 
-    def __init__(self, terms: Terms, *, workers: int, tell: OnPrinted | None = None) -> None:
+    def __init__(self, terms: Terms, loop: PlaceLoop, *, workers: int, tell: OnPrinted | None = None) -> None:
         self._terms = terms
         self._node = socket.gethostname()
         self._workers = workers
@@ -66,21 +66,15 @@ class Host:
         self._revoked: collections.OrderedDict[UUID, None] = collections.OrderedDict()
         self._spool = _visible_spool(terms)
         self._lacks_python = os.path.isabs(terms.python) and terms.container is None and not Path(terms.python).exists()
-        self._loop = uvloop.new_event_loop()
+        self._loop = loop
         self._directory = Path(tempfile.mkdtemp(prefix="headrace-")) if terms.container is not None else None
         self._engine = self._new_engine()
-        self._thread = threading.Thread(target=self._run_loop, name="headrace-host", daemon=True)
-        self._thread.start()
         self._listener: Listener | None = None
-        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result()
+        self._loop.run(self._start())
 
     def run(self, parcel: Parcel) -> list[Ending]:
         """Run calls and wait until all have ended."""
-        calls = [self._call(order, parcel) for order in parcel.orders]
-        waiters: list[_Waiter] = [concurrent.futures.Future() for _ in calls]
-        attempts = [order.attempts for order in parcel.orders]
-        self._loop.call_soon_threadsafe(self._add, list(zip(calls, waiters, attempts, strict=True)))
-        return [self._ending(order, *waiter.result()) for order, waiter in zip(parcel.orders, waiters, strict=True)]
+        return self._loop.run(self._run(parcel))
 
     def _call(self, order: Order, parcel: Parcel) -> Call:
         options = msgspec.structs.replace(order.options, max_retries=0) if order.options.max_retries else order.options
@@ -112,19 +106,14 @@ class Host:
 
     def kill(self, keys: Iterable[UUID]) -> None:
         """Cancel calls, also those that come later."""
-        self._loop.call_soon_threadsafe(self._kill, list(keys))
+        self._loop.call(self._kill, list(keys))
 
     def close(self) -> None:
         """End all that runs."""
-        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
+        self._loop.run(self._stop())
+        self._loop.close()
         if self._directory is not None:
             shutil.rmtree(self._directory, ignore_errors=True)
-
-    def _run_loop(self) -> None:
-        with contextlib.closing(self._loop):
-            self._loop.run_forever()
 
     # In the event loop
 
@@ -134,6 +123,16 @@ class Host:
             self._listener = Listener(self._terms.control, self._kill)
             self._listener.start()
             self._printed.tell = self._listener.tell
+            await self._listener.wait_until_connected(_CONNECT_S)
+
+    async def _run(self, parcel: Parcel) -> list[Ending]:
+        # Where the loop has stood still: first a worker's end is seen, and that a call is to be cancelled.
+        await asyncio.sleep(0)
+        loop = asyncio.get_running_loop()
+        waiters: list[_Waiter] = [loop.create_future() for _ in parcel.orders]
+        orders = list(zip(parcel.orders, waiters, strict=True))
+        self._add([(self._call(order, parcel), waiter, order.attempts) for order, waiter in orders])
+        return [self._ending(order, *await waiter) for order, waiter in orders]
 
     async def _stop(self) -> None:
         if self._listener is not None:
@@ -182,7 +181,7 @@ class Host:
     def _on_outcomes(self, outcomes: list[Outcome]) -> None:
         for outcome in outcomes:
             waiter = self._waiting.pop(outcome.key, None)
-            if waiter is not None:
+            if waiter is not None and not waiter.done():
                 waiter.set_result((outcome, self._printed.take(outcome.key)))
 
     def _new_engine(self) -> ProcessEngine:
@@ -220,18 +219,26 @@ _hosts: dict[bytes, Host] = {}
 _lock = threading.Lock()
 
 
-def run(parcel: bytes, *, workers: int = 1, tell: OnPrinted | None = None) -> Reply:
-    """Run calls here; this process runs up to `workers` of them at a time. `tell` is as for `Host`."""
+def run(parcel: bytes) -> Reply:
+    """Run calls here, one at a time, always on the same thread."""
     read = read_parcel(parcel)
     terms = read_terms(read.terms)
     if not terms.is_mpi:
-        return encode(_host(read.terms, terms, workers, tell).run(read))
+        return encode(_host(read.terms, lambda: Host(terms, LoopHere(), workers=1)).run(read))
     # Each call has nodes of its own, which this process's environment names: new for each call.
-    host = Host(terms, workers=1)
+    host = Host(terms, LoopHere(), workers=1)
     try:
         return encode(host.run(read))
     finally:
         host.close()
+
+
+def run_among_others(parcel: bytes, *, workers: int, tell: OnPrinted) -> Reply:
+    """Run calls here, for one of several threads; this process runs up to `workers` of them at a time. `tell` is as
+    for `Host`."""
+    read = read_parcel(parcel)
+    terms = read_terms(read.terms)
+    return encode(_host(read.terms, lambda: Host(terms, LoopThread(), workers=workers, tell=tell)).run(read))
 
 
 def kill(terms: bytes, keys: Iterable[bytes]) -> None:
@@ -249,11 +256,11 @@ def close_all(terms: bytes) -> None:
         found.close()
 
 
-def _host(key: bytes, terms: Terms, workers: int, tell: OnPrinted | None) -> Host:
+def _host(key: bytes, make: Callable[[], Host]) -> Host:
     with _lock:
         host = _hosts.get(key)
         if host is None:
-            host = _hosts[key] = Host(terms, workers=workers, tell=tell)
+            host = _hosts[key] = make()
         return host
 
 
