@@ -10,6 +10,7 @@ A request id counts per creator and provider. Lists are in `headrace.bus.store.a
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
@@ -314,14 +315,19 @@ class Actions:
         listed = listed_as(record.key, record.value)
         await self.lists.leave(listed, listed.state)
 
-    async def mend_lists(self) -> int:
+    async def mend_lists(self, *, share: float = 1.0) -> int:
         """Put the lists in order for all actions that have changed since about the last time but one; how many
-        entries that were. The first time after an earlier release: for all."""
+        entries that were. The first time after an earlier release: for all.
+
+        It works for this `share` of the time, so that what is busy is not disturbed by what may wait.
+        """
         mended = await self.lists.mended()
-        up_to, count = mended.before, 0
+        up_to, count, began = mended.before, 0, time.monotonic()
         async for page in self._changed_after(mended.before):
             count += await self.lists.mend([listed_as(record.key, record.value) for record in page])
             up_to = max(up_to, page[-1].revision)
+            await asyncio.sleep((time.monotonic() - began) * (1 / share - 1))
+            began = time.monotonic()
         await self.lists.remember_mended(Mended(up_to=up_to, before=mended.up_to))
         return count
 
