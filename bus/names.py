@@ -216,9 +216,9 @@ def deliveries_of(subscription: UUID) -> str:
 ALL_DUE_DELIVERIES = "delivery.due.>"
 
 
-def dead_letter_subject(owner: str, subscription: UUID, delivery: UUID) -> str:
-    """Where the dead letter of a delivery is stored. `owner` is a plain URN."""
-    return f"deadletter.{token(owner)}.{subscription.hex}.{delivery.hex}"
+def dead_letter_subject(owner: str, subscription: UUID | None, delivery: UUID) -> str:
+    """Where the dead letter of a delivery is stored, of whichever subscription if none is named."""
+    return f"deadletter.{token(owner)}.{subscription.hex if subscription else '*'}.{delivery.hex}"
 
 
 def dead_letters_of(owner: str, subscription: UUID | None = None) -> str:

@@ -22,7 +22,14 @@ from headrace.bus.tasks.bundles import FunctionUse, TaskOptions
 from headrace.bus.tasks.options import changed
 from headrace.sdk.actions import COMPUTE, ActionRequests
 from headrace.sdk.documents import Document, Id, check_json, given, id_or_none, id_text, items, segment, states
-from headrace.sdk.event_batches import BATCH_TYPE, EVENT_TYPE, batches_of, filter_or_subscription, whole_event
+from headrace.sdk.event_batches import (
+    BATCH_TYPE,
+    EVENT_TYPE,
+    batches_of,
+    filter_or_subscription,
+    which_letters,
+    whole_event,
+)
 from headrace.sdk.http import PROTOCOL, Http, check_protocol, headrace_version
 from headrace.sdk.logs import LogChunk, StreamName, TaskLogs, as_text
 from headrace.sdk.needs import Requirements, needs_of, with_needs
@@ -525,6 +532,28 @@ class Client:
             "limit": limit,
         }
         return items(self._http.request("GET", "dead-letters", query=query), "dead_letters")
+
+    def get_dead_letter(self, dead_letter_id: Id) -> Document:
+        """One delivery that was given up."""
+        answer: Document = self._http.request("GET", f"dead-letters/{id_text(dead_letter_id, 'dead_letter_id')}")
+        return answer
+
+    def redrive_dead_letters(
+        self, *, endpoint_id: Id | None = None, per_second: float | None = None, **which: Any
+    ) -> Document:
+        """Deliver anew what was given up, each from its first attempt on; gives how many were `redriven`, and `left`.
+
+        which: `dead_letter_ids`, `subscription_id`, `code`, `filter`, `limit`; all that are given apply. endpoint_id:
+        where they run instead. per_second: how many begin in a second.
+        """
+        more = {"endpoint_id": id_or_none(endpoint_id, "endpoint_id"), "per_second": per_second}
+        body = {**which_letters(which), **{name: value for name, value in more.items() if value is not None}}
+        answer: Document = self._http.request("POST", "dead-letters/redrive", body=body)
+        return answer
+
+    def purge_dead_letters(self, **which: Any) -> int:
+        """Remove deliveries that were given up, chosen as for `redrive_dead_letters`; gives how many."""
+        return int(self._http.request("POST", "dead-letters/purge", body=which_letters(which))["purged"])
 
     # Users and tokens
 

@@ -47,3 +47,17 @@ def filter_or_subscription(wanted: Mapping[str, Any] | Sequence[Any] | Id) -> di
         return {"subscription_id": id_text(wanted, "subscription_id")}
     check_json(wanted)
     return {"filter": wanted}
+
+
+def which_letters(which: Mapping[str, Any]) -> dict[str, Any]:
+    """How a request names dead letters. Raises `TypeError` for a name that means nothing."""
+    unknown = which.keys() - {"dead_letter_ids", "subscription_id", "code", "filter", "limit"}
+    if unknown:
+        raise TypeError(f"dead letters cannot be chosen by {sorted(unknown)[0]!r}")
+    chosen = {name: value for name, value in which.items() if value is not None}
+    if "dead_letter_ids" in chosen:
+        chosen["dead_letter_ids"] = [id_text(each, "dead_letter_ids") for each in chosen["dead_letter_ids"]]
+    if "subscription_id" in chosen:
+        chosen["subscription_id"] = id_text(chosen["subscription_id"], "subscription_id")
+    check_json(chosen)
+    return chosen

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 import msgspec
 
 from headrace.bus.errors import AlreadyStored, DecodeError
-from headrace.bus.eventing.deliveries import FailedAttempt
+from headrace.bus.eventing.deliveries import Delivery, FailedAttempt, Waiting, wait_until
+from headrace.bus.eventing.events import CloudEvent
 from headrace.bus.names import dead_letter_subject, dead_letters_of
 from headrace.bus.nats import pages
 from headrace.bus.nats.answers import StoredMessage
 from headrace.bus.nats.connection import Connection
+from headrace.bus.store.streams import purge
 
 _WINDOW = 512
 _PAGE = 200
@@ -44,6 +47,19 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
             ended_at=failed.ended_at or None,
         )
 
+    def failed(self) -> FailedAttempt:
+        """In the form that travels."""
+        return FailedAttempt(
+            attempt=self.attempt,
+            task_id=self.task_id,
+            state=self.state,
+            error=self.error,
+            message=self.message,
+            traceback=self.traceback,
+            started_at=self.started_at or 0.0,
+            ended_at=self.ended_at or 0.0,
+        ).shortened()
+
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     """A delivery that was given up. `event` is None when the bus had forgotten it by then."""
@@ -64,6 +80,25 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     """A stable name for the kind of reason, such as `AttemptsExhausted` or `InputFailed`."""
     attempts: list[Attempt]
     created_at: float
+    redriven: int = 0
+    """How often it was taken from the dead letters before."""
+
+    def delivery(self, endpoint: UUID | None = None) -> Delivery:
+        """The delivery, once more from the beginning of its attempts, also at another endpoint."""
+        failed = [each.failed() for each in self.attempts]
+        used_up = max((each.attempt for each in self.attempts), default=0)
+        return Delivery(
+            subscription=self.subscription_id,
+            bus=self.bus,
+            sequence=self.sequence,
+            source=self.source,
+            event_id=self.event_id,
+            attempt=used_up + 1,
+            failed=failed,
+            used_up=used_up,
+            redriven=self.redriven + 1,
+            endpoint=endpoint or self.endpoint_id,
+        )
 
 
 _encode = msgspec.json.Encoder().encode
@@ -80,6 +115,39 @@ async def bury(connection: Connection, letter: DeadLetter) -> None:
         await connection.store(subject, _encode(letter))
     except AlreadyStored:
         return  # Somebody who handled the same failure before, and then died, or is a replica.
+
+
+async def find(connection: Connection, owner: str, dead_letter_id: UUID) -> DeadLetter | None:
+    """A dead letter of an owner, or None. Raises `BusUnavailable`."""
+    query = {"multi_last": [dead_letter_subject(owner, None, dead_letter_id)], "batch": 1}
+    messages, _ = await connection.read_many("DEADLETTERS", query)
+    return _read(messages[0]) if messages else None
+
+
+async def forget(connection: Connection, letter: DeadLetter) -> None:
+    """Remove a dead letter. Raises `BusUnavailable`."""
+    subject = dead_letter_subject(letter.owner, letter.subscription_id, letter.dead_letter_id)
+    await purge(connection, "DEADLETTERS", subject)
+
+
+async def redrive(
+    connection: Connection, letter: DeadLetter, *, endpoint: UUID | None = None, due: datetime | None = None
+) -> bool:
+    """Deliver once more what a letter holds, now or at a time, also elsewhere; the letter is gone then.
+
+    Gives False where there is nothing to deliver: the event was forgotten before the letter was written. Twice at one
+    endpoint is once. Raises `StreamFull`, `PayloadTooLarge` and `BusUnavailable`.
+    """
+    if letter.event is None:
+        return False
+    delivery = letter.delivery(endpoint)
+    event = CloudEvent.of_document(letter.event)
+    place = delivery.place(letter.endpoint_id)
+    await wait_until(connection, Waiting(delivery, event.encode()), place, due or datetime.now(UTC))
+    # Only now: a crash in between leaves a letter that can be taken again, and the bundle's id sees to it that this
+    # is one attempt.
+    await forget(connection, letter)
+    return True
 
 
 async def newest(

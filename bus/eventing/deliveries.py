@@ -58,10 +58,25 @@ class Delivery(msgspec.Struct, array_like=True, frozen=True):
     event_id: str
     attempt: int = 1
     failed: list[FailedAttempt] = []
+    used_up: int = 0
+    """How many attempts do not count any more: those before it was taken from the dead letters again."""
+    redriven: int = 0
+    """How often it was."""
+    endpoint: UUID | None = None
+    """Where it goes in place of the subscription's endpoint."""
+
+    @property
+    def counted(self) -> int:
+        """How many attempts count against the most that there may be, this one among them."""
+        return self.attempt - self.used_up
+
+    def place(self, subscribed: UUID) -> UUID:
+        """The endpoint that runs it, where the subscription names this one."""
+        return self.endpoint or subscribed
 
     def delivery_id(self, endpoint: UUID) -> UUID:
-        """What all attempts have in common."""
-        return self._id(endpoint, "")
+        """What all attempts have in common, up to its death: who comes back from the dead has another one."""
+        return self._id(endpoint, f"redriven {self.redriven}" if self.redriven else "")
 
     def bundle_id(self, endpoint: UUID) -> UUID:
         """The id of this attempt's bundle, the same whoever makes it, however often."""

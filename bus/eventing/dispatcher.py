@@ -213,7 +213,7 @@ class Dispatcher:
         except (StreamFull, QueueFull):
             due = after(time.time_ns(), self._full_wait_s)
             waiting = Waiting(delivery, event.encode())
-            await wait_until(self._connection, waiting, subscription.record.endpoint_id, due)
+            await wait_until(self._connection, waiting, delivery.place(subscription.record.endpoint_id), due)
             self._count("postponed")
         except Exception as error:
             # Whatever this is, it would be the same the next time: the owner is to see it.
@@ -222,7 +222,8 @@ class Dispatcher:
 
     async def _submit(self, subscription: CompiledSubscription, delivery: Delivery, event: CloudEvent) -> None:
         record = subscription.record
-        endpoint = await self._rights.check(record.owner, record.function_id, record.endpoint_id, record.linked)
+        place = delivery.place(record.endpoint_id)
+        endpoint = await self._rights.check(record.owner, record.function_id, place, record.linked)
         arguments = subscription.input.render(event)
         await self._backlog.admit(endpoint, record.owner, 1)
         await submission.submit(
@@ -231,13 +232,13 @@ class Dispatcher:
             self._lanes,
             Submission(
                 principal=record.owner,
-                endpoint=record.endpoint_id,
+                endpoint=place,
                 pool=await self._pool(record, endpoint),
                 group=DELIVERIES_GROUP,
                 calls=[Call(function=record.function_id, args=arguments.args, kwargs=arguments.kwargs)],
                 options=TaskOptions(),
                 origin=delivery.encode(),
-                first_bundle=delivery.bundle_id(record.endpoint_id),
+                first_bundle=delivery.bundle_id(place),
                 # Always: the event may have been published before, and its first delivery may be done.
                 retry=True,
             ),
@@ -250,7 +251,7 @@ class Dispatcher:
             return DEFAULT_POOL
         try:
             used = await self._pools.use(
-                record.endpoint_id, record.owner, {}, environment=needs.text, per_user=endpoint.per_user
+                endpoint.endpoint_id, record.owner, {}, environment=needs.text, per_user=endpoint.per_user
             )
             return used.pool
         except PoolLimit as error:
@@ -300,14 +301,15 @@ class Dispatcher:
             await self._give_up(record, following, event, "the delivery was cancelled", "Cancelled")
         elif code in _PERMANENT_FAILURES:
             await self._give_up(record, following, event, failure.message, code)
-        elif delivery.attempt >= record.retry.max_attempts:
+        elif delivery.counted >= record.retry.max_attempts:
             reason = f"every attempt failed ({delivery.attempt}); the last one: {failure.error}: {failure.message}"
             await self._give_up(record, following, event, reason, "AttemptsExhausted")
         elif event is None:
             await self._give_up(record, following, None, "the bus does not hold the event any more", "EventExpired")
         else:
-            due = after(stored_ns, record.retry.delay_s(delivery.attempt))
-            await wait_until(self._connection, Waiting(following, event.encode()), record.endpoint_id, due)
+            due = after(stored_ns, record.retry.delay_s(delivery.counted))
+            waiting = Waiting(following, event.encode())
+            await wait_until(self._connection, waiting, delivery.place(record.endpoint_id), due)
 
     async def _event(self, sequence: int) -> CloudEvent | None:
         messages, _ = await self._connection.read_many("EVENTS", {"seq": sequence})
@@ -321,12 +323,12 @@ class Dispatcher:
         self, record: SubscriptionRecord, delivery: Delivery, event: CloudEvent | None, reason: str, code: str
     ) -> None:
         letter = DeadLetter(
-            dead_letter_id=delivery.delivery_id(record.endpoint_id),
+            dead_letter_id=delivery.delivery_id(delivery.place(record.endpoint_id)),
             subscription_id=record.subscription_id,
             subscription_name=record.name,
             owner=record.owner,
             function_id=record.function_id,
-            endpoint_id=record.endpoint_id,
+            endpoint_id=delivery.place(record.endpoint_id),
             bus=delivery.bus,
             sequence=delivery.sequence,
             source=delivery.source,
@@ -336,6 +338,7 @@ class Dispatcher:
             code=code,
             attempts=[Attempt.of(failed) for failed in delivery.failed],
             created_at=time.time(),
+            redriven=delivery.redriven,
         )
         await bury(self._connection, letter)
         self._count("given_up")
@@ -353,11 +356,8 @@ def _result(part: ResultPart) -> TaskResult | None:
 
 def _belongs(record: SubscriptionRecord, delivery: Delivery, where: ResultAddress) -> bool:
     """Whether this result can be the delivery's: a pool signs results, but must not speak for other subscriptions."""
-    return (where.principal, where.endpoint, where.bundle) == (
-        record.owner,
-        record.endpoint_id,
-        delivery.bundle_id(record.endpoint_id),
-    )
+    place = delivery.place(record.endpoint_id)
+    return (where.principal, where.endpoint, where.bundle) == (record.owner, place, delivery.bundle_id(place))
 
 
 def _failure(record: SubscriptionRecord, delivery: Delivery, result: TaskResult) -> tuple[FailedAttempt, str]:
@@ -369,7 +369,7 @@ def _failure(record: SubscriptionRecord, delivery: Delivery, result: TaskResult)
         error, message, traceback, code = "DecodeError", str(unreadable), "", "DecodeError"
     attempt = FailedAttempt(
         attempt=delivery.attempt,
-        task_id=delivery.task_id(record.endpoint_id),
+        task_id=delivery.task_id(delivery.place(record.endpoint_id)),
         state=result.state,
         error=error,
         message=message,

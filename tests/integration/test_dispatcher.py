@@ -6,6 +6,7 @@ import itertools
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -308,3 +309,78 @@ def test_a_subscription_can_be_read_listed_and_deleted(desk: EventsDesk, kind: s
     assert listed[0] == read
     desk.unsubscribe(subscription)
     assert desk.http.get(f"/api/v1/subscriptions/{subscription}").status_code == 404
+
+
+def redrive(desk: EventsDesk, **body: Any) -> dict[str, Any]:
+    answer = desk.http.post("/api/v1/dead-letters/redrive", json=body)
+    assert answer.status_code == 200, answer.text
+    done: dict[str, Any] = answer.json()
+    return done
+
+
+def test_a_dead_letter_is_delivered_anew_from_its_first_attempt_on(desk: EventsDesk, kind: str) -> None:
+    notes = desk.notes()
+    retry = {"max_attempts": 2, "first_delay_s": 0.1}
+    subscription = desk.subscribe(kind, notes, kwargs={"fail": 5}, retry=retry)
+    desk.publish(kind, "1")
+    first = desk.dead_letter(subscription)
+
+    assert redrive(desk, dead_letter_ids=[first["dead_letter_id"]]) == {"redriven": 1, "left": 0}
+
+    notes.wait(4)
+    second = desk.dead_letter(subscription)
+    assert (second["redriven"], [each["attempt"] for each in second["attempts"]]) == (1, [1, 2, 3, 4])
+    assert second["dead_letter_id"] != first["dead_letter_id"]
+    assert desk.http.get(f"/api/v1/dead-letters/{first['dead_letter_id']}").status_code == 404
+
+    assert redrive(desk, subscription_id=subscription)["redriven"] == 1
+    notes.wait(6)  # The sixth run succeeds.
+    assert desk.dead_letters(subscription) == []
+
+
+def test_a_delivery_that_never_ran_is_delivered_anew_elsewhere(
+    service: RunningService, desk: EventsDesk, kind: str
+) -> None:
+    notes = desk.notes()
+    away, _ = service.add_endpoint("elsewhere")
+    subscription = desk.subscribe(kind, notes, "{{ event.data.missing }}", endpoint_id=away)
+    desk.publish(kind, "1", data={})
+    letter = desk.dead_letter(subscription)
+
+    # The template fails again, and a letter of its own tells so.
+    redrive(desk, code="InputFailed", subscription_id=subscription, endpoint_id=desk.endpoint)
+
+    def again() -> bool:
+        letters = desk.dead_letters(subscription)
+        return [(each["redriven"], each["endpoint_id"]) for each in letters] == [(1, desk.endpoint)]
+
+    eventually(again, 10, "the letter of the second life")
+    assert desk.dead_letter(subscription)["dead_letter_id"] != letter["dead_letter_id"]
+
+
+def test_dead_letters_are_chosen_by_filter_and_removed(desk: EventsDesk, kind: str) -> None:
+    subscription = desk.subscribe(kind, desk.notes(), "{{ event.data.missing }}")
+    for number in range(4):
+        desk.publish(kind, str(number), data={"n": number})
+    eventually(lambda: len(desk.dead_letters(subscription)) == 4, 10, "four dead letters")
+    purge_them = desk.http.post(
+        "/api/v1/dead-letters/purge",
+        json={"subscription_id": subscription, "filter": {"pattern": {"data": {"n": [{"numeric": ["<", 3]}]}}}},
+    )
+
+    assert purge_them.json() == {"purged": 3}
+    assert desk.dead_letter(subscription)["event"]["data"] == {"n": 3}
+    wrong: list[tuple[dict[str, Any], str]] = [({}, ""), ({"filter": {"pattern": {}}}, "/filter/pattern")]
+    for body, pointer in wrong:
+        refused = desk.http.post("/api/v1/dead-letters/purge", json=body)
+        assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, pointer)
+
+
+def test_what_has_no_subscription_any_more_is_left_among_the_dead(desk: EventsDesk, kind: str) -> None:
+    subscription = desk.subscribe(kind, desk.notes(), "{{ event.data.missing }}")
+    desk.publish(kind, "1", data={})
+    desk.dead_letter(subscription)
+    desk.unsubscribe(subscription)
+
+    assert redrive(desk, subscription_id=subscription) == {"redriven": 0, "left": 1}
+    assert len(desk.dead_letters(subscription)) == 1
