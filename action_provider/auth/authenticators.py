@@ -28,6 +28,7 @@ class Authenticators:
         self._settings = settings
         self.tokens = tokens
         self.foreign = foreign
+        self._others: tuple[Authenticator, ...] = foreign
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -55,7 +56,7 @@ class Authenticators:
             self._check_own(caller)
             return caller
         if not bearer.startswith(OWN_FORMS):
-            for each in self.foreign:
+            for each in self._others:
                 caller = await each.authenticate(bearer)
                 if caller is not None:
                     return caller
@@ -101,6 +102,3 @@ def _sources(settings: AuthSettings) -> list[tuple[IdentitySource, Admission]]:
 
         found.append((GlobusAuth(settings.globus), settings.globus.admission))
     return found
-
-
-__all__ = ["OWN_FORMS", "Authenticator", "Authenticators"]

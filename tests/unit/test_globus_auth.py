@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -298,6 +299,12 @@ def test_credentials_that_are_withdrawn_later_are_the_service_s_trouble_and_not_
     finally:
         globus.client_secret = secret
     assert "does not take this service's client id" in caplog.text
+
+
+def test_a_missing_library_is_told_with_what_to_install(globus: FakeGlobus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "globus_sdk", None)
+    with pytest.raises(ServiceUnusable, match=r"pip install 'headrace\[globus\]'"):
+        asyncio.run(GlobusAuth(globus.settings()).open())
 
 
 def test_the_service_starts_while_globus_is_away(globus: FakeGlobus, caplog: pytest.LogCaptureFixture) -> None:
