@@ -75,6 +75,7 @@ def where() -> tuple[int, str, str]:
 def hold(folder: str) -> int:
     """Run until `folder/go` exists; the job in which this runs."""
     job = os.environ["SLURM_JOB_ID"]
+    print("held in", job)  # noqa: T201 - the case
     (Path(folder) / f"{job}.new").write_text(str(os.getpid()))
     (Path(folder) / f"{job}.new").rename(Path(folder) / job)
     while not (Path(folder) / "go").exists():
@@ -135,6 +136,7 @@ def test_a_task_that_is_cancelled_with_force_ends_in_its_job(slurm: Slurm, tmp_p
     ):
         future = executor.submit(hold, str(tmp_path / "held"))
         ((job, pid),) = eventually(lambda: held(tmp_path / "held"), 90, "it runs").items()
+        eventually(lambda: future.logs() == f"held in {job}\n", 30, "what it prints is seen while it runs")
 
         future.cancel(force=True)
 
