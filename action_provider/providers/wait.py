@@ -130,7 +130,8 @@ class WaitProvider(Provider):
             found = await service.tables.actions.waits.get(action.key)
             if found is None or found.value.ended:
                 await self._attend(service, action)
-            self._remember(action)
+            else:
+                self._remember(action)
         return _shown(action)
 
     async def cancel(self, service: Service, action: ActionRow, why: Ending = CANCELLED) -> ActionRow:
