@@ -158,6 +158,9 @@ class TaskProvider(Provider, abc.ABC):
         late = record.deadline is not None and results.last_stored_at > record.deadline - _ABOUT_S
         if late and results.has("expired"):  # of another limit, tasks are expired before
             return failure_of(results, self.values, references, TOO_LATE)
+        # Whoever keeps the deadline cancels the tasks first: somebody else may see that before the end is written.
+        if record.deadline is not None and results.last_stored_at > record.deadline and results.has("cancelled"):
+            return failure_of(results, self.values, references, TOO_LATE)
         return outcome_of(results, self.values, references)
 
     def _with_details(self, service: Service, action: ActionRow, results: TaskResults) -> ActionRow:
