@@ -169,7 +169,9 @@ class _Reader:
 
     def _annotated(self, arguments: tuple[Any, ...], depth: int) -> Schema:
         schema = self.read(arguments[0], depth + 1)
-        for each in arguments[1:]:
+        # A pydantic field has its bounds in a list of its own.
+        inner = [more for each in arguments[1:] for more in _listed(getattr(each, "metadata", None))]
+        for each in (*arguments[1:], *inner):
             names = (*forms.CONSTRAINTS, "title", "description")
             said = {name: getattr(each, name, None) for name in names} if not isinstance(each, str | type) else {}
             if isinstance(each, str) or isinstance(getattr(each, "documentation", None), str):
@@ -217,6 +219,10 @@ class _Reader:
             return read()
         finally:
             self._open.pop()
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _name_of(hint: Any) -> str:

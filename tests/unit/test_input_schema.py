@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Generic, NewType, NotRequired, TypedDict, TypeVar
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -456,6 +457,16 @@ def test_hints_of_many_kinds() -> None:
     assert of_hint(NewType("Id", str)) == {"type": "string"}
     assert of_hint(Annotated[float, Ge(2)]) == {"type": "number", "minimum": 2}
     assert of_hint(Annotated[str, Ge(2)]) == {"type": "string"}
+    described = Annotated[list[int], msgspec.Meta(min_length=1, title="Runs", description="At least one.")]
+    assert of_hint(described) == {
+        "type": "array",
+        "items": {"type": "integer"},
+        "minItems": 1,
+        "title": "Runs",
+        "description": "At least one.",
+    }
+    field = types.SimpleNamespace(metadata=[Ge(3)], description="As of pydantic.")
+    assert of_hint(Annotated[int, field]) == {"type": "integer", "minimum": 3, "description": "As of pydantic."}
 
 
 def test_an_object_that_answers_everything_with_an_error_takes_anything() -> None:
