@@ -188,7 +188,11 @@ def _memory_bytes() -> int:
 
 @pytest.mark.parametrize(
     ("path", "content_type", "status"),
-    [("nothing", "application/json", 404), ("functions", "application/json", 413), ("events", "application/cloudevents+xml", 415)],
+    [
+        ("nothing", "application/json", 404),
+        ("functions", "application/json", 413),
+        ("events", "application/cloudevents+xml", 415),
+    ],
 )
 def test_a_client_that_writes_to_the_end_before_it_reads_is_answered_too(
     service: RunningService, path: str, content_type: str, status: int
