@@ -13,6 +13,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -99,6 +100,10 @@ class Slurm:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        # A job that was cancelled while it was launched is one that Slurm finds, and ends, only later.
+        for pid in _started_by(self.directory):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def _is_up(self) -> bool:
         return self.run("sinfo", "--noheader", "--format=%T").split() == ["idle"]
@@ -139,6 +144,19 @@ def slurm_cluster(directory: Path) -> Iterator[Slurm]:
         yield slurm
     finally:
         slurm.stop()
+
+
+def _started_by(directory: Path) -> list[int]:
+    """The processes that are in a job of the cluster in this directory."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            variables = path.read_bytes().split(b"\0")
+            if f"SLURM_CONF={directory}/slurm.conf".encode() in variables and any(
+                each.startswith(b"SLURM_JOB_ID=") for each in variables
+            ):
+                found.append(int(path.parent.name))
+    return found
 
 
 def _munge_options(directory: Path) -> list[str]:
