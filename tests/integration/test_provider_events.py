@@ -228,6 +228,19 @@ def test_a_wait_ends_with_the_event_that_its_filter_lets_pass(steps: Steps) -> N
     assert [entry["code"] for entry in log] == ["ActionStarted", "EventFound", "ActionSucceeded"]
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [{"pattern": {"data": {"kelvin": [{"numeric": [">", 300]}]}}}, {"sql": "subject = 'hot'"}],
+    ids=["pattern", "sql"],
+)
+def test_a_wait_has_every_language_of_filters(steps: Steps, asked: dict[str, Any]) -> None:
+    waiting = steps.wait(filter=[{"exact": {"type": steps.kind}}, asked])
+    steps.publish(subject="cold", data={"kelvin": 4})
+    steps.publish(subject="hot", data={"kelvin": 301})
+
+    assert steps.ended(waiting)["details"]["event"]["subject"] == "hot"
+
+
 def test_a_wait_ends_though_nobody_asks(service: RunningService, steps: Steps) -> None:
     waiting = steps.wait()
     steps.publish()
