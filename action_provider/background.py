@@ -19,6 +19,7 @@ from headrace.action_provider.state import Service
 from headrace.action_provider.token_watch import watch_tokens
 from headrace.bus.errors import BusError, BusUnavailable
 from headrace.bus.eventing.dispatcher import Dispatcher
+from headrace.bus.eventing.schedules.timer import Timer
 from headrace.bus.eventing.waiter import Waiter
 from headrace.bus.store.models import EndpointRecord, SessionRecord
 from headrace.bus.store.objects import ObjectStore
@@ -56,6 +57,11 @@ async def dispatch(service: Service) -> None:
 async def look_after_waits(service: Service) -> None:
     """Look at events for the actions that wait for them until cancelled."""
     await Waiter(service.connection, service.tables.actions).run()
+
+
+async def tick(service: Service) -> None:
+    """Publish the ticks of schedules until cancelled."""
+    await Timer(service.connection, service.tables).run()
 
 
 async def revoke(service: Service) -> None:
@@ -134,6 +140,8 @@ BACKGROUND: tuple[Job, ...] = (
     Job(name="removals", run=keep_removing, wanted=lambda settings: True),
     Job(name="revoker", run=revoke, wanted=lambda settings: True),
     Job(name="sweeper", run=sweep, wanted=lambda settings: True),
+    # Where events are dispatched: without that a tick reaches nobody, and schedules have a policy for late ones.
+    Job(name="timer", run=tick, wanted=lambda settings: settings.dispatcher),
     Job(name="token watch", run=watch_tokens, wanted=lambda settings: settings.auth.is_foreign),
     Job(name="waiter", run=look_after_waits, wanted=lambda settings: settings.dispatcher),
 )

@@ -16,6 +16,7 @@ from headrace.action_provider.auth.withdrawal import end_sessions
 from headrace.action_provider.state import Service
 from headrace.bus.errors import BusError
 from headrace.bus.eventing.deliveries import drop_waiting
+from headrace.bus.eventing.schedules.keeping import remove_schedule
 from headrace.bus.names import Address, token
 from headrace.bus.store.models import EndpointRecord, RemovalRecord
 from headrace.bus.store.streams import purge
@@ -57,6 +58,13 @@ async def end_subscriptions_of(service: Service, principal: str) -> None:
         if record.value.owner == principal:
             await service.tables.subscriptions.delete(record.key)
             await drop_waiting(service.connection, record.value.subscription_id)
+
+
+async def end_schedules_of(service: Service, principal: str) -> None:
+    """Remove the schedules of a user. Raises `BusUnavailable`."""
+    for record in await service.tables.schedules.list():
+        if record.value.owner == principal:
+            await remove_schedule(service.tables, record.value.schedule_id)
 
 
 async def keep_removing(service: Service) -> None:

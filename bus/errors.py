@@ -24,6 +24,7 @@ BusError                    something about the bus itself
 ├── FilterInvalid           an event filter or input template that cannot be compiled
 │   ├── InvalidPattern      an event pattern that is none: not JSON, or not in the pattern language
 │   └── InvalidExpression   a CESQL expression that is none
+├── ScheduleInvalid         a schedule whose times cannot be
 ├── EventRefused            a message that is no event in any form that is read here
 ├── InputFailed             an input template that cannot be rendered for one event
 ├── RequirementsInvalid     the packages or the Python that a function is said to need cannot be
@@ -197,6 +198,16 @@ class FilterInvalid(BusError):
     """Raised when an event filter or an input template cannot be compiled; `pointer` says where."""
 
     code = "FilterInvalid"
+
+    def __init__(self, message: str, *, pointer: str = "") -> None:
+        self.pointer = pointer
+        super().__init__(message)
+
+
+class ScheduleInvalid(BusError):
+    """Raised when the times of a schedule cannot be; `pointer` says where."""
+
+    code = "ScheduleInvalid"
 
     def __init__(self, message: str, *, pointer: str = "") -> None:
         self.pointer = pointer

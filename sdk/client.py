@@ -525,6 +525,46 @@ class Client:
         """Remove a subscription; deliveries that are under way end."""
         self._http.request("DELETE", f"subscriptions/{id_text(subscription_id, 'subscription_id')}")
 
+    def create_schedule(self, schedule: Mapping[str, Any]) -> Document:
+        """Publish an event at given times; gives the schedule with its `schedule_id`. See `schedule-request.json`."""
+        answer: Document = self._http.request("POST", "schedules", body=dict(schedule))
+        return answer
+
+    def get_schedule(self, schedule_id: Id) -> Document:
+        """One schedule: what was asked for, its last tick and its next one."""
+        answer: Document = self._http.request("GET", f"schedules/{id_text(schedule_id, 'schedule_id')}")
+        return answer
+
+    def list_schedules(self) -> list[Document]:
+        """The schedules that belong to whoever asks, newest first."""
+        return items(self._http.request("GET", "schedules"), "schedules")
+
+    def pause_schedule(self, schedule_id: Id) -> Document:
+        """Let a schedule rest; gives the schedule. Ticks that would come meanwhile are none."""
+        return self._change_schedule(schedule_id, {"paused": True})
+
+    def resume_schedule(self, schedule_id: Id) -> Document:
+        """Let a paused schedule go on from now; gives the schedule."""
+        return self._change_schedule(schedule_id, {"paused": False})
+
+    def preview_schedule(self, schedule: Id | Mapping[str, Any], count: int = 10) -> list[Document]:
+        """The next ticks, 1 000 at most, of a schedule or of what could be one: `scheduled` and `due` times of each."""
+        if isinstance(schedule, Mapping):
+            answer = self._http.request("POST", "schedules/preview", body=dict(schedule), query={"count": count})
+        else:
+            path = f"schedules/{id_text(schedule, 'schedule_id')}/preview"
+            answer = self._http.request("GET", path, query={"count": count})
+        return items(answer, "ticks")
+
+    def delete_schedule(self, schedule_id: Id) -> None:
+        """Remove a schedule. Events that it has published stay."""
+        self._http.request("DELETE", f"schedules/{id_text(schedule_id, 'schedule_id')}")
+
+    def _change_schedule(self, schedule_id: Id, change: Mapping[str, Any]) -> Document:
+        path = f"schedules/{id_text(schedule_id, 'schedule_id')}"
+        answer: Document = self._http.request("PATCH", path, body=dict(change))
+        return answer
+
     def list_dead_letters(self, subscription_id: Id | None = None, limit: int | None = None) -> list[Document]:
         """Deliveries that were given up: event, reason, attempts."""
         query = {

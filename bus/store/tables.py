@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from headrace.bus.eventing.schedules.models import ScheduleProgress, ScheduleRecord
 from headrace.bus.eventing.subscriptions import SubscriptionRecord
 from headrace.bus.nats.connection import Connection
 from headrace.bus.queues.presence import Presence
@@ -33,7 +34,8 @@ PRESENCE_QUIET_TTL_S = 270.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tables:
-    """One `Records` per kind of record. Functions, their code, endpoints, presence and subscriptions are keyed by the
+    """One `Records` per kind of record. Functions, their code, endpoints, presence, subscriptions, schedules
+    and their progress are keyed by the
     hex of a UUID, users by the token of their name, tokens and sessions by their id, revocations by the public key,
     objects and their uses as `headrace.bus.store.objects` says, lanes by `headrace.bus.names.lane_key`,
     pools by `headrace.bus.names.pool_key`."""
@@ -49,6 +51,8 @@ class Tables:
     revocations: Records[RevocationRecord]
     removals: Records[RemovalRecord]
     subscriptions: Records[SubscriptionRecord]
+    schedules: Records[ScheduleRecord]
+    schedule_progress: Records[ScheduleProgress]
     lanes: Records[LaneRecord]
     pools: Records[PoolRecord]
     actions: Actions
@@ -70,6 +74,8 @@ class Tables:
             revocations=Records(connection, "revocations", RevocationRecord),
             removals=Records(connection, "removals", RemovalRecord),
             subscriptions=Records(connection, "subscriptions", SubscriptionRecord),
+            schedules=Records(connection, "schedules", ScheduleRecord),
+            schedule_progress=Records(connection, "schedule_progress", ScheduleProgress),
             lanes=Records(connection, "lanes", LaneRecord),
             pools=Records(connection, "pools", PoolRecord),
             actions=Actions(connection),
@@ -90,6 +96,8 @@ class Tables:
         await self.revocations.ensure(replicas=replicas)
         await self.removals.ensure(replicas=replicas)
         await self.subscriptions.ensure(replicas=replicas)
+        await self.schedules.ensure(replicas=replicas)
+        await self.schedule_progress.ensure(replicas=replicas)
         await self.lanes.ensure(replicas=replicas)
         await self.pools.ensure(replicas=replicas)
         await self.actions.ensure(replicas=replicas)

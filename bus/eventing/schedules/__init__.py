@@ -1,0 +1,1 @@
+"""Schedules: timers that publish events. Modules are imported directly."""

@@ -1,0 +1,197 @@
+"""`headrace schedule`: events at given times."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import UUID
+
+import typer
+
+from headrace.cli import output
+from headrace.cli.errors import CommandError
+from headrace.cli.service import (
+    JsonOption,
+    OfHomeOption,
+    YesOption,
+    confirmed,
+    json_option,
+    read_document,
+    service,
+    shown,
+)
+
+app = typer.Typer(help="Create, look at, pause and delete schedules: events at given times.", no_args_is_help=True)
+
+CronOption = Annotated[
+    str | None, typer.Option(help='A cron line, such as "30 6 * * 1-5": minute, hour, day, month, day of week.')
+]
+EveryOption = Annotated[float | None, typer.Option("--every-s", help="An interval in seconds.")]
+AtOption = Annotated[str | None, typer.Option(help="The one time, such as 2026-03-01T06:30:00Z.")]
+ZoneOption = Annotated[
+    str | None, typer.Option(help="Of --cron, and of times without an offset, such as Europe/Berlin; UTC by default.")
+]
+StartOption = Annotated[str | None, typer.Option(help="No tick before this time.")]
+EndOption = Annotated[str | None, typer.Option(help="No tick after this time.")]
+JitterOption = Annotated[
+    float | None, typer.Option("--jitter-s", help="How many seconds later an event may be published than its tick is.")
+]
+
+
+@app.command()
+def create(
+    name: Annotated[str | None, typer.Argument(help="What people call it.")] = None,
+    cron: CronOption = None,
+    every_s: EveryOption = None,
+    at: AtOption = None,
+    timezone: ZoneOption = None,
+    start: StartOption = None,
+    end: EndOption = None,
+    jitter_s: JitterOption = None,
+    misfire: Annotated[
+        str | None,
+        typer.Option(help="Ticks that nobody was there to publish: skip, once (the last of them; the default) or all."),
+    ] = None,
+    type_: Annotated[
+        str | None, typer.Option("--type", help="Of the events; by default headrace.schedule.tick.")
+    ] = None,
+    source: Annotated[str | None, typer.Option(help="Of the events; by default /schedules/ID.")] = None,
+    subject: Annotated[str | None, typer.Option(help="Of the events.")] = None,
+    data: Annotated[str | None, typer.Option(help="The events' payload as JSON; @FILE for a file with it.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="A whole schedule as JSON or YAML; options replace what it says.")
+    ] = None,
+    as_json: JsonOption = False,
+    home: OfHomeOption = None,
+) -> None:
+    """Publish an event at given times: --cron, --every-s or --at."""
+    document = _document(file)
+    given = {
+        "name": name,
+        "cron": cron,
+        "every_s": every_s,
+        "at": at,
+        "timezone": timezone,
+        "start": start,
+        "end": end,
+        "jitter_s": jitter_s,
+        "misfire": misfire,
+    }
+    document.update(_set(given))
+    event = {"type": type_, "source": source, "subject": subject, "data": json_option(data, "--data")}
+    if _set(event):
+        document["event"] = {**document.get("event", {}), **_set(event)}
+    with service(home) as client:
+        created = client.create_schedule(document)
+    if as_json:
+        output.say_json(created)
+    else:
+        output.say(str(created["schedule_id"]))
+
+
+@app.command("list")
+def list_schedules(as_json: JsonOption = False, home: OfHomeOption = None) -> None:
+    """List your schedules."""
+    with service(home) as client:
+        schedules = client.list_schedules()
+    if as_json:
+        output.say_json(schedules)
+        return
+    rows = [
+        [shown(each["schedule_id"]), shown(each["name"]), _times(each), _state(each), shown(each["last_tick"])]
+        for each in schedules
+    ]
+    output.say_table(["ID", "NAME", "TIMES", "NEXT", "LAST"], rows)
+
+
+@app.command()
+def show(schedule_id: Annotated[UUID, typer.Argument()], home: OfHomeOption = None) -> None:
+    """Show a schedule of yours, as JSON."""
+    with service(home) as client:
+        output.say_json(client.get_schedule(schedule_id))
+
+
+@app.command()
+def preview(
+    schedule_id: Annotated[UUID | None, typer.Argument(help="A schedule; without it, give its times.")] = None,
+    cron: CronOption = None,
+    every_s: EveryOption = None,
+    at: AtOption = None,
+    timezone: ZoneOption = None,
+    start: StartOption = None,
+    end: EndOption = None,
+    jitter_s: JitterOption = None,
+    count: Annotated[int, typer.Option(min=1, max=1000, help="How many ticks.")] = 10,
+    as_json: JsonOption = False,
+    home: OfHomeOption = None,
+) -> None:
+    """Show the next ticks of a schedule of yours, or of one that you have not made yet."""
+    given = _set(
+        {
+            "cron": cron,
+            "every_s": every_s,
+            "at": at,
+            "timezone": timezone,
+            "start": start,
+            "end": end,
+            "jitter_s": jitter_s,
+        }
+    )
+    if schedule_id is not None and given:
+        raise typer.BadParameter("give the id of a schedule or times, not both")
+    with service(home) as client:
+        ticks = client.preview_schedule(given if schedule_id is None else schedule_id, count)
+    if as_json:
+        output.say_json(ticks)
+        return
+    output.say_table(
+        ["TICK", "LOCAL", "PUBLISHED"], [[each["scheduled"], each["local"], each["due"]] for each in ticks]
+    )
+
+
+@app.command()
+def pause(schedule_id: Annotated[UUID, typer.Argument()], home: OfHomeOption = None) -> None:
+    """Let a schedule of yours rest: ticks that would come meanwhile are none."""
+    with service(home) as client:
+        client.pause_schedule(schedule_id)
+    output.say(f"Paused {schedule_id}.")
+
+
+@app.command()
+def resume(schedule_id: Annotated[UUID, typer.Argument()], home: OfHomeOption = None) -> None:
+    """Let a paused schedule of yours go on from now."""
+    with service(home) as client:
+        schedule = client.resume_schedule(schedule_id)
+    output.say(f"Resumed {schedule_id}; its next tick: {shown(schedule['next_tick'])}.")
+
+
+@app.command()
+def delete(schedule_id: Annotated[UUID, typer.Argument()], yes: YesOption = False, home: OfHomeOption = None) -> None:
+    """Delete a schedule of yours. Events that it has published stay."""
+    confirmed(f"Delete the schedule {schedule_id}?", yes=yes)
+    with service(home) as client:
+        client.delete_schedule(schedule_id)
+    output.say(f"Deleted {schedule_id}.")
+
+
+def _set(given: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _times(schedule: dict[str, Any]) -> str:
+    if schedule["cron"] is not None:
+        return f"{schedule['cron']} ({schedule['timezone']})"
+    return f"every {schedule['every_s']:g} s" if schedule["every_s"] is not None else f"at {schedule['at']}"
+
+
+def _state(schedule: dict[str, Any]) -> str:
+    return "paused" if schedule["paused"] else schedule["next_tick"] or "ended"
+
+
+def _document(file: Path | None) -> dict[str, Any]:
+    if file is None:
+        return {}
+    document = read_document(file)
+    if not isinstance(document, dict):
+        raise CommandError(f"{file} does not hold a schedule: expected an object with name, cron, event …")
+    return document
