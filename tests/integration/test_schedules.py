@@ -236,7 +236,7 @@ def test_a_schedule_is_made_looked_at_paused_and_deleted_by_its_owner_alone(
         assert eve.list_schedules() == []
         for forbidden in (eve.get_schedule, eve.preview_schedule, eve.pause_schedule, eve.delete_schedule):
             with pytest.raises(NotFound):
-                forbidden(made["schedule_id"])  # type: ignore[operator]  # each takes an id
+                forbidden(made["schedule_id"])
     client.delete_schedule(made["schedule_id"])
     assert client.list_schedules() == []
 

@@ -212,7 +212,7 @@ def test_a_schedule_for_one_time_ticks_once_in_its_zone() -> None:
 
 
 def test_start_and_end_bound_the_ticks() -> None:
-    bounds = {"start": "2026-03-02T00:00:00Z", "end": "2026-03-03T00:00:00Z"}
+    bounds: dict[str, Any] = {"start": "2026-03-02T00:00:00Z", "end": "2026-03-03T00:00:00Z"}
     assert ticks(5, cron="0 */12 * * *", **bounds) == [
         "2026-03-02T00:00:00+00:00",
         "2026-03-02T12:00:00+00:00",
@@ -277,7 +277,7 @@ def test_the_event_of_a_tick_follows_from_schedule_and_tick_alone() -> None:
 
 @given(jitter=st.integers(1, 10_000), tick=st.integers(0, 1 << 42))
 def test_a_jitter_is_the_same_for_every_replica_and_within_its_bounds(jitter: int, tick: int) -> None:
-    body = {"every_s": 100, "jitter_s": jitter / 1000}
+    body: dict[str, Any] = {"every_s": 100, "jitter_s": jitter / 1000}
     delay = Timing.of(record(**body)).due(tick) - tick
     assert 0 <= delay <= jitter
     assert Timing.of(record(**body)).due(tick) - tick == delay
@@ -328,7 +328,8 @@ def test_whatever_the_policy_no_tick_comes_twice_or_too_soon_and_all_are_account
     policy: str, jitter: int, grace: int, steps: list[int]
 ) -> None:
     made = record(cron="* * * * *", misfire=policy, grace_s=grace, jitter_s=jitter, most_missed=1000)
-    timing, after_ms, now_ms, published, missed = Timing.of(made), NOW, NOW, [], 0
+    timing, after_ms, now_ms, missed = Timing.of(made), NOW, NOW, 0
+    published: list[int] = []
     for step in steps:
         now_ms += step
         found = due(made, timing, after_ms=after_ms, now_ms=now_ms)
