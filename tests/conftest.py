@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 _HERE = Path(__file__).parent
@@ -20,12 +21,15 @@ def anyio_backend() -> str:
 
 
 def pytest_configure() -> None:
-    """Let modules be compiled once, and not by each of a thousand processes that tests start.
+    """Modules are compiled once, and not by each of a thousand processes that tests start; examples have no time limit.
 
-    Images for containers and continuous integration often turn that off; the suite takes a quarter longer so.
+    Images for containers and continuous integration often turn the first off; the suite takes a quarter longer so.
     """
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
+    # How long an example takes says more about the machine's other work than about the code.
+    hypothesis.settings.register_profile("headrace", deadline=None)
+    hypothesis.settings.load_profile("headrace")
 
 
 @pytest.hookimpl(trylast=True)  # pytest-randomly has shuffled
