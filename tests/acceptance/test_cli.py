@@ -59,6 +59,7 @@ def test_the_help_is_there_before_anything_heavy_is_loaded() -> None:
         ("user",),
         ("token",),
         ("event",),
+        ("schedule",),
         ("subscription",),
         ("dead-letter",),
         ("function",),
@@ -212,6 +213,21 @@ def test_events_run_a_function_and_a_delivery_that_fails_for_good_is_a_dead_lett
     assert "refusals" in row
     shell("subscription", "delete", subscription_id, "--yes")
     assert subscription_id not in shell("subscription", "list").out
+
+
+def test_a_schedule_is_previewed_made_listed_paused_resumed_and_deleted(shell: Shell) -> None:
+    times = ("--cron", "30 6 * * 1-5", "--timezone", "Europe/Berlin")
+    assert "T06:30:00+0" in shell("schedule", "preview", *times, "--count", "2").out
+    schedule_id = shell("schedule", "create", "mornings", *times, "--type", "org.example.calibrate").out.strip()
+    assert "30 6 * * 1-5 (Europe/Berlin)" in shell("schedule", "list").out
+    assert shell("schedule", "show", schedule_id).json()["event"]["type"] == "org.example.calibrate"
+    assert len(shell("schedule", "preview", schedule_id, "--count", "3", "--json").json()) == 3
+    shell("schedule", "pause", schedule_id)
+    assert "paused" in shell("schedule", "list").out
+    assert "its next tick: 20" in shell("schedule", "resume", schedule_id).out
+    shell("schedule", "delete", schedule_id, "--yes")
+    assert schedule_id not in shell("schedule", "list").out
+    assert "hour '25'" in shell("schedule", "create", "--cron", "0 25 * * *", status=1).err
 
 
 def test_data_comes_from_a_file_or_from_standard_input(shell: Shell, tmp_path: Path) -> None:

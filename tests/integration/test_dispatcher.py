@@ -384,3 +384,15 @@ def test_what_has_no_subscription_any_more_is_left_among_the_dead(desk: EventsDe
 
     assert redrive(desk, subscription_id=subscription) == {"redriven": 0, "left": 1}
     assert len(desk.dead_letters(subscription)) == 1
+
+
+def test_a_schedule_runs_a_function_once_for_each_tick(desk: EventsDesk, kind: str) -> None:
+    notes = desk.notes()
+    desk.subscribe(kind, notes, "{{ event.scheduledtime }}", "{{ event.data.depth }}")
+    body = {"every_s": 1, "event": {"type": kind, "data": {"depth": 3}}}
+    made = desk.http.post("/api/v1/schedules", json=body).json()
+    ran = notes.wait(2)
+    assert desk.http.delete(f"/api/v1/schedules/{made['schedule_id']}").status_code == 204
+
+    assert [depth for _, depth in ran] == [3] * len(ran)
+    assert len({tick for tick, _ in ran}) == len(ran)
