@@ -20,6 +20,7 @@ from uuid import UUID
 
 import msgspec
 
+from headrace.bus.eventing.schedules.models import ScheduleProgress, ScheduleRecord
 from headrace.bus.eventing.subscriptions import RetryPolicy, SubscriptionRecord
 from headrace.bus.keys import SEAL_BYTES, KeyRing, bundle_key
 from headrace.bus.names import Address
@@ -62,7 +63,7 @@ FIXTURES: Final = Path(__file__).parent / "fixtures" / "wire"
 ADA: Final = "urn:headrace:user:ada"
 RING: Final = KeyRing(bytes(range(32)))
 EXPIRES: Final = 4_000_000_000
-_NAMES: Final = ("endpoint", "group", "bundle", "function", "second", "subscription")
+_NAMES: Final = ("endpoint", "group", "bundle", "function", "second", "subscription", "schedule")
 ID: Final = {name: UUID(int=(number << 96) + 0x8000_8000_0000_0000_0000) for number, name in enumerate(_NAMES, 1)}
 ADDRESS: Final = Address(endpoint=ID["endpoint"], pool="default", principal=ADA, group=ID["group"], bundle=ID["bundle"])
 SECRET: Final = RING.pool_secret(ADDRESS.endpoint, ADDRESS.pool)
@@ -236,6 +237,27 @@ _RECORDS: Final[dict[str, msgspec.Struct]] = {
         retry=RetryPolicy(max_attempts=5, first_delay_s=2.0, factor=3.0, max_delay_s=60.0),
         after_sequence=7,
     ),
+    "schedules": ScheduleRecord(
+        schedule_id=ID["schedule"],
+        name="mornings",
+        owner=ADA,
+        created_at=1.5e9,
+        event={"source": "/s", "type": "t", "data": {"n": 1}},
+        from_ms=1_500_000_000_000,
+        until_ms=1_600_000_000_000,
+        cron="30 6 * * 1-5",
+        timezone="Europe/Berlin",
+        every_ms=60_000,
+        jitter_ms=500,
+        misfire="all",
+        grace_ms=90_000,
+        most_missed=7,
+        overlap="allow",
+        bus="other",
+        paused=True,
+        after_ms=1_500_000_000_001,
+    ),
+    "schedule_progress": ScheduleProgress(last_ms=1_500_000_000_002, fired_ms=1_500_000_000_001, sequence=7, missed=3),
     "lanes": models.LaneRecord(
         endpoint_id=ID["endpoint"], pool="default", principal=ADA, consumer="pool-x", used_until=1.5e9
     ),
