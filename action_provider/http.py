@@ -51,7 +51,7 @@ WAIT = Query(name="wait", description="Wait up to so long for the end (`5s`, `50
 class Operation:
     """One method of one path. Schemas are names in `headrace.schemas`; paths have Starlette's form."""
 
-    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
+    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
     path: str
     handler: Handler
     summary: str

@@ -67,6 +67,13 @@ async def end_schedules_of(service: Service, principal: str) -> None:
             await remove_schedule(service.tables, record.value.schedule_id)
 
 
+async def end_hooks_of(service: Service, principal: str) -> None:
+    """Remove the webhooks of a user: what is sent to them is refused from now on. Raises `BusUnavailable`."""
+    for record in await service.tables.hooks.list():
+        if record.value.owner == principal:
+            await service.tables.hooks.delete(record.key)
+
+
 async def keep_removing(service: Service) -> None:
     """Work off the records of removals until cancelled."""
     while True:

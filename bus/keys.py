@@ -145,6 +145,23 @@ class KeyRing:
         """The same, then those that are still believed."""
         return tuple(_derive(master, "result", endpoint.bytes, principal) for master in self._masters)
 
+    def conceal(self, secret: bytes, *context: str | bytes) -> bytes:
+        """A secret as it may lie in a store: only this service can read it, and only together with this context."""
+        nonce = os.urandom(_NONCE_BYTES)
+        key = _derive(self._masters[0], "concealed", *context)
+        return nonce + nacl.bindings.crypto_aead_xchacha20poly1305_ietf_encrypt(secret, None, nonce, key)
+
+    def reveal(self, concealed: bytes, *context: str | bytes) -> bytes:
+        """What `conceal` concealed, under any secret that is still believed. Raises `SignatureInvalid`."""
+        nonce, sealed = concealed[:_NONCE_BYTES], concealed[_NONCE_BYTES:]
+        for master in self._masters:
+            key = _derive(master, "concealed", *context)
+            try:
+                return nacl.bindings.crypto_aead_xchacha20poly1305_ietf_decrypt(sealed, None, nonce, key)
+            except (nacl.exceptions.CryptoError, ValueError):
+                continue
+        raise SignatureInvalid("this was not concealed under a secret that is still believed")
+
     def ticket(self, *claims: str) -> str:
         """A MAC over claims, in hex, for the service's own short-lived tokens."""
         return _derive(self._masters[0], "ticket", *claims).hex()

@@ -17,6 +17,7 @@ from headrace.cli import (
     flow_commands,
     function_commands,
     group_commands,
+    hook_commands,
     keys_commands,
     output,
     schedule_commands,
@@ -68,6 +69,7 @@ app.add_typer(action_commands.app, name="action")
 app.add_typer(event_commands.app, name="event")
 app.add_typer(subscription_commands.app, name="subscription")
 app.add_typer(schedule_commands.app, name="schedule")
+app.add_typer(hook_commands.app, name="hook")
 app.add_typer(dead_letter_commands.app, name="dead-letter")
 app.add_typer(flow_commands.app, name="flow")
 app.add_typer(user_commands.app, name="user")

@@ -565,6 +565,32 @@ class Client:
         answer: Document = self._http.request("PATCH", path, body=dict(change))
         return answer
 
+    def create_hook(self, hook: Mapping[str, Any]) -> Document:
+        """Make a webhook, an address at which another system announces what happens (`kind`: `github`, `generic` or
+        `cloudevents`); gives it with its `url` and its `secret`, which is shown only now."""
+        answer: Document = self._http.request("POST", "hooks", body=dict(hook))
+        return answer
+
+    def get_hook(self, hook_id: Id) -> Document:
+        """One webhook, without its secret."""
+        answer: Document = self._http.request("GET", f"hooks/{id_text(hook_id, 'hook_id')}")
+        return answer
+
+    def list_hooks(self) -> list[Document]:
+        """The webhooks that belong to whoever asks, without their secrets."""
+        return items(self._http.request("GET", "hooks"), "hooks")
+
+    def rotate_hook_secret(self, hook_id: Id, secret: str | None = None) -> Document:
+        """Give a webhook another secret, a random one or this; `secret` in the answer is shown only now. The one
+        before is worth nothing from here on."""
+        body = given(secret=secret)
+        answer: Document = self._http.request("POST", f"hooks/{id_text(hook_id, 'hook_id')}/secret", body=body)
+        return answer
+
+    def delete_hook(self, hook_id: Id) -> None:
+        """Remove a webhook; what is sent to its address is refused from now on."""
+        self._http.request("DELETE", f"hooks/{id_text(hook_id, 'hook_id')}")
+
     def list_dead_letters(self, subscription_id: Id | None = None, limit: int | None = None) -> list[Document]:
         """Deliveries that were given up: event, reason, attempts."""
         query = {

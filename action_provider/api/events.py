@@ -13,8 +13,8 @@ from headrace.action_provider.errors import MalformedRequest, UnsupportedMediaTy
 from headrace.action_provider.http import Call, Operation, reply
 from headrace.bus.errors import EventRefused
 from headrace.bus.eventing import events
-from headrace.bus.eventing.bindings import BATCH_CONTENT_TYPE, mode_of, read_batch, read_event
-from headrace.bus.eventing.events import CONTENT_TYPE, MOST_EVENT_BYTES, CloudEvent, Published
+from headrace.bus.eventing.bindings import BATCH_CONTENT_TYPE, Mode, mode_of, read_batch, read_event
+from headrace.bus.eventing.events import CONTENT_TYPE, DEFAULT_BUS, MOST_EVENT_BYTES, CloudEvent, Published
 
 _BESIDE_BYTES = 64_000
 
@@ -25,25 +25,34 @@ async def publish(call: Call) -> Response:
     A batch is stored whole, or refused with the positions of what is wrong. The same `source` and `id` are stored once.
     """
     content_type = call.request.headers.get("content-type", "")
-    try:
-        mode = mode_of(content_type)
-    except EventRefused as error:
-        raise UnsupportedMediaType(str(error)) from None
     settings = call.service.settings
-    limit = settings.body_bytes if mode == "batch" else MOST_EVENT_BYTES
+    limit = settings.body_bytes if _mode(content_type) == "batch" else MOST_EVENT_BYTES
     body = await read_body(call.request, limit=limit, timeout_s=settings.body_timeout_s)
+    return reply(await publish_body(call, content_type, body), 202)
+
+
+async def publish_body(call: Call, content_type: str, body: bytes, *, bus: str = DEFAULT_BUS) -> dict[str, Any]:
+    """Store the events of a request whose body has been read; gives what to answer. Raises what is to be answered."""
+    mode = _mode(content_type)
     if mode != "binary" and not body.strip():
         raise MalformedRequest("this needs an event as its body; its schema is /schemas/event")
     connection = call.service.connection
     if mode == "batch":
         batch = await _read_batch(body)
-        published = await events.publish_together(connection, batch)
-        return reply({"events": [_answer(*each) for each in zip(batch, published, strict=True)]}, 202)
+        published = await events.publish_together(connection, batch, bus=bus)
+        return {"events": [published_document(*each) for each in zip(batch, published, strict=True)]}
     try:
         event = read_event(content_type, call.request.headers, body, parse_json)
     except EventRefused as error:
         raise UnsupportedMediaType(str(error)) from None
-    return reply(_answer(event, await events.publish(connection, event)), 202)
+    return published_document(event, await events.publish(connection, event, bus=bus))
+
+
+def _mode(content_type: str) -> Mode:
+    try:
+        return mode_of(content_type)
+    except EventRefused as error:
+        raise UnsupportedMediaType(str(error)) from None
 
 
 async def _read_batch(body: bytes) -> list[CloudEvent]:
@@ -55,7 +64,8 @@ async def _read_batch(body: bytes) -> list[CloudEvent]:
         raise MalformedRequest(str(error)) from None
 
 
-def _answer(event: CloudEvent, published: Published) -> dict[str, Any]:
+def published_document(event: CloudEvent, published: Published) -> dict[str, Any]:
+    """What is answered about one event."""
     return {
         "id": event.id,
         "source": event.source,

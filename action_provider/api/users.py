@@ -16,7 +16,12 @@ from headrace.action_provider.auth.tokens import new_token
 from headrace.action_provider.auth.withdrawal import end_lost_sessions, end_sessions
 from headrace.action_provider.errors import Conflict, Forbidden, NotFound
 from headrace.action_provider.http import Call, Operation, Query, no_content, reply
-from headrace.action_provider.removals import end_schedules_of, end_subscriptions_of, end_tasks_of_user
+from headrace.action_provider.removals import (
+    end_hooks_of,
+    end_schedules_of,
+    end_subscriptions_of,
+    end_tasks_of_user,
+)
 from headrace.action_provider.state import Service
 from headrace.bus.errors import RecordConflict
 from headrace.bus.names import token
@@ -95,6 +100,7 @@ async def remove_user(call: Call) -> Response:
     service.authenticators.forget()
     await end_schedules_of(service, user.principal)
     await end_subscriptions_of(service, user.principal)
+    await end_hooks_of(service, user.principal)
     for endpoint in await tables.endpoints.list():
         if endpoint.value.owner == user.principal:
             await remove_endpoint(service, endpoint.value)

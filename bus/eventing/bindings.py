@@ -142,11 +142,15 @@ def _binary(content_type: str, headers: Mapping[str, str], body: bytes, read_jso
     if content_type:
         document["datacontenttype"] = content_type
     if body:
-        _put_data(document, content_type, body, read_json)
+        put_data(document, content_type, body, read_json)
     return CloudEvent.of_document(document)
 
 
-def _put_data(document: dict[str, Any], content_type: str, body: bytes, read_json: ReadJson) -> None:
+def put_data(document: dict[str, Any], content_type: str, body: bytes, read_json: ReadJson) -> None:
+    """Put a body into an event's document: JSON as it is, text as text, anything else in base64.
+
+    Raises what `read_json` raises.
+    """
     if _is_json(content_type):
         document["data"] = read_json(body)
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from headrace.bus.eventing.hooks import HookRecord
 from headrace.bus.eventing.schedules.models import ScheduleProgress, ScheduleRecord
 from headrace.bus.eventing.subscriptions import SubscriptionRecord
 from headrace.bus.nats.connection import Connection
@@ -35,7 +36,7 @@ PRESENCE_QUIET_TTL_S = 270.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tables:
     """One `Records` per kind of record. Functions, their code, endpoints, presence, subscriptions, schedules
-    and their progress are keyed by the
+    and their progress, and hooks are keyed by the
     hex of a UUID, users by the token of their name, tokens and sessions by their id, revocations by the public key,
     objects and their uses as `headrace.bus.store.objects` says, lanes by `headrace.bus.names.lane_key`,
     pools by `headrace.bus.names.pool_key`."""
@@ -53,6 +54,7 @@ class Tables:
     subscriptions: Records[SubscriptionRecord]
     schedules: Records[ScheduleRecord]
     schedule_progress: Records[ScheduleProgress]
+    hooks: Records[HookRecord]
     lanes: Records[LaneRecord]
     pools: Records[PoolRecord]
     actions: Actions
@@ -76,6 +78,7 @@ class Tables:
             subscriptions=Records(connection, "subscriptions", SubscriptionRecord),
             schedules=Records(connection, "schedules", ScheduleRecord),
             schedule_progress=Records(connection, "schedule_progress", ScheduleProgress),
+            hooks=Records(connection, "hooks", HookRecord),
             lanes=Records(connection, "lanes", LaneRecord),
             pools=Records(connection, "pools", PoolRecord),
             actions=Actions(connection),
@@ -98,6 +101,7 @@ class Tables:
         await self.subscriptions.ensure(replicas=replicas)
         await self.schedules.ensure(replicas=replicas)
         await self.schedule_progress.ensure(replicas=replicas)
+        await self.hooks.ensure(replicas=replicas)
         await self.lanes.ensure(replicas=replicas)
         await self.pools.ensure(replicas=replicas)
         await self.actions.ensure(replicas=replicas)

@@ -28,6 +28,7 @@ SAYS = {
     ],
     "flow.py": ["ActionCompleted         Wettest", "'Seattle, 2015-12: day ", "once is enough"],
     "wait_for_event.py": ["ACTIVE: Waits for an event", "SUCCEEDED: 1 event came, the data are in /data/42"],
+    "webhook.py": ["GitHub was told that it is stored: number ", "on main somebody changed data/may.csv, model.py"],
     "on_event.py": ["published as number ", "the wettest day of 2012-01 was day 29, with 27.7 mm"],
 }
 NOT_RUN_ALONE = {"demo.py", "demo_action.py", "demo_functions.py", "demo_output.py"} | {
