@@ -12,7 +12,7 @@ from service import RunningService
 from headrace.action_provider.app import OPERATIONS
 from headrace.schemas import check_schema, schema_names
 
-METHODS = {"get", "put", "post", "delete", "patch"}
+METHODS = {"get", "put", "post", "delete", "patch", "options"}
 
 
 @pytest.fixture(scope="module")
