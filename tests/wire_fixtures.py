@@ -20,7 +20,9 @@ from uuid import UUID
 
 import msgspec
 
+from headrace.bus.eventing.hooks import HookRecord
 from headrace.bus.eventing.schedules.models import ScheduleProgress, ScheduleRecord
+from headrace.bus.eventing.signatures import SignatureForm
 from headrace.bus.eventing.subscriptions import RetryPolicy, SubscriptionRecord
 from headrace.bus.keys import SEAL_BYTES, KeyRing, bundle_key
 from headrace.bus.names import Address
@@ -63,7 +65,7 @@ FIXTURES: Final = Path(__file__).parent / "fixtures" / "wire"
 ADA: Final = "urn:headrace:user:ada"
 RING: Final = KeyRing(bytes(range(32)))
 EXPIRES: Final = 4_000_000_000
-_NAMES: Final = ("endpoint", "group", "bundle", "function", "second", "subscription", "schedule")
+_NAMES: Final = ("endpoint", "group", "bundle", "function", "second", "subscription", "schedule", "hook")
 ID: Final = {name: UUID(int=(number << 96) + 0x8000_8000_0000_0000_0000) for number, name in enumerate(_NAMES, 1)}
 ADDRESS: Final = Address(endpoint=ID["endpoint"], pool="default", principal=ADA, group=ID["group"], bundle=ID["bundle"])
 SECRET: Final = RING.pool_secret(ADDRESS.endpoint, ADDRESS.pool)
@@ -258,6 +260,28 @@ _RECORDS: Final[dict[str, msgspec.Struct]] = {
         after_ms=1_500_000_000_001,
     ),
     "schedule_progress": ScheduleProgress(last_ms=1_500_000_000_002, fired_ms=1_500_000_000_001, sequence=7, missed=3),
+    "hooks": HookRecord(
+        hook_id=ID["hook"],
+        name="orders",
+        owner=ADA,
+        kind="generic",
+        secret=bytes(8),
+        created_at=1.5e9,
+        bus="default",
+        type="t",
+        source="/s",
+        subject="{{ event.data.id }}",
+        signature=SignatureForm(
+            header="webhook-signature",
+            encoding="base64",
+            prefix="v1,",
+            signed="{id}.{timestamp}.{body}",
+            timestamp_header="webhook-timestamp",
+            tolerance_s=60.0,
+            id_header="webhook-id",
+        ),
+        origins=("events.example.org",),
+    ),
     "lanes": models.LaneRecord(
         endpoint_id=ID["endpoint"], pool="default", principal=ADA, consumer="pool-x", used_until=1.5e9
     ),
