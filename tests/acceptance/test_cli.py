@@ -61,6 +61,7 @@ def test_the_help_is_there_before_anything_heavy_is_loaded() -> None:
         ("event",),
         ("schedule",),
         ("subscription",),
+        ("hook",),
         ("dead-letter",),
         ("function",),
         ("task",),
@@ -186,6 +187,25 @@ def test_what_is_no_id_and_no_duration_is_wrong_usage_or_a_clear_error(shell: Sh
 
 
 # Events
+
+
+def test_a_webhook_is_made_listed_given_another_secret_and_removed(shell: Shell, tmp_path: Path) -> None:
+    file, secret = tmp_path / "orders.json", tmp_path / "secret"
+    file.write_text('{"kind": "generic", "signature": {"header": "X-Sig"}}')
+    secret.write_text("given-by-the-sender\n")
+
+    made = shell("hook", "create", "orders", "--file", str(file), "--secret-file", str(secret), "--type", "t", "--json")
+    hook = made.json()
+    assert (hook["secret"], hook["type"], hook["signature"]["header"]) == ("given-by-the-sender", "t", "X-Sig")
+    row = next(line for line in shell("hook", "list").out.splitlines() if hook["hook_id"] in line)
+    assert {"orders", "generic", hook["url"]} <= set(row.split())
+
+    other = shell("hook", "rotate-secret", hook["hook_id"])
+    assert len(other.out.strip()) == 64
+    assert hook["url"] in other.err
+    assert "--kind" in shell("hook", "create", "x", status=1).err
+    shell("hook", "delete", hook["hook_id"], "--yes")
+    assert hook["hook_id"] not in shell("hook", "list").out
 
 
 def test_events_run_a_function_and_a_delivery_that_fails_for_good_is_a_dead_letter(

@@ -12,9 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from service import RunningService
 
+from headrace.bus.eventing.hooks import concealed
+from headrace.bus.keys import KeyRing
+from headrace.bus.nats.connection import Connection
+from headrace.bus.store.tables import Tables
 from headrace.sdk import Client, NotFound, RequestRefused
 
 PUSH = json.dumps({"ref": "refs/heads/main", "repository": {"full_name": "lab/analysis"}}).encode()
@@ -205,6 +210,25 @@ def test_a_hook_is_its_owners_and_goes_with_them(client: Client, sender: httpx.C
     client.delete_user(name)
 
     assert sender.post(hook["url"], content=PUSH, headers=github(hook)).status_code == 404
+
+
+def test_a_secret_that_cannot_be_read_any_more_is_no_open_door(
+    client: Client, sender: httpx.Client, service: RunningService
+) -> None:
+    hook = client.create_hook({"kind": "github"})
+
+    async def conceal_elsewhere(connection: Connection) -> None:
+        # As after `headrace keys rotate` and `headrace keys forget`.
+        hooks = Tables.on(connection).hooks
+        found = await hooks.need(uuid.UUID(hook["hook_id"]).hex)
+        secret = concealed(KeyRing(bytes(32)), found.value.hook_id, hook["secret"])
+        await hooks.update(found, msgspec.structs.replace(found.value, secret=secret))
+
+    service.bus(conceal_elsewhere)
+
+    assert sender.post(hook["url"], content=PUSH, headers=github(hook)).status_code == 503
+    again = client.rotate_hook_secret(hook["hook_id"])
+    assert sender.post(hook["url"], content=PUSH, headers=github(again)).status_code == 202
 
 
 @pytest.mark.parametrize(
