@@ -22,26 +22,21 @@ from headrace.bus.tasks.bundles import FunctionUse, TaskOptions
 from headrace.bus.tasks.options import changed
 from headrace.sdk.actions import COMPUTE, ActionRequests
 from headrace.sdk.documents import Document, Id, check_json, given, id_or_none, id_text, items, segment, states
-from headrace.sdk.event_batches import (
-    BATCH_TYPE,
-    EVENT_TYPE,
-    batches_of,
-    filter_or_subscription,
-    which_letters,
-    whole_event,
-)
+from headrace.sdk.event_methods import EventMethods
 from headrace.sdk.http import PROTOCOL, Http, check_protocol, headrace_version
 from headrace.sdk.logs import LogChunk, StreamName, TaskLogs, as_text
 from headrace.sdk.needs import Requirements, needs_of, with_needs
 from headrace.sdk.profile import Profile
 from headrace.sdk.serialize import ComputeSerializer
+from headrace.sdk.source_methods import SourceMethods
+from headrace.sdk.subscription_methods import SubscriptionMethods
 from headrace.sdk.task_requests import TaskRequests
 from headrace.sdk.token_source import TokenSource
 
 _PIECE: Final = 1024 * 1024
 
 
-class Client:
+class Client(EventMethods, SubscriptionMethods, SourceMethods):
     """Talks to the service that a URL and a token name, by default those of the environment or the profile.
 
     Nothing is read or sent before the first call. Any thread may use it. Every method raises `ClientError` (see
@@ -437,189 +432,6 @@ class Client:
         group = id_text(task_group_id, "task_group_id")
         named = None if task_ids is None else [id_text(task, "task_ids") for task in task_ids]
         return self._tasks.cancel_group(group, named, force=force)
-
-    # Events
-
-    def publish(self, event: Mapping[str, Any]) -> Document:
-        """Publish one CloudEvent (structured form, `id` and `specversion` are filled in); returns once it is stored.
-
-        The same `source` and `id` are stored once, so a broken connection is simply tried again. The answer has the
-        event's `id`, `source` and `sequence`, and whether it was a `duplicate`.
-        """
-        answer: Document = self._http.request(
-            "POST", "events", body=whole_event(event), content_type=EVENT_TYPE, repeatable=True
-        )
-        return answer
-
-    def publish_batch(self, events: Iterable[Mapping[str, Any]]) -> list[Document]:
-        """Publish many CloudEvents in their order; gives for each what `publish` gives, once all are stored.
-
-        Up to 1 000 (or 4 MB) go in one request, and are stored together or not at all. Raises as `publish` does; then
-        the requests before the one that failed are stored, and publishing all of them again stores nothing twice
-        where the events have an `id` of their own.
-        """
-        published: list[Document] = []
-        for batch in batches_of(whole_event(event) for event in events):
-            answer = self._http.request("POST", "events", body=batch, content_type=BATCH_TYPE, repeatable=True)
-            published += answer["events"]
-        return published
-
-    def explain_filter(
-        self,
-        wanted: Mapping[str, Any] | Sequence[Any] | Id,
-        event: Mapping[str, Any] | int,
-        *,
-        bus: str = "default",
-    ) -> Document:
-        """Why an event passes a filter, or the filter of a subscription of yours (its id), or does not.
-
-        event: a CloudEvent, or the sequence of one on the bus. The answer has `passed`, the `explanation` clause by
-        clause, and where it passes the `arguments` that the function would be called with, or `input_error`.
-        """
-        tried = {"event": whole_event(event)} if isinstance(event, Mapping) else {"sequence": event, "bus": bus}
-        answer: Document = self._http.request(
-            "POST", "filters/explain", body={**filter_or_subscription(wanted), **tried}, repeatable=True
-        )
-        return answer
-
-    def backtest_filter(
-        self,
-        wanted: Mapping[str, Any] | Sequence[Any] | Id,
-        *,
-        since: datetime | None = None,
-        samples: int = 10,
-        bus: str = "default",
-    ) -> Document:
-        """What a filter (or that of a subscription) would have matched since a time, by default for a day.
-
-        Gives how many events were `scanned` and `matched`, and the first ones as `samples`. Nothing runs.
-        """
-        body = {**filter_or_subscription(wanted), "bus": bus, "samples": samples}
-        if since is not None:
-            body["since"] = since.astimezone().isoformat()
-        found: Document = {"scanned": 0, "matched": 0, "samples": []}
-        while True:
-            page = self._http.request("POST", "filters/backtest", body=body, repeatable=True)
-            found["scanned"] += page["scanned"]
-            found["matched"] += page["matched"]
-            found["samples"] += page["samples"][: samples - len(found["samples"])]
-            if page["next"] is None:
-                return found
-            body["after"] = page["next"]
-
-    def create_subscription(self, subscription: Mapping[str, Any]) -> Document:
-        """Let events that match a filter run a function; gives the subscription with its `subscription_id`."""
-        answer: Document = self._http.request("POST", "subscriptions", body=dict(subscription))
-        return answer
-
-    def get_subscription(self, subscription_id: Id) -> Document:
-        """One subscription."""
-        answer: Document = self._http.request("GET", f"subscriptions/{id_text(subscription_id, 'subscription_id')}")
-        return answer
-
-    def list_subscriptions(self) -> list[Document]:
-        """The subscriptions that belong to whoever asks."""
-        return items(self._http.request("GET", "subscriptions"), "subscriptions")
-
-    def delete_subscription(self, subscription_id: Id) -> None:
-        """Remove a subscription; deliveries that are under way end."""
-        self._http.request("DELETE", f"subscriptions/{id_text(subscription_id, 'subscription_id')}")
-
-    def create_schedule(self, schedule: Mapping[str, Any]) -> Document:
-        """Publish an event at given times; gives the schedule with its `schedule_id`. See `schedule-request.json`."""
-        answer: Document = self._http.request("POST", "schedules", body=dict(schedule))
-        return answer
-
-    def get_schedule(self, schedule_id: Id) -> Document:
-        """One schedule: what was asked for, its last tick and its next one."""
-        answer: Document = self._http.request("GET", f"schedules/{id_text(schedule_id, 'schedule_id')}")
-        return answer
-
-    def list_schedules(self) -> list[Document]:
-        """The schedules that belong to whoever asks, newest first."""
-        return items(self._http.request("GET", "schedules"), "schedules")
-
-    def pause_schedule(self, schedule_id: Id) -> Document:
-        """Let a schedule rest; gives the schedule. Ticks that would come meanwhile are none."""
-        return self._change_schedule(schedule_id, {"paused": True})
-
-    def resume_schedule(self, schedule_id: Id) -> Document:
-        """Let a paused schedule go on from now; gives the schedule."""
-        return self._change_schedule(schedule_id, {"paused": False})
-
-    def preview_schedule(self, schedule: Id | Mapping[str, Any], count: int = 10) -> list[Document]:
-        """The next ticks, 1 000 at most, of a schedule or of what could be one: `scheduled` and `due` times of each."""
-        if isinstance(schedule, Mapping):
-            answer = self._http.request("POST", "schedules/preview", body=dict(schedule), query={"count": count})
-        else:
-            path = f"schedules/{id_text(schedule, 'schedule_id')}/preview"
-            answer = self._http.request("GET", path, query={"count": count})
-        return items(answer, "ticks")
-
-    def delete_schedule(self, schedule_id: Id) -> None:
-        """Remove a schedule. Events that it has published stay."""
-        self._http.request("DELETE", f"schedules/{id_text(schedule_id, 'schedule_id')}")
-
-    def _change_schedule(self, schedule_id: Id, change: Mapping[str, Any]) -> Document:
-        path = f"schedules/{id_text(schedule_id, 'schedule_id')}"
-        answer: Document = self._http.request("PATCH", path, body=dict(change))
-        return answer
-
-    def create_hook(self, hook: Mapping[str, Any]) -> Document:
-        """Make a webhook, an address at which another system announces what happens (`kind`: `github`, `generic` or
-        `cloudevents`); gives it with its `url` and its `secret`, which is shown only now."""
-        answer: Document = self._http.request("POST", "hooks", body=dict(hook))
-        return answer
-
-    def get_hook(self, hook_id: Id) -> Document:
-        """One webhook, without its secret."""
-        answer: Document = self._http.request("GET", f"hooks/{id_text(hook_id, 'hook_id')}")
-        return answer
-
-    def list_hooks(self) -> list[Document]:
-        """The webhooks that belong to whoever asks, without their secrets."""
-        return items(self._http.request("GET", "hooks"), "hooks")
-
-    def rotate_hook_secret(self, hook_id: Id, secret: str | None = None) -> Document:
-        """Give a webhook another secret, a random one or this; `secret` in the answer is shown only now. The one
-        before is worth nothing from here on."""
-        body = given(secret=secret)
-        answer: Document = self._http.request("POST", f"hooks/{id_text(hook_id, 'hook_id')}/secret", body=body)
-        return answer
-
-    def delete_hook(self, hook_id: Id) -> None:
-        """Remove a webhook; what is sent to its address is refused from now on."""
-        self._http.request("DELETE", f"hooks/{id_text(hook_id, 'hook_id')}")
-
-    def list_dead_letters(self, subscription_id: Id | None = None, limit: int | None = None) -> list[Document]:
-        """Deliveries that were given up: event, reason, attempts."""
-        query = {
-            "subscription_id": id_or_none(subscription_id, "subscription_id"),
-            "limit": limit,
-        }
-        return items(self._http.request("GET", "dead-letters", query=query), "dead_letters")
-
-    def get_dead_letter(self, dead_letter_id: Id) -> Document:
-        """One delivery that was given up."""
-        answer: Document = self._http.request("GET", f"dead-letters/{id_text(dead_letter_id, 'dead_letter_id')}")
-        return answer
-
-    def redrive_dead_letters(
-        self, *, endpoint_id: Id | None = None, per_second: float | None = None, **which: Any
-    ) -> Document:
-        """Deliver anew what was given up, each from its first attempt on; gives how many were `redriven`, and `left`.
-
-        which: `dead_letter_ids`, `subscription_id`, `code`, `filter`, `limit`; all that are given apply. endpoint_id:
-        where they run instead. per_second: how many begin in a second.
-        """
-        more = {"endpoint_id": id_or_none(endpoint_id, "endpoint_id"), "per_second": per_second}
-        body = {**which_letters(which), **{name: value for name, value in more.items() if value is not None}}
-        answer: Document = self._http.request("POST", "dead-letters/redrive", body=body)
-        return answer
-
-    def purge_dead_letters(self, **which: Any) -> int:
-        """Remove deliveries that were given up, chosen as for `redrive_dead_letters`; gives how many."""
-        return int(self._http.request("POST", "dead-letters/purge", body=which_letters(which))["purged"])
 
     # Users and tokens
 

@@ -1,0 +1,84 @@
+"""The methods of `Client` about events: to publish them, and to try filters on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from headrace.sdk.documents import Document, Id
+from headrace.sdk.event_batches import BATCH_TYPE, EVENT_TYPE, batches_of, filter_or_subscription, whole_event
+from headrace.sdk.http import Http
+
+
+class EventMethods:
+    """What a client says of events; whoever inherits it has `_http`."""
+
+    _http: Http
+
+    def publish(self, event: Mapping[str, Any]) -> Document:
+        """Publish one CloudEvent (structured form, `id` and `specversion` are filled in); returns once it is stored.
+
+        The same `source` and `id` are stored once, so a broken connection is simply tried again. The answer has the
+        event's `id`, `source` and `sequence`, and whether it was a `duplicate`.
+        """
+        answer: Document = self._http.request(
+            "POST", "events", body=whole_event(event), content_type=EVENT_TYPE, repeatable=True
+        )
+        return answer
+
+    def publish_batch(self, events: Iterable[Mapping[str, Any]]) -> list[Document]:
+        """Publish many CloudEvents in their order; gives for each what `publish` gives, once all are stored.
+
+        Up to 1 000 (or 4 MB) go in one request, and are stored together or not at all. Raises as `publish` does; then
+        the requests before the one that failed are stored, and publishing all of them again stores nothing twice
+        where the events have an `id` of their own.
+        """
+        published: list[Document] = []
+        for batch in batches_of(whole_event(event) for event in events):
+            answer = self._http.request("POST", "events", body=batch, content_type=BATCH_TYPE, repeatable=True)
+            published += answer["events"]
+        return published
+
+    def explain_filter(
+        self,
+        wanted: Mapping[str, Any] | Sequence[Any] | Id,
+        event: Mapping[str, Any] | int,
+        *,
+        bus: str = "default",
+    ) -> Document:
+        """Why an event passes a filter, or the filter of a subscription of yours (its id), or does not.
+
+        event: a CloudEvent, or the sequence of one on the bus. The answer has `passed`, the `explanation` clause by
+        clause, and where it passes the `arguments` that the function would be called with, or `input_error`.
+        """
+        tried = {"event": whole_event(event)} if isinstance(event, Mapping) else {"sequence": event, "bus": bus}
+        answer: Document = self._http.request(
+            "POST", "filters/explain", body={**filter_or_subscription(wanted), **tried}, repeatable=True
+        )
+        return answer
+
+    def backtest_filter(
+        self,
+        wanted: Mapping[str, Any] | Sequence[Any] | Id,
+        *,
+        since: datetime | None = None,
+        samples: int = 10,
+        bus: str = "default",
+    ) -> Document:
+        """What a filter (or that of a subscription) would have matched since a time, by default for a day.
+
+        Gives how many events were `scanned` and `matched`, and the first ones as `samples`. Nothing runs.
+        """
+        body = {**filter_or_subscription(wanted), "bus": bus, "samples": samples}
+        if since is not None:
+            body["since"] = since.astimezone().isoformat()
+        found: Document = {"scanned": 0, "matched": 0, "samples": []}
+        while True:
+            page = self._http.request("POST", "filters/backtest", body=body, repeatable=True)
+            found["scanned"] += page["scanned"]
+            found["matched"] += page["matched"]
+            found["samples"] += page["samples"][: samples - len(found["samples"])]
+            if page["next"] is None:
+                return found
+            body["after"] = page["next"]

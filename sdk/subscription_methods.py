@@ -1,0 +1,64 @@
+"""The methods of `Client` about subscriptions, and the deliveries that were given up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from headrace.sdk.documents import Document, Id, id_or_none, id_text, items
+from headrace.sdk.event_batches import which_letters
+from headrace.sdk.http import Http
+
+
+class SubscriptionMethods:
+    """What a client says of subscriptions; whoever inherits it has `_http`."""
+
+    _http: Http
+
+    def create_subscription(self, subscription: Mapping[str, Any]) -> Document:
+        """Let events that match a filter run a function; gives the subscription with its `subscription_id`."""
+        answer: Document = self._http.request("POST", "subscriptions", body=dict(subscription))
+        return answer
+
+    def get_subscription(self, subscription_id: Id) -> Document:
+        """One subscription."""
+        answer: Document = self._http.request("GET", f"subscriptions/{id_text(subscription_id, 'subscription_id')}")
+        return answer
+
+    def list_subscriptions(self) -> list[Document]:
+        """The subscriptions that belong to whoever asks."""
+        return items(self._http.request("GET", "subscriptions"), "subscriptions")
+
+    def delete_subscription(self, subscription_id: Id) -> None:
+        """Remove a subscription; deliveries that are under way end."""
+        self._http.request("DELETE", f"subscriptions/{id_text(subscription_id, 'subscription_id')}")
+
+    def list_dead_letters(self, subscription_id: Id | None = None, limit: int | None = None) -> list[Document]:
+        """Deliveries that were given up: event, reason, attempts."""
+        query = {
+            "subscription_id": id_or_none(subscription_id, "subscription_id"),
+            "limit": limit,
+        }
+        return items(self._http.request("GET", "dead-letters", query=query), "dead_letters")
+
+    def get_dead_letter(self, dead_letter_id: Id) -> Document:
+        """One delivery that was given up."""
+        answer: Document = self._http.request("GET", f"dead-letters/{id_text(dead_letter_id, 'dead_letter_id')}")
+        return answer
+
+    def redrive_dead_letters(
+        self, *, endpoint_id: Id | None = None, per_second: float | None = None, **which: Any
+    ) -> Document:
+        """Deliver anew what was given up, each from its first attempt on; gives how many were `redriven`, and `left`.
+
+        which: `dead_letter_ids`, `subscription_id`, `code`, `filter`, `limit`; all that are given apply. endpoint_id:
+        where they run instead. per_second: how many begin in a second.
+        """
+        more = {"endpoint_id": id_or_none(endpoint_id, "endpoint_id"), "per_second": per_second}
+        body = {**which_letters(which), **{name: value for name, value in more.items() if value is not None}}
+        answer: Document = self._http.request("POST", "dead-letters/redrive", body=body)
+        return answer
+
+    def purge_dead_letters(self, **which: Any) -> int:
+        """Remove deliveries that were given up, chosen as for `redrive_dead_letters`; gives how many."""
+        return int(self._http.request("POST", "dead-letters/purge", body=which_letters(which))["purged"])
