@@ -1,0 +1,92 @@
+"""Matching: events of a bus meet the subscriptions to it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from headrace.bus import names
+from headrace.bus.errors import BusUnavailable, DecodeError
+from headrace.bus.eventing.deliveries import Delivery
+from headrace.bus.eventing.events import CloudEvent
+from headrace.bus.eventing.roster import Roster
+from headrace.bus.eventing.sending import Sender
+from headrace.bus.eventing.subscriptions import CompiledSubscription
+from headrace.bus.nats.connection import Connection
+from headrace.bus.nats.intake import Intake
+from headrace.bus.nats.pull import Delivery as Taken
+
+logger = logging.getLogger(__name__)
+
+LOST_BUS_WAIT_S = 0.5
+_CATCH_UP_PAGE = 200
+
+
+class Matcher:
+    """Starts a delivery for each event and subscription that belong together."""
+
+    def __init__(self, connection: Connection, roster: Roster, sender: Sender, *, count: Callable[[str], None]) -> None:
+        """`count` is told of each event that is matched."""
+        self._connection = connection
+        self._roster = roster
+        self._sender = sender
+        self._count = count
+
+    def intake(self, bus: str) -> Intake:
+        """The one matcher of a bus: what to run to have its events delivered."""
+
+        async def on_event(taken: Taken) -> None:
+            try:
+                event = CloudEvent.of_stored(taken.data)
+            except DecodeError as error:
+                logger.error(
+                    "Event %d of bus %s cannot be read and is passed over: %s",
+                    taken.sequence,
+                    bus,
+                    error,
+                    extra={"action": "event_unreadable", "sequence": taken.sequence},
+                )
+                return
+            self._count("matched")
+            matching = self._roster.matching(bus, event, taken.sequence)
+            starts = [self._start(subscription, event, taken.sequence) for subscription in matching]
+            await (starts[0] if len(starts) == 1 else _all(starts))
+
+        return Intake(self._connection, "EVENTS", names.matcher_consumer(bus), on_event)
+
+    async def _start(self, subscription: CompiledSubscription, event: CloudEvent, sequence: int) -> None:
+        record = subscription.record
+        delivery = Delivery(record.subscription_id, record.bus, sequence, event.source, event.id)
+        await self._sender.send(subscription, delivery, event)
+
+    async def catch_up(self) -> None:
+        """Deliver events that came after a subscription was made, but were matched before we heard of it."""
+        while True:
+            subscription, missed = await self._roster.late()
+            while missed and self._roster.get(subscription.record.subscription_id):
+                try:
+                    missed = await self._offer(subscription, missed)
+                except BusUnavailable:
+                    await asyncio.sleep(LOST_BUS_WAIT_S)
+
+    async def _offer(self, subscription: CompiledSubscription, sequences: range) -> range:
+        """Deliver the first of these events; gives the sequences that are left."""
+        subject = names.bus_events(subscription.record.bus)
+        query = {"seq": sequences.start, "next_by_subj": subject, "batch": _CATCH_UP_PAGE}
+        messages, _ = await self._connection.read_many("EVENTS", query)
+        for message in messages:
+            with contextlib.suppress(DecodeError):
+                event = CloudEvent.of_stored(message.data)
+                if message.sequence in sequences and subscription.filter.matches(event):
+                    await self._start(subscription, event, message.sequence)
+        return range(messages[-1].sequence + 1, sequences.stop) if messages else range(0)
+
+
+async def _all(starts: list[Coroutine[Any, Any, None]]) -> None:
+    """Await all of them, whatever becomes of the others; then raise the first error."""
+    for outcome in await asyncio.gather(*starts, return_exceptions=True):
+        if isinstance(outcome, BaseException):
+            raise outcome

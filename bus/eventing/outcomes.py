@@ -1,0 +1,127 @@
+"""What becomes of an attempt: its result ends the delivery, makes the next attempt, or the dead letter."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from uuid import UUID
+
+from headrace.bus.data.failures import decode_failure
+from headrace.bus.errors import DecodeError, FunctionUnusable, SignatureInvalid
+from headrace.bus.eventing.burials import Burials
+from headrace.bus.eventing.deliveries import Delivery, FailedAttempt, Waiting, after, wait_until
+from headrace.bus.eventing.events import CloudEvent
+from headrace.bus.eventing.subscriptions import CompiledSubscription, SubscriptionRecord
+from headrace.bus.keys import KeyRing
+from headrace.bus.names import ResultAddress
+from headrace.bus.nats.connection import Connection
+from headrace.bus.nats.pull import Delivery as Taken
+from headrace.bus.tasks.bundles import ResultPart, TaskResult, decode_part
+
+logger = logging.getLogger(__name__)
+
+# Nothing about these changes by trying again.
+_PERMANENT_FAILURES = frozenset((FunctionUnusable.code,))
+
+
+class Outcomes:
+    """Reads the results of deliveries."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        keys: KeyRing,
+        find: Callable[[UUID], Awaitable[CompiledSubscription | None]],
+        burials: Burials,
+        *,
+        count: Callable[[str], None],
+    ) -> None:
+        """`find` gives a subscription by its id; `count` is told of each result ("succeeded", "failed")."""
+        self._connection = connection
+        self._keys = keys
+        self._find = find
+        self._burials = burials
+        self._count = count
+
+    async def on_result(self, taken: Taken) -> None:
+        """Take one part of a result: it ends the delivery, or another attempt follows.
+
+        Raises `StreamFull` and `BusUnavailable`; taking it again has one effect.
+        """
+        try:
+            where = ResultAddress.of_subject(taken.subject)
+            key = self._keys.result_keys(where.endpoint, where.principal)
+            part = decode_part(taken.data, subject=taken.subject, key=key)
+            delivery = Delivery.decode(part.origin)
+        except (SignatureInvalid, DecodeError) as error:
+            logger.warning("A result of a delivery is not believed: %s", error, extra={"action": "result_refused"})
+            return
+        result = _result(part)
+        if result is None:
+            return
+        self._count("succeeded" if result.state == "succeeded" else "failed")
+        if result.state == "succeeded":
+            logger.debug("Delivered.", extra={"action": "delivered", "subscription": str(delivery.subscription)})
+            return
+        subscription = await self._find(delivery.subscription)
+        if subscription is None or not _belongs(subscription.record, delivery, where):
+            return
+        await self._on_failure(subscription.record, delivery, result, taken.stored_ns)
+
+    async def _on_failure(
+        self, record: SubscriptionRecord, delivery: Delivery, result: TaskResult, stored_ns: int
+    ) -> None:
+        failure, code = _failure(record, delivery, result)
+        following = delivery.next(failure)
+        event = await self._event(delivery.sequence)
+        if result.state == "cancelled":
+            await self._burials.bury(record, following, event, "the delivery was cancelled", "Cancelled")
+        elif code in _PERMANENT_FAILURES:
+            await self._burials.bury(record, following, event, failure.message, code)
+        elif delivery.counted >= record.retry.max_attempts:
+            reason = f"every attempt failed ({delivery.attempt}); the last one: {failure.error}: {failure.message}"
+            await self._burials.bury(record, following, event, reason, "AttemptsExhausted")
+        elif event is None:
+            await self._burials.bury(
+                record, following, None, "the bus does not hold the event any more", "EventExpired"
+            )
+        else:
+            due = after(stored_ns, record.retry.delay_s(delivery.counted))
+            waiting = Waiting(following, event.encode())
+            await wait_until(self._connection, waiting, delivery.place(record.endpoint_id), due)
+
+    async def _event(self, sequence: int) -> CloudEvent | None:
+        messages, _ = await self._connection.read_many("EVENTS", {"seq": sequence})
+        if not messages or messages[0].sequence != sequence:
+            return None
+        return CloudEvent.of_stored(messages[0].data)
+
+
+def _result(part: ResultPart) -> TaskResult | None:
+    return next((result for result in part.results if result.index == 0), None)
+
+
+def _belongs(record: SubscriptionRecord, delivery: Delivery, where: ResultAddress) -> bool:
+    """Whether this result can be the delivery's: a pool signs results, but must not speak for other subscriptions."""
+    place = delivery.place(record.endpoint_id)
+    return (where.principal, where.endpoint, where.bundle) == (record.owner, place, delivery.bundle_id(place))
+
+
+def _failure(record: SubscriptionRecord, delivery: Delivery, result: TaskResult) -> tuple[FailedAttempt, str]:
+    """The failed attempt, and the code of the failure."""
+    try:
+        failure = decode_failure(result.value)
+        error, message, traceback, code = failure.type_path, failure.message, failure.traceback, failure.code
+    except DecodeError as unreadable:
+        error, message, traceback, code = "DecodeError", str(unreadable), "", "DecodeError"
+    attempt = FailedAttempt(
+        attempt=delivery.attempt,
+        task_id=delivery.task_id(delivery.place(record.endpoint_id)),
+        state=result.state,
+        error=error,
+        message=message,
+        traceback=traceback,
+        started_at=result.started_at,
+        ended_at=result.ended_at,
+    )
+    return attempt.shortened(), code

@@ -1,0 +1,129 @@
+"""One attempt of a delivery: from the event and its subscription to a bundle in the queue of the endpoint."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from headrace.bus.errors import (
+    ArgumentNotSerialisable,
+    BusUnavailable,
+    DeliveryForbidden,
+    InputFailed,
+    PayloadTooLarge,
+    PoolLimit,
+    QueueFull,
+    StreamFull,
+    StreamMissing,
+)
+from headrace.bus.eventing.burials import Burials
+from headrace.bus.eventing.deliveries import Delivery, Waiting, after, wait_until
+from headrace.bus.eventing.events import CloudEvent
+from headrace.bus.eventing.rights import Rights
+from headrace.bus.eventing.subscriptions import CompiledSubscription, SubscriptionRecord
+from headrace.bus.keys import KeyRing
+from headrace.bus.names import DEFAULT_POOL
+from headrace.bus.nats.connection import Connection
+from headrace.bus.queues.lanes import Lanes
+from headrace.bus.queues.pools import Pools
+from headrace.bus.store.models import EndpointRecord
+from headrace.bus.tasks import submission
+from headrace.bus.tasks.backlog import Backlog
+from headrace.bus.tasks.bundles import TaskOptions
+from headrace.bus.tasks.submission import DELIVERIES_GROUP, Call, Submission
+
+logger = logging.getLogger(__name__)
+
+# Nothing about these changes by trying again.
+_PERMANENT = (InputFailed, DeliveryForbidden, ArgumentNotSerialisable, PayloadTooLarge)
+
+
+class Sender:
+    """Sends attempts, in the name of the subscriptions' owners, as far as their rights go."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        keys: KeyRing,
+        lanes: Lanes,
+        backlog: Backlog,
+        rights: Rights,
+        burials: Burials,
+        *,
+        count: Callable[[str], None],
+        full_wait_s: float,
+        pools: Pools | None,
+    ) -> None:
+        """`count` is told of what is sent and postponed; `full_wait_s` is how long a delivery waits for a full queue;
+        `pools` are where functions run that need packages."""
+        self._connection = connection
+        self._keys = keys
+        self._lanes = lanes
+        self._backlog = backlog
+        self._rights = rights
+        self._burials = burials
+        self._count = count
+        self._full_wait_s = full_wait_s
+        self._pools = pools
+
+    async def send(self, subscription: CompiledSubscription, delivery: Delivery, event: CloudEvent) -> None:
+        """Store the bundle of an attempt; if that can never be, a dead letter; if it cannot be now, the wish to.
+
+        Raises `BusUnavailable` and `StreamMissing`; sending again has one effect.
+        """
+        try:
+            await self._submit(subscription, delivery, event)
+            self._count("sent")
+        except _PERMANENT as error:
+            await self._burials.bury(subscription.record, delivery, event, str(error), error.code)
+        except (BusUnavailable, StreamMissing):
+            raise
+        except (StreamFull, QueueFull):
+            due = after(time.time_ns(), self._full_wait_s)
+            waiting = Waiting(delivery, event.encode())
+            await wait_until(self._connection, waiting, delivery.place(subscription.record.endpoint_id), due)
+            self._count("postponed")
+        except Exception as error:
+            # Whatever this is, it would be the same the next time: the owner is to see it.
+            logger.exception("An unexpected error ended a delivery.", extra={"action": "delivery_broken"})
+            await self._burials.bury(
+                subscription.record, delivery, event, f"an internal error: {error}", "InternalError"
+            )
+
+    async def _submit(self, subscription: CompiledSubscription, delivery: Delivery, event: CloudEvent) -> None:
+        record = subscription.record
+        place = delivery.place(record.endpoint_id)
+        endpoint = await self._rights.check(record.owner, record.function_id, place, record.linked)
+        arguments = subscription.input.render(event)
+        await self._backlog.admit(endpoint, record.owner, 1)
+        await submission.submit(
+            self._connection,
+            self._keys,
+            self._lanes,
+            Submission(
+                principal=record.owner,
+                endpoint=place,
+                pool=await self._pool(record, endpoint),
+                group=DELIVERIES_GROUP,
+                calls=[Call(function=record.function_id, args=arguments.args, kwargs=arguments.kwargs)],
+                options=TaskOptions(),
+                origin=delivery.encode(),
+                first_bundle=delivery.bundle_id(place),
+                # Always: the event may have been published before, and its first delivery may be done.
+                retry=True,
+            ),
+        )
+
+    async def _pool(self, record: SubscriptionRecord, endpoint: EndpointRecord) -> str:
+        """The pool that has what the function needs: always the same one, so that nothing is queued twice."""
+        needs = await self._rights.needs(record.function_id)
+        if (not needs and not endpoint.per_user) or self._pools is None:
+            return DEFAULT_POOL
+        try:
+            used = await self._pools.use(
+                endpoint.endpoint_id, record.owner, {}, environment=needs.text, per_user=endpoint.per_user
+            )
+            return used.pool
+        except PoolLimit as error:
+            raise DeliveryForbidden(str(error)) from error
