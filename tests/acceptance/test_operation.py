@@ -104,7 +104,7 @@ def test_the_tasks_at_an_endpoint_are_listed_and_killed_whoever_waits_for_them(s
     with Client(up.url, up.token) as client:
         function_id = client.register_source_code(source, "linger")
         running = client.run(str(mark), endpoint_id=up.endpoint_id, function_id=function_id)
-        eventually(mark.exists, 10)
+        eventually(lambda: client.get_task(running)["state"] == "running", 10)
         waiting = client.run(str(mark), endpoint_id=up.endpoint_id, function_id=function_id)
 
         assert {task["task_id"] for task in shell("endpoint", "tasks", "--json").json()} == {running, waiting}
