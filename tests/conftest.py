@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -21,12 +22,18 @@ def anyio_backend() -> str:
 
 
 def pytest_configure() -> None:
-    """Modules are compiled once, and not by each of a thousand processes that tests start; examples have no time limit.
+    """Modules are compiled once, and not by each of a thousand processes that tests start; signals end what tests
+    start; examples have no time limit.
 
     Images for containers and continuous integration often turn the first off; the suite takes a quarter longer so.
     """
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
+    # A shell that runs us in the background, or `nohup`, has us ignore them, and what we start would inherit
+    # that. It does not inherit a handler.
+    for each in (signal.SIGHUP, signal.SIGINT):
+        if signal.getsignal(each) is signal.SIG_IGN:
+            signal.signal(each, lambda number, frame: None)
     # How long an example takes says more about the machine's other work than about the code.
     hypothesis.settings.register_profile("headrace", deadline=None)
     hypothesis.settings.load_profile("headrace")

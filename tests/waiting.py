@@ -7,7 +7,12 @@ import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-_POLL_S = 0.002
+# Looks are frequent at first, and then as far apart as a twentieth of the time that has passed: a look is often a
+# request, and many of them keep what they wait for from its work.
+_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S, _PAUSE_SHARE = 0.002, 0.05, 0.05
+
+# On a machine with much else to do everything takes longer: deadlines say what a quiet one needs, and find what hangs.
+_PATIENCE = 4.0
 
 T = TypeVar("T")
 
@@ -15,11 +20,12 @@ T = TypeVar("T")
 def eventually(condition: Callable[[], T], within_s: float = 5.0, message: str = "") -> T:
     """The first true value of `condition()`; an `AssertionError` inside it counts as not yet.
 
-    Raises `AssertionError` when the time is over, with the last error of the condition as its cause.
+    `within_s` is ample on a quiet machine; it takes four times as long before it raises
+    `AssertionError`, with the last error of the condition as its cause.
     """
     tries = _Tries(condition, within_s, message)
     while (value := tries.next()) is None:
-        time.sleep(_POLL_S)
+        time.sleep(tries.pause_s)
     return value
 
 
@@ -29,7 +35,7 @@ async def eventually_async(condition: Callable[[], T], within_s: float = 5.0, me
     while True:
         if (value := tries.next()) is not None:
             return value
-        await asyncio.sleep(_POLL_S)
+        await asyncio.sleep(tries.pause_s)
 
 
 def let_pass(seconds: float, until: str) -> None:
@@ -43,7 +49,13 @@ class _Tries(Generic[T]):
 
     def __init__(self, condition: Callable[[], T], within_s: float, message: str) -> None:
         self._condition, self._within_s, self._message = condition, within_s, message
-        self._deadline = time.monotonic() + within_s
+        self._began = time.monotonic()
+
+    @property
+    def pause_s(self) -> float:
+        """How long to wait before the next look."""
+        passed_s = time.monotonic() - self._began
+        return min(max(_SHORTEST_PAUSE_S, _PAUSE_SHARE * passed_s), _LONGEST_PAUSE_S)
 
     def next(self) -> T | None:
         """The condition's value where it is true. Raises `AssertionError` when that was the last look."""
@@ -52,8 +64,8 @@ class _Tries(Generic[T]):
             value = self._condition() or None
         except AssertionError as raised:
             value, error = None, raised
-        if value is None and time.monotonic() > self._deadline:
+        if value is None and time.monotonic() - self._began > _PATIENCE * self._within_s:
             cause = f"; the last try raised {error!r}" if error else ""
             what = self._message or "the condition"
-            raise AssertionError(f"{what} did not come true within {self._within_s} s{cause}") from error
+            raise AssertionError(f"{what} did not come true within {_PATIENCE * self._within_s:g} s{cause}") from error
         return value
