@@ -171,7 +171,13 @@ def lane_tasks(endpoint: UUID, pool: str, principal: str) -> str:
     return f"task.{lane_key(endpoint, pool, principal)}.>"
 
 
-ALL_EVENTS = "event.>"
+DEFAULT_BUS = "default"
+"""The bus that is everybody's."""
+
+
+def event_stream(bus: str) -> str:
+    """The stream that holds the events of a bus."""
+    return "EVENTS" if bus == DEFAULT_BUS else f"EVENTS_{token(bus)}"
 
 
 def event_subject(bus: str, event_type: str) -> str:

@@ -53,7 +53,7 @@ async def try_on_the_past(call: Call) -> Response:
     bus = await check_bus(call.service, call.caller, call.body.get("bus") or DEFAULT_BUS)
     after = call.body.get("after")
     if after is None:
-        after = await sequence_before(call.service.connection, _moment(call.body.get("since")))
+        after = await sequence_before(call.service.connection, _moment(call.body.get("since")), bus=bus)
     samples = call.body.get("samples", _DEFAULT_SAMPLES)
     found = await backtest(call.service.connection, bus, wanted, after=after, samples=samples)
     return reply(

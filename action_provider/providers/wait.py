@@ -86,7 +86,7 @@ class WaitProvider(Provider):
             compile_filter(body["filter"])
         except FilterInvalid as error:
             raise _refused("filter", error.pointer, "filter", str(error)) from None
-        since = await _position(service, body.get("since"))
+        since = await _position(service, bus, body.get("since"))
         action_id = str(new_action_id(at.path, caller.principal, request.request_id))
         record = new_record(caller, at, request, action_id=action_id)
         wait = EventWait(bus=bus, filter=body["filter"], since=since, position=since, count=body.get("count") or 1)
@@ -203,10 +203,10 @@ def _deadline(request: ActionRequest, started_at: float) -> float:
     return min([latest, *given])
 
 
-async def _position(service: Service, since: Any) -> int:
-    """The sequence after which events count. Raises `InvalidRequest`."""
+async def _position(service: Service, bus: str, since: Any) -> int:
+    """The sequence after which events of a bus count. Raises `InvalidRequest`."""
     if since is None:
-        return await last_sequence(service.connection)
+        return await last_sequence(service.connection, bus=bus)
     if isinstance(since, int):
         return since
     if since == "earliest":
@@ -221,7 +221,7 @@ async def _position(service: Service, since: Any) -> int:
         moment = moment.replace(tzinfo=UTC)
     if moment.timestamp() >= time.time():
         raise _refused("since", "", "maximum", f"{since[:64]!r} has not come yet")
-    return await sequence_before(service.connection, moment)
+    return await sequence_before(service.connection, moment, bus=bus)
 
 
 def _refused(name: str, pointer: str, category: str, problem: str) -> InvalidRequest:

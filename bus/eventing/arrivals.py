@@ -9,7 +9,7 @@ from typing import Final
 from headrace.bus.errors import DecodeError
 from headrace.bus.eventing.events import CloudEvent
 from headrace.bus.eventing.subscriptions import last_sequence
-from headrace.bus.names import ALL_EVENTS, bus_events
+from headrace.bus.names import bus_events, event_stream
 from headrace.bus.nats.answers import StoredMessage
 from headrace.bus.nats.connection import Connection
 
@@ -37,12 +37,12 @@ class Arrived:
 async def arrived_after(connection: Connection, bus: str, position: int) -> tuple[list[Arrived], bool]:
     """The next events of a bus after this sequence, in order, and whether there are more. Raises `BusUnavailable`."""
     query = {"seq": position + 1, "next_by_subj": bus_events(bus), "batch": PAGE, "max_bytes": _PAGE_BYTES}
-    messages, pending = await connection.read_many("EVENTS", query)
+    messages, pending = await connection.read_many(event_stream(bus), query)
     return [Arrived.of(message) for message in messages], pending > 0
 
 
-async def sequence_before(connection: Connection, moment: datetime) -> int:
-    """The sequence after which all events were stored since this moment. Raises `BusUnavailable`."""
-    query = {"start_time": moment.isoformat(), "next_by_subj": ALL_EVENTS, "batch": 1}
-    messages, _ = await connection.read_many("EVENTS", query)
-    return messages[0].sequence - 1 if messages else await last_sequence(connection)
+async def sequence_before(connection: Connection, moment: datetime, *, bus: str) -> int:
+    """The sequence after which all events of a bus were stored since this moment. Raises `BusUnavailable`."""
+    query = {"start_time": moment.isoformat(), "next_by_subj": bus_events(bus), "batch": 1}
+    messages, _ = await connection.read_many(event_stream(bus), query)
+    return messages[0].sequence - 1 if messages else await last_sequence(connection, bus=bus)

@@ -125,7 +125,7 @@ class Dispatcher:
                 logger.info("The dispatcher delivers events.", extra={"action": "dispatcher_ready"})
 
     async def _ensure_consumers(self) -> None:
-        filters = {("EVENTS", names.matcher_consumer(bus)): names.bus_events(bus) for bus in self._buses}
+        filters = {(names.event_stream(bus), names.matcher_consumer(bus)): names.bus_events(bus) for bus in self._buses}
         filters["RESULTS", RESULTS_CONSUMER] = names.group_results(DELIVERIES_GROUP)
         filters["DELIVERIES", DUE_CONSUMER] = names.ALL_DUE_DELIVERIES
         for (stream, consumer), subject in filters.items():

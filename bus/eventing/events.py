@@ -18,12 +18,13 @@ from typing import Any, Final
 
 import msgspec
 
+from headrace.bus import names
 from headrace.bus.errors import DecodeError, PayloadTooLarge
 from headrace.bus.names import event_subject
 from headrace.bus.nats.connection import Connection
 from headrace.schemas import SchemaViolation, Violation, validate
 
-DEFAULT_BUS: Final = "default"
+DEFAULT_BUS: Final = names.DEFAULT_BUS
 CONTENT_TYPE: Final = "application/cloudevents+json"
 MOST_EVENT_BYTES: Final = 512 * 1024
 """The largest event. CloudEvents asks for at least 64 KiB."""

@@ -55,7 +55,7 @@ class Matcher:
             starts = [self._start(subscription, event, taken.sequence) for subscription in matching]
             await (starts[0] if len(starts) == 1 else _all(starts))
 
-        return Intake(self._connection, "EVENTS", names.matcher_consumer(bus), on_event)
+        return Intake(self._connection, names.event_stream(bus), names.matcher_consumer(bus), on_event)
 
     async def _start(self, subscription: CompiledSubscription, event: CloudEvent, sequence: int) -> None:
         record = subscription.record
@@ -74,9 +74,9 @@ class Matcher:
 
     async def _offer(self, subscription: CompiledSubscription, sequences: range) -> range:
         """Deliver the first of these events; gives the sequences that are left."""
-        subject = names.bus_events(subscription.record.bus)
-        query = {"seq": sequences.start, "next_by_subj": subject, "batch": _CATCH_UP_PAGE}
-        messages, _ = await self._connection.read_many("EVENTS", query)
+        bus = subscription.record.bus
+        query = {"seq": sequences.start, "next_by_subj": names.bus_events(bus), "batch": _CATCH_UP_PAGE}
+        messages, _ = await self._connection.read_many(names.event_stream(bus), query)
         for message in messages:
             with contextlib.suppress(DecodeError):
                 event = CloudEvent.of_stored(message.data)

@@ -7,13 +7,13 @@ from collections.abc import Awaitable, Callable
 from uuid import UUID
 
 from headrace.bus.data.failures import decode_failure
-from headrace.bus.errors import DecodeError, FunctionUnusable, SignatureInvalid
+from headrace.bus.errors import DecodeError, FunctionUnusable, SignatureInvalid, StreamMissing
 from headrace.bus.eventing.burials import Burials
 from headrace.bus.eventing.deliveries import Delivery, FailedAttempt, Waiting, after, wait_until
 from headrace.bus.eventing.events import CloudEvent
 from headrace.bus.eventing.subscriptions import CompiledSubscription, SubscriptionRecord
 from headrace.bus.keys import KeyRing
-from headrace.bus.names import ResultAddress
+from headrace.bus.names import ResultAddress, event_stream
 from headrace.bus.nats.connection import Connection
 from headrace.bus.nats.pull import Delivery as Taken
 from headrace.bus.tasks.bundles import ResultPart, TaskResult, decode_part
@@ -73,7 +73,7 @@ class Outcomes:
     ) -> None:
         failure, code = _failure(record, delivery, result)
         following = delivery.next(failure)
-        event = await self._event(delivery.sequence)
+        event = await self._event(delivery.bus, delivery.sequence)
         if result.state == "cancelled":
             await self._burials.bury(record, following, event, "the delivery was cancelled", "Cancelled")
         elif code in _PERMANENT_FAILURES:
@@ -90,8 +90,11 @@ class Outcomes:
             waiting = Waiting(following, event.encode())
             await wait_until(self._connection, waiting, delivery.place(record.endpoint_id), due)
 
-    async def _event(self, sequence: int) -> CloudEvent | None:
-        messages, _ = await self._connection.read_many("EVENTS", {"seq": sequence})
+    async def _event(self, bus: str, sequence: int) -> CloudEvent | None:
+        try:
+            messages, _ = await self._connection.read_many(event_stream(bus), {"seq": sequence})
+        except StreamMissing:
+            return None  # the bus was deleted
         if not messages or messages[0].sequence != sequence:
             return None
         return CloudEvent.of_stored(messages[0].data)

@@ -11,6 +11,7 @@ import msgspec
 from headrace.bus.eventing.events import DEFAULT_BUS
 from headrace.bus.eventing.templates import InputTemplate, compile_input
 from headrace.bus.filters import Filter, compile_filter
+from headrace.bus.names import event_stream
 from headrace.bus.nats.connection import Connection
 
 
@@ -67,7 +68,7 @@ class CompiledSubscription:
         return cls(record, compile_filter(record.filter), compile_input(record.input))
 
 
-async def last_sequence(connection: Connection) -> int:
-    """The sequence of the newest event. Raises `BusUnavailable`."""
-    answer = await connection.api("STREAM.INFO.EVENTS")
+async def last_sequence(connection: Connection, *, bus: str = DEFAULT_BUS) -> int:
+    """The sequence of the newest event of a bus. Raises `BusUnavailable`, and `StreamMissing` where there is no bus."""
+    answer = await connection.api(f"STREAM.INFO.{event_stream(bus)}")
     return int(answer["state"]["last_seq"])

@@ -92,13 +92,14 @@ class Waiter:
             if record is not None:
                 self._known[key] = record.value.bus
                 pointers.append(record)
-        newest = await last_sequence(self._connection) if pointers else 0
+        buses = {pointer.value.bus for pointer in pointers}
+        newest = {bus: await last_sequence(self._connection, bus=bus) for bus in buses}
         for start in range(0, len(pointers), _ROWS):
             page = pointers[start : start + _ROWS]
             rows = await self._actions.under([pointer.key for pointer in page])
             for pointer in page:
                 wait = await self._wait_of(pointer, rows.get(pointer.key))
-                if wait is not None and newest - wait.state.position <= _NEAR:
+                if wait is not None and newest[pointer.value.bus] - wait.state.position <= _NEAR:
                     self._join(pointer, wait, group)
                 elif wait is not None:
                     group.create_task(self._catch_up(pointer, wait, room, group), name=f"a wait begins: {pointer.key}")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from headrace.bus.errors import BusError, StreamMissing
+from headrace.bus.names import DEFAULT_BUS, bus_events, bus_news
 from headrace.bus.nats.connection import Connection
 
 logger = logging.getLogger(__name__)
@@ -106,7 +107,7 @@ def streams(settings: StreamSettings) -> tuple[Stream, ...]:
         ),
         Stream(
             "EVENTS",
-            ("event.>",),
+            (bus_events(DEFAULT_BUS),),
             {
                 "max_age": _seconds(settings.event_age_s),
                 "max_bytes": settings.events_bytes,
@@ -114,7 +115,7 @@ def streams(settings: StreamSettings) -> tuple[Stream, ...]:
                 "allow_atomic": True,
                 "allow_direct": True,
                 # Whoever waits for an event is woken, and reads it: the store, not this, says what there is.
-                "republish": {"src": "event.>", "dest": "changed.event.>", "headers_only": True},
+                "republish": {"src": bus_events(DEFAULT_BUS), "dest": bus_news(DEFAULT_BUS), "headers_only": True},
             },
         ),
         Stream(

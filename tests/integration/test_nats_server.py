@@ -50,14 +50,14 @@ async def test_core_has_jetstream_and_what_was_acknowledged_survives_a_kill(
     port = server.port
     async with Connection([server.url], operator.minter.core_user("test", 60), name="test") as core:
         await ensure(core, StreamSettings())
-        await core.store("event.test.a", b"kept")
+        await core.store("event.default.a", b"kept")
 
         server.kill()
         assert await server.wait() == -signal.SIGKILL
         await server.start()
 
         assert server.port == port
-        found = await core.read_last("EVENTS", "event.test.a")
+        found = await core.read_last("EVENTS", "event.default.a")
     await server.stop()
     assert found is not None
     assert found.data == b"kept"
@@ -130,7 +130,7 @@ async def test_after_a_full_disk_it_wants_to_be_started_again_once_there_is_room
     await server.start()
     async with Connection([server.url], operator.minter.core_user("test", 60), name="test") as core:
         await ensure(core, StreamSettings())
-        await core.store("event.test.a", b"kept")
+        await core.store("event.default.a", b"kept")
         room = shutil.disk_usage(small_disk).free - 300_000
         (small_disk / "others").write_bytes(bytes(room))
         assert not server.needs_restart()
@@ -145,7 +145,7 @@ async def test_after_a_full_disk_it_wants_to_be_started_again_once_there_is_room
         await server.wait()
         await server.start()
         assert not server.needs_restart()
-        await core.store("event.test.a", b"goes on", timeout_s=5)
+        await core.store("event.default.a", b"goes on", timeout_s=5)
     await server.stop()
 
 
@@ -261,7 +261,7 @@ async def test_a_server_that_outlived_its_parent_is_ended_before_the_next(
 
 async def _store_much(core: Connection) -> None:
     for _ in range(10):
-        await core.store("event.test.a", bytes(100_000), timeout_s=1)
+        await core.store("event.default.a", bytes(100_000), timeout_s=1)
 
 
 def _script(path: Path, body: str) -> Path:

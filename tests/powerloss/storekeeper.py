@@ -96,7 +96,12 @@ class Storekeeper:
 
     async def keep_storing(self) -> None:
         """Store until cancelled, from several tasks at once."""
-        streams = {"TASKS": "task.e.p.a.g", "RESULTS": "result.e.a.g", "EVENTS": "event.b", "DEADLETTERS": "deadletter"}
+        streams = {
+            "TASKS": "task.e.p.a.g",
+            "RESULTS": "result.e.a.g",
+            "EVENTS": "event.default",
+            "DEADLETTERS": "deadletter",
+        }
         async with asyncio.TaskGroup() as tasks:
             for stream, prefix in streams.items():
                 for _ in range(2):

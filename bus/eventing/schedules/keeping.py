@@ -14,7 +14,7 @@ from headrace.bus.store.tables import Tables
 
 async def make_schedule(connection: Connection, tables: Tables, record: ScheduleRecord) -> None:
     """Store a new schedule. Raises `BusUnavailable`."""
-    progress = ScheduleProgress(last_ms=record.after_ms, sequence=await last_sequence(connection))
+    progress = ScheduleProgress(last_ms=record.after_ms, sequence=await last_sequence(connection, bus=record.bus))
     # First: a schedule without progress is one that is being removed, and does not tick.
     await tables.schedule_progress.create(record.schedule_id.hex, progress)
     await tables.schedules.create(record.schedule_id.hex, record)

@@ -177,7 +177,7 @@ class Timer:
         start = after + 1
         while True:
             query = {"seq": start, "next_by_subj": subject, "batch": _PAGE}
-            messages, _ = await self._connection.read_many("EVENTS", query)
+            messages, _ = await self._connection.read_many(names.event_stream(record.bus), query)
             for message in messages:
                 with contextlib.suppress(DecodeError):
                     found = CloudEvent.of_stored(message.data)
