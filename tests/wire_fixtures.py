@@ -21,6 +21,7 @@ from uuid import UUID
 import msgspec
 
 from headrace.bus.eventing.hooks import HookRecord
+from headrace.bus.eventing.leases import LeaseRecord
 from headrace.bus.eventing.schedules.models import ScheduleProgress, ScheduleRecord
 from headrace.bus.eventing.signatures import SignatureForm
 from headrace.bus.eventing.subscriptions import RetryPolicy, SubscriptionRecord
@@ -335,6 +336,7 @@ _RECORDS: Final[dict[str, msgspec.Struct]] = {
     "objects": models.ObjectRecord(
         size=10, upload="u", chunks=2, chunk_bytes=5, created_at=1.5e9, used_at=1.6e9, damaged=True
     ),
+    "leases": LeaseRecord(session="0" * 32, holder="vm/12", since=1.5e9),
     "object_uses": models.ObjectUseRecord(endpoint_id=ID["endpoint"], pool="default", group=ID["group"], since=1.5e9),
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from headrace.bus.eventing.hooks import HookRecord
+from headrace.bus.eventing.leases import LeaseRecord
 from headrace.bus.eventing.schedules.models import ScheduleProgress, ScheduleRecord
 from headrace.bus.eventing.subscriptions import SubscriptionRecord
 from headrace.bus.nats.connection import Connection
@@ -39,7 +40,7 @@ class Tables:
     and their progress, and hooks are keyed by the
     hex of a UUID, users by the token of their name, tokens and sessions by their id, revocations by the public key,
     objects and their uses as `headrace.bus.store.objects` says, lanes by `headrace.bus.names.lane_key`,
-    pools by `headrace.bus.names.pool_key`."""
+    pools by `headrace.bus.names.pool_key`, leases as `headrace.bus.eventing.leases` says."""
 
     functions: RecentRecords[FunctionRecord]
     function_code: Records[FunctionCodeRecord]
@@ -60,6 +61,7 @@ class Tables:
     actions: Actions
     objects: Records[ObjectRecord]
     object_uses: Records[ObjectUseRecord]
+    leases: Records[LeaseRecord]
 
     @classmethod
     def on(cls, connection: Connection) -> Tables:
@@ -84,6 +86,7 @@ class Tables:
             actions=Actions(connection),
             objects=Records(connection, "objects", ObjectRecord),
             object_uses=Records(connection, "object_uses", ObjectUseRecord),
+            leases=Records(connection, "leases", LeaseRecord),
         )
 
     async def ensure(self, *, replicas: int = 1) -> None:
@@ -107,6 +110,8 @@ class Tables:
         await self.actions.ensure(replicas=replicas)
         await self.objects.ensure(replicas=replicas)
         await self.object_uses.ensure(replicas=replicas)
+        # After a power cut there is nobody who holds one.
+        await self.leases.ensure(replicas=replicas, is_fleeting=True)
 
     async def listen(self) -> None:
         """Hear of changes of what is then believed for a moment. Raises `BusUnavailable`."""
