@@ -91,12 +91,20 @@ class Series(NamedTuple):
         return len(self.times_s) / self.took_s
 
 
-def request_bytes(method: str, url: str, path: str, headers: dict[str, str], body: bytes = b"") -> bytes:
+def request_bytes(
+    method: str,
+    url: str,
+    path: str,
+    headers: dict[str, str],
+    body: bytes = b"",
+    *,
+    content_type: str = "application/json",
+) -> bytes:
     """A request as it travels."""
     lines = [f"{method} {path} HTTP/1.1", f"Host: {urlsplit(url).netloc}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     if method != "GET":
-        lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
+        lines += [f"Content-Type: {content_type}", f"Content-Length: {len(body)}"]
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 

@@ -12,14 +12,14 @@ import argparse
 import json
 import platform
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks import memory, providers, workload
-from benchmarks.systems import SYSTEMS, Entry, System
+from benchmarks.systems import OURS, SYSTEMS, Entry, System
 
 COLD_START = "cold_start"
 MEMORY = "memory"
@@ -78,6 +78,7 @@ def measure(entry: Entry, work: Path, records: Records, only: Collection[str]) -
             records.take(providers.PROVIDER, lambda: providers.provider(system))
         if wanted(MEMORY):
             records.take(MEMORY, lambda: _memory(system, records, "after the work"))
+        _take_own(system, records, lambda name: wanted(name) and (name in only or _is_worth(entry, name)), "events")
         # Last: NATS keeps memory of the 100 000 tasks for a while, which no other system is given.
         _take_own(system, records, wanted, "sharing")
     finally:
@@ -85,17 +86,27 @@ def measure(entry: Entry, work: Path, records: Records, only: Collection[str]) -
             system.stop()
 
 
+def _is_worth(entry: Entry, name: str) -> bool:
+    """Whether to take a measure of events when nobody asks for it: what takes long, only once."""
+    return name not in ("subscriptions", "filters") or entry.name == OURS
+
+
 def _take_own(
-    system: System, records: Records, wanted: Callable[[str], bool], module: Literal["doors", "sharing"]
+    system: System, records: Records, wanted: Callable[[str], bool], module: Literal["doors", "events", "sharing"]
 ) -> None:
     """The measures of a module that only Headrace has."""
     with suppress(ImportError):
         from benchmarks.systems.headrace import Headrace
 
         if isinstance(system, Headrace):
-            from benchmarks import doors, sharing
+            from benchmarks import doors, events, sharing
 
-            for name, take in (doors.MEASURES if module == "doors" else sharing.MEASURES).items():
+            modules: Mapping[str, Mapping[str, Callable[[Headrace], workload.Figures]]] = {
+                "doors": doors.MEASURES,
+                "events": events.MEASURES,
+                "sharing": sharing.MEASURES,
+            }
+            for name, take in modules[module].items():
                 if wanted(name):
                     records.take(name, lambda take=take: take(system))  # type: ignore[misc]  # likewise
 

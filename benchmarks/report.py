@@ -11,66 +11,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.rows import DOOR_ROWS, EVENT_ROWS, FILTER_ROWS, PROVIDER_ROWS, ROWS, Row
 from benchmarks.systems import OURS, SYSTEMS
 
 _UNEVEN = 1.25
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A figure in the table: its name, the measure that takes it, and which way is better."""
-
-    figure: str
-    measure: str
-    title: str
-    unit: str
-    more_is_better: bool = False
-
-
-ROWS = (
-    Row("round_trip_p50_ms", "round_trip", "round trip p50", "ms"),
-    Row("round_trip_p95_ms", "round_trip", "round trip p95", "ms"),
-    Row("round_trip_p99_ms", "round_trip", "round trip p99", "ms"),
-    Row("no_ops_per_s", "no_ops", "no-ops, 5 000 at once", "/s", more_is_better=True),
-    Row("small_per_s", "small_data", "10 KB in and out, 2 000 calls", "/s", more_is_better=True),
-    Row("large_per_s", "large_data", "1 MB in and out, 50 calls", "/s", more_is_better=True),
-    Row("cold_start_s", "cold_start", "cold start to first result", "s"),
-    Row("memory_rest_mb", "memory", "memory at rest (PSS, with client)", "MB"),
-    Row("memory_work_mb", "memory", "memory after the work", "MB"),
-)
-"""What all systems are measured by."""
-
-PROVIDER_ROWS = (
-    Row("provider_run_1_p50_ms", "provider", "run → SUCCEEDED, 1 connection, p50", "ms"),
-    Row("provider_run_1_p99_ms", "provider", "run → SUCCEEDED, 1 connection, p99", "ms"),
-    Row("provider_runs_1_per_s", "provider", "runs, 1 connection", "/s", more_is_better=True),
-    Row("provider_runs_50_per_s", "provider", "runs, 50 connections", "/s", more_is_better=True),
-    Row("provider_run_50_p99_ms", "provider", "run → SUCCEEDED, 50 connections, p99", "ms"),
-    Row("provider_run_50_cpu_us", "provider", "processor time of a run, 50 connections", "µs"),
-    Row("provider_statuses_1_per_s", "provider", "status, 1 connection", "/s", more_is_better=True),
-    Row("provider_statuses_50_per_s", "provider", "status, 50 connections", "/s", more_is_better=True),
-    Row("provider_status_50_p99_ms", "provider", "status, 50 connections, p99", "ms"),
-    Row("provider_status_50_cpu_us", "provider", "processor time of a status, 50 connections", "µs"),
-)
-"""What systems with an action provider are measured by."""
-
-DOOR_ROWS = (
-    Row("event_accepted_p50_ms", "event", "event: POST → stored p50", "ms"),
-    Row("event_start_p50_ms", "event", "event: POST → function runs p50", "ms"),
-    Row("event_start_p95_ms", "event", "event: POST → function runs p95", "ms"),
-    Row("event_start_p99_ms", "event", "event: POST → function runs p99", "ms"),
-    Row("event_stored_start_p50_ms", "event", "event: stored → function runs p50", "ms"),
-    Row("event_result_p50_ms", "event", "event: POST → result p50", "ms"),
-    Row("event_result_p95_ms", "event", "event: POST → result p95", "ms"),
-    Row("action_p50_ms", "action", "action: run → SUCCEEDED p50", "ms"),
-    Row("action_p95_ms", "action", "action: run → SUCCEEDED p95", "ms"),
-    Row("action_p99_ms", "action", "action: run → SUCCEEDED p99", "ms"),
-    Row("action_at_once_percent", "action", "actions that `run` answers as SUCCEEDED", "%", more_is_better=True),
-    Row("single_alone_p50_ms", "sharing", "single task on a shared endpoint, alone, p50", "ms"),
-    Row("single_shared_p50_ms", "sharing", "single task beside 100 000 of another user, p50", "ms"),
-    Row("single_shared_p95_ms", "sharing", "single task beside 100 000 of another user, p95", "ms"),
-)
-"""What only Headrace has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +63,10 @@ def show(
     if with_provider:
         console.print(_table("Action providers", PROVIDER_ROWS, systems, with_provider, caption))
     ours = [name for name in systems if name.startswith(OURS)]
-    if any(_has(DOOR_ROWS, systems[name]) for name in ours):
-        console.print(_table("Events and actions", DOOR_ROWS, systems, ours, None))
+    for title, rows in (("Actions", DOOR_ROWS), ("Events", EVENT_ROWS), ("Filters, on one core", FILTER_ROWS)):
+        having = [name for name in ours if _has(rows, systems[name])]
+        if having:
+            console.print(_table(title, rows, systems, having, None))
     for name in ours:
         if systems[name]["processes"]:
             console.print(_memory_table(SYSTEMS[name].title, systems[name]["processes"]))

@@ -22,7 +22,7 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks import doors, machine, providers, report, sharing, workload
+from benchmarks import doors, events, machine, providers, report, sharing, workload
 from benchmarks.measure import MEMORY
 from benchmarks.memory import MARK
 from benchmarks.systems import SYSTEMS, Entry
@@ -37,7 +37,7 @@ QUICK = ("headrace", "headrace-relaxed", "process-pool")
 LIMIT_S = 300.0
 """For one system in one round."""
 
-_MEASURES = (*workload.MEASURES, *doors.MEASURES, providers.PROVIDER, *sharing.MEASURES, MEMORY)
+_MEASURES = (*workload.MEASURES, *doors.MEASURES, *events.MEASURES, providers.PROVIDER, *sharing.MEASURES, MEMORY)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -44,6 +44,11 @@ class Headrace:
         """How long `headrace up` took until everything answered."""
 
     @property
+    def home(self) -> Path:
+        """Its home."""
+        return self._home
+
+    @property
     def client(self) -> Client:
         """The client of the service."""
         assert self._client is not None
