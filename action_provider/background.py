@@ -61,7 +61,7 @@ async def look_after_waits(service: Service) -> None:
 
 async def tick(service: Service) -> None:
     """Publish the ticks of schedules until cancelled."""
-    await Timer(service.connection, service.tables).run()
+    await Timer(service.connection, service.keys, service.tables).run()
 
 
 async def revoke(service: Service) -> None:

@@ -52,6 +52,13 @@ def create(
         str | None,
         typer.Option(help="Ticks that nobody was there to publish: skip, once (the last of them; the default) or all."),
     ] = None,
+    overlap: Annotated[
+        str | None,
+        typer.Option(
+            help="Ticks while what an earlier one started still runs: allow (the default), skip, queue (until that has"
+            " ended) or replace (that is cancelled)."
+        ),
+    ] = None,
     type_: Annotated[
         str | None, typer.Option("--type", help="Of the events; by default headrace.schedule.tick.")
     ] = None,
@@ -76,6 +83,7 @@ def create(
         "end": end,
         "jitter_s": jitter_s,
         "misfire": misfire,
+        "overlap": overlap,
     }
     document.update(_set(given))
     event = {"type": type_, "source": source, "subject": subject, "data": json_option(data, "--data")}

@@ -22,7 +22,7 @@ import msgspec
 
 from headrace.bus.eventing.hooks import HookRecord
 from headrace.bus.eventing.leases import LeaseRecord
-from headrace.bus.eventing.schedules.models import ScheduleProgress, ScheduleRecord
+from headrace.bus.eventing.schedules.models import ScheduleProgress, ScheduleRecord, TickRun
 from headrace.bus.eventing.signatures import SignatureForm
 from headrace.bus.eventing.subscriptions import RetryPolicy, SubscriptionRecord
 from headrace.bus.keys import SEAL_BYTES, KeyRing, bundle_key
@@ -259,8 +259,29 @@ _RECORDS: Final[dict[str, msgspec.Struct]] = {
         bus="other",
         paused=True,
         after_ms=1_500_000_000_001,
+        most_queued=9,
     ),
-    "schedule_progress": ScheduleProgress(last_ms=1_500_000_000_002, fired_ms=1_500_000_000_001, sequence=7, missed=3),
+    "schedule_progress": ScheduleProgress(
+        last_ms=1_500_000_000_002,
+        fired_ms=1_500_000_000_001,
+        sequence=7,
+        missed=3,
+        run=TickRun(
+            tick_ms=1_500_000_000_001,
+            bus="other",
+            source="/s",
+            sequence=7,
+            matched=True,
+            started=(ID["subscription"], ID["second"]),
+            ended=(ID["subscription"],),
+        ),
+        replaced_run=TickRun(tick_ms=1_500_000_000_000, source="/s"),
+        replaced_ms=1_500_000_000_000,
+        replaced=2,
+        queued=(1_500_000_000_003,),
+        skipped=4,
+        last_skipped_ms=1_500_000_000_004,
+    ),
     "hooks": HookRecord(
         hook_id=ID["hook"],
         name="orders",

@@ -151,13 +151,24 @@ def _described(record: ScheduleRecord, progress: ScheduleProgress) -> dict[str, 
         "grace_s": record.grace_ms / 1000,
         "most_missed": record.most_missed,
         "overlap": record.overlap,
+        "most_queued": record.most_queued,
         "paused": record.paused,
         "event": record.event,
         "created_at": timestamp(record.created_at),
         "last_tick": _written(progress.fired_ms),
         "next_tick": None if record.paused else _next(record, progress),
         "missed": progress.missed,
+        "skipped": progress.skipped,
+        "last_skipped": _written(progress.last_skipped_ms),
+        "replaced": progress.replaced,
+        "queued": len(progress.queued),
+        "running_tick": _running(progress),
     }
+
+
+def _running(progress: ScheduleProgress) -> str | None:
+    run = progress.run
+    return None if run is None or (run.matched and not run.open) else written(run.tick_ms)
 
 
 def _next(record: ScheduleRecord, progress: ScheduleProgress) -> str | None:

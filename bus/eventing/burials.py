@@ -9,6 +9,7 @@ from collections.abc import Callable
 from headrace.bus.eventing.dead_letters import Attempt, DeadLetter, bury
 from headrace.bus.eventing.deliveries import Delivery
 from headrace.bus.eventing.events import CloudEvent
+from headrace.bus.eventing.schedules.runs import TickRuns
 from headrace.bus.eventing.subscriptions import SubscriptionRecord
 from headrace.bus.nats.connection import Connection
 
@@ -18,8 +19,9 @@ logger = logging.getLogger(__name__)
 class Burials:
     """What the dispatcher does with deliveries that nothing can save; `count` is told of each ("given_up")."""
 
-    def __init__(self, connection: Connection, *, count: Callable[[str], None]) -> None:
+    def __init__(self, connection: Connection, runs: TickRuns, *, count: Callable[[str], None]) -> None:
         self._connection = connection
+        self._runs = runs
         self._count = count
 
     async def bury(
@@ -48,6 +50,7 @@ class Burials:
             redriven=delivery.redriven,
         )
         await bury(self._connection, letter)
+        await self._runs.end(delivery)
         self._count("given_up")
         logger.warning(
             "A delivery of subscription %s was given up: %s",

@@ -90,6 +90,10 @@ class Delivery(msgspec.Struct, array_like=True, frozen=True):
         """The attempt after this one, which failed."""
         return msgspec.structs.replace(self, attempt=self.attempt + 1, failed=[*self.failed, failure.shortened()])
 
+    def numbered(self, attempt: int) -> Delivery:
+        """The same with another number; for ids."""
+        return msgspec.structs.replace(self, attempt=attempt)
+
     def encode(self) -> bytes:
         """As it travels in a bundle's `origin`."""
         return _encode(self)

@@ -26,6 +26,8 @@ from headrace.bus.eventing.matching import LOST_BUS_WAIT_S, Matcher
 from headrace.bus.eventing.outcomes import Outcomes
 from headrace.bus.eventing.rights import Rights
 from headrace.bus.eventing.roster import Roster
+from headrace.bus.eventing.schedules.replacing import Replacing
+from headrace.bus.eventing.schedules.runs import TickRuns
 from headrace.bus.eventing.sending import Sender
 from headrace.bus.eventing.subscriptions import last_sequence
 from headrace.bus.keys import KeyRing
@@ -74,7 +76,8 @@ class Dispatcher:
         self._buses = tuple(buses)
         self._count = count
         self._rights = Rights(tables)
-        self._burials = Burials(connection, count=count)
+        self._runs = TickRuns(tables.schedule_progress, Replacing(connection, keys, tables))
+        self._burials = Burials(connection, self._runs, count=count)
         lanes = Lanes(connection, keys, tables.lanes)
         self._sender = Sender(
             connection,
@@ -83,6 +86,7 @@ class Dispatcher:
             Backlog(lanes, per_principal=most_bundles_per_principal),
             self._rights,
             self._burials,
+            self._runs,
             count=count,
             full_wait_s=full_wait_s,
             pools=pools,
@@ -107,8 +111,10 @@ class Dispatcher:
         await self._ensure_consumers()
         newest = await last_sequence(self._connection)
         self._roster = Roster(self._tables.subscriptions, self._buses, newest=newest)
-        matcher = Matcher(self._connection, self._roster, self._sender, count=self._count)
-        outcomes = Outcomes(self._connection, self._keys, self._roster.find, self._burials, count=self._count)
+        matcher = Matcher(self._connection, self._roster, self._sender, self._runs, count=self._count)
+        outcomes = Outcomes(
+            self._connection, self._keys, self._roster.find, self._burials, self._runs, count=self._count
+        )
         async with contextlib.AsyncExitStack() as stack:
             # Before the first event is taken: an event must meet every subscription that was there when it came.
             for watched in (self._rights, self._roster):

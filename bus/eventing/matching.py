@@ -13,6 +13,7 @@ from headrace.bus.errors import BusUnavailable, DecodeError
 from headrace.bus.eventing.deliveries import Delivery
 from headrace.bus.eventing.events import CloudEvent
 from headrace.bus.eventing.roster import Roster
+from headrace.bus.eventing.schedules.runs import TickRuns
 from headrace.bus.eventing.sending import Sender
 from headrace.bus.eventing.subscriptions import CompiledSubscription
 from headrace.bus.nats.connection import Connection
@@ -28,11 +29,20 @@ _CATCH_UP_PAGE = 200
 class Matcher:
     """Starts a delivery for each event and subscription that belong together."""
 
-    def __init__(self, connection: Connection, roster: Roster, sender: Sender, *, count: Callable[[str], None]) -> None:
-        """`count` is told of each event that is matched."""
+    def __init__(
+        self,
+        connection: Connection,
+        roster: Roster,
+        sender: Sender,
+        runs: TickRuns,
+        *,
+        count: Callable[[str], None],
+    ) -> None:
+        """`runs` are those of the ticks of schedules; `count` is told of each event that is matched."""
         self._connection = connection
         self._roster = roster
         self._sender = sender
+        self._runs = runs
         self._count = count
 
     def intake(self, bus: str) -> Intake:
@@ -52,6 +62,8 @@ class Matcher:
                 return
             self._count("matched")
             matching = self._roster.matching(bus, event, taken.sequence)
+            if not await self._runs.begin(bus, event, [each.record.subscription_id for each in matching]):
+                return
             starts = [self._start(subscription, event, taken.sequence) for subscription in matching]
             await (starts[0] if len(starts) == 1 else _all(starts))
 
@@ -81,7 +93,9 @@ class Matcher:
             with contextlib.suppress(DecodeError):
                 event = CloudEvent.of_stored(message.data)
                 if message.sequence in sequences and subscription.filter.matches(event):
-                    await self._start(subscription, event, message.sequence)
+                    record = subscription.record
+                    if await self._runs.begin(record.bus, event, [record.subscription_id]):
+                        await self._start(subscription, event, message.sequence)
         return range(messages[-1].sequence + 1, sequences.stop) if messages else range(0)
 
 

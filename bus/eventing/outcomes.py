@@ -11,6 +11,7 @@ from headrace.bus.errors import DecodeError, FunctionUnusable, SignatureInvalid,
 from headrace.bus.eventing.burials import Burials
 from headrace.bus.eventing.deliveries import Delivery, FailedAttempt, Waiting, after, wait_until
 from headrace.bus.eventing.events import CloudEvent
+from headrace.bus.eventing.schedules.runs import TickRuns, tick_of
 from headrace.bus.eventing.subscriptions import CompiledSubscription, SubscriptionRecord
 from headrace.bus.keys import KeyRing
 from headrace.bus.names import ResultAddress, event_stream
@@ -33,6 +34,7 @@ class Outcomes:
         keys: KeyRing,
         find: Callable[[UUID], Awaitable[CompiledSubscription | None]],
         burials: Burials,
+        runs: TickRuns,
         *,
         count: Callable[[str], None],
     ) -> None:
@@ -41,6 +43,7 @@ class Outcomes:
         self._keys = keys
         self._find = find
         self._burials = burials
+        self._runs = runs
         self._count = count
 
     async def on_result(self, taken: Taken) -> None:
@@ -62,11 +65,21 @@ class Outcomes:
         self._count("succeeded" if result.state == "succeeded" else "failed")
         if result.state == "succeeded":
             logger.debug("Delivered.", extra={"action": "delivered", "subscription": str(delivery.subscription)})
+            await self._close(delivery, where)
             return
         subscription = await self._find(delivery.subscription)
         if subscription is None or not _belongs(subscription.record, delivery, where):
             return
-        await self._on_failure(subscription.record, delivery, result, taken.stored_ns)
+        if await self._runs.goes_on(delivery):
+            await self._on_failure(subscription.record, delivery, result, taken.stored_ns)
+
+    async def _close(self, delivery: Delivery, where: ResultAddress) -> None:
+        """Tell who waits for the end of what a tick has started, if this is one."""
+        if tick_of(delivery.event_id) is None:
+            return
+        subscription = await self._find(delivery.subscription)
+        if subscription is not None and _belongs(subscription.record, delivery, where):
+            await self._runs.end(delivery)
 
     async def _on_failure(
         self, record: SubscriptionRecord, delivery: Delivery, result: TaskResult, stored_ns: int

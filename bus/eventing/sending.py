@@ -21,6 +21,7 @@ from headrace.bus.eventing.burials import Burials
 from headrace.bus.eventing.deliveries import Delivery, Waiting, after, wait_until
 from headrace.bus.eventing.events import CloudEvent
 from headrace.bus.eventing.rights import Rights
+from headrace.bus.eventing.schedules.runs import TickRuns
 from headrace.bus.eventing.subscriptions import CompiledSubscription, SubscriptionRecord
 from headrace.bus.keys import KeyRing
 from headrace.bus.names import DEFAULT_POOL
@@ -50,6 +51,7 @@ class Sender:
         backlog: Backlog,
         rights: Rights,
         burials: Burials,
+        runs: TickRuns,
         *,
         count: Callable[[str], None],
         full_wait_s: float,
@@ -63,6 +65,7 @@ class Sender:
         self._backlog = backlog
         self._rights = rights
         self._burials = burials
+        self._runs = runs
         self._count = count
         self._full_wait_s = full_wait_s
         self._pools = pools
@@ -72,9 +75,12 @@ class Sender:
 
         Raises `BusUnavailable` and `StreamMissing`; sending again has one effect.
         """
+        if await self._runs.cut_short(subscription.record, delivery):
+            return
         try:
             await self._submit(subscription, delivery, event)
             self._count("sent")
+            await self._runs.cut_short(subscription.record, delivery)
         except _PERMANENT as error:
             await self._burials.bury(subscription.record, delivery, event, str(error), error.code)
         except (BusUnavailable, StreamMissing):

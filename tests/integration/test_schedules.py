@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import datetime
 import os
 import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import AsyncIterator
-from typing import Any
 from uuid import UUID
 
 import pytest
+from schedule_desk import BEGIN, opened
 from service import RunningService
 from waiting import eventually
 
 from headrace.bus.eventing.events import CloudEvent
-from headrace.bus.eventing.schedules.keeping import make_schedule, remove_schedule, set_paused
-from headrace.bus.eventing.schedules.models import ScheduleRecord
-from headrace.bus.eventing.schedules.requests import record_of
+from headrace.bus.eventing.schedules.keeping import remove_schedule, set_paused
 from headrace.bus.eventing.schedules.ticks import tick_event
-from headrace.bus.eventing.schedules.timer import Timer
 from headrace.bus.eventing.schedules.timing import Timing, milliseconds
 from headrace.bus.installation.service_keys import ServiceKeys
 from headrace.bus.names import event_subject
@@ -32,98 +26,6 @@ from headrace.bus.store.tables import Tables
 from headrace.sdk import Client, NotFound, RequestRefused
 
 pytestmark = pytest.mark.anyio
-
-# Far ahead of the service's own timer, which therefore never touches what these clocks drive.
-BEGIN = milliseconds(datetime.datetime(2100, 1, 1, tzinfo=datetime.UTC))
-
-
-class SetClock:
-    """A clock that stands until it is set."""
-
-    def __init__(self) -> None:
-        self.time_ms = BEGIN
-        self._moved = asyncio.Condition()
-
-    def now_ms(self) -> int:
-        return self.time_ms
-
-    async def wait(self, until_ms: int, woken: asyncio.Event) -> None:
-        moved = asyncio.create_task(self._reaches(until_ms), name="the clock moves")
-        wake = asyncio.create_task(woken.wait(), name="woken")
-        try:
-            await asyncio.wait((moved, wake), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for each in (moved, wake):
-                each.cancel()
-            await asyncio.wait((moved, wake))
-
-    async def advance(self, seconds: float) -> None:
-        async with self._moved:
-            self.time_ms += round(seconds * 1000)
-            self._moved.notify_all()
-
-    async def _reaches(self, until_ms: int) -> None:
-        async with self._moved:
-            await self._moved.wait_for(lambda: self.time_ms >= until_ms)
-
-
-class Desk:
-    """One schedule of its own type, timers that can be started and killed, and what is on the bus."""
-
-    def __init__(self, service: RunningService, connection: Connection) -> None:
-        self.service, self.connection = service, connection
-        self.tables, self.clock = Tables.on(connection), SetClock()
-        self.kind = f"org.example.{uuid.uuid4().hex}"
-        self.timers: list[asyncio.Task[None]] = []
-
-    async def schedule(self, **body: Any) -> ScheduleRecord:
-        body = {"every_s": 60, "event": {"type": self.kind}, **body}
-        record = record_of(body, schedule_id=uuid.uuid4(), owner="urn:headrace:user:ada", now_ms=BEGIN)
-        await make_schedule(self.connection, self.tables, record)
-        return record
-
-    def start(self, connection: Connection | None = None) -> asyncio.Task[None]:
-        connection = connection or self.connection
-        timer = Timer(connection, Tables.on(connection), clock=self.clock)
-        self.timers.append(asyncio.create_task(timer.run(), name="timer"))
-        return self.timers[-1]
-
-    async def kill(self, timer: asyncio.Task[None]) -> None:
-        timer.cancel()
-        await asyncio.wait((timer,))
-
-    async def events(self) -> list[CloudEvent]:
-        query = {"seq": 1, "next_by_subj": event_subject("default", self.kind), "batch": 500}
-        messages, _ = await self.connection.read_many("EVENTS", query)
-        return [CloudEvent.of_stored(message.data) for message in messages]
-
-    async def minutes(self) -> list[float]:
-        """The minutes of the ticks that were published."""
-        times = [datetime.datetime.fromisoformat(str(e.attributes["scheduledtime"])) for e in await self.events()]
-        return [(milliseconds(time) - BEGIN) / 60_000 for time in times]
-
-    async def settled(self, record: ScheduleRecord, minute: float) -> list[float]:
-        """The same, once all is settled up to a minute."""
-        async with asyncio.timeout(10):
-            while True:
-                found = await self.tables.schedule_progress.need(record.schedule_id.hex)
-                if found.value.last_ms >= BEGIN + minute * 60_000:
-                    return await self.minutes()
-                await asyncio.sleep(0.002)
-
-
-@contextlib.asynccontextmanager
-async def opened(service: RunningService) -> AsyncIterator[Desk]:
-    keys = ServiceKeys.load(service.keys_dir)
-    async with Connection([service.nats.url], keys.core, name="test") as connection:
-        desk = Desk(service, connection)
-        try:
-            yield desk
-        finally:
-            for timer in desk.timers:
-                await desk.kill(timer)
-            for record in await desk.tables.schedules.list():
-                await remove_schedule(desk.tables, record.value.schedule_id)
 
 
 async def test_two_timers_publish_each_tick_once_and_one_goes_on_alone(service: RunningService) -> None:

@@ -73,7 +73,7 @@ class Guard:
     ) -> None:
         value = progress.value
         if value.replaced_run is not None:
-            await self._replacing.cancel(record.schedule_id, value.replaced_run)
+            await self._replacing.cancel_run(record.schedule_id, value.replaced_run)
         sequence = await publish(value, run.tick_ms)
         following = msgspec.structs.replace(
             value,

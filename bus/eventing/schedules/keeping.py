@@ -21,7 +21,8 @@ async def make_schedule(connection: Connection, tables: Tables, record: Schedule
 
 
 async def set_paused(tables: Tables, schedule_id: UUID, *, paused: bool, now_ms: int) -> ScheduleRecord:
-    """Let a schedule rest, or go on from now: ticks in between are none. Raises `RecordMissing`."""
+    """Let a schedule rest, or go on from now: ticks in between, and those that were queued, are none, and what runs
+    then is nothing to wait for. Raises `RecordMissing`."""
 
     def changed(record: ScheduleRecord) -> ScheduleRecord:
         if record.paused == paused:
@@ -29,6 +30,8 @@ async def set_paused(tables: Tables, schedule_id: UUID, *, paused: bool, now_ms:
         after_ms = record.after_ms if paused else max(record.after_ms, now_ms)
         return msgspec.structs.replace(record, paused=paused, after_ms=after_ms)
 
+    if not paused and (await tables.schedules.need(schedule_id.hex)).value.paused:
+        await tables.schedule_progress.change(schedule_id.hex, _afresh)
     return await tables.schedules.change(schedule_id.hex, changed)
 
 
@@ -36,3 +39,7 @@ async def remove_schedule(tables: Tables, schedule_id: UUID) -> None:
     """Remove a schedule; nothing happens when there is none. Raises `BusUnavailable`."""
     await tables.schedules.delete(schedule_id.hex)
     await tables.schedule_progress.delete(schedule_id.hex)
+
+
+def _afresh(progress: ScheduleProgress) -> ScheduleProgress:
+    return msgspec.structs.replace(progress, run=None, replaced_run=None, queued=())

@@ -16,6 +16,7 @@ from headrace.schemas import SchemaViolation, Violation
 _TIMES: Final = ("cron", "every_s", "at")
 _DEFAULT_GRACE_S = 60.0
 _DEFAULT_MOST_MISSED = 100
+_DEFAULT_MOST_QUEUED = 100
 
 
 def record_of(body: Mapping[str, Any], *, schedule_id: UUID, owner: str, now_ms: int) -> ScheduleRecord:
@@ -52,6 +53,7 @@ def record_of(body: Mapping[str, Any], *, schedule_id: UUID, owner: str, now_ms:
         overlap=body.get("overlap", "allow"),
         paused=body.get("paused", False),
         after_ms=now_ms,
+        most_queued=body.get("most_queued", _DEFAULT_MOST_QUEUED),
     )
     _check(record, name)
     return record

@@ -21,7 +21,9 @@ from headrace.bus.errors import RecordConflict
 from headrace.bus.eventing.deliveries import Delivery
 from headrace.bus.eventing.events import CloudEvent
 from headrace.bus.eventing.schedules.models import ScheduleProgress, TickRun
+from headrace.bus.eventing.schedules.replacing import Replacing
 from headrace.bus.eventing.schedules.timing import milliseconds
+from headrace.bus.eventing.subscriptions import SubscriptionRecord
 from headrace.bus.store.records import Record, Records
 
 _UUID_CHARACTERS: Final = 36
@@ -41,8 +43,9 @@ def tick_of(event_id: str) -> tuple[UUID, int] | None:
 class TickRuns:
     """The runs of the ticks of all schedules. Any number of these may work side by side."""
 
-    def __init__(self, progress: Records[ScheduleProgress]) -> None:
+    def __init__(self, progress: Records[ScheduleProgress], replacing: Replacing) -> None:
         self._progress = progress
+        self._replacing = replacing
         # Many deliveries of one tick may end at once: those of one process take turns, others meet at the record.
         self._turns: WeakValueDictionary[UUID, asyncio.Lock] = WeakValueDictionary()
 
@@ -72,6 +75,17 @@ class TickRuns:
             return True
         found = await self._progress.get(named[0].hex)
         return found is None or named[1] > found.value.replaced_ms
+
+    async def cut_short(self, record: SubscriptionRecord, delivery: Delivery) -> bool:
+        """Cancel this attempt if it follows from a tick that was replaced; whether it does.
+
+        To be asked before and after an attempt is stored: then whoever replaces the tick either finds the attempt, or
+        is found here. Raises `BusError`.
+        """
+        if await self.goes_on(delivery):
+            return False
+        await self._replacing.cancel(record, delivery)
+        return True
 
     async def end(self, delivery: Delivery) -> None:
         """Note that a delivery has ended for good. Raises `BusUnavailable`."""

@@ -34,7 +34,7 @@ def tick_event(record: ScheduleRecord, timing: Timing, tick_ms: int) -> CloudEve
         {
             **record.event,
             "specversion": "1.0",
-            "id": tick_id(record, tick_ms),
+            "id": tick_id(record.schedule_id, tick_ms),
             "time": written(timing.due(tick_ms)),
             "scheduleid": str(record.schedule_id),
             "scheduledtime": written(tick_ms),
@@ -50,6 +50,6 @@ def tick_event(record: ScheduleRecord, timing: Timing, tick_ms: int) -> CloudEve
     return event
 
 
-def tick_id(record: ScheduleRecord, tick_ms: int) -> str:
+def tick_id(schedule_id: UUID, tick_ms: int) -> str:
     """The id of a tick's event."""
-    return f"{record.schedule_id}@{written(tick_ms)}"
+    return f"{schedule_id}@{written(tick_ms)}"

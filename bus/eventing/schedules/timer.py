@@ -21,13 +21,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
+
 from headrace.bus import names
 from headrace.bus.errors import BusError, BusUnavailable, DecodeError, RecordConflict, ScheduleInvalid
 from headrace.bus.eventing.events import CloudEvent, publish_together
 from headrace.bus.eventing.schedules.due import Due, due
+from headrace.bus.eventing.schedules.guarding import Guard
 from headrace.bus.eventing.schedules.models import ScheduleProgress, ScheduleRecord
+from headrace.bus.eventing.schedules.replacing import Replacing
 from headrace.bus.eventing.schedules.ticks import tick_event
 from headrace.bus.eventing.schedules.timing import Timing
+from headrace.bus.keys import KeyRing
 from headrace.bus.nats.connection import Connection
 from headrace.bus.store.records import Record
 from headrace.bus.store.tables import Tables
@@ -83,10 +88,11 @@ class _Live:
 class Timer:
     """Publishes ticks. `run` until cancelled."""
 
-    def __init__(self, connection: Connection, tables: Tables, *, clock: Clock | None = None) -> None:
+    def __init__(self, connection: Connection, keys: KeyRing, tables: Tables, *, clock: Clock | None = None) -> None:
         self._connection = connection
         self._tables = tables
         self._clock = clock or WallClock()
+        self._guard = Guard(connection, tables, Replacing(connection, keys, tables))
         self._live: dict[str, _Live] = {}
         self._looks: list[tuple[int, str]] = []
         self._woken = asyncio.Event()
@@ -94,13 +100,14 @@ class Timer:
     async def run(self) -> None:
         """Publish ticks until cancelled; what cannot be done now is done later. Raises `BusUnavailable`."""
         await self._connection.wait_connected(None)
-        watch = await self._tables.schedules.watch(self._changed)
-        logger.info("The timer publishes ticks.", extra={"action": "timer_ready"})
-        try:
+        async with contextlib.AsyncExitStack() as stack:
+            schedules = await self._tables.schedules.watch(self._changed)
+            stack.push_async_callback(schedules.stop)
+            progress = await self._tables.schedule_progress.watch(self._moved)
+            stack.push_async_callback(progress.stop)
+            logger.info("The timer publishes ticks.", extra={"action": "timer_ready"})
             while True:
                 await self._round()
-        finally:
-            await watch.stop()
 
     async def _round(self) -> None:
         now_ms = self._clock.now_ms()
@@ -140,27 +147,46 @@ class Timer:
 
     async def _fire(self, live: _Live) -> int | None:
         """Do what is due; gives when to look again."""
-        record, timing = live.record, live.timing
+        if live.record.overlap != "allow":
+            return await self._fire_guarded(live)
         progress = await self._tables.schedule_progress.get(live.key)
         if progress is None:
             return None  # it is being deleted
-        after_ms, now_ms = max(record.after_ms, progress.value.last_ms), self._clock.now_ms()
+        found = await self._due(live, progress.value)
+        if found.upto_ms > max(live.record.after_ms, progress.value.last_ms):
+            sequence = await self._publish(live, progress.value, found.ticks)
+            await self._record(progress, found, sequence)
+        return None if found.next_ms is None else live.timing.due(found.next_ms)
+
+    async def _fire_guarded(self, live: _Live) -> int | None:
+        settled = await self._guard.settle(
+            live.record,
+            lambda progress: self._due(live, progress),
+            lambda progress, tick: self._publish(live, progress, (tick,)),
+        )
+        if settled is None:
+            return None  # it is being deleted
+        next_ms, waits = settled
+        looks = [] if next_ms is None else [live.timing.due(next_ms)]
+        if waits:
+            # As a rule the end of the run says so; that the last subscription is deleted, for one, nobody tells.
+            looks.append(self._clock.now_ms() + _LONGEST_WAIT_MS)
+        return min(looks, default=None)
+
+    async def _due(self, live: _Live, progress: ScheduleProgress) -> Due:
+        record, now_ms = live.record, self._clock.now_ms()
+        after_ms = max(record.after_ms, progress.last_ms)
         if now_ms - after_ms > record.grace_ms:
             # There may be very many, and others must not wait for the counting.
-            found = await asyncio.to_thread(due, record, timing, after_ms=after_ms, now_ms=now_ms)
-        else:
-            found = due(record, timing, after_ms=after_ms, now_ms=now_ms)
-        if found.upto_ms > after_ms:
-            sequence = await self._publish(live, progress.value, found.ticks, now_ms)
-            await self._record(progress, found, sequence)
-        return None if found.next_ms is None else timing.due(found.next_ms)
+            return await asyncio.to_thread(due, record, live.timing, after_ms=after_ms, now_ms=now_ms)
+        return due(record, live.timing, after_ms=after_ms, now_ms=now_ms)
 
-    async def _publish(self, live: _Live, progress: ScheduleProgress, ticks: Sequence[int], now_ms: int) -> int:
+    async def _publish(self, live: _Live, progress: ScheduleProgress, ticks: Sequence[int]) -> int:
         """Store the events of these ticks; gives the sequence of the last one."""
         events = [tick_event(live.record, live.timing, tick) for tick in ticks]
         if not events:
             return progress.sequence
-        if now_ms - live.timing.due(ticks[0]) > _SURELY_KNOWN_MS:
+        if self._clock.now_ms() - live.timing.due(ticks[0]) > _SURELY_KNOWN_MS:
             known = await self._stored(live.record, events[0], progress.sequence)
             events = [event for event in events if event.id not in known]
             if not events:
@@ -189,7 +215,8 @@ class Timer:
 
     async def _record(self, progress: Record[ScheduleProgress], found: Due, sequence: int) -> None:
         value = progress.value
-        following = ScheduleProgress(
+        following = msgspec.structs.replace(
+            value,
             last_ms=found.upto_ms,
             fired_ms=found.ticks[-1] if found.ticks else value.fired_ms,
             sequence=sequence,
@@ -222,6 +249,16 @@ class Timer:
             # At once: only its progress says what its next tick is.
             self._look_at(live, self._clock.now_ms())
         self._woken.set()
+
+    def _moved(self, key: str, progress: Record[ScheduleProgress] | None) -> None:
+        """Look at a schedule whose ticks wait, once what they wait for may be over."""
+        live = self._live.get(key)
+        if live is None or progress is None or not progress.value.queued:
+            return
+        run = progress.value.run
+        if run is None or (run.matched and not run.open):
+            self._look_at(live, self._clock.now_ms())
+            self._woken.set()
 
     def _look_at(self, live: _Live, at_ms: int | None) -> None:
         live.look_ms = at_ms
