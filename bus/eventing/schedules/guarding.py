@@ -103,13 +103,14 @@ class Guard:
     async def _was_passed(self, run: TickRun) -> bool:
         """Whether a dispatcher has dealt with an event without a word (one of an earlier release), or none ever will,
         because the bus has forgotten it."""
+        stream = names.event_stream(run.bus)
         try:
-            info = await self._connection.api(f"CONSUMER.INFO.EVENTS.{names.matcher_consumer(run.bus)}")
+            info = await self._connection.api(f"CONSUMER.INFO.{stream}.{names.matcher_consumer(run.bus)}")
         except StreamMissing:
             return False
         if int(info["ack_floor"]["stream_seq"]) >= run.sequence:
             return True
-        messages, _ = await self._connection.read_many("EVENTS", {"seq": run.sequence})
+        messages, _ = await self._connection.read_many(stream, {"seq": run.sequence})
         return not messages or messages[0].sequence != run.sequence
 
 
