@@ -9,7 +9,7 @@ BusError                    something about the bus itself
 ├── StreamFull              a stream or its disk is full; nothing was stored
 ├── QueueFull               a principal, or everybody together, has as much queued at an endpoint as its owner allows
 ├── PoolLimit               a principal has as many configurations at an endpoint as it remembers
-├── BatchRefused            messages cannot be stored all at once, but perhaps one by one
+├── BatchRefused            messages cannot be stored all at once: one is there, or not now
 ├── ConsumerOverlaps        another consumer takes some of the same messages of a work queue
 ├── StreamMissing           the server has no such stream
 ├── PayloadTooLarge         the message is larger than the server takes

@@ -21,6 +21,7 @@ import msgspec
 from headrace.bus import names
 from headrace.bus.errors import DecodeError, PayloadTooLarge
 from headrace.bus.names import event_subject
+from headrace.bus.nats.at_once import store_all_or_none
 from headrace.bus.nats.connection import Connection
 from headrace.schemas import SchemaViolation, Violation, validate
 
@@ -142,7 +143,7 @@ async def publish_together(
 ) -> list[Published]:
     """Store up to 1 000 events in this order with one sync: all of them, or none.
 
-    Where some were there before, the others are stored one by one. Raises as `publish` does.
+    Where some were there before, the others are. Raises as `publish` does.
     """
     if len(events) == 1:
         return [await publish(connection, events[0], bus=bus)]
@@ -152,7 +153,7 @@ async def publish_together(
         (event_subject(bus, event.type), event.encode(), {MESSAGE_ID_HEADER: name, "Content-Type": CONTENT_TYPE})
         for name, event in unique.items()
     ]
-    stored = dict(zip(unique, await connection.store_together(messages), strict=True)) if messages else {}
+    stored = dict(zip(unique, await store_all_or_none(connection, messages), strict=True)) if messages else {}
     published = []
     for event in events:
         name = message_id(event, bus)

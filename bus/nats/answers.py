@@ -23,7 +23,7 @@ from headrace.bus.errors import (
 from headrace.bus.nats.message import Message
 
 _FULL = ("maximum bytes", "maximum messages", "insufficient", "no space left", "resource limits exceeded")
-_WRONG_SEQUENCE = (10071, 10164)
+_WRONG_SEQUENCE = (10070, 10071, 10164)
 _OVERLAPS = 10100
 _NOT_AT_ONCE = "atomic publish"
 

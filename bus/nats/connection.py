@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from headrace.bus.clock import Deadline
-from headrace.bus.errors import BatchRefused, BusError, BusUnavailable, PermissionDenied
+from headrace.bus.errors import BusError, BusUnavailable, PermissionDenied
 from headrace.bus.installation.credentials import Credentials
 from headrace.bus.nats.answers import Batch, Stored, StoredMessage, read_direct, read_document, read_stored
 from headrace.bus.nats.link import Callback, Link, message_too_large
@@ -217,30 +217,6 @@ class Connection:
             if deadline.passed:
                 raise BusUnavailable(f"{subject!r} could not be stored within {timeout_s:g} s: {problem}")
             headers = {**(headers or {}), RETRY_HEADER: "1"}
-
-    async def store_together(
-        self, messages: Sequence[tuple[str, bytes, dict[str, str]]], *, timeout_s: float = 30.0
-    ) -> list[Stored]:
-        """Publish to one stream so that all of the messages are stored or none, with one sync (NATS ADR-50).
-
-        Each must have a message id of its own: when some of them were there before, or the answer was lost, they are
-        stored one after the other, and those that were there are known by their ids. At most 1 000. Only for streams
-        that allow it. Raises as `store` does.
-        """
-        batch = {"Nats-Batch-Id": uuid.uuid4().hex}
-        *first, (subject, payload, headers) = messages
-        try:
-            for number, (each, data, own) in enumerate(first, 1):
-                await self.publish(each, data, headers={**own, **batch, "Nats-Batch-Sequence": str(number)})
-            last = {**headers, **batch, "Nats-Batch-Sequence": str(len(messages)), "Nats-Batch-Commit": "1"}
-            stored = read_stored(await self._ask(subject, payload, last, _ANSWER_WAIT_S), subject)
-        except (BatchRefused, BusUnavailable):
-            deadline = Deadline(timeout_s)
-            return [
-                await self.store(each, data, headers=own, timeout_s=deadline.cut(timeout_s))
-                for each, data, own in messages
-            ]
-        return [Stored(stored.sequence - ahead) for ahead in reversed(range(len(messages)))]
 
     async def read_last(self, stream: str, subject: str, *, timeout_s: float = 10.0) -> StoredMessage | None:
         """The message stored last under a subject, or None. Raises `BusUnavailable` and `PermissionDenied`."""
