@@ -232,6 +232,16 @@ def dead_letters_of(owner: str, subscription: UUID | None = None) -> str:
     return f"deadletter.{token(owner)}.{subscription.hex if subscription else '*'}.*"
 
 
+def redrive_subject(dead_letter: str) -> str:
+    """Where it is noted that the dead letter under this subject was taken up again."""
+    return f"{dead_letter}.redriven"
+
+
+def redriven_subject(redrive: str) -> str:
+    """The subject of the dead letter that `redrive_subject` was made of."""
+    return redrive.removesuffix(".redriven")
+
+
 def object_chunk(upload: str, number: int) -> str:
     """Where chunk `number` (from 0) of an upload of a large payload is stored; `upload` is the hex of a UUID."""
     return f"object.{upload}.{number}"

@@ -28,24 +28,29 @@ async def publish(call: Call) -> Response:
     settings = call.service.settings
     limit = settings.body_bytes if _mode(content_type) == "batch" else MOST_EVENT_BYTES
     body = await read_body(call.request, limit=limit, timeout_s=settings.body_timeout_s)
-    return reply(await publish_body(call, content_type, body), 202)
+    return reply(await publish_body(call, content_type, body, publisher=call.caller.principal), 202)
 
 
-async def publish_body(call: Call, content_type: str, body: bytes, *, bus: str = DEFAULT_BUS) -> dict[str, Any]:
-    """Store the events of a request whose body has been read; gives what to answer. Raises what is to be answered."""
+async def publish_body(
+    call: Call, content_type: str, body: bytes, *, publisher: str, bus: str = DEFAULT_BUS
+) -> dict[str, Any]:
+    """Store the events of a request whose body has been read; gives what to answer. `publisher` is noted beside them.
+
+    Raises what is to be answered.
+    """
     mode = _mode(content_type)
     if mode != "binary" and not body.strip():
         raise MalformedRequest("this needs an event as its body; its schema is /schemas/event")
     connection = call.service.connection
     if mode == "batch":
         batch = await _read_batch(body)
-        published = await events.publish_together(connection, batch, bus=bus)
+        published = await events.publish_together(connection, batch, bus=bus, publisher=publisher)
         return {"events": [published_document(*each) for each in zip(batch, published, strict=True)]}
     try:
         event = read_event(content_type, call.request.headers, body, parse_json)
     except EventRefused as error:
         raise UnsupportedMediaType(str(error)) from None
-    return published_document(event, await events.publish(connection, event, bus=bus))
+    return published_document(event, await events.publish(connection, event, bus=bus, publisher=publisher))
 
 
 def _mode(content_type: str) -> Mode:

@@ -58,7 +58,7 @@ async def deliver(call: Call) -> Response:
     hook = await _believed(call, body)
     headers = {"Cache-Control": "private, no-store"}
     if hook.kind == "cloudevents":
-        document = await publish_body(call, content_type, body, bus=hook.bus)
+        document = await publish_body(call, content_type, body, bus=hook.bus, publisher=hook.owner)
         return reply(document, 202, headers)
     _check_form(hook, content_type)
     try:
@@ -67,7 +67,7 @@ async def deliver(call: Call) -> Response:
         raise MalformedRequest(str(error)) from None
     except InputFailed as error:
         raise InvalidRequest(f"the hook's templates do not fit this delivery: {error}") from None
-    published = await events.publish(call.service.connection, event, bus=hook.bus)
+    published = await events.publish(call.service.connection, event, bus=hook.bus, publisher=hook.owner)
     return reply(published_document(event, published), 202, headers)
 
 

@@ -73,7 +73,7 @@ class PublishProvider(Provider):
             return action
         event = CloudEvent.of_document(record.details[_EVENT])
         bus = str(record.details[_BUS])
-        published = await publish(service.connection, event, bus=bus)
+        published = await publish(service.connection, event, bus=bus, publisher=record.creator)
         details = {
             _BUS: bus,
             "id": event.id,

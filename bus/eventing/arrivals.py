@@ -7,9 +7,9 @@ from datetime import datetime
 from typing import Final
 
 from headrace.bus.errors import DecodeError
-from headrace.bus.eventing.events import CloudEvent
+from headrace.bus.eventing.events import PUBLISHER_HEADER, CloudEvent
 from headrace.bus.eventing.subscriptions import last_sequence
-from headrace.bus.names import bus_events, event_stream
+from headrace.bus.names import bus_events, event_stream, text
 from headrace.bus.nats.answers import StoredMessage
 from headrace.bus.nats.connection import Connection
 
@@ -24,14 +24,18 @@ class Arrived:
     sequence: int
     stored_at: float
     event: CloudEvent | None
+    publisher: str = ""
+    """Who published it; empty where that was not noted."""
 
     @classmethod
     def of(cls, message: StoredMessage) -> Arrived:
         """Read a message of EVENTS."""
         try:
-            return cls(message.sequence, message.stored_at, CloudEvent.of_stored(message.data))
+            event = CloudEvent.of_stored(message.data)
         except DecodeError:
-            return cls(message.sequence, message.stored_at, None)
+            event = None
+        noted = message.headers.get(PUBLISHER_HEADER, "")
+        return cls(message.sequence, message.stored_at, event, text(noted) if noted else "")
 
 
 async def arrived_after(connection: Connection, bus: str, position: int) -> tuple[list[Arrived], bool]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -11,13 +13,14 @@ import msgspec
 from headrace.bus.errors import AlreadyStored, DecodeError
 from headrace.bus.eventing.deliveries import Delivery, FailedAttempt, Waiting, wait_until
 from headrace.bus.eventing.events import CloudEvent
-from headrace.bus.names import dead_letter_subject, dead_letters_of
+from headrace.bus.names import dead_letter_subject, dead_letters_of, redrive_subject
 from headrace.bus.nats import pages
 from headrace.bus.nats.answers import StoredMessage
 from headrace.bus.nats.connection import Connection
 from headrace.bus.store.streams import purge
 
 _WINDOW = 512
+_MOST_REASON = 1000
 _PAGE = 200
 
 
@@ -101,8 +104,22 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+class Redrive(msgspec.Struct, frozen=True, kw_only=True):
+    """What is left where a dead letter was that was taken up again: whoever follows a delivery finds its next life."""
+
+    endpoint_id: UUID
+    """Where it goes on."""
+    redriven: int
+    """How often it was taken up, this time among them."""
+    at: float
+    reason: str
+    """Why it had been given up."""
+    code: str
+
+
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(DeadLetter).decode
+_decode_redrive = msgspec.json.Decoder(Redrive).decode
 
 
 async def bury(connection: Connection, letter: DeadLetter) -> None:
@@ -121,7 +138,7 @@ async def find(connection: Connection, owner: str, dead_letter_id: UUID) -> Dead
     """A dead letter of an owner, or None. Raises `BusUnavailable`."""
     query = {"multi_last": [dead_letter_subject(owner, None, dead_letter_id)], "batch": 1}
     messages, _ = await connection.read_many("DEADLETTERS", query)
-    return _read(messages[0]) if messages else None
+    return read_letter(messages[0]) if messages else None
 
 
 async def forget(connection: Connection, letter: DeadLetter) -> None:
@@ -143,11 +160,26 @@ async def redrive(
     delivery = letter.delivery(endpoint)
     event = CloudEvent.of_document(letter.event)
     place = delivery.place(letter.endpoint_id)
+    await _note(connection, letter, delivery, place)
     await wait_until(connection, Waiting(delivery, event.encode()), place, due or datetime.now(UTC))
     # Only now: a crash in between leaves a letter that can be taken again, and the bundle's id sees to it that this
     # is one attempt.
     await forget(connection, letter)
     return True
+
+
+async def _note(connection: Connection, letter: DeadLetter, delivery: Delivery, place: UUID) -> None:
+    subject = redrive_subject(dead_letter_subject(letter.owner, letter.subscription_id, letter.dead_letter_id))
+    redrive = Redrive(
+        endpoint_id=place,
+        redriven=delivery.redriven,
+        at=time.time(),
+        reason=letter.reason[:_MOST_REASON],
+        code=letter.code,
+    )
+    # It may have been noted by somebody who died then.
+    with contextlib.suppress(AlreadyStored):
+        await connection.store(subject, _encode(redrive))
 
 
 async def newest(
@@ -163,7 +195,7 @@ async def newest(
         start = max(end - window, first)
         found = await _between(connection, subject, start, end) + found
         end, window = start, window * 2
-    return [_read(message) for message in reversed(found[-limit:])]
+    return [read_letter(message) for message in reversed(found[-limit:])]
 
 
 async def _between(connection: Connection, subject: str, start: int, end: int) -> list[StoredMessage]:
@@ -175,7 +207,16 @@ async def _between(connection: Connection, subject: str, start: int, end: int) -
     return messages
 
 
-def _read(message: StoredMessage) -> DeadLetter:
+def read_redrive(message: StoredMessage) -> Redrive:
+    """The note of a redrive, as DEADLETTERS holds it. Raises `DecodeError`."""
+    try:
+        return _decode_redrive(message.data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise DecodeError(f"the redrive {message.subject!r} cannot be read: {error}", raw=message.data) from error
+
+
+def read_letter(message: StoredMessage) -> DeadLetter:
+    """A letter as DEADLETTERS holds it. Raises `DecodeError`."""
     try:
         return _decode(message.data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

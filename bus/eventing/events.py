@@ -20,7 +20,7 @@ import msgspec
 
 from headrace.bus import names
 from headrace.bus.errors import DecodeError, PayloadTooLarge
-from headrace.bus.names import event_subject
+from headrace.bus.names import event_subject, token
 from headrace.bus.nats.at_once import store_all_or_none
 from headrace.bus.nats.connection import Connection
 from headrace.schemas import SchemaViolation, Violation, validate
@@ -32,6 +32,8 @@ MOST_EVENT_BYTES: Final = 512 * 1024
 
 SCHEMA: Final = "event"
 MESSAGE_ID_HEADER: Final = "Nats-Msg-Id"
+PUBLISHER_HEADER: Final = "Headrace-Publisher"
+"""Beside a stored event: who published it, a principal as a token. Where a webhook or a schedule did, its owner."""
 
 Scalar = str | int | bool
 
@@ -127,31 +129,32 @@ class Published:
     duplicate: bool
 
 
-async def publish(connection: Connection, event: CloudEvent, *, bus: str = DEFAULT_BUS) -> Published:
-    """Store an event on a bus; returns when it is stored.
+async def publish(
+    connection: Connection, event: CloudEvent, *, bus: str = DEFAULT_BUS, publisher: str = ""
+) -> Published:
+    """Store an event on a bus; returns when it is stored. `publisher` is the principal who is noted beside it.
 
     Raises `StreamFull`, `PayloadTooLarge` and `BusUnavailable`; after the latter it may or may not be stored, and
     publishing it again is safe.
     """
-    headers = {MESSAGE_ID_HEADER: message_id(event, bus), "Content-Type": CONTENT_TYPE}
+    headers = _headers(message_id(event, bus), publisher)
     stored = await connection.store(event_subject(bus, event.type), event.encode(), headers=headers)
     return Published(sequence=stored.sequence, duplicate=stored.duplicate)
 
 
 async def publish_together(
-    connection: Connection, events: Sequence[CloudEvent], *, bus: str = DEFAULT_BUS
+    connection: Connection, events: Sequence[CloudEvent], *, bus: str = DEFAULT_BUS, publisher: str = ""
 ) -> list[Published]:
     """Store up to 1 000 events in this order with one sync: all of them, or none.
 
     Where some were there before, the others are. Raises as `publish` does.
     """
     if len(events) == 1:
-        return [await publish(connection, events[0], bus=bus)]
+        return [await publish(connection, events[0], bus=bus, publisher=publisher)]
     # The same event twice in one batch is stored once: the server would refuse the batch.
     unique = {message_id(event, bus): event for event in events}
     messages = [
-        (event_subject(bus, event.type), event.encode(), {MESSAGE_ID_HEADER: name, "Content-Type": CONTENT_TYPE})
-        for name, event in unique.items()
+        (event_subject(bus, event.type), event.encode(), _headers(name, publisher)) for name, event in unique.items()
     ]
     stored = dict(zip(unique, await store_all_or_none(connection, messages), strict=True)) if messages else {}
     published = []
@@ -164,13 +167,25 @@ async def publish_together(
 
 def message_id(event: CloudEvent, bus: str) -> str:
     """What the server recognises a repeated event by."""
+    return message_id_of(event.source, event.id, bus)
+
+
+def message_id_of(source: str, event_id: str, bus: str) -> str:
+    """The same, of an event of which no more is known."""
     digest = hashlib.blake2b(digest_size=16)
-    for part in (bus, event.source, event.id):
+    for part in (bus, source, event_id):
         data = part.encode()
         # The length goes first: ("ab", "c") and ("a", "bc") must not meet.
         digest.update(len(data).to_bytes(8, "big"))
         digest.update(data)
     return digest.hexdigest()
+
+
+def _headers(name: str, publisher: str) -> dict[str, str]:
+    headers = {MESSAGE_ID_HEADER: name, "Content-Type": CONTENT_TYPE}
+    if publisher:
+        headers[PUBLISHER_HEADER] = token(publisher)
+    return headers
 
 
 def attribute_texts(event: CloudEvent) -> dict[str, str]:

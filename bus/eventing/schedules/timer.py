@@ -191,7 +191,7 @@ class Timer:
             events = [event for event in events if event.id not in known]
             if not events:
                 return max(known.values())
-        published = await publish_together(self._connection, events, bus=live.record.bus)
+        published = await publish_together(self._connection, events, bus=live.record.bus, publisher=live.record.owner)
         for tick in ticks:
             logger.debug("Tick.", extra={"action": "tick", "schedule": live.key, "tick_ms": tick})
         return max(each.sequence for each in published)
