@@ -185,6 +185,11 @@ def event_subject(bus: str, event_type: str) -> str:
     return f"event.{token(bus)}." + ".".join(token(part) if part else "=" for part in event_type.split("."))
 
 
+def type_subject(bus: str, prefix: str) -> str:
+    """All events of a bus whose types are below this one: `org.example` has `org.example.month` below it."""
+    return f"{event_subject(bus, prefix)}.>"
+
+
 def bus_events(bus: str) -> str:
     """All events of a bus."""
     return f"event.{token(bus)}.>"

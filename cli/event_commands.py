@@ -1,23 +1,29 @@
-"""`headrace event`: publish events."""
+"""`headrace event`: publish events, look at stored ones, and follow what came of them."""
 
 from __future__ import annotations
 
 import uuid
 from pathlib import Path
 from typing import Annotated, Any
+from uuid import UUID
 
 import typer
 
 from headrace.cli import output
 from headrace.cli.errors import CommandError
-from headrace.cli.service import JsonOption, OfHomeOption, json_option, read_document, service
+from headrace.cli.service import JsonOption, OfHomeOption, json_option, read_document, service, shown
+from headrace.cli.trace_view import tree
 
-app = typer.Typer(help="Publish events.", no_args_is_help=True)
+_NAMES = ("type", "source", "id", "subject")
+
+app = typer.Typer(help="Publish, list and follow events.", no_args_is_help=True)
+
+BusOption = Annotated[str, typer.Option(help="The bus.")]
 
 
 @app.callback()
 def group() -> None:
-    """Publish events."""
+    """Publish, list and follow events."""
 
 
 @app.command()
@@ -58,6 +64,88 @@ def publish(
     else:
         again = " before: this one changed nothing" if stored.get("duplicate") else ""
         output.say(f"Stored event {stored['id']} of {stored['source']}{again}.")
+
+
+@app.command("list")
+def list_events(
+    type_: Annotated[
+        str | None, typer.Option("--type", help="Only this type; org.example.* for those below org.example.")
+    ] = None,
+    filter_: Annotated[
+        str | None, typer.Option("--filter", help="Only events that pass this filter (JSON; @FILE for a file with it).")
+    ] = None,
+    since: Annotated[str | None, typer.Option(help="Only what was stored since: a time, or 90s, 15m, 12h, 7d.")] = None,
+    until: Annotated[str | None, typer.Option(help="Only what was stored before: a time, or how long ago.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest.")] = 50,
+    bus: BusOption = "default",
+    as_json: JsonOption = False,
+    home: OfHomeOption = None,
+) -> None:
+    """List stored events, newest first."""
+    with service(home) as client:
+        events = client.list_events(
+            bus=bus,
+            event_type=type_,
+            wanted=json_option(filter_, "--filter"),
+            since=since,
+            until=until,
+            limit=limit,
+        )
+    if as_json:
+        output.say_json(events)
+        return
+    rows = [
+        [str(each["sequence"]), each["stored_at"], *(shown((each["event"] or {}).get(name)) for name in _NAMES)]
+        for each in events
+    ]
+    output.say_table(["SEQUENCE", "STORED", "TYPE", "SOURCE", "ID", "SUBJECT"], rows)
+
+
+@app.command()
+def show(
+    event: Annotated[str, typer.Argument(help="Its place on the bus; or its source, with its id behind it.")],
+    id_: Annotated[str | None, typer.Argument(metavar="[ID]", help="Its id within the source.")] = None,
+    bus: BusOption = "default",
+    home: OfHomeOption = None,
+) -> None:
+    """Show a stored event, whole."""
+    with service(home) as client:
+        if id_ is None:
+            output.say_json(client.get_event(_sequence(event), bus=bus))
+            return
+        stored = client.trace_event((event, id_), bus=bus)["stored"]
+    if stored is None:
+        raise CommandError(f"the bus {bus!r} holds no event {id_!r} of {event!r} among the newest ones")
+    output.say_json(stored)
+
+
+@app.command()
+def trace(
+    event: Annotated[str, typer.Argument(help="Its place on the bus; or its source, with its id behind it.")],
+    id_: Annotated[str | None, typer.Argument(metavar="[ID]", help="Its id within the source.")] = None,
+    type_: Annotated[
+        str | None, typer.Option("--type", help="Its type: by source and id it is found sooner with it.")
+    ] = None,
+    subscription: Annotated[UUID | None, typer.Option(help="Only what became of it at this subscription.")] = None,
+    explain: Annotated[bool, typer.Option(help="Say clause by clause why each matched, or did not.")] = False,
+    bus: BusOption = "default",
+    as_json: JsonOption = False,
+    home: OfHomeOption = None,
+) -> None:
+    """Follow an event: the subscriptions that it met, their tasks, errors, next attempts and dead letters."""
+    which = (event, id_) if id_ is not None else _sequence(event)
+    with service(home) as client:
+        found = client.trace_event(which, bus=bus, event_type=type_, subscription_id=subscription, explain=explain)
+    if as_json:
+        output.say_json(found)
+    else:
+        output.say("\n".join(tree(found)))
+
+
+def _sequence(text: str) -> int:
+    if not text.isascii() or not text.isdecimal():
+        raise CommandError(f"{text!r} is no place on a bus, which is a number; or give a source, and an id behind it")
+    return int(text)
 
 
 def _attributes(given: list[str]) -> dict[str, str]:

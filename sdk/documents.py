@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -45,6 +46,11 @@ def states(wanted: str | Iterable[str]) -> str:
         if each not in STATES:
             raise ValueError(f"state is {each!r}, which is none of {', '.join(STATES)}")
     return ",".join(named)
+
+
+def time_text(moment: datetime | str | None) -> str | None:
+    """A moment as queries have it. A time without a zone is one of this machine's."""
+    return moment.astimezone().isoformat() if isinstance(moment, datetime) else moment
 
 
 def given(**fields: Any) -> Document:

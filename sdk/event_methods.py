@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from headrace.sdk.documents import Document, Id
+from headrace.sdk.documents import Document, Id, given, id_or_none, time_text
 from headrace.sdk.event_batches import BATCH_TYPE, EVENT_TYPE, batches_of, filter_or_subscription, whole_event
 from headrace.sdk.http import Http
 
@@ -39,6 +40,70 @@ class EventMethods:
             answer = self._http.request("POST", "events", body=batch, content_type=BATCH_TYPE, repeatable=True)
             published += answer["events"]
         return published
+
+    def get_event(self, sequence: int, *, bus: str = "default") -> Document:
+        """A stored event by its place on the bus: the `event`, when it was `stored_at`, and, where that is yours to
+        see, `published_by`."""
+        answer: Document = self._http.request("GET", f"events/{int(sequence)}", query={"bus": bus})
+        return answer
+
+    def list_events(
+        self,
+        *,
+        bus: str = "default",
+        event_type: str | None = None,
+        wanted: Mapping[str, Any] | Sequence[Any] | None = None,
+        since: datetime | str | None = None,
+        until: datetime | str | None = None,
+        limit: int = 50,
+    ) -> list[Document]:
+        """The newest events that a bus holds, newest first: each as `get_event` gives it.
+
+        event_type: only of this type, or with `.*` behind it of those below. wanted: a filter. since, until: a time, or
+        how long ago (`"12h"`).
+        """
+        query = {
+            **given(type=event_type, since=time_text(since), until=time_text(until)),
+            **({} if wanted is None else {"filter": json.dumps(wanted)}),
+            "bus": bus,
+        }
+        events: list[Document] = []
+        while len(events) < limit:
+            page = self._http.request("GET", "events", query={**query, "limit": min(limit - len(events), 500)})
+            events += page["events"]
+            if page["next"] is None:
+                break
+            query["before"] = page["next"]
+        return events
+
+    def trace_event(
+        self,
+        event: int | tuple[str, str],
+        *,
+        bus: str = "default",
+        event_type: str | None = None,
+        subscription_id: Id | None = None,
+        explain: bool = False,
+    ) -> Document:
+        """Everything that followed from an event, as far as it is yours to see.
+
+        event: its sequence, or its source and id (an event that is found sooner where its `event_type` is named). The
+        answer has the event as it is `stored`, and the `subscriptions` that it met, each with its `deliveries`: their
+        `state`, `attempts`, `redrives` and `dead_letter`. explain: also why each of them matched, or did not.
+        """
+        path, query = "events/trace", {"bus": bus, **({"explain": "true"} if explain else {})}
+        if isinstance(event, tuple):
+            query |= {"source": event[0], "id": event[1], **given(type=event_type)}
+        else:
+            path = f"events/{int(event)}/trace"
+        query |= given(subscription_id=id_or_none(subscription_id, "subscription_id"))
+        trace: Document = self._http.request("GET", path, query=query)
+        while trace["next"] is not None:
+            page = self._http.request("GET", path, query={**query, "start": trace["next"]})
+            trace["subscriptions"] += page["subscriptions"]
+            trace["passed_over"] += page["passed_over"]
+            trace["next"] = page["next"]
+        return trace
 
     def explain_filter(
         self,

@@ -130,9 +130,7 @@ async def _windows(connection: Connection, bus: str, *, first: int, before: int 
         width = _WINDOW if window.seen >= _WINDOW // 2 else min(width * 2, _WIDEST)
 
 
-async def _pages(
-    connection: Connection, bus: str, subject: str, window: _Window
-) -> AsyncIterator[list[StoredMessage]]:
+async def _pages(connection: Connection, bus: str, subject: str, window: _Window) -> AsyncIterator[list[StoredMessage]]:
     start, pending = window.start, 1
     while pending and start < window.end:
         query = {"seq": start, "next_by_subj": subject, "batch": _PAGE, "max_bytes": _PAGE_BYTES}

@@ -100,14 +100,14 @@ class Story:
         """The last attempt that is known."""
         return self.attempts[max(self.attempts)] if self.attempts else None
 
-    def tell(self, found: Iterable[tuple[Delivery, AttemptStory]]) -> None:
-        """Add attempts, and what they know of those before them: less than was found of these themselves."""
+    def tell(self, found: Iterable[tuple[Delivery, AttemptStory]], endpoint: UUID) -> None:
+        """Add attempts at an endpoint, and what they know of those before them: less than these tell of themselves."""
         pairs = list(found)
         for _, attempt in pairs:
             self.attempts.setdefault(attempt.attempt, attempt)
         for delivery, _ in pairs:
             for failed in delivery.failed:
-                self.attempts.setdefault(failed.attempt, _failed(failed, self.endpoint))
+                self.attempts.setdefault(failed.attempt, _failed(failed, endpoint))
             if delivery.redriven > self.redriven:
                 self.redriven, self.endpoint = delivery.redriven, delivery.place(self.record.endpoint_id)
 
@@ -119,7 +119,7 @@ async def tell_stories(connection: Connection, keys: KeyRing, stories: Sequence[
     that had them. Raises `BusUnavailable`.
     """
     for start in range(0, len(stories), _SOME):
-        steps = [_Step(story, 1) for story in stories[start : start + _SOME]]
+        steps = [_Step(story, 1, story.endpoint, story.redriven) for story in stories[start : start + _SOME]]
         while steps:
             await _ask(connection, keys, steps)
             steps = [following for step in steps if (following := step.following()) is not None]
@@ -131,11 +131,10 @@ class _Step:
 
     story: Story
     first: int
-    endpoint: UUID = field(init=False)
-    redriven: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.endpoint, self.redriven = self.story.endpoint, self.story.redriven
+    endpoint: UUID
+    redriven: int
+    """Which of its lives it is: each ends with a dead letter."""
+    asks_for_letter: bool = True
 
     @property
     def bundles(self) -> list[UUID]:
@@ -150,11 +149,13 @@ class _Step:
 
     def following(self) -> _Step | None:
         """The next ones, if there may be some."""
-        known = max(self.story.attempts, default=0)
-        if known >= _MOST_ATTEMPTS:
+        story, behind = self.story, self.first + _STEP
+        if behind > _MOST_ATTEMPTS:
             return None
-        if self.story.redriven != self.redriven or known >= self.first + _STEP - 1:
-            return _Step(self.story, known + 1)
+        if behind - 1 in story.attempts:
+            return _Step(story, behind, self.endpoint, self.redriven, asks_for_letter=False)
+        if story.redriven != self.redriven:
+            return _Step(story, max(story.attempts, default=0) + 1, story.endpoint, story.redriven)
         return None
 
 
@@ -164,7 +165,7 @@ async def _ask(connection: Connection, keys: KeyRing, steps: Sequence[_Step]) ->
     waiting = await _last(connection, "DELIVERIES", [each for b, step in wheres.items() for each in _waits(step, b)])
     queued = await _last(connection, "TASKS", [_queued(step, bundle) for bundle, step in wheres.items()])
     ended = await _last(connection, "RESULTS", [_ended(step, bundle) for bundle, step in wheres.items()])
-    subjects = {step.letter_subject: step for step in steps}
+    subjects = {step.letter_subject: step for step in steps if step.asks_for_letter}
     letters = await _last(connection, "DEADLETTERS", [*subjects, *map(names.redrive_subject, subjects)])
     views = {**queued_tasks(keys, queued), **ended_tasks(keys, ended)}
     marked = await asyncio.gather(*(with_mark(connection, view) for view in views.values()))
@@ -172,7 +173,7 @@ async def _ask(connection: Connection, keys: KeyRing, steps: Sequence[_Step]) ->
     for bundle, told in chain(_of_tasks(marked), _of_waiting(waiting, wheres)):
         found.setdefault(bundle, []).append(told)
     for step in steps:
-        step.story.tell([told for bundle in step.bundles for told in found.get(bundle, ())])
+        step.story.tell([told for bundle in step.bundles for told in found.get(bundle, ())], step.endpoint)
     for message in letters:
         _tell_letter(message, subjects)
 
@@ -192,6 +193,8 @@ def _ended(step: _Step, bundle: UUID) -> str:
 
 
 async def _last(connection: Connection, stream: str, subjects: Sequence[str]) -> list[StoredMessage]:
+    if not subjects:
+        return []
     messages, _ = await connection.read_many(stream, {"multi_last": subjects, "batch": _MOST_MESSAGES})
     return messages
 

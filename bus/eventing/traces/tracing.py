@@ -1,8 +1,8 @@
 """Traces: for one event, which subscriptions it met, and what became of each delivery that came of it.
 
-Subscriptions are read page by page from their table, and their filters are evaluated once more on the stored event; what
-follows is looked up by ids (`stories`). Of an event that the bus has forgotten the filters cannot say anything, but the
-ids still lead to its deliveries, for as long as their results and dead letters are kept.
+Subscriptions are read page by page from their table, and their filters are evaluated once more on the stored event;
+what follows is looked up by ids (`stories`). Of an event that the bus has forgotten the filters cannot say anything,
+but the ids still lead to its deliveries, for as long as their results and dead letters are kept.
 """
 
 from __future__ import annotations
