@@ -20,6 +20,7 @@ from uuid import UUID
 
 import msgspec
 
+from headrace.bus.eventing.dead_letters import Redrive
 from headrace.bus.eventing.hooks import HookRecord
 from headrace.bus.eventing.leases import LeaseRecord
 from headrace.bus.eventing.schedules.models import ScheduleProgress, ScheduleRecord, TickRun
@@ -136,6 +137,12 @@ MESSAGES: Final = {
         value=LOG,
         write=lambda value: encode_log(value, subject=ADDRESS.log_subject(0), key=RESULT_KEY),
         read=lambda data: decode_log(data, subject=ADDRESS.log_subject(0), key=RESULT_KEY),
+    ),
+    "redrive": Sample(
+        value=Redrive(endpoint_id=ID["endpoint"], redriven=2, at=1.5e9, reason="every attempt failed (3)", code="c"),
+        write=msgspec.json.encode,
+        read=msgspec.json.Decoder(Redrive).decode,
+        suffix="json",
     ),
     "lane-news": Sample(
         value=LaneName("pool-x", ADA),
