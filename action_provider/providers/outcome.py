@@ -45,8 +45,9 @@ Values = Callable[[Sequence[ActionTask]], dict[str, Any]]
 """What a provider makes of the tasks of an action that has ended: the part of `details` with their values."""
 
 
-def progress_of(results: TaskResults, started: Mapping[UUID, float]) -> Progress:
-    """How far the tasks are; `started` says since when those run that have no result."""
+def progress_of(results: TaskResults, started: Mapping[UUID, float], offline: Sequence[UUID] = ()) -> Progress:
+    """How far the tasks are; `started` says since when those run that have no result; `offline` are the endpoints that
+    are not there to go on with them."""
     tasks = _tasks(results, started=started)
     states = Counter(task.state for task in tasks)
     done = sum(task.result is not None for task in tasks)
@@ -56,7 +57,11 @@ def progress_of(results: TaskResults, started: Mapping[UUID, float]) -> Progress
         parts[0] += f" ({failed} failed)"
     if states["running"]:
         parts.append(f"{states['running']} running")
-    return Progress(display_status=", ".join(parts), details=_states(results, tasks))
+    details = _states(results, tasks)
+    if offline:
+        parts.append("endpoint offline" if len(offline) == 1 else f"{len(offline)} endpoints offline")
+        details["endpoints_offline"] = [str(endpoint) for endpoint in offline]
+    return Progress(display_status=", ".join(parts), details=details)
 
 
 def outcome_of(results: TaskResults, values: Values, references: References) -> Outcome:

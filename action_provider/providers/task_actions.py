@@ -17,6 +17,7 @@ from uuid import UUID
 import msgspec
 
 from headrace.action_provider.auth.callers import Caller
+from headrace.action_provider.cancelling import is_up
 from headrace.action_provider.errors import NotFound, ServiceError
 from headrace.action_provider.providers.action_tasks import ActionTask
 from headrace.action_provider.providers.outcome import (
@@ -50,6 +51,8 @@ from headrace.bus.tasks.task_views import started
 
 _ABOUT_S: Final = 1.0
 """How far the clocks of endpoints may be off."""
+
+_OFFLINE_AFTER_S: Final = 2.0
 
 
 class TaskProvider(Provider, abc.ABC):
@@ -149,7 +152,8 @@ class TaskProvider(Provider, abc.ABC):
             end = self._end(service, record, results)
             return await _finish(service, action, results, end, max(ended_at, record.started_at))
         running = await started(service.connection, record.creator, results.group)
-        progress = progress_of(results, running)
+        offline = () if running else await _offline(service, record, results)
+        progress = progress_of(results, running, offline)
         value = msgspec.structs.replace(record, details=progress.details, display_status=progress.display_status)
         return replace(action, value=value)
 
@@ -182,6 +186,14 @@ class TaskProvider(Provider, abc.ABC):
             return await self._seen(service, action, results)  # Too late: all of them had come to their end.
         outcome = failure_of(results, self.values, References.of(service), why)
         return await _finish(service, action, results, outcome, time.time())
+
+
+async def _offline(service: Service, record: ActionRecord, results: TaskResults) -> list[UUID]:
+    """The endpoints with tasks to do that are not there. Nothing is asked for a quick action: it ends before that."""
+    if time.time() - record.started_at < _OFFLINE_AFTER_S:
+        return []
+    places = {each.address.endpoint: each.address for each in results.collectors if not each.complete}
+    return sorted([endpoint for endpoint, address in places.items() if not await is_up(service, address)])
 
 
 async def _finish(

@@ -180,7 +180,9 @@ def test_cancelling_reaches_every_endpoint_of_an_action(
     request = {"request_id": uuid.uuid4().hex, "body": {"tasks": tasks}}
     action = checked(flows.http.post("/actions/compute/run", json=request), 202)
     status = f"/actions/compute/{action['action_id']}"
-    eventually(lambda: flows.http.get(f"{status}/status").json()["display_status"] == "1 of 2 tasks done", 10)
+    said = "1 of 2 tasks done, endpoint offline"
+    eventually(lambda: flows.http.get(f"{status}/status").json()["display_status"] == said, 10)
+    assert flows.http.get(f"{status}/status").json()["details"]["endpoints_offline"] == [late.endpoint_id]
 
     again = checked(flows.http.post("/actions/compute/run", json=request))
     cancelled = checked(flows.http.post(f"{status}/cancel"))
