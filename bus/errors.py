@@ -28,7 +28,8 @@ BusError                    something about the bus itself
 ├── EventRefused            a message that is no event in any form that is read here
 ├── InputFailed             an input template that cannot be rendered for one event
 ├── RequirementsInvalid     the packages or the Python that a function is said to need cannot be
-└── DeliveryForbidden       the owner of a subscription may not run its function at its endpoint
+├── DeliveryForbidden       the owner of a subscription may not run its function at its endpoint
+└── EndpointNotAllowed      an event names an endpoint that its subscription does not allow
 TaskError                   the outcome of one task that has no value
 ├── TaskFailed              the function raised, and its own type cannot be raised here
 ├── TaskLost                the worker, pool or host died, and the task must not (or may no longer) run again
@@ -43,6 +44,9 @@ TaskError                   the outcome of one task that has no value
 ├── ResultNotSerialisable   the result cannot be sent back in the form that was asked for
 ├── ObjectMissing           a large argument or result is not, or no longer, in the object store
 ├── ObjectDamaged           a large argument or result is not what was stored: its SHA-256 or size differs
+├── PermanentFailure        raised by functions: this will not get better by trying again
+├── EndpointOffline         a delivery waited longer for its endpoint to come back than its subscription says
+├── EventTooOld             a delivery waited longer than its subscription lets an event get old
 └── SubmissionRefused       the bus or the endpoint did not take the task
 """
 
@@ -263,6 +267,12 @@ class DeliveryForbidden(BusError):
     code = "DeliveryForbidden"
 
 
+class EndpointNotAllowed(BusError):
+    """Raised when an event names an endpoint that is not among those which its subscription allows."""
+
+    code = "EndpointNotAllowed"
+
+
 class RequirementsInvalid(BusError):
     """Raised when the packages, or the Python, that a function is said to need are not written as they should be.
 
@@ -372,6 +382,27 @@ class ObjectDamaged(TaskError):
     """A large argument or result is not what was stored: its SHA-256 or its size differs."""
 
     code = "ObjectDamaged"
+
+
+class PermanentFailure(TaskError):
+    """Raised by a function that an event runs, when trying again is no help: the delivery is given up at once.
+
+    Any exception of this name does, so that a function can define its own.
+    """
+
+    code = "PermanentFailure"
+
+
+class EndpointOffline(TaskError):
+    """The endpoint was away for longer than the subscription lets a delivery wait for it."""
+
+    code = "EndpointOffline"
+
+
+class EventTooOld(TaskError):
+    """The event became older than the subscription allows before its delivery started."""
+
+    code = "EventTooOld"
 
 
 class SubmissionRefused(TaskError):

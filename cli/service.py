@@ -75,6 +75,14 @@ def read_document(path: Path) -> Any:
         raise CommandError(f"{path} is neither JSON nor YAML: {error}") from error
 
 
+def document_of(path: Path | None, what: str) -> dict[str, Any]:
+    """The object in a file, `{}` without one. Raises `CommandError`."""
+    document = {} if path is None else read_document(path)
+    if not isinstance(document, dict):
+        raise CommandError(f"{path} does not hold {what}: expected an object")
+    return document
+
+
 def json_option(text: str | None, option: str) -> Any:
     """The value of an option that holds JSON, `@FILE` for a file with it. Raises `CommandError`."""
     if text is None:

@@ -11,20 +11,31 @@ from uuid import UUID
 import typer
 
 from headrace.cli import output
-from headrace.cli.errors import CommandError
 from headrace.cli.service import (
     JsonOption,
     OfHomeOption,
     YesOption,
     confirmed,
+    document_of,
     json_option,
-    read_document,
     service,
     shown,
 )
+from headrace.cli.subscription_changes import change
+from headrace.cli.subscription_options import (
+    AllowedEndpoints,
+    EndpointFrom,
+    Hold,
+    MaxAge,
+    MaxAttempts,
+    NextEndpoints,
+    PermanentErrors,
+    with_policies,
+)
 from headrace.cli.token_commands import duration_s
 
-app = typer.Typer(help="Create, list, try and delete subscriptions.", no_args_is_help=True)
+app = typer.Typer(help="Create, list, change, try and delete subscriptions.", no_args_is_help=True)
+app.command()(change)
 
 FilterOption = Annotated[str | None, typer.Option("--filter", help="A filter as JSON; @FILE for a file with it.")]
 
@@ -48,7 +59,13 @@ def create(
             " for a file. By default the whole event is the one argument.",
         ),
     ] = None,
-    max_attempts: Annotated[int | None, typer.Option(min=1, help="How often a failing delivery is tried.")] = None,
+    endpoint_from: EndpointFrom = None,
+    allowed_endpoint: AllowedEndpoints = None,
+    max_attempts: MaxAttempts = None,
+    max_age: MaxAge = None,
+    permanent_error: PermanentErrors = None,
+    hold: Hold = None,
+    next_endpoint: NextEndpoints = None,
     file: Annotated[
         Path | None, typer.Option(help="A whole subscription as JSON or YAML; options replace what it says.")
     ] = None,
@@ -56,7 +73,7 @@ def create(
     home: OfHomeOption = None,
 ) -> None:
     """Let every event that matches a filter run a function."""
-    document = _document(file)
+    document = document_of(file, "a subscription")
     given = {"name": name, "function_id": function and str(function), "endpoint_id": endpoint and str(endpoint)}
     document.update({key: value for key, value in given.items() if value is not None})
     if input_ is not None:
@@ -64,8 +81,16 @@ def create(
     wanted = _filter(type_, source, json_option(filter_, "--filter"))
     if wanted is not None:
         document["filter"] = wanted
-    if max_attempts is not None:
-        document["retry"] = {**document.get("retry", {}), "max_attempts": max_attempts}
+    document = with_policies(
+        document,
+        max_attempts=max_attempts,
+        max_age=max_age,
+        permanent_errors=permanent_error,
+        hold=hold,
+        next_endpoints=next_endpoint,
+        endpoint_from=endpoint_from,
+        allowed_endpoints=allowed_endpoint,
+    )
     with service(home) as client:
         created = client.create_subscription(document)
     if as_json:
@@ -168,15 +193,6 @@ def _clauses(clause: dict[str, Any], depth: int = 0) -> list[str]:
     found = f"  (the event has {clause['found']})" if clause.get("found") else ""
     own = f"{'yes' if clause['passed'] else 'no ':3} {'  ' * depth}{clause['clause']}{found}"
     return [own, *(line for part in clause.get("parts", ()) for line in _clauses(part, depth + 1))]
-
-
-def _document(file: Path | None) -> dict[str, Any]:
-    if file is None:
-        return {}
-    document = read_document(file)
-    if not isinstance(document, dict):
-        raise CommandError(f"{file} does not hold a subscription: expected an object with name, filter, function_id …")
-    return document
 
 
 def _filter(type_: str | None, source: str | None, other: Any) -> Any:

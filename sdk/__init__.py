@@ -7,7 +7,9 @@ from headrace.sdk.client import Client
 from headrace.sdk.errors import (
     ArgumentNotSerialisable,
     ClientError,
+    EndpointOffline,
     EnvironmentUnusable,
+    EventTooOld,
     Forbidden,
     FunctionUnusable,
     HeadraceError,
@@ -16,6 +18,7 @@ from headrace.sdk.errors import (
     NotFound,
     ObjectDamaged,
     ObjectMissing,
+    PermanentFailure,
     PoolFailed,
     ProtocolMismatch,
     QueueFull,
@@ -82,5 +85,8 @@ __all__ = [
     "ResultNotSerialisable",
     "ObjectMissing",
     "ObjectDamaged",
+    "PermanentFailure",
+    "EndpointOffline",
+    "EventTooOld",
     "SubmissionRefused",
 ]

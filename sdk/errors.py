@@ -27,6 +27,9 @@ HeadraceError
     ├── ResultNotSerialisable   the result cannot be sent back in the form that was asked for
     ├── ObjectMissing           a large argument or result is not, or no longer, in the object store
     ├── ObjectDamaged           a large argument or result is not what was stored: its SHA-256 or size differs
+    ├── PermanentFailure        raised by functions: this will not get better by trying again
+    ├── EndpointOffline         a delivery waited longer for its endpoint to come back than its subscription says
+    ├── EventTooOld             a delivery waited longer than its subscription lets an event get old
     └── SubmissionRefused       the bus or the endpoint did not take the task
 """
 
@@ -37,11 +40,14 @@ from typing import Any
 
 from headrace.bus.errors import (
     ArgumentNotSerialisable,
+    EndpointOffline,
     EnvironmentUnusable,
+    EventTooOld,
     FunctionUnusable,
     MpiUnusable,
     ObjectDamaged,
     ObjectMissing,
+    PermanentFailure,
     PoolFailed,
     ResultNotSerialisable,
     SerializerNotAllowed,
@@ -84,6 +90,9 @@ __all__ = [
     "ResultNotSerialisable",
     "ObjectMissing",
     "ObjectDamaged",
+    "PermanentFailure",
+    "EndpointOffline",
+    "EventTooOld",
     "SubmissionRefused",
 ]
 

@@ -29,6 +29,12 @@ class SubscriptionMethods:
         """The subscriptions that belong to whoever asks."""
         return items(self._http.request("GET", "subscriptions"), "subscriptions")
 
+    def change_subscription(self, subscription_id: Id, change: Mapping[str, Any]) -> Document:
+        """Change what `change` names of a subscription, which keeps its id; gives the subscription."""
+        path = f"subscriptions/{id_text(subscription_id, 'subscription_id')}"
+        answer: Document = self._http.request("PATCH", path, body=dict(change), repeatable=True)
+        return answer
+
     def delete_subscription(self, subscription_id: Id) -> None:
         """Remove a subscription; deliveries that are under way end."""
         self._http.request("DELETE", f"subscriptions/{id_text(subscription_id, 'subscription_id')}")

@@ -23,9 +23,11 @@ import msgspec
 from headrace.bus.eventing.dead_letters import Redrive
 from headrace.bus.eventing.hooks import HookRecord
 from headrace.bus.eventing.leases import LeaseRecord
+from headrace.bus.eventing.places import EndpointChoice, OfflinePolicy
+from headrace.bus.eventing.retries import RetryPolicy
 from headrace.bus.eventing.schedules.models import ScheduleProgress, ScheduleRecord, TickRun
 from headrace.bus.eventing.signatures import SignatureForm
-from headrace.bus.eventing.subscriptions import RetryPolicy, SubscriptionRecord
+from headrace.bus.eventing.subscriptions import SubscriptionRecord
 from headrace.bus.keys import SEAL_BYTES, KeyRing, bundle_key
 from headrace.bus.names import Address
 from headrace.bus.queues.lane_news import LaneName, decode_news, encode_news
@@ -244,8 +246,20 @@ _RECORDS: Final[dict[str, msgspec.Struct]] = {
         created_at=1.5e9,
         bus="other",
         input={"args": [1]},
-        retry=RetryPolicy(max_attempts=5, first_delay_s=2.0, factor=3.0, max_delay_s=60.0),
+        retry=RetryPolicy(
+            max_attempts=5,
+            first_delay_s=2.0,
+            factor=3.0,
+            max_delay_s=60.0,
+            jitter=0.5,
+            max_age_s=3600.0,
+            permanent_errors=("ValueError",),
+        ),
         after_sequence=7,
+        linked=("urn:globus:auth:identity:ada",),
+        endpoint=EndpointChoice(template="{{ event.data.site }}", allowed={"here": ID["endpoint"]}),
+        offline=OfflinePolicy(hold_s=60.0, next_endpoints=(ID["second"],)),
+        former_endpoints=(ID["bundle"],),
     ),
     "schedules": ScheduleRecord(
         schedule_id=ID["schedule"],

@@ -10,11 +10,12 @@ import msgspec
 from starlette.responses import Response
 
 from headrace.action_provider.api.access import endpoint_for, timestamp
-from headrace.action_provider.api.subscriptions import check_compiles
+from headrace.action_provider.api.subscription_bodies import check_compiles
 from headrace.action_provider.errors import InvalidRequest, NotFound
 from headrace.action_provider.http import Call, Operation, Query, reply
 from headrace.bus.eventing.dead_letters import Attempt, DeadLetter, find, forget, newest, redrive
 from headrace.bus.eventing.events import CloudEvent
+from headrace.bus.eventing.places import NO_ENDPOINT
 from headrace.bus.filters import Filter, compile_filter
 from headrace.schemas import Violation
 
@@ -123,7 +124,8 @@ def _refusal(name: str, problem: str) -> InvalidRequest:
 def _described(letter: DeadLetter) -> dict[str, Any]:
     fields = msgspec.structs.asdict(letter)
     attempts = [_described_attempt(attempt) for attempt in letter.attempts]
-    return {**fields, "attempts": attempts, "created_at": timestamp(letter.created_at)}
+    endpoint = None if letter.endpoint_id == NO_ENDPOINT else letter.endpoint_id
+    return {**fields, "endpoint_id": endpoint, "attempts": attempts, "created_at": timestamp(letter.created_at)}
 
 
 def _described_attempt(attempt: Attempt) -> dict[str, Any]:

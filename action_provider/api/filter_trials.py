@@ -10,7 +10,8 @@ from uuid import UUID
 from starlette.responses import Response
 
 from headrace.action_provider.api.access import check_bus, timestamp
-from headrace.action_provider.api.subscriptions import check_compiles, own_subscription
+from headrace.action_provider.api.subscription_bodies import check_compiles
+from headrace.action_provider.api.subscriptions import own_subscription
 from headrace.action_provider.errors import InvalidRequest, NotFound
 from headrace.action_provider.http import Call, Operation, reply
 from headrace.bus.errors import InputFailed

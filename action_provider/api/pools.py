@@ -23,9 +23,9 @@ from headrace.bus.keys import KeyRing, check_function_grant
 from headrace.bus.store.models import EndpointRecord, SessionRecord
 from headrace.schemas import Violation
 
-_GRANT_REACH_S = 30 * 86_400.0
-"""A bundle may wait for days, so a grant that has expired still fetches code; the pool itself compares the expiry with
-the time at which the bundle was stored. Beyond this reach nothing can be queued any more."""
+_GRANT_REACH_S = 400 * 86_400.0
+"""A bundle may wait for months for an endpoint that is away, so a grant that has expired still fetches code; the pool
+itself compares the expiry with the time at which the bundle was stored. Beyond this reach it is given up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

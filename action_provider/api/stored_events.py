@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from headrace.action_provider.api.access import check_bus, timestamp
 from headrace.action_provider.api.asked import moment, number, refusal
-from headrace.action_provider.api.subscriptions import check_compiles
+from headrace.action_provider.api.subscription_bodies import check_compiles
 from headrace.action_provider.errors import NotFound, ServiceError
 from headrace.action_provider.http import Call, Operation, Query, reply
 from headrace.bus.errors import StreamMissing

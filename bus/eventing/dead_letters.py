@@ -100,7 +100,8 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
             failed=failed,
             used_up=used_up,
             redriven=self.redriven + 1,
-            endpoint=endpoint or self.endpoint_id,
+            # An event that could not choose its endpoint chooses again.
+            endpoint=endpoint or (self.endpoint_id if self.endpoint_id.int else None),
         )
 
 

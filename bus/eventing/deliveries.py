@@ -64,6 +64,8 @@ class Delivery(msgspec.Struct, array_like=True, frozen=True):
     """How often it was."""
     endpoint: UUID | None = None
     """Where it goes in place of the subscription's endpoint."""
+    published_at: float = 0.0
+    """When the event was stored: unix seconds, the server's clock; 0 where its age does not matter any more."""
 
     @property
     def counted(self) -> int:
@@ -94,6 +96,15 @@ class Delivery(msgspec.Struct, array_like=True, frozen=True):
         """The same with another number; for ids."""
         return msgspec.structs.replace(self, attempt=attempt)
 
+    def elsewhere(self, waited: FailedAttempt, endpoint: UUID) -> Delivery:
+        """The same attempt at another endpoint: this one did not begin."""
+        return msgspec.structs.replace(self, failed=[*self.failed, waited.shortened()], endpoint=endpoint)
+
+    @property
+    def lot(self) -> float:
+        """A number from 0 to 1 that follows from delivery and attempt: the part of the jitter that this one has."""
+        return int.from_bytes(self._digest(f"lot {self.redriven} {self.attempt}")) / float(1 << 48)
+
     def encode(self) -> bytes:
         """As it travels in a bundle's `origin`."""
         return _encode(self)
@@ -107,10 +118,16 @@ class Delivery(msgspec.Struct, array_like=True, frozen=True):
             raise DecodeError(f"not the origin of a delivery: {error}", raw=data) from error
 
     def _id(self, endpoint: UUID, attempt: str) -> UUID:
-        origin = (self.subscription.hex, self.bus, self.source, self.event_id, attempt)
         # All 94 free bits of the id are needed: millions of deliveries must not meet in the 46 random ones.
-        digest = hashlib.blake2b("\x00".join(origin).encode(), digest_size=6, person=b"headrace time").digest()
-        return ids.repeatable_bundle_id(endpoint, int.from_bytes(digest, "big"), *origin)
+        digest = int.from_bytes(self._digest(attempt), "big")
+        return ids.repeatable_bundle_id(endpoint, digest, *self._origin(attempt))
+
+    def _origin(self, attempt: str) -> tuple[str, ...]:
+        return self.subscription.hex, self.bus, self.source, self.event_id, attempt
+
+    def _digest(self, attempt: str) -> bytes:
+        origin = "\x00".join(self._origin(attempt)).encode()
+        return hashlib.blake2b(origin, digest_size=6, person=b"headrace time").digest()
 
 
 class Waiting(msgspec.Struct, array_like=True, frozen=True):

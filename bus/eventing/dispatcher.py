@@ -22,6 +22,7 @@ from headrace.bus.errors import BusUnavailable, DecodeError
 from headrace.bus.eventing.burials import Burials
 from headrace.bus.eventing.deliveries import Waiting
 from headrace.bus.eventing.events import DEFAULT_BUS, CloudEvent
+from headrace.bus.eventing.holds import Holds
 from headrace.bus.eventing.matching import LOST_BUS_WAIT_S, Matcher
 from headrace.bus.eventing.outcomes import Outcomes
 from headrace.bus.eventing.rights import Rights
@@ -128,6 +129,8 @@ class Dispatcher:
                 due = Intake(self._connection, "DELIVERIES", DUE_CONSUMER, self._on_due)
                 group.create_task(due.run(), name="due deliveries")
                 group.create_task(matcher.catch_up(), name="late subscriptions")
+                holds = Holds(self._connection, self._keys, self._tables.presence, self._roster.all)
+                group.create_task(holds.run(), name="deliveries at endpoints that are away")
                 logger.info("The dispatcher delivers events.", extra={"action": "dispatcher_ready"})
 
     async def _ensure_consumers(self) -> None:

@@ -64,14 +64,20 @@ class Matcher:
             matching = self._roster.matching(bus, event, taken.sequence)
             if not await self._runs.begin(bus, event, [each.record.subscription_id for each in matching]):
                 return
-            starts = [self._start(subscription, event, taken.sequence) for subscription in matching]
+            starts = [
+                self._start(subscription, event, taken.sequence, taken.stored_ns / 1e9) for subscription in matching
+            ]
             await (starts[0] if len(starts) == 1 else _all(starts))
 
         return Intake(self._connection, names.event_stream(bus), names.matcher_consumer(bus), on_event)
 
-    async def _start(self, subscription: CompiledSubscription, event: CloudEvent, sequence: int) -> None:
+    async def _start(
+        self, subscription: CompiledSubscription, event: CloudEvent, sequence: int, stored_at: float
+    ) -> None:
         record = subscription.record
-        delivery = Delivery(record.subscription_id, record.bus, sequence, event.source, event.id)
+        delivery = Delivery(
+            record.subscription_id, record.bus, sequence, event.source, event.id, published_at=stored_at
+        )
         await self._sender.send(subscription, delivery, event)
 
     async def catch_up(self) -> None:
@@ -95,7 +101,7 @@ class Matcher:
                 if message.sequence in sequences and subscription.filter.matches(event):
                     record = subscription.record
                     if await self._runs.begin(record.bus, event, [record.subscription_id]):
-                        await self._start(subscription, event, message.sequence)
+                        await self._start(subscription, event, message.sequence, message.stored_at)
         return range(messages[-1].sequence + 1, sequences.stop) if messages else range(0)
 
 

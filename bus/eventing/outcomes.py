@@ -7,12 +7,13 @@ from collections.abc import Awaitable, Callable
 from uuid import UUID
 
 from headrace.bus.data.failures import decode_failure
-from headrace.bus.errors import DecodeError, FunctionUnusable, SignatureInvalid, StreamMissing
+from headrace.bus.errors import DecodeError, SignatureInvalid, StreamMissing
 from headrace.bus.eventing.burials import Burials
 from headrace.bus.eventing.deliveries import Delivery, FailedAttempt, Waiting, after, wait_until
 from headrace.bus.eventing.events import CloudEvent
+from headrace.bus.eventing.retries import Failed, verdict
 from headrace.bus.eventing.schedules.runs import TickRuns, tick_of
-from headrace.bus.eventing.subscriptions import CompiledSubscription, SubscriptionRecord
+from headrace.bus.eventing.subscriptions import CompiledSubscription
 from headrace.bus.keys import KeyRing
 from headrace.bus.names import ResultAddress, event_stream
 from headrace.bus.nats.connection import Connection
@@ -20,9 +21,6 @@ from headrace.bus.nats.pull import Delivery as Taken
 from headrace.bus.tasks.bundles import ResultPart, TaskResult, decode_part
 
 logger = logging.getLogger(__name__)
-
-# Nothing about these changes by trying again.
-_PERMANENT_FAILURES = frozenset((FunctionUnusable.code,))
 
 
 class Outcomes:
@@ -68,40 +66,57 @@ class Outcomes:
             await self._close(delivery, where)
             return
         subscription = await self._find(delivery.subscription)
-        if subscription is None or not _belongs(subscription.record, delivery, where):
+        if subscription is None or not _belongs(subscription, delivery, where):
             return
         if await self._runs.goes_on(delivery):
-            await self._on_failure(subscription.record, delivery, result, taken.stored_ns)
+            await self._on_failure(subscription, delivery, result, where.endpoint, taken.stored_ns)
 
     async def _close(self, delivery: Delivery, where: ResultAddress) -> None:
         """Tell who waits for the end of what a tick has started, if this is one."""
         if tick_of(delivery.event_id) is None:
             return
         subscription = await self._find(delivery.subscription)
-        if subscription is not None and _belongs(subscription.record, delivery, where):
+        if subscription is not None and _belongs(subscription, delivery, where):
             await self._runs.end(delivery)
 
     async def _on_failure(
-        self, record: SubscriptionRecord, delivery: Delivery, result: TaskResult, stored_ns: int
+        self,
+        subscription: CompiledSubscription,
+        delivery: Delivery,
+        result: TaskResult,
+        endpoint: UUID,
+        stored_ns: int,
     ) -> None:
-        failure, code = _failure(record, delivery, result)
-        following = delivery.next(failure)
-        event = await self._event(delivery.bus, delivery.sequence)
-        if result.state == "cancelled":
-            await self._burials.bury(record, following, event, "the delivery was cancelled", "Cancelled")
-        elif code in _PERMANENT_FAILURES:
-            await self._burials.bury(record, following, event, failure.message, code)
-        elif delivery.counted >= record.retry.max_attempts:
-            reason = f"every attempt failed ({delivery.attempt}); the last one: {failure.error}: {failure.message}"
-            await self._burials.bury(record, following, event, reason, "AttemptsExhausted")
-        elif event is None:
+        record = subscription.record
+        failure, code = _failure(delivery, result, endpoint)
+        judged = verdict(
+            record.retry,
+            Failed(
+                attempt=delivery.attempt,
+                counted=delivery.counted,
+                state=result.state,
+                code=code,
+                error=failure.error,
+                message=failure.message,
+                published_at=delivery.published_at,
+                ended_at=stored_ns / 1e9,
+                lot=delivery.lot,
+            ),
+        )
+        following, event = delivery.next(failure), await self._event(delivery.bus, delivery.sequence)
+        elsewhere = subscription.places.after(endpoint) if judged.elsewhere else None
+        if elsewhere is not None:
+            following = delivery.elsewhere(failure, elsewhere)
+        elif judged.code:
+            await self._burials.bury(record, following, event, judged.reason, judged.code)
+            return
+        if event is None:
             await self._burials.bury(
                 record, following, None, "the bus does not hold the event any more", "EventExpired"
             )
-        else:
-            due = after(stored_ns, record.retry.delay_s(delivery.counted))
-            waiting = Waiting(following, event.encode())
-            await wait_until(self._connection, waiting, delivery.place(record.endpoint_id), due)
+            return
+        due = after(stored_ns, judged.delay_s)
+        await wait_until(self._connection, Waiting(following, event.encode()), following.place(record.endpoint_id), due)
 
     async def _event(self, bus: str, sequence: int) -> CloudEvent | None:
         try:
@@ -117,13 +132,19 @@ def _result(part: ResultPart) -> TaskResult | None:
     return next((result for result in part.results if result.index == 0), None)
 
 
-def _belongs(record: SubscriptionRecord, delivery: Delivery, where: ResultAddress) -> bool:
+def _belongs(subscription: CompiledSubscription, delivery: Delivery, where: ResultAddress) -> bool:
     """Whether this result can be the delivery's: a pool signs results, but must not speak for other subscriptions."""
-    place = delivery.place(record.endpoint_id)
-    return (where.principal, where.endpoint, where.bundle) == (record.owner, place, delivery.bundle_id(place))
+    record = subscription.record
+    # Those that were sent before the subscription was changed still end where they are.
+    known = where.endpoint in subscription.places.all() or where.endpoint in record.former_endpoints
+    if not known and not delivery.redriven:
+        return False
+    if delivery.endpoint is not None and delivery.endpoint != where.endpoint:
+        return False
+    return (where.principal, where.bundle) == (record.owner, delivery.bundle_id(where.endpoint))
 
 
-def _failure(record: SubscriptionRecord, delivery: Delivery, result: TaskResult) -> tuple[FailedAttempt, str]:
+def _failure(delivery: Delivery, result: TaskResult, endpoint: UUID) -> tuple[FailedAttempt, str]:
     """The failed attempt, and the code of the failure."""
     try:
         failure = decode_failure(result.value)
@@ -132,7 +153,7 @@ def _failure(record: SubscriptionRecord, delivery: Delivery, result: TaskResult)
         error, message, traceback, code = "DecodeError", str(unreadable), "", "DecodeError"
     attempt = FailedAttempt(
         attempt=delivery.attempt,
-        task_id=delivery.task_id(delivery.place(record.endpoint_id)),
+        task_id=delivery.task_id(endpoint),
         state=result.state,
         error=error,
         message=message,

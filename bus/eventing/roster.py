@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from uuid import UUID
 
 from headrace.bus.errors import FilterInvalid
@@ -53,6 +53,10 @@ class Roster:
     def get(self, subscription_id: UUID) -> CompiledSubscription | None:
         """A subscription that is known here, or None."""
         return self._known.get(subscription_id)
+
+    def all(self) -> Iterable[CompiledSubscription]:
+        """Those that are known here, as they are now."""
+        return self._known.values()
 
     async def find(self, subscription_id: UUID) -> CompiledSubscription | None:
         """A subscription; one that is not known here is read. None when there is none (any more).

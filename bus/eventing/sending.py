@@ -6,10 +6,14 @@ import logging
 import time
 from collections.abc import Callable
 
+import msgspec
+
 from headrace.bus.errors import (
     ArgumentNotSerialisable,
     BusUnavailable,
     DeliveryForbidden,
+    EndpointNotAllowed,
+    EventTooOld,
     InputFailed,
     PayloadTooLarge,
     PoolLimit,
@@ -20,6 +24,7 @@ from headrace.bus.errors import (
 from headrace.bus.eventing.burials import Burials
 from headrace.bus.eventing.deliveries import Delivery, Waiting, after, wait_until
 from headrace.bus.eventing.events import CloudEvent
+from headrace.bus.eventing.retries import too_old
 from headrace.bus.eventing.rights import Rights
 from headrace.bus.eventing.schedules.runs import TickRuns
 from headrace.bus.eventing.subscriptions import CompiledSubscription, SubscriptionRecord
@@ -37,7 +42,14 @@ from headrace.bus.tasks.submission import DELIVERIES_GROUP, Call, Submission
 logger = logging.getLogger(__name__)
 
 # Nothing about these changes by trying again.
-_PERMANENT = (InputFailed, DeliveryForbidden, ArgumentNotSerialisable, PayloadTooLarge)
+_PERMANENT = (
+    InputFailed,
+    DeliveryForbidden,
+    ArgumentNotSerialisable,
+    PayloadTooLarge,
+    EndpointNotAllowed,
+    EventTooOld,
+)
 
 
 class Sender:
@@ -78,6 +90,7 @@ class Sender:
         if await self._runs.cut_short(subscription.record, delivery):
             return
         try:
+            delivery = _placed(subscription, delivery, event)
             await self._submit(subscription, delivery, event)
             self._count("sent")
             await self._runs.cut_short(subscription.record, delivery)
@@ -99,6 +112,9 @@ class Sender:
 
     async def _submit(self, subscription: CompiledSubscription, delivery: Delivery, event: CloudEvent) -> None:
         record = subscription.record
+        left_s = record.retry.left_s(delivery.published_at, time.time())
+        if left_s is not None and left_s <= 0:
+            raise EventTooOld(too_old(record.retry))
         place = delivery.place(record.endpoint_id)
         endpoint = await self._rights.check(record.owner, record.function_id, place, record.linked)
         arguments = subscription.input.render(event)
@@ -113,7 +129,7 @@ class Sender:
                 pool=await self._pool(record, endpoint),
                 group=DELIVERIES_GROUP,
                 calls=[Call(function=record.function_id, args=arguments.args, kwargs=arguments.kwargs)],
-                options=TaskOptions(),
+                options=TaskOptions(queue_timeout_s=left_s),
                 origin=delivery.encode(),
                 first_bundle=delivery.bundle_id(place),
                 # Always: the event may have been published before, and its first delivery may be done.
@@ -133,3 +149,10 @@ class Sender:
             return used.pool
         except PoolLimit as error:
             raise DeliveryForbidden(str(error)) from error
+
+
+def _placed(subscription: CompiledSubscription, delivery: Delivery, event: CloudEvent) -> Delivery:
+    """The delivery with the endpoint that its event names, where it has none and the event has a say."""
+    if delivery.endpoint is not None:
+        return delivery
+    return msgspec.structs.replace(delivery, endpoint=subscription.places.first(event))

@@ -9,27 +9,12 @@ from uuid import UUID
 import msgspec
 
 from headrace.bus.eventing.events import DEFAULT_BUS
+from headrace.bus.eventing.places import EndpointChoice, OfflinePolicy, Places, compile_places
+from headrace.bus.eventing.retries import RetryPolicy
 from headrace.bus.eventing.templates import InputTemplate, compile_input
 from headrace.bus.filters import Filter, compile_filter
 from headrace.bus.names import event_stream
 from headrace.bus.nats.connection import Connection
-
-
-class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """How often a delivery is tried, and how long it waits in between: each time `factor` times as long."""
-
-    max_attempts: int = 3
-    first_delay_s: float = 1.0
-    factor: float = 2.0
-    max_delay_s: float = 300.0
-
-    def delay_s(self, failed_attempts: int) -> float:
-        """How long to wait after so many failures (at least 1)."""
-        try:
-            delay_s = self.first_delay_s * self.factor ** (failed_attempts - 1)
-        except OverflowError:
-            delay_s = self.max_delay_s
-        return min(delay_s, self.max_delay_s)
 
 
 class SubscriptionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -52,6 +37,11 @@ class SubscriptionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_default
     """The last event of the bus when the subscription was made: only later ones are delivered."""
     linked: tuple[str, ...] = ()
     """Other identities of its owner: what belongs to, or is shared with, them is the owner's to use."""
+    endpoint: EndpointChoice | None = None
+    """How an event chooses its endpoint; `endpoint_id` is `NO_ENDPOINT` then."""
+    offline: OfflinePolicy = OfflinePolicy()
+    former_endpoints: tuple[UUID, ...] = ()
+    """Where deliveries went before it was changed: some may still be there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +51,17 @@ class CompiledSubscription:
     record: SubscriptionRecord
     filter: Filter
     input: InputTemplate
+    places: Places
 
     @classmethod
     def of(cls, record: SubscriptionRecord) -> CompiledSubscription:
         """Compile a record. Raises `FilterInvalid`."""
-        return cls(record, compile_filter(record.filter), compile_input(record.input))
+        return cls(
+            record,
+            compile_filter(record.filter),
+            compile_input(record.input),
+            compile_places(record.endpoint_id, record.endpoint, record.offline.next_endpoints),
+        )
 
 
 async def last_sequence(connection: Connection, *, bus: str = DEFAULT_BUS) -> int:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from headrace.bus.errors import DecodeError
 from headrace.bus.eventing.deliveries import Delivery, FailedAttempt, Waiting
-from headrace.bus.eventing.subscriptions import RetryPolicy
+from headrace.bus.eventing.retries import RetryPolicy
 from headrace.bus.ids import split_task_id
 
 ENDPOINT = uuid.uuid4()

@@ -1,0 +1,118 @@
+"""What a request says of a subscription: its fields, checked end to end; and a subscription as it is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+from uuid import UUID
+
+import msgspec
+
+from headrace.action_provider.api.access import check_allowed, chosen_endpoint, endpoint_for, function_for, timestamp
+from headrace.action_provider.errors import Forbidden, InvalidRequest
+from headrace.action_provider.http import Call
+from headrace.bus.errors import FilterInvalid
+from headrace.bus.eventing.places import NO_ENDPOINT, EndpointChoice, OfflinePolicy, compile_places
+from headrace.bus.eventing.retries import RetryPolicy
+from headrace.bus.eventing.subscriptions import SubscriptionRecord
+from headrace.bus.eventing.templates import compile_input
+from headrace.bus.filters import compile_filter
+from headrace.schemas import Violation
+
+T = TypeVar("T")
+
+_MOST_FORMER = 20
+
+_POLICIES: Mapping[str, Any] = {"retry": RetryPolicy, "offline": OfflinePolicy}
+"""Fields that are a struct each; what is left out, or null, is as by default."""
+
+
+async def first_endpoint(call: Call) -> UUID:
+    """The endpoint of a new subscription: the one named, the only one there is, or none where events choose.
+
+    Raises what `chosen_endpoint` raises.
+    """
+    if call.body.get("endpoint") is not None:
+        return NO_ENDPOINT
+    named = UUID(call.body["endpoint_id"]) if call.body.get("endpoint_id") else None
+    return (await chosen_endpoint(call.service, call.caller, named)).endpoint_id
+
+
+def changed(record: SubscriptionRecord, body: Mapping[str, Any]) -> SubscriptionRecord:
+    """The record with what the body says. Raises `InvalidRequest` for two kinds of endpoint at once."""
+    if body.get("endpoint") is not None and body.get("endpoint_id") is not None:
+        raise _refused("/endpoint", "give endpoint_id, or endpoint where events choose it, not both")
+    fields = {name: body[name] for name in ("name", "filter", "input") if name in body}
+    if "function_id" in body:
+        fields["function_id"] = UUID(body["function_id"])
+    for name, kind in _POLICIES.items():
+        if name in body:
+            fields[name] = msgspec.convert(body[name] or {}, kind)
+    return _moved(msgspec.structs.replace(record, **fields), body)
+
+
+def _moved(record: SubscriptionRecord, body: Mapping[str, Any]) -> SubscriptionRecord:
+    """The record with the endpoint, or the choice of one, that the body names."""
+    endpoint, choice = record.endpoint_id, record.endpoint
+    if body.get("endpoint") is not None:
+        endpoint, choice = NO_ENDPOINT, msgspec.convert(body["endpoint"], EndpointChoice)
+    elif body.get("endpoint_id") is not None:
+        endpoint, choice = UUID(body["endpoint_id"]), None
+    moved = msgspec.structs.replace(record, endpoint_id=endpoint, endpoint=choice)
+    left = _places(record) - _places(moved) - {NO_ENDPOINT}
+    if not left:
+        return moved
+    former = tuple(dict.fromkeys((*sorted(left, key=str), *record.former_endpoints)))[:_MOST_FORMER]
+    return msgspec.structs.replace(moved, former_endpoints=former)
+
+
+async def check(call: Call, record: SubscriptionRecord) -> None:
+    """Check that it can be delivered. Raises `FilterInvalid`, `NotFound` and `Forbidden`, which say what is wrong."""
+    check_compiles("/filter", compile_filter, record.filter)
+    check_compiles("/input", compile_input, record.input)
+    check_compiles("/endpoint", lambda choice: compile_places(record.endpoint_id, choice), record.endpoint)
+    service, caller = call.service, call.caller
+    function = await function_for(service, caller, record.function_id)
+    for endpoint_id in sorted(_places(record), key=str):
+        endpoint = await endpoint_for(service, caller, endpoint_id)
+        check_allowed(endpoint, function)
+        if endpoint.authentication_policy is not None and not caller.is_(endpoint.owner):
+            raise Forbidden(
+                f"endpoint {endpoint.name!r} asks how its users have signed in, which nobody can say when an event"
+                " comes; only its owner's subscriptions run there"
+            )
+
+
+def check_compiles(place: str, compile_it: Callable[[Any], T], document: Any) -> T:
+    """What a part of the body compiles to. Raises `FilterInvalid` with the pointer from the body's root."""
+    try:
+        return compile_it(document)
+    except FilterInvalid as error:
+        raise FilterInvalid(f"{place[1:]}: {error}", pointer=place + error.pointer) from error
+
+
+def described(record: SubscriptionRecord) -> dict[str, Any]:
+    """A subscription as its owner sees it."""
+    return {
+        "subscription_id": record.subscription_id,
+        "name": record.name,
+        "owner": record.owner,
+        "bus": record.bus,
+        "filter": record.filter,
+        "function_id": record.function_id,
+        "endpoint_id": None if record.endpoint_id == NO_ENDPOINT else record.endpoint_id,
+        "endpoint": record.endpoint,
+        "offline": record.offline,
+        "input": record.input,
+        "retry": record.retry,
+        "created_at": timestamp(record.created_at),
+    }
+
+
+def _places(record: SubscriptionRecord) -> frozenset[UUID]:
+    named = (record.endpoint_id,) if record.endpoint is None else record.endpoint.allowed.values()
+    return frozenset((*named, *record.offline.next_endpoints))
+
+
+def _refused(pointer: str, problem: str) -> InvalidRequest:
+    return InvalidRequest(f"{pointer[1:]}: {problem}", violations=(Violation(pointer=pointer, problem=problem),))

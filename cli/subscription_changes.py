@@ -1,0 +1,72 @@
+"""`headrace subscription change`: another filter, target or policy for a subscription that keeps its id."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+from uuid import UUID
+
+import typer
+
+from headrace.cli import output
+from headrace.cli.service import JsonOption, OfHomeOption, document_of, json_option, service
+from headrace.cli.subscription_options import (
+    AllowedEndpoints,
+    EndpointFrom,
+    Hold,
+    MaxAge,
+    MaxAttempts,
+    NextEndpoints,
+    PermanentErrors,
+    with_policies,
+)
+
+
+def change(
+    subscription_id: Annotated[UUID, typer.Argument()],
+    name: Annotated[str | None, typer.Option(help="What people call it.")] = None,
+    function: Annotated[UUID | None, typer.Option(help="The id of the function to run.")] = None,
+    endpoint: Annotated[UUID | None, typer.Option(help="The id of the endpoint that runs it.")] = None,
+    endpoint_from: EndpointFrom = None,
+    allowed_endpoint: AllowedEndpoints = None,
+    filter_: Annotated[str | None, typer.Option("--filter", help="A filter as JSON; @FILE for a file.")] = None,
+    input_: Annotated[str | None, typer.Option("--input", help="Arguments as JSON; @FILE for a file.")] = None,
+    max_attempts: MaxAttempts = None,
+    max_age: MaxAge = None,
+    permanent_error: PermanentErrors = None,
+    hold: Hold = None,
+    next_endpoint: NextEndpoints = None,
+    file: Annotated[
+        Path | None, typer.Option(help="What changes, as JSON or YAML; options replace what it says.")
+    ] = None,
+    as_json: JsonOption = False,
+    home: OfHomeOption = None,
+) -> None:
+    """Change a subscription of yours: what you do not name stays as it is."""
+    document = document_of(file, "what changes of a subscription")
+    given = {"name": name, "function_id": function and str(function), "endpoint_id": endpoint and str(endpoint)}
+    document.update({key: value for key, value in given.items() if value is not None})
+    for option, text in (("filter", filter_), ("input", input_)):
+        if text is not None:
+            document[option] = json_option(text, f"--{option}")
+    with service(home) as client:
+        # A policy is replaced whole: so what is not named of it comes from what there is.
+        known = client.get_subscription(subscription_id)
+        policies = {each: document.get(each) or known[each] for each in ("retry", "offline")}
+        changed = with_policies(
+            {**document, **policies},
+            max_attempts=max_attempts,
+            max_age=max_age,
+            permanent_errors=permanent_error,
+            hold=hold,
+            next_endpoints=next_endpoint,
+            endpoint_from=endpoint_from,
+            allowed_endpoints=allowed_endpoint,
+        )
+        answer = client.change_subscription(
+            subscription_id, {each: value for each, value in changed.items() if value != known.get(each)} or document
+        )
+    if as_json:
+        output.say_json(answer)
+    else:
+        output.say(f"Changed {subscription_id}.")

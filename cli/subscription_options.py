@@ -1,0 +1,76 @@
+"""The options of a subscription's policies, and the document that they make."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any
+from uuid import UUID
+
+import typer
+
+from headrace.cli.token_commands import duration_s
+
+MaxAttempts = Annotated[int | None, typer.Option(min=1, help="How often a failing delivery is tried.")]
+MaxAge = Annotated[
+    str | None, typer.Option(help="Give deliveries up once the event is so old, such as 90s, 15m, 12h or 7d.")
+]
+PermanentErrors = Annotated[
+    list[str] | None,
+    typer.Option("--permanent-error", help="A type of exception that ends a delivery at once. May be repeated."),
+]
+Hold = Annotated[
+    str | None,
+    typer.Option(help="How long a delivery waits for an endpoint that is away, such as 10m; for ever by default."),
+]
+NextEndpoints = Annotated[
+    list[UUID] | None, typer.Option("--next-endpoint", help="Where it goes after that. May be repeated.")
+]
+EndpointFrom = Annotated[
+    str | None,
+    typer.Option(help='In place of --endpoint: a template that gives its name, such as "{{ event.data.site }}".'),
+]
+AllowedEndpoints = Annotated[
+    list[str] | None,
+    typer.Option("--allowed-endpoint", help="With --endpoint-from: NAME=ID, an endpoint and its name. Repeat it."),
+]
+
+
+def with_policies(
+    document: dict[str, Any],
+    *,
+    max_attempts: int | None = None,
+    max_age: str | None = None,
+    permanent_errors: Iterable[str] | None = None,
+    hold: str | None = None,
+    next_endpoints: Iterable[UUID] | None = None,
+    endpoint_from: str | None = None,
+    allowed_endpoints: Iterable[str] | None = None,
+) -> dict[str, Any]:
+    """The document of a subscription, with what was given; `retry` and `offline` keep what is not named.
+
+    Raises `CommandError` and `typer.BadParameter`.
+    """
+    retry = {
+        "max_attempts": max_attempts,
+        "max_age_s": None if max_age is None else duration_s(max_age),
+        "permanent_errors": list(permanent_errors) if permanent_errors else None,
+    }
+    offline = {
+        "hold_s": None if hold is None else duration_s(hold),
+        "next_endpoints": [str(each) for each in next_endpoints] if next_endpoints else None,
+    }
+    for name, policy in (("retry", retry), ("offline", offline)):
+        said = {key: value for key, value in policy.items() if value is not None}
+        if said:
+            document[name] = {**(document.get(name) or {}), **said}
+    if endpoint_from is not None or allowed_endpoints:
+        document["endpoint"] = _choice(endpoint_from, allowed_endpoints or ())
+        document.pop("endpoint_id", None)
+    return document
+
+
+def _choice(template: str | None, allowed: Iterable[str]) -> dict[str, Any]:
+    named = dict(each.rpartition("=")[::2] for each in allowed)
+    if template is None or not named or not all(named):
+        raise typer.BadParameter("give --endpoint-from TEMPLATE and --allowed-endpoint NAME=ID, both")
+    return {"template": template, "allowed": named}

@@ -1,0 +1,158 @@
+"""Policies of subscriptions, with a real bus, service and pool: what ends a delivery, where it waits, where it goes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from events_desk import NOTES, EventsDesk
+from running_pool import RunningPool, running_pool
+from service import RunningService
+from waiting import eventually
+
+_kinds = (f"org.example.policy{n}" for n in itertools.count())
+
+PICKY = """
+class PermanentFailure(Exception):
+    pass
+
+def picky(kind):
+    if kind == "own":
+        raise PermanentFailure("never")
+    if kind == "ours":
+        from headrace.sdk import PermanentFailure as Ours
+        raise Ours("never ever")
+    raise {"key": KeyError, "value": ValueError}[kind](kind)
+"""
+
+
+@pytest.fixture(scope="module")
+def endpoint(service: RunningService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with running_pool(service, tmp_path_factory.mktemp("pool")) as pool:
+        yield pool.endpoint_id
+
+
+@pytest.fixture
+def desk(service: RunningService, endpoint: str, tmp_path: Path) -> EventsDesk:
+    return EventsDesk(service.http(), tmp_path, service.add_function(NOTES, "note"), endpoint)
+
+
+@pytest.fixture
+def kind() -> str:
+    return next(_kinds)
+
+
+def test_permanent_errors_go_straight_to_the_dead_letters(service: RunningService, desk: EventsDesk, kind: str) -> None:
+    body = {
+        "filter": {"exact": {"type": kind}},
+        "function_id": service.add_function(PICKY, "picky"),
+        "endpoint_id": desk.endpoint,
+        "input": {"args": ["{{ event.id }}"]},
+        "retry": {"max_attempts": 2, "first_delay_s": 0.1, "permanent_errors": ["KeyError"]},
+    }
+    subscription = desk.http.post("/api/v1/subscriptions", json=body).json()["subscription_id"]
+    for event_id in ("own", "ours", "key", "value"):
+        desk.publish(kind, event_id)
+    eventually(lambda: len(desk.dead_letters(subscription)) == 4, message="all are given up")
+    letters = {each["event_id"]: each for each in desk.dead_letters(subscription)}
+    assert {name: (each["code"], len(each["attempts"])) for name, each in letters.items()} == {
+        "own": ("PermanentFailure", 1),
+        "ours": ("PermanentFailure", 1),
+        "key": ("PermanentFailure", 1),
+        "value": ("AttemptsExhausted", 2),
+    }
+    assert "never ever" in letters["ours"]["reason"]
+
+
+def test_an_endpoint_that_is_away_costs_no_attempt(
+    service: RunningService, desk: EventsDesk, kind: str, late: RunningPool
+) -> None:
+    """For ever; for as long as the subscription says, and on to the next endpoint; or to the dead letters."""
+    away = service.add_endpoint(f"away-{kind}")[0]
+    held, moved, ended, old = desk.notes(), desk.notes(), desk.notes(), desk.notes()
+    once = {"max_attempts": 1}
+    waits = desk.subscribe(kind, held, endpoint_id=late.endpoint_id, retry=once)
+    offline = {"hold_s": 1, "next_endpoints": [away, desk.endpoint]}
+    goes_on = desk.subscribe(kind, moved, endpoint_id=away, retry=once, kwargs={"fail": 1}, offline=offline)
+    gives_up = desk.subscribe(kind, ended, endpoint_id=away, retry=once, offline={"hold_s": 1})
+    grows_old = desk.subscribe(kind, old, endpoint_id=away, retry={"max_age_s": 1})
+    desk.publish(kind, "1", data={"n": 1})
+
+    letter = desk.dead_letter(gives_up)
+    assert (letter["code"], letter["event"]["data"], letter["endpoint_id"]) == ("EndpointOffline", {"n": 1}, away)
+    assert [(each["attempt"], each["state"]) for each in letter["attempts"]] == [(1, "expired")]
+    assert desk.dead_letter(grows_old)["code"] == "EventTooOld"
+
+    # It ran elsewhere, as its first and only attempt.
+    letter = desk.dead_letter(goes_on)
+    assert (letter["code"], letter["endpoint_id"]) == ("AttemptsExhausted", desk.endpoint)
+    assert [(each["attempt"], each["state"]) for each in letter["attempts"]] == [(1, "expired"), (1, "failed")]
+    assert moved.args == [["1"]]
+
+    answer = desk.http.post(
+        "/api/v1/dead-letters/redrive", json={"subscription_id": gives_up, "endpoint_id": desk.endpoint}
+    )
+    assert answer.json() == {"redriven": 1, "left": 0}
+    assert ended.wait(1) == [["1"]]
+
+    assert (held.args, desk.dead_letters(waits)) == ([], [])
+    late.start()
+    assert held.wait(1) == [["1"]]
+    assert old.args == []
+
+
+def test_an_event_names_its_endpoint(service: RunningService, desk: EventsDesk, kind: str) -> None:
+    notes = desk.notes()
+    allowed = {"here": desk.endpoint}
+    choice = {"template": "{{ event.data.site }}", "allowed": allowed}
+    subscription = desk.subscribe(kind, notes, endpoint_id=None, endpoint=choice)
+    desk.publish(kind, "1", data={"site": "here"})
+    desk.publish(kind, "2", data={"site": desk.endpoint})
+    assert notes.wait(1) == [["1"]]
+    letter = desk.dead_letter(subscription)
+    assert (letter["code"], letter["event_id"], letter["endpoint_id"]) == ("EndpointNotAllowed", "2", None)
+
+    # Once it is allowed, the same event finds its place.
+    allowed[desk.endpoint] = desk.endpoint
+    changed = desk.http.patch(f"/api/v1/subscriptions/{subscription}", json={"endpoint": choice})
+    assert (changed.status_code, changed.json()["endpoint"]) == (200, choice)
+
+    def delivered() -> bool:
+        desk.http.post("/api/v1/dead-letters/redrive", json={"subscription_id": subscription})
+        return len(notes.args) == 2
+
+    eventually(delivered, message="the event found its endpoint")
+    stranger = {"template": "x", "allowed": {"x": service.add_endpoint("other", service.add_user(f"u{kind[-1]}"))[0]}}
+    refused = desk.http.patch(f"/api/v1/subscriptions/{subscription}", json={"endpoint": stranger})
+    assert refused.status_code == 404
+
+
+def test_a_subscription_is_changed_and_keeps_its_id(desk: EventsDesk, kind: str) -> None:
+    notes = desk.notes()
+    subscription = desk.subscribe(kind, notes, name="first")
+    desk.publish(kind, "1")
+    notes.wait(1)
+    change = {"filter": {"exact": {"type": f"{kind}.other"}}, "name": "second", "retry": {"max_attempts": 7}}
+    answer = desk.http.patch(f"/api/v1/subscriptions/{subscription}", json=change)
+    assert answer.status_code == 200, answer.text
+    document = answer.json()
+    assert (document["subscription_id"], document["name"], document["retry"]["max_attempts"]) == (
+        subscription,
+        "second",
+        7,
+    )
+    assert document == desk.http.get(f"/api/v1/subscriptions/{subscription}").json()
+
+    def heard() -> bool:
+        desk.publish(f"{kind}.other", "2")
+        return len(notes.args) == 2
+
+    eventually(heard, message="the new filter counts")
+    desk.publish(kind, "3")
+    desk.publish(f"{kind}.other", "4")
+    assert notes.wait(3) == [["1"], ["2"], ["4"]]
+    for wrong, pointer in (({}, ""), ({"filter": {"exact": {}}}, "/filter/exact"), ({"start": "now"}, "")):
+        answer = desk.http.patch(f"/api/v1/subscriptions/{subscription}", json=wrong)
+        assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, pointer)
