@@ -41,7 +41,8 @@ test-clients: $(VENV)/.ready $(CLIENT_TESTS)/.ready
 wheel-test: $(VENV)/.ready
 	$(BIN)/python tests/packaging/install_and_run.py
 
-# Kills every part at random moments under load. CHAOS_SECONDS (180) is how long, CHAOS_SEED repeats an order of failures.
+# Kills every part at random moments under load. CHAOS_SECONDS (180) is how long, CHAOS_EVENTS (10000) how many events are
+# published, CHAOS_SEED repeats an order of failures.
 chaos: $(VENV)/.ready
 	$(BIN)/python -m pytest tests/chaos -m soak -s -p no:randomly
 
