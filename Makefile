@@ -12,11 +12,20 @@ $(VENV)/.ready: pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
+# Ahead of the tests: each of their processes would do it for itself, and all at the same time. The tests are collected
+# because pytest compiles in a way of its own; in two halves, for two processors.
+COLLECT = env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m pytest --collect-only -qq
+$(VENV)/.compiled: $(VENV)/.ready
+	@echo "Compiling the modules and their tests"
+	@$(BIN)/python -m compileall -q -j 0 action_provider bus cli endpoint schemas sdk
+	@$(COLLECT) tests/unit >/dev/null & $(COLLECT) $(addprefix tests/,integration acceptance chaos) >/dev/null; wait
+	@touch $@
+
 demo: $(VENV)/.ready
 	$(BIN)/python examples/demo.py
 
 # Two processes for each of two cores: more than half of the time tests wait for other processes. The order is that of tests/conftest.py.
-test: $(VENV)/.ready
+test: $(VENV)/.ready $(VENV)/.compiled
 	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 # What needs programs from Debian's packages, such as containers: installs them with apt, as root, then tests with them. Not

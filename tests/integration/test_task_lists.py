@@ -111,9 +111,10 @@ def test_the_command_line_lists_tasks_by_the_names_of_their_functions(
     service.http().patch(f"/api/v1/endpoints/{pool.endpoint_id}", json={"public": True})
     with Client(service.url, token) as mine:
         function = mine.register_source_code(SOURCE, "fail")
-        tasks = [mine.submit(pool.endpoint_id, function, [f"{name} {n}"]) for n in range(3)]
-        for task in tasks:
-            mine.get_task(task, wait_s=10)
+        tasks = []
+        for n in range(3):  # one at a time: the order is that in which they end
+            tasks.append(mine.submit(pool.endpoint_id, function, [f"{name} {n}"]))
+            mine.get_task(tasks[-1], wait_s=10)
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "headrace.cli.main", "task", "list", *arguments]
