@@ -17,6 +17,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from headrace.action_provider.api import (
+    buses,
     dead_letters,
     endpoint_tasks,
     endpoints,
@@ -90,6 +91,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *endpoint_tasks.ROUTES,
     *logs.ROUTES,
     *events.ROUTES,
+    *buses.ROUTES,
     *traces.ROUTES,
     *stored_events.ROUTES,
     *schedules.ROUTES,

@@ -18,6 +18,7 @@ from headrace.action_provider.settings import ServiceSettings
 from headrace.action_provider.state import Service
 from headrace.action_provider.token_watch import watch_tokens
 from headrace.bus.errors import BusError, BusUnavailable
+from headrace.bus.eventing.bus_keeping import mend_buses
 from headrace.bus.eventing.dispatcher import Dispatcher
 from headrace.bus.eventing.schedules.timer import Timer
 from headrace.bus.eventing.waiter import Waiter
@@ -62,6 +63,16 @@ async def look_after_waits(service: Service) -> None:
 async def tick(service: Service) -> None:
     """Publish the ticks of schedules until cancelled."""
     await Timer(service.connection, service.keys, service.tables).run()
+
+
+async def keep_buses(service: Service) -> None:
+    """Mend what crashes have left of buses, at the start and now and then, until cancelled."""
+    while True:
+        try:
+            await mend_buses(service.connection, service.tables, replicas=service.settings.streams.replicas)
+        except BusError as error:
+            logger.warning("The buses are mended later: %s", error, extra={"action": "buses_not_mended"})
+        await asyncio.sleep(service.settings.buses_mend_s)
 
 
 async def revoke(service: Service) -> None:
@@ -132,6 +143,7 @@ async def _cut_off(service: Service, endpoint: EndpointRecord, principal: str) -
 
 
 BACKGROUND: tuple[Job, ...] = (
+    Job(name="buses", run=keep_buses, wanted=lambda settings: True),
     Job(name="dispatcher", run=dispatch, wanted=lambda settings: settings.dispatcher),
     Job(name="lanes", run=keep_lanes, wanted=lambda settings: True),
     Job(name="lists", run=keep_lists, wanted=lambda settings: True),

@@ -32,13 +32,16 @@ from typing import Any, ClassVar
 from headrace.bus.errors import (
     ArgumentNotSerialisable,
     BusError,
+    BusMissing,
     BusUnavailable,
     EnvironmentUnusable,
+    EventUnfit,
     FilterInvalid,
     ObjectDamaged,
     ObjectMissing,
     PayloadTooLarge,
     PoolFailed,
+    PublishingForbidden,
     QueueFull,
     RecordConflict,
     RecordMissing,
@@ -260,6 +263,12 @@ def answer_to(error: Exception, *, route: str) -> Answer:  # noqa: PLR0911, PLR0
         case PayloadTooLarge():
             limit = f"{error.limit} bytes" if error.limit else "the bus's limit"
             return Answer(413, error.code, f"this makes a message of {error.size} bytes; at most {limit} can be stored")
+        case EventUnfit():
+            return Answer(422, error.code, f"{error}; see `errors`", error.violations)
+        case BusMissing():
+            return Answer(404, "NotFound", str(error))
+        case PublishingForbidden():
+            return Answer(403, "Forbidden", str(error))
         case PoolFailed():
             return Answer(
                 422, error.code, str(error), (Violation(pointer="/user_endpoint_config", problem=str(error)),)

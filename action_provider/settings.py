@@ -69,6 +69,9 @@ class ServiceSettings:
     lists_mend_s: float = 3600.0
     """How often lists of actions are compared with the actions that have changed, though nothing seems to be amiss."""
 
+    buses_mend_s: float = 300.0
+    """How often buses without a stream, and those that are not quite removed, are looked for."""
+
     lanes_sweep_s: float = 60.0
     """How often lanes that nobody uses are removed, and bundles without one are looked for."""
 

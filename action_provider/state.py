@@ -11,6 +11,7 @@ from headrace.action_provider.auth.live_tokens import LiveTokens
 from headrace.action_provider.event_stream import Places
 from headrace.action_provider.metrics import Metrics
 from headrace.action_provider.settings import ServiceSettings
+from headrace.bus.eventing.publishing import Publishing
 from headrace.bus.installation.credentials import Minter
 from headrace.bus.installation.service_keys import Revocation
 from headrace.bus.keys import KeyRing
@@ -39,8 +40,14 @@ class Service:
     metrics: Metrics
     followers: Places
     """One for each answer that may be under way without an end in sight."""
+
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the service begins to stop: whoever waits for something answers with what there is."""
+
+    @property
+    def publishing(self) -> Publishing:
+        """Publishes to buses."""
+        return Publishing(self.connection, self.tables.buses, self.tables.users)
 
 
 class State(TypedDict):

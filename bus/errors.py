@@ -26,6 +26,10 @@ BusError                    something about the bus itself
 │   └── InvalidExpression   a CESQL expression that is none
 ├── ScheduleInvalid         a schedule whose times cannot be
 ├── EventRefused            a message that is no event in any form that is read here
+├── EventUnfit              an event that does not fit the schema that its bus has for its type
+├── BusMissing              no bus has this name
+├── BusLimit                there are as many buses as there may be
+├── PublishingForbidden     somebody may not publish to a bus
 ├── InputFailed             an input template that cannot be rendered for one event
 ├── RequirementsInvalid     the packages or the Python that a function is said to need cannot be
 ├── DeliveryForbidden       the owner of a subscription may not run its function at its endpoint
@@ -52,7 +56,7 @@ TaskError                   the outcome of one task that has no value
 
 from __future__ import annotations
 
-from headrace.schemas.errors import HeadraceError
+from headrace.schemas.errors import HeadraceError, Violation
 
 
 class BusError(HeadraceError):
@@ -249,6 +253,34 @@ class EventRefused(BusError):
     """Raised when a message is no event, or has a form that is not read here."""
 
     code = "EventRefused"
+
+
+class EventUnfit(BusError):
+    """Raised when an event does not fit the schema that its bus has for its type; `violations` says where."""
+
+    code = "EventUnfit"
+
+    def __init__(self, message: str, *, violations: tuple[Violation, ...]) -> None:
+        self.violations = violations
+        super().__init__(message)
+
+
+class BusMissing(BusError):
+    """Raised when no bus has this name."""
+
+    code = "BusMissing"
+
+
+class BusLimit(BusError):
+    """Raised when there are as many buses as there may be."""
+
+    code = "BusLimit"
+
+
+class PublishingForbidden(BusError):
+    """Raised when somebody may not publish to a bus."""
+
+    code = "PublishingForbidden"
 
 
 class InputFailed(BusError):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from re import _constants as regex  # type: ignore[attr-defined]  # what `re` itself reads patterns with
 from re import _parser  # type: ignore[attr-defined]  # likewise
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import jsonschema
 from jsonschema_specifications import REGISTRY as SPECIFICATIONS  # type: ignore[import-untyped] # it has no types
@@ -50,8 +50,11 @@ class _TooManyStepsError(Exception):
 _steps: ContextVar[list[int]] = ContextVar("steps")
 
 
-def check_given(description: object, *, name: str) -> None:
-    """Check a schema that a user gives for JSON objects. Raises `SchemaViolation` with each place and problem."""
+def check_given(description: object, *, name: str, whole: Literal["object", "any"] = "object") -> None:
+    """Check a schema that a user gives for JSON objects, or for any JSON.
+
+    Raises `SchemaViolation` with each place and problem.
+    """
     if not isinstance(description, dict):
         raise _refused(name, "", "a schema is a JSON object here")
     try:
@@ -60,7 +63,7 @@ def check_given(description: object, *, name: str) -> None:
         raise _refused(name, "", f"the schema is nested more than {_MOST_DEPTH} deep") from None
     if size > MOST_BYTES:
         raise _refused(name, "", f"the schema has {size} bytes; at most {MOST_BYTES} are taken")
-    if description.get("type", "object") != "object":
+    if whole == "object" and description.get("type", "object") != "object":
         raise _refused(name, "/type", "the whole is an object, so this must be 'object'")
     problems = list(_problems(description, description, "", 0))
     if problems:

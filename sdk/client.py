@@ -21,6 +21,7 @@ from headrace.bus.network import Network
 from headrace.bus.tasks.bundles import FunctionUse, TaskOptions
 from headrace.bus.tasks.options import changed
 from headrace.sdk.actions import COMPUTE, ActionRequests
+from headrace.sdk.bus_methods import BusMethods
 from headrace.sdk.documents import Document, Id, check_json, given, id_or_none, id_text, items, segment, states
 from headrace.sdk.event_methods import EventMethods
 from headrace.sdk.http import PROTOCOL, Http, check_protocol, headrace_version
@@ -36,7 +37,7 @@ from headrace.sdk.token_source import TokenSource
 _PIECE: Final = 1024 * 1024
 
 
-class Client(EventMethods, SubscriptionMethods, SourceMethods):
+class Client(EventMethods, BusMethods, SubscriptionMethods, SourceMethods):
     """Talks to the service that a URL and a token name, by default those of the environment or the profile.
 
     Nothing is read or sent before the first call. Any thread may use it. Every method raises `ClientError` (see

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
+from urllib.parse import quote
 from uuid import UUID, uuid4
 
 import msgspec
@@ -12,6 +13,8 @@ from headrace.sdk.documents import Id, check_json, id_text
 
 EVENT_TYPE: Final = "application/cloudevents+json"
 BATCH_TYPE: Final = "application/cloudevents-batch+json"
+
+DEFAULT_BUS: Final = "default"
 
 _MOST_EVENTS: Final = 1000
 _MOST_BYTES: Final = 4_000_000
@@ -24,6 +27,11 @@ def whole_event(event: Mapping[str, Any]) -> dict[str, Any]:
     document = {"specversion": "1.0", "id": str(uuid4()), **event}
     check_json(document)
     return document
+
+
+def events_of(bus: str) -> str:
+    """Where events of a bus are sent to."""
+    return "events" if bus == DEFAULT_BUS else f"buses/{quote(bus, safe='')}/events"
 
 
 def batches_of(events: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

@@ -8,7 +8,15 @@ from datetime import datetime
 from typing import Any
 
 from headrace.sdk.documents import Document, Id, given, id_or_none, time_text
-from headrace.sdk.event_batches import BATCH_TYPE, EVENT_TYPE, batches_of, filter_or_subscription, whole_event
+from headrace.sdk.event_batches import (
+    BATCH_TYPE,
+    DEFAULT_BUS,
+    EVENT_TYPE,
+    batches_of,
+    events_of,
+    filter_or_subscription,
+    whole_event,
+)
 from headrace.sdk.http import Http
 
 
@@ -17,18 +25,19 @@ class EventMethods:
 
     _http: Http
 
-    def publish(self, event: Mapping[str, Any]) -> Document:
+    def publish(self, event: Mapping[str, Any], *, bus: str = DEFAULT_BUS) -> Document:
         """Publish one CloudEvent (structured form, `id` and `specversion` are filled in); returns once it is stored.
 
         The same `source` and `id` are stored once, so a broken connection is simply tried again. The answer has the
-        event's `id`, `source` and `sequence`, and whether it was a `duplicate`.
+        event's `id`, `source` and `sequence`, and whether it was a `duplicate`; on a bus that marks what does not fit
+        the schema of its type, also the `problem`.
         """
         answer: Document = self._http.request(
-            "POST", "events", body=whole_event(event), content_type=EVENT_TYPE, repeatable=True
+            "POST", events_of(bus), body=whole_event(event), content_type=EVENT_TYPE, repeatable=True
         )
         return answer
 
-    def publish_batch(self, events: Iterable[Mapping[str, Any]]) -> list[Document]:
+    def publish_batch(self, events: Iterable[Mapping[str, Any]], *, bus: str = DEFAULT_BUS) -> list[Document]:
         """Publish many CloudEvents in their order; gives for each what `publish` gives, once all are stored.
 
         Up to 1 000 (or 4 MB) go in one request, and are stored together or not at all. Raises as `publish` does; then
@@ -37,7 +46,7 @@ class EventMethods:
         """
         published: list[Document] = []
         for batch in batches_of(whole_event(event) for event in events):
-            answer = self._http.request("POST", "events", body=batch, content_type=BATCH_TYPE, repeatable=True)
+            answer = self._http.request("POST", events_of(bus), body=batch, content_type=BATCH_TYPE, repeatable=True)
             published += answer["events"]
         return published
 

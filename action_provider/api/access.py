@@ -7,10 +7,9 @@ from uuid import UUID
 
 from headrace.action_provider.auth.callers import Caller
 from headrace.action_provider.auth.policies import check_policy
-from headrace.action_provider.errors import Conflict, ConsentRequired, Forbidden, MalformedRequest, NotFound
+from headrace.action_provider.errors import Conflict, ConsentRequired, Forbidden, NotFound
 from headrace.action_provider.http import Call
 from headrace.action_provider.state import Service
-from headrace.bus.eventing.events import DEFAULT_BUS
 from headrace.bus.store.models import EndpointRecord, FunctionRecord
 
 
@@ -36,14 +35,6 @@ async def seen_endpoint(service: Service, caller: Caller, endpoint_id: UUID) -> 
     if found is None or not await _sees(caller, found.value):
         raise NotFound(f"there is no endpoint {endpoint_id}, or it is not shared with you")
     return found.value
-
-
-async def check_bus(service: Service, caller: Caller, name: str) -> str:
-    """The name of a bus on which the caller may publish, and to which it may listen. Raises `MalformedRequest`."""
-    # There is one, and it is everybody's; a bus with owners is asked for here.
-    if name != DEFAULT_BUS:
-        raise MalformedRequest(f"Field '$.bus': there is no bus {str(name)[:80]!r}, or it is not yours to use")
-    return name
 
 
 async def own_endpoint(call: Call) -> EndpointRecord:

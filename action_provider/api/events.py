@@ -8,11 +8,11 @@ from typing import Any
 
 from starlette.responses import Response
 
+from headrace.action_provider.api.bus_access import check_right
 from headrace.action_provider.bodies import parse_json, read_body
 from headrace.action_provider.errors import MalformedRequest, UnsupportedMediaType
 from headrace.action_provider.http import Call, Operation, reply
 from headrace.bus.errors import EventRefused
-from headrace.bus.eventing import events
 from headrace.bus.eventing.bindings import BATCH_CONTENT_TYPE, Mode, mode_of, read_batch, read_event
 from headrace.bus.eventing.events import CONTENT_TYPE, DEFAULT_BUS, MOST_EVENT_BYTES, CloudEvent, Published
 
@@ -24,33 +24,37 @@ async def publish(call: Call) -> Response:
 
     A batch is stored whole, or refused with the positions of what is wrong. The same `source` and `id` are stored once.
     """
+    bus = call.request.path_params.get("name", DEFAULT_BUS)
+    await check_right(call.service, call.caller, bus, "publish")
     content_type = call.request.headers.get("content-type", "")
     settings = call.service.settings
     limit = settings.body_bytes if _mode(content_type) == "batch" else MOST_EVENT_BYTES
     body = await read_body(call.request, limit=limit, timeout_s=settings.body_timeout_s)
-    return reply(await publish_body(call, content_type, body, publisher=call.caller.principal), 202)
+    return reply(await publish_body(call, content_type, body, bus=bus, publisher=call.caller.principal), 202)
 
 
 async def publish_body(
-    call: Call, content_type: str, body: bytes, *, publisher: str, bus: str = DEFAULT_BUS
+    call: Call, content_type: str, body: bytes, *, publisher: str, bus: str = DEFAULT_BUS, check: bool = False
 ) -> dict[str, Any]:
-    """Store the events of a request whose body has been read; gives what to answer. `publisher` is noted beside them.
+    """Store the events of a request whose body has been read; gives what to answer. `publisher` is noted beside them;
+    `check` whether they may publish there, where that is not the caller.
 
     Raises what is to be answered.
     """
     mode = _mode(content_type)
     if mode != "binary" and not body.strip():
         raise MalformedRequest("this needs an event as its body; its schema is /schemas/event")
-    connection = call.service.connection
+    publishing = call.service.publishing
     if mode == "batch":
         batch = await _read_batch(body)
-        published = await events.publish_together(connection, batch, bus=bus, publisher=publisher)
+        published = await publishing.publish_together(batch, bus=bus, publisher=publisher, check=check)
         return {"events": [published_document(*each) for each in zip(batch, published, strict=True)]}
     try:
         event = read_event(content_type, call.request.headers, body, parse_json)
     except EventRefused as error:
         raise UnsupportedMediaType(str(error)) from None
-    return published_document(event, await events.publish(connection, event, bus=bus, publisher=publisher))
+    published_one = await publishing.publish(event, bus=bus, publisher=publisher, check=check)
+    return published_document(event, published_one)
 
 
 def _mode(content_type: str) -> Mode:
@@ -76,20 +80,26 @@ def published_document(event: CloudEvent, published: Published) -> dict[str, Any
         "source": event.source,
         "sequence": published.sequence,
         "duplicate": published.duplicate,
+        **({"problem": published.problem} if published.problem else {}),
     }
 
 
-ROUTES = (
-    Operation(
+def _published_at(path: str, summary: str) -> Operation:
+    return Operation(
         method="POST",
-        path="/api/v1/events",
+        path=path,
         handler=publish,
-        summary="Publish an event, or a batch of events",
+        summary=summary,
         request_schema="event",
         response_schema="publication",
         status=202,
         reads_body=False,
         request_type=CONTENT_TYPE,
         other_requests=((BATCH_CONTENT_TYPE, "event-batch"),),
-    ),
+    )
+
+
+ROUTES = (
+    _published_at("/api/v1/events", "Publish an event, or a batch of events"),
+    _published_at("/api/v1/buses/{name}/events", "Publish an event, or a batch of events, to a bus"),
 )

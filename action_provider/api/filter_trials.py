@@ -9,7 +9,8 @@ from uuid import UUID
 
 from starlette.responses import Response
 
-from headrace.action_provider.api.access import check_bus, timestamp
+from headrace.action_provider.api.access import timestamp
+from headrace.action_provider.api.bus_access import check_right
 from headrace.action_provider.api.subscription_bodies import check_compiles
 from headrace.action_provider.api.subscriptions import own_subscription
 from headrace.action_provider.errors import InvalidRequest, NotFound
@@ -51,7 +52,7 @@ async def explain(call: Call) -> Response:
 async def try_on_the_past(call: Call) -> Response:
     """Say which of the events that the bus still holds would have passed a filter. Nothing runs."""
     wanted, _ = await _tried(call)
-    bus = await check_bus(call.service, call.caller, call.body.get("bus") or DEFAULT_BUS)
+    bus = await check_right(call.service, call.caller, call.body.get("bus") or DEFAULT_BUS, "subscribe")
     after = call.body.get("after")
     if after is None:
         after = await sequence_before(call.service.connection, _moment(call.body.get("since")), bus=bus)
@@ -88,7 +89,7 @@ async def _event(call: Call) -> tuple[CloudEvent, int | None]:
         raise _refusal("/event", "give an event or the sequence of one, one of them")
     if sequence is None:
         return CloudEvent.of_document(given), None
-    bus = await check_bus(call.service, call.caller, call.body.get("bus") or DEFAULT_BUS)
+    bus = await check_right(call.service, call.caller, call.body.get("bus") or DEFAULT_BUS, "subscribe")
     arrived, _ = await arrived_after(call.service.connection, bus, sequence - 1)
     if not arrived or arrived[0].sequence != sequence or arrived[0].event is None:
         raise NotFound(f"the bus {bus!r} holds no event {sequence} (any more)")

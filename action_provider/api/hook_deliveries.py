@@ -29,7 +29,6 @@ from headrace.action_provider.errors import (
 )
 from headrace.action_provider.http import Call, Operation, reply
 from headrace.bus.errors import EventRefused, InputFailed, SignatureInvalid
-from headrace.bus.eventing import events
 from headrace.bus.eventing.bindings import BATCH_CONTENT_TYPE, mode_of
 from headrace.bus.eventing.events import CONTENT_TYPE, MOST_EVENT_BYTES
 from headrace.bus.eventing.hooks import HookRecord, concealed, event_of, new_secret, revealed
@@ -58,7 +57,7 @@ async def deliver(call: Call) -> Response:
     hook = await _believed(call, body)
     headers = {"Cache-Control": "private, no-store"}
     if hook.kind == "cloudevents":
-        document = await publish_body(call, content_type, body, bus=hook.bus, publisher=hook.owner)
+        document = await publish_body(call, content_type, body, bus=hook.bus, publisher=hook.owner, check=True)
         return reply(document, 202, headers)
     _check_form(hook, content_type)
     try:
@@ -67,7 +66,7 @@ async def deliver(call: Call) -> Response:
         raise MalformedRequest(str(error)) from None
     except InputFailed as error:
         raise InvalidRequest(f"the hook's templates do not fit this delivery: {error}") from None
-    published = await events.publish(call.service.connection, event, bus=hook.bus, publisher=hook.owner)
+    published = await call.service.publishing.publish(event, bus=hook.bus, publisher=hook.owner, check=True)
     return reply(published_document(event, published), 202, headers)
 
 

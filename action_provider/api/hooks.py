@@ -10,9 +10,11 @@ import msgspec
 from starlette.responses import Response
 
 from headrace.action_provider.api.access import timestamp
+from headrace.action_provider.api.bus_access import check_right
 from headrace.action_provider.errors import InvalidRequest, NotFound
 from headrace.action_provider.http import Call, Operation, no_content, reply
 from headrace.bus.errors import FilterInvalid
+from headrace.bus.eventing.events import DEFAULT_BUS
 from headrace.bus.eventing.hooks import HookRecord, concealed, new_secret
 from headrace.bus.eventing.signatures import GITHUB, SignatureForm
 from headrace.bus.store.records import Record
@@ -38,6 +40,7 @@ async def create(call: Call) -> Response:
         subject=body.get("subject") or "",
         signature=_signature(body),
         origins=tuple(body.get("origins") or ()),
+        bus=await check_right(call.service, call.caller, body.get("bus") or DEFAULT_BUS, "publish", lasting=True),
     )
     _check(record)
     await call.service.tables.hooks.create(hook_id.hex, record)

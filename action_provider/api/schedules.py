@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from starlette.responses import Response
 
 from headrace.action_provider.api.access import timestamp
+from headrace.action_provider.api.bus_access import check_right
 from headrace.action_provider.errors import InvalidRequest, NotFound
 from headrace.action_provider.http import Call, Operation, Query, no_content, reply
 from headrace.bus.errors import ScheduleInvalid
@@ -31,6 +32,7 @@ _MOST = 1000
 async def create(call: Call) -> Response:
     """Publish an event at given times. Everything is checked now: what is accepted ticks."""
     record = await _asked_for(call)
+    await check_right(call.service, call.caller, record.bus, "publish", lasting=True)
     await make_schedule(call.service.connection, call.service.tables, record)
     return reply(await _checked(lambda: _described(record, ScheduleProgress())), 201)
 

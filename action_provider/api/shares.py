@@ -25,7 +25,7 @@ MOST_GUESTS = 1000
 async def share(call: Call) -> Response:
     """Let a user, a group or (`public`) everybody use an endpoint. Sharing twice is fine."""
     endpoint, guest = await own_endpoint(call), call.body["with"]
-    await _check_known(call.service, guest)
+    await check_known(call.service, guest)
 
     def opened(record: EndpointRecord) -> EndpointRecord:
         if guest in record.opened_to:
@@ -61,7 +61,7 @@ def _without(record: EndpointRecord, guest: str) -> EndpointRecord:
     return msgspec.structs.replace(record, **changes)
 
 
-async def _check_known(service: Service, guest: str) -> None:
+async def check_known(service: Service, guest: str) -> None:
     """A name that is nobody's is a slip of the pen. Raises `NotFound`; those of other systems nobody here knows."""
     if guest.startswith(USER_URN):
         await user_of(service, guest.removeprefix(USER_URN))

@@ -7,8 +7,9 @@ from typing import Any
 
 from starlette.responses import Response
 
-from headrace.action_provider.api.access import check_bus, timestamp
+from headrace.action_provider.api.access import timestamp
 from headrace.action_provider.api.asked import moment, number, refusal
+from headrace.action_provider.api.bus_access import check_right
 from headrace.action_provider.api.subscription_bodies import check_compiles
 from headrace.action_provider.errors import NotFound, ServiceError
 from headrace.action_provider.http import Call, Operation, Query, reply
@@ -33,7 +34,10 @@ async def list_events(call: Call) -> Response:
     One call goes through 50 000 events at most, so a page may be short, even empty: there are more as long as it has a
     `next`.
     """
-    connection, bus = call.service.connection, await check_bus(call.service, call.caller, asked_bus(call))
+    connection, bus = (
+        call.service.connection,
+        await check_right(call.service, call.caller, asked_bus(call), "subscribe"),
+    )
     since, until = moment(call, "since"), moment(call, "until")
     first = 1 if since is None else await sequence_before(connection, since, bus=bus) + 1
     before = number(call, "before", default=_LARGEST, most=_LARGEST)
@@ -119,7 +123,7 @@ async def _seen(call: Call, bus: str, arrived: Arrived | None, name: str) -> Arr
 
 async def _listens(call: Call, bus: str) -> bool:
     try:
-        await check_bus(call.service, call.caller, bus)
+        await check_right(call.service, call.caller, bus, "subscribe")
     except ServiceError:
         return call.caller.admin
     return True

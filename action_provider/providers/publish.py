@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from headrace.action_provider.api.access import check_bus
+from headrace.action_provider.api.bus_access import check_bus
 from headrace.action_provider.auth.callers import Caller
 from headrace.action_provider.errors import InvalidRequest, NotFound
 from headrace.action_provider.providers.provider import CANCELLED, ActionRow, Description, Ending, Provider
@@ -23,7 +23,7 @@ from headrace.action_provider.providers.requests import ActionRequest, body_prob
 from headrace.action_provider.providers.starts import new_record, start
 from headrace.action_provider.state import Service
 from headrace.bus.errors import PayloadTooLarge
-from headrace.bus.eventing.events import DEFAULT_BUS, MOST_EVENT_BYTES, CloudEvent, publish
+from headrace.bus.eventing.events import DEFAULT_BUS, MOST_EVENT_BYTES, CloudEvent
 from headrace.bus.store.action_keys import new_action_id
 from headrace.bus.store.actions import Start
 from headrace.schemas import SchemaViolation, schema
@@ -56,7 +56,7 @@ class PublishProvider(Provider):
     async def run(self, service: Service, caller: Caller, at: Address, request: ActionRequest) -> Start:
         """Publish the event of the body, once for each request id of the caller. Raises `InvalidRequest`."""
         action_id = str(new_action_id(at.path, caller.principal, request.request_id))
-        bus = await check_bus(service, caller, request.body.get(_BUS) or DEFAULT_BUS)
+        bus = await check_bus(service, caller, request.body.get(_BUS) or DEFAULT_BUS, "publish")
         # The id of an action may come again, once it was released; that of an event must not.
         event = _event(request.body, f"{action_id}-{secrets.token_hex(8)}")
         record = new_record(caller, at, request, action_id=action_id)
@@ -73,7 +73,7 @@ class PublishProvider(Provider):
             return action
         event = CloudEvent.of_document(record.details[_EVENT])
         bus = str(record.details[_BUS])
-        published = await publish(service.connection, event, bus=bus, publisher=record.creator)
+        published = await service.publishing.publish(event, bus=bus, publisher=record.creator)
         details = {
             _BUS: bus,
             "id": event.id,

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from headrace.action_provider.api.access import check_bus
+from headrace.action_provider.api.bus_access import check_bus
 from headrace.action_provider.auth.callers import Caller
 from headrace.action_provider.errors import InvalidRequest, NotFound
 from headrace.action_provider.providers.documents import timestamp
@@ -81,7 +81,7 @@ class WaitProvider(Provider):
         """Begin to wait, once for each request id of the caller. Raises `InvalidRequest`."""
         body = request.body
         check_body("events-wait-body", body)
-        bus = await check_bus(service, caller, body.get("bus") or DEFAULT_BUS)
+        bus = await check_bus(service, caller, body.get("bus") or DEFAULT_BUS, "subscribe")
         try:
             compile_filter(body["filter"])
         except FilterInvalid as error:

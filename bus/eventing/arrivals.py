@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from headrace.bus.errors import DecodeError
+from headrace.bus.errors import DecodeError, StreamMissing
 from headrace.bus.eventing.events import PUBLISHER_HEADER, CloudEvent
 from headrace.bus.eventing.subscriptions import last_sequence
-from headrace.bus.names import bus_events, event_stream, text
+from headrace.bus.names import DEFAULT_BUS, bus_events, event_stream, text
 from headrace.bus.nats.answers import StoredMessage
 from headrace.bus.nats.connection import Connection
 
@@ -41,7 +41,12 @@ class Arrived:
 async def arrived_after(connection: Connection, bus: str, position: int) -> tuple[list[Arrived], bool]:
     """The next events of a bus after this sequence, in order, and whether there are more. Raises `BusUnavailable`."""
     query = {"seq": position + 1, "next_by_subj": bus_events(bus), "batch": PAGE, "max_bytes": _PAGE_BYTES}
-    messages, pending = await connection.read_many(event_stream(bus), query)
+    try:
+        messages, pending = await connection.read_many(event_stream(bus), query)
+    except StreamMissing:
+        if bus == DEFAULT_BUS:
+            raise
+        return [], False  # it was deleted, with all that it held
     return [Arrived.of(message) for message in messages], pending > 0
 
 

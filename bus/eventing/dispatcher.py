@@ -1,6 +1,6 @@
 """The dispatcher: matches events, sends deliveries, watches their results.
 
-    event      taken from EVENTS by the one matcher consumer of its bus; for each subscription that it fits, the
+    event      taken from its bus by the one matcher consumer there; for each subscription that it fits, the
                delivery's bundle is stored. Acked when all of them are.
     result     taken from RESULTS; a success closes the delivery, a failure stores the next attempt in DELIVERIES with
                its time, the last failure stores a dead letter. Acked then.
@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from headrace.bus import names
 from headrace.bus.errors import BusUnavailable, DecodeError
@@ -30,6 +30,7 @@ from headrace.bus.eventing.roster import Roster
 from headrace.bus.eventing.schedules.replacing import Replacing
 from headrace.bus.eventing.schedules.runs import TickRuns
 from headrace.bus.eventing.sending import Sender
+from headrace.bus.eventing.served_buses import MOST_ACKS_PENDING, ServedBuses, ensure_matcher
 from headrace.bus.eventing.subscriptions import last_sequence
 from headrace.bus.keys import KeyRing
 from headrace.bus.nats.connection import Connection
@@ -51,11 +52,9 @@ OUTCOMES = ("matched", "sent", "succeeded", "failed", "postponed", "given_up")
 """What is counted: events that were matched; attempts that were sent, and how they ended; deliveries that wait for room
 in a full queue, and those that became dead letters."""
 
-_MOST_ACKS_PENDING = 4096
-
 
 class Dispatcher:
-    """Delivers the events of some buses. `run` until cancelled; what is under way then is done by the next one."""
+    """Delivers the events of all buses. `run` until cancelled; what is under way then is done by the next one."""
 
     def __init__(
         self,
@@ -63,7 +62,6 @@ class Dispatcher:
         keys: KeyRing,
         tables: Tables,
         *,
-        buses: Sequence[str] = (DEFAULT_BUS,),
         count: Callable[[str], None] = lambda _what: None,
         full_wait_s: float = 5.0,
         most_bundles_per_principal: int | None = MOST_BUNDLES_PER_PRINCIPAL,
@@ -74,7 +72,6 @@ class Dispatcher:
         self._connection = connection
         self._keys = keys
         self._tables = tables
-        self._buses = tuple(buses)
         self._count = count
         self._rights = Rights(tables)
         self._runs = TickRuns(tables.schedule_progress, Replacing(connection, keys, tables))
@@ -92,7 +89,7 @@ class Dispatcher:
             full_wait_s=full_wait_s,
             pools=pools,
         )
-        self._roster = Roster(tables.subscriptions, self._buses, newest=0)
+        self._roster = Roster(tables.subscriptions, {})
 
     async def run(self) -> None:
         """Deliver until cancelled. A lost bus is waited for."""
@@ -111,8 +108,9 @@ class Dispatcher:
     async def _run(self) -> None:
         await self._ensure_consumers()
         newest = await last_sequence(self._connection)
-        self._roster = Roster(self._tables.subscriptions, self._buses, newest=newest)
-        matcher = Matcher(self._connection, self._roster, self._sender, self._runs, count=self._count)
+        self._roster = Roster(self._tables.subscriptions, {DEFAULT_BUS: newest})
+        matcher = Matcher(self._connection, self._roster, self._rights, self._sender, self._runs, count=self._count)
+        buses = ServedBuses(self._connection, self._roster, matcher)
         outcomes = Outcomes(
             self._connection, self._keys, self._roster.find, self._burials, self._runs, count=self._count
         )
@@ -122,8 +120,8 @@ class Dispatcher:
                 await watched.start()
                 stack.push_async_callback(watched.stop)
             async with asyncio.TaskGroup() as group:
-                for bus in self._buses:
-                    group.create_task(matcher.intake(bus).run(), name=f"matcher of {bus}")
+                group.create_task(matcher.intake(DEFAULT_BUS).run(), name="matcher of the default bus")
+                group.create_task(buses.run(), name="matchers of other buses")
                 results = Intake(self._connection, "RESULTS", RESULTS_CONSUMER, outcomes.on_result)
                 group.create_task(results.run(), name="results of deliveries")
                 due = Intake(self._connection, "DELIVERIES", DUE_CONSUMER, self._on_due)
@@ -134,9 +132,11 @@ class Dispatcher:
                 logger.info("The dispatcher delivers events.", extra={"action": "dispatcher_ready"})
 
     async def _ensure_consumers(self) -> None:
-        filters = {(names.event_stream(bus), names.matcher_consumer(bus)): names.bus_events(bus) for bus in self._buses}
-        filters["RESULTS", RESULTS_CONSUMER] = names.group_results(DELIVERIES_GROUP)
-        filters["DELIVERIES", DUE_CONSUMER] = names.ALL_DUE_DELIVERIES
+        await ensure_matcher(self._connection, DEFAULT_BUS)
+        filters = {
+            ("RESULTS", RESULTS_CONSUMER): names.group_results(DELIVERIES_GROUP),
+            ("DELIVERIES", DUE_CONSUMER): names.ALL_DUE_DELIVERIES,
+        }
         for (stream, consumer), subject in filters.items():
             await ensure_consumer(
                 self._connection,
@@ -144,7 +144,7 @@ class Dispatcher:
                 consumer,
                 filter_subjects=(subject,),
                 ack_wait_s=ACK_WAIT_S,
-                max_ack_pending=_MOST_ACKS_PENDING,
+                max_ack_pending=MOST_ACKS_PENDING,
             )
 
     async def _on_due(self, taken: Taken) -> None:

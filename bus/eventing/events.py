@@ -127,6 +127,8 @@ class Published:
 
     sequence: int
     duplicate: bool
+    problem: str = ""
+    """In which way it does not fit the schema of its type, where the bus takes it nevertheless."""
 
 
 async def publish(

@@ -9,9 +9,10 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from headrace.bus import names
-from headrace.bus.errors import BusUnavailable, DecodeError
+from headrace.bus.errors import BusUnavailable, DecodeError, StreamMissing
 from headrace.bus.eventing.deliveries import Delivery
 from headrace.bus.eventing.events import CloudEvent
+from headrace.bus.eventing.rights import Rights
 from headrace.bus.eventing.roster import Roster
 from headrace.bus.eventing.schedules.runs import TickRuns
 from headrace.bus.eventing.sending import Sender
@@ -33,20 +34,22 @@ class Matcher:
         self,
         connection: Connection,
         roster: Roster,
+        rights: Rights,
         sender: Sender,
         runs: TickRuns,
         *,
         count: Callable[[str], None],
     ) -> None:
         """`runs` are those of the ticks of schedules; `count` is told of each event that is matched."""
+        self._rights = rights
         self._connection = connection
         self._roster = roster
         self._sender = sender
         self._runs = runs
         self._count = count
 
-    def intake(self, bus: str) -> Intake:
-        """The one matcher of a bus: what to run to have its events delivered."""
+    def intake(self, bus: str, *, on_refused: Callable[[], None] = lambda: None) -> Intake:
+        """The one matcher of a bus: what to run to have its events delivered; `on_refused` as `Intake` has it."""
 
         async def on_event(taken: Taken) -> None:
             try:
@@ -69,12 +72,24 @@ class Matcher:
             ]
             await (starts[0] if len(starts) == 1 else _all(starts))
 
-        return Intake(self._connection, names.event_stream(bus), names.matcher_consumer(bus), on_event)
+        return Intake(
+            self._connection, names.event_stream(bus), names.matcher_consumer(bus), on_event, on_refused=on_refused
+        )
 
     async def _start(
         self, subscription: CompiledSubscription, event: CloudEvent, sequence: int, stored_at: float
     ) -> None:
         record = subscription.record
+        if not await self._rights.may_read(record.owner, record.bus, record.linked):
+            # No dead letter either: that would hold the event.
+            logger.warning(
+                "The owner of subscription %s may not subscribe to the bus %s any more: event %d is not delivered.",
+                record.subscription_id,
+                record.bus,
+                sequence,
+                extra={"action": "delivery_withheld", "subscription": str(record.subscription_id)},
+            )
+            return
         delivery = Delivery(
             record.subscription_id, record.bus, sequence, event.source, event.id, published_at=stored_at
         )
@@ -87,6 +102,8 @@ class Matcher:
             while missed and self._roster.get(subscription.record.subscription_id):
                 try:
                     missed = await self._offer(subscription, missed)
+                except StreamMissing:
+                    break  # the bus was deleted
                 except BusUnavailable:
                     await asyncio.sleep(LOST_BUS_WAIT_S)
 

@@ -7,23 +7,22 @@ known is read before it is called missing.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final, Generic, TypeVar
+from typing import Generic, TypeVar
 from uuid import UUID
 
 import msgspec
 
 from headrace.bus.errors import DeliveryForbidden
+from headrace.bus.eventing.buses import BusRecord
+from headrace.bus.eventing.standing import urns_of
 from headrace.bus.functions.requirements import Needs
-from headrace.bus.names import token
+from headrace.bus.names import DEFAULT_BUS
 from headrace.bus.store.models import EndpointRecord, FunctionRecord, UserRecord
 from headrace.bus.store.records import Record, Records, Watch
 from headrace.bus.store.tables import Tables
 from headrace.bus.urns import canonical
 
 T = TypeVar("T", bound=msgspec.Struct)
-
-BUILT_IN_USERS: Final = "urn:headrace:user:"
-"""Principals whose records are in the table of users; those of other systems need none."""
 
 
 class Rights:
@@ -33,15 +32,17 @@ class Rights:
         self._functions: _Watched[FunctionRecord] = _Watched(tables.functions)
         self._endpoints: _Watched[EndpointRecord] = _Watched(tables.endpoints)
         self._users: _Watched[UserRecord] = _Watched(tables.users)
+        self._buses: _Watched[BusRecord] = _Watched(tables.buses)
+        self._watched = (self._functions, self._endpoints, self._users, self._buses)
 
     async def start(self) -> None:
         """Read all and watch. Raises `BusUnavailable`."""
-        for watched in (self._functions, self._endpoints, self._users):
+        for watched in self._watched:
             await watched.start()
 
     async def stop(self) -> None:
         """End the watching."""
-        for watched in (self._functions, self._endpoints, self._users):
+        for watched in self._watched:
             await watched.stop()
 
     async def check(
@@ -52,7 +53,9 @@ class Rights:
         Raises `DeliveryForbidden`, which says what is in the way, and `BusUnavailable`.
         """
         names = (owner, *linked)
-        urns = {urn for each in names for urn in await self._urns(each)}
+        urns = await self.urns(owner, linked)
+        if urns is None:
+            raise DeliveryForbidden(f"the owner of the subscription, {owner}, is no user any more")
         function = await self._functions.get(function_id.hex)
         if function is None or not any(map(function.visible_to, names)):
             raise DeliveryForbidden(f"there is no function {function_id} that {owner} may use (any more)")
@@ -72,13 +75,17 @@ class Rights:
         function = await self._functions.get(function_id.hex)
         return Needs() if function is None else function.needs
 
-    async def _urns(self, owner: str) -> set[str]:
-        user = await self._users.get(token(canonical(owner.removeprefix(BUILT_IN_USERS))))
-        if user is None and not owner.startswith(BUILT_IN_USERS):
-            return {owner}
-        if user is None or user.removed_at is not None:
-            raise DeliveryForbidden(f"the owner of the subscription, {owner}, is no user any more")
-        return {owner, *user.groups}
+    async def urns(self, owner: str, linked: Iterable[str] = ()) -> frozenset[str] | None:
+        """The names and groups of an owner, as `headrace.bus.eventing.standing.urns_of` gives them."""
+        return await urns_of(self._users.get, owner, linked)
+
+    async def may_read(self, owner: str, bus: str, linked: Iterable[str] = ()) -> bool:
+        """Whether an owner may (still) subscribe to a bus. Raises `BusUnavailable`."""
+        if bus == DEFAULT_BUS:
+            return True
+        record = await self._buses.get(bus)
+        urns = await self.urns(owner, linked)
+        return record is not None and record.is_there and urns is not None and record.lets_subscribe(urns)
 
 
 class _Watched(Generic[T]):

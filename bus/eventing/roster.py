@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from uuid import UUID
 
 from headrace.bus.errors import FilterInvalid
@@ -20,18 +20,24 @@ _RECENT_S = 60.0
 
 
 class Roster:
-    """The subscriptions to some buses, watched. `start` reads them all, `stop` ends the watching.
+    """The subscriptions to all buses, watched. `start` reads them all, `stop` ends the watching.
 
     An event may be matched a moment before a subscription that was made before it is heard of. So every record says
     after which event it was made, and the roster remembers the newest event of each bus: `late` gives what was missed.
+
+    Buses come and go: `wanted` gives those that somebody subscribes to, and whoever then takes their events says so
+    (`adopt`), and when it does so no more (`leave`).
     """
 
-    def __init__(self, records: Records[SubscriptionRecord], buses: Sequence[str], *, newest: int) -> None:
-        """`newest` is the sequence of the newest event at this moment."""
+    def __init__(self, records: Records[SubscriptionRecord], newest: Mapping[str, int]) -> None:
+        """`newest` are the buses whose events are taken from the start, each with the sequence of its newest event."""
         self._records = records
         self._known: dict[UUID, CompiledSubscription] = {}
-        self._indexes: dict[str, FilterIndex[UUID]] = {bus: FilterIndex() for bus in buses}
-        self._newest = dict.fromkeys(buses, newest)
+        self._indexes: dict[str, FilterIndex[UUID]] = {bus: FilterIndex() for bus in newest}
+        self._members: dict[str, set[UUID]] = {}
+        self._newest = dict(newest)
+        self._asked: set[str] = set()
+        self._wanted: asyncio.Queue[str] = asyncio.Queue()
         self._late: asyncio.Queue[SubscriptionRecord] = asyncio.Queue()
         self._watch: Watch[SubscriptionRecord] | None = None
 
@@ -46,9 +52,37 @@ class Roster:
 
     def matching(self, bus: str, event: CloudEvent, sequence: int) -> list[CompiledSubscription]:
         """The subscriptions that get this event."""
-        self._newest[bus] = max(self._newest[bus], sequence)
+        self._newest[bus] = max(self._newest.get(bus, 0), sequence)
         found = (self._known[each] for each in self._indexes[bus].matching(event))
         return [subscription for subscription in found if subscription.record.after_sequence < sequence]
+
+    async def wanted(self) -> str:
+        """Wait for a bus that somebody subscribes to and whose events nobody here takes."""
+        return await self._wanted.get()
+
+    def first_wanted(self, bus: str) -> int:
+        """The sequence of the first event of a bus that one of its subscriptions may get."""
+        after = [self._known[each].record.after_sequence for each in self._members.get(bus, ())]
+        return min(after, default=0) + 1
+
+    def is_empty(self, bus: str) -> bool:
+        """Whether nobody subscribes to a bus."""
+        return not self._members.get(bus)
+
+    def adopt(self, bus: str, newest: int) -> None:
+        """Somebody here takes the events of this bus from now on, whose newest one is this at the moment."""
+        self._newest[bus] = newest
+        for each in self._members.get(bus, ()):
+            self._offer_late(self._known[each].record)
+
+    def leave(self, bus: str) -> None:
+        """Nobody here takes the events of this bus any more, until somebody subscribes to it anew."""
+        self._newest.pop(bus, None)
+        if self.is_empty(bus):
+            self._asked.discard(bus)
+        else:
+            # Somebody has subscribed in the moment in which it was given up.
+            self._wanted.put_nowait(bus)
 
     def get(self, subscription_id: UUID) -> CompiledSubscription | None:
         """A subscription that is known here, or None."""
@@ -75,11 +109,11 @@ class Roster:
             record = await self._late.get()
             known = self._known.get(record.subscription_id)
             if known is not None:
-                return known, range(record.after_sequence + 1, self._newest[record.bus] + 1)
+                return known, range(record.after_sequence + 1, self._newest.get(record.bus, 0) + 1)
 
     def _changed(self, key: str, record: Record[SubscriptionRecord] | None) -> None:
         was_known = self._forget(UUID(key))
-        if record is None or record.value.bus not in self._indexes:
+        if record is None:
             return
         subscription = record.value
         try:
@@ -93,8 +127,18 @@ class Roster:
             )
             return
         self._known[subscription.subscription_id] = compiled
-        self._indexes[subscription.bus].put(subscription.subscription_id, compiled.filter)
-        if not was_known and self._is_late(subscription):
+        bus = subscription.bus
+        self._indexes.setdefault(bus, FilterIndex()).put(subscription.subscription_id, compiled.filter)
+        self._members.setdefault(bus, set()).add(subscription.subscription_id)
+        if bus not in self._newest:
+            if bus not in self._asked:
+                self._asked.add(bus)
+                self._wanted.put_nowait(bus)
+        elif not was_known:
+            self._offer_late(subscription)
+
+    def _offer_late(self, subscription: SubscriptionRecord) -> None:
+        if self._is_late(subscription):
             self._late.put_nowait(subscription)
 
     def _is_late(self, subscription: SubscriptionRecord) -> bool:
@@ -107,4 +151,5 @@ class Roster:
         known = self._known.pop(subscription_id, None)
         if known is not None:
             self._indexes[known.record.bus].remove(subscription_id)
+            self._members[known.record.bus].discard(subscription_id)
         return known is not None

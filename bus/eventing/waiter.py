@@ -13,12 +13,12 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
-from headrace.bus.errors import BusUnavailable, FilterInvalid
+from headrace.bus.errors import BusUnavailable, FilterInvalid, StreamMissing
 from headrace.bus.eventing.arrivals import arrived_after
 from headrace.bus.eventing.subscriptions import last_sequence
 from headrace.bus.eventing.waits import Wait, catch_up, end, forget, save, too_late
 from headrace.bus.filters import FilterIndex
-from headrace.bus.names import bus_news
+from headrace.bus.names import DEFAULT_BUS, bus_news
 from headrace.bus.nats.connection import Connection
 from headrace.bus.nats.listening import Subscription
 from headrace.bus.nats.message import Message
@@ -93,7 +93,7 @@ class Waiter:
                 self._known[key] = record.value.bus
                 pointers.append(record)
         buses = {pointer.value.bus for pointer in pointers}
-        newest = {bus: await last_sequence(self._connection, bus=bus) for bus in buses}
+        newest = {bus: await self._newest(bus) for bus in buses}
         for start in range(0, len(pointers), _ROWS):
             page = pointers[start : start + _ROWS]
             rows = await self._actions.under([pointer.key for pointer in page])
@@ -103,6 +103,14 @@ class Waiter:
                     self._join(pointer, wait, group)
                 elif wait is not None:
                     group.create_task(self._catch_up(pointer, wait, room, group), name=f"a wait begins: {pointer.key}")
+
+    async def _newest(self, bus: str) -> int:
+        try:
+            return await last_sequence(self._connection, bus=bus)
+        except StreamMissing:
+            if bus == DEFAULT_BUS:
+                raise
+            return 0  # it was deleted
 
     async def _begin(self, pointer: _Pointer, room: asyncio.Semaphore, group: asyncio.TaskGroup) -> None:
         wait = await self._wait_of(pointer, await self._actions.by_key(pointer.key))

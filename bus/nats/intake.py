@@ -31,14 +31,29 @@ class Intake:
     Messages start to be handled in the order in which they come; up to `MOST_IN_HAND` are under way at once.
     """
 
-    def __init__(self, connection: Connection, stream: str, consumer: str, handle: Handle) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        stream: str,
+        consumer: str,
+        handle: Handle,
+        *,
+        on_refused: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_refused` is called when the server refuses to give messages: the consumer may be gone."""
         self._connection = connection
         self._name = consumer
         self._handle = handle
         self._in_hand: dict[str, Taken] = {}
         self._group: asyncio.TaskGroup | None = None
         self._puller = Puller(
-            connection, stream, consumer, self._take, batch=MOST_IN_HAND, room=lambda: MOST_IN_HAND - len(self._in_hand)
+            connection,
+            stream,
+            consumer,
+            self._take,
+            batch=MOST_IN_HAND,
+            room=lambda: MOST_IN_HAND - len(self._in_hand),
+            on_refused=on_refused,
         )
 
     async def run(self) -> None:

@@ -76,7 +76,10 @@ class Puller:
         *,
         batch: int = 256,
         room: Callable[[], int] | None = None,
+        on_refused: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_refused` is called when a request is refused: the consumer, or its stream, may be gone."""
+        self._on_refused = on_refused
         self._connection = connection
         self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
         self._consumer = consumer
@@ -174,4 +177,5 @@ class Puller:
             self._wake.set()
             return
         logger.info("A request for messages ended early: %s.", message.headers.get("Description", message.status))
+        self._on_refused()
         asyncio.get_running_loop().call_later(_REFUSED_WAIT_S, self._wake.set)

@@ -65,6 +65,18 @@ def _seconds(value: float) -> int:
     return int(value * 1e9)
 
 
+def event_options(*, age_s: float, most_bytes: int) -> dict[str, Any]:
+    """What is special about every stream that holds events."""
+    return {
+        "max_age": _seconds(age_s),
+        "max_bytes": most_bytes,
+        # The server takes no window that is longer than what is kept.
+        "duplicate_window": _seconds(min(120.0, age_s)),
+        "allow_atomic": True,
+        "allow_direct": True,
+    }
+
+
 def streams(settings: StreamSettings) -> tuple[Stream, ...]:
     """Every stream of the product, but for the buckets of `headrace.bus.store.records`."""
     return (
@@ -109,11 +121,7 @@ def streams(settings: StreamSettings) -> tuple[Stream, ...]:
             "EVENTS",
             (bus_events(DEFAULT_BUS),),
             {
-                "max_age": _seconds(settings.event_age_s),
-                "max_bytes": settings.events_bytes,
-                "duplicate_window": _seconds(120.0),
-                "allow_atomic": True,
-                "allow_direct": True,
+                **event_options(age_s=settings.event_age_s, most_bytes=settings.events_bytes),
                 # Whoever waits for an event is woken, and reads it: the store, not this, says what there is.
                 "republish": {"src": bus_events(DEFAULT_BUS), "dest": bus_news(DEFAULT_BUS), "headers_only": True},
             },

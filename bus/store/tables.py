@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from headrace.bus.eventing.buses import BusRecord
 from headrace.bus.eventing.hooks import HookRecord
 from headrace.bus.eventing.leases import LeaseRecord
 from headrace.bus.eventing.schedules.models import ScheduleProgress, ScheduleRecord
@@ -39,8 +40,9 @@ class Tables:
     """One `Records` per kind of record. Functions, their code, endpoints, presence, subscriptions, schedules
     and their progress, and hooks are keyed by the
     hex of a UUID, users by the token of their name, tokens and sessions by their id, revocations by the public key,
-    objects and their uses as `headrace.bus.store.objects` says, lanes by `headrace.bus.names.lane_key`,
-    pools by `headrace.bus.names.pool_key`, leases as `headrace.bus.eventing.leases` says."""
+    buses by their name, objects and their uses as `headrace.bus.store.objects` says, lanes by
+    `headrace.bus.names.lane_key`, pools by `headrace.bus.names.pool_key`, leases as `headrace.bus.eventing.leases`
+    says."""
 
     functions: RecentRecords[FunctionRecord]
     function_code: Records[FunctionCodeRecord]
@@ -56,6 +58,7 @@ class Tables:
     schedules: Records[ScheduleRecord]
     schedule_progress: Records[ScheduleProgress]
     hooks: Records[HookRecord]
+    buses: RecentRecords[BusRecord]
     lanes: Records[LaneRecord]
     pools: Records[PoolRecord]
     actions: Actions
@@ -81,6 +84,7 @@ class Tables:
             schedules=Records(connection, "schedules", ScheduleRecord),
             schedule_progress=Records(connection, "schedule_progress", ScheduleProgress),
             hooks=Records(connection, "hooks", HookRecord),
+            buses=RecentRecords(connection, "buses", BusRecord),
             lanes=Records(connection, "lanes", LaneRecord),
             pools=Records(connection, "pools", PoolRecord),
             actions=Actions(connection),
@@ -105,6 +109,7 @@ class Tables:
         await self.schedules.ensure(replicas=replicas)
         await self.schedule_progress.ensure(replicas=replicas)
         await self.hooks.ensure(replicas=replicas)
+        await self.buses.ensure(replicas=replicas)
         await self.lanes.ensure(replicas=replicas)
         await self.pools.ensure(replicas=replicas)
         await self.actions.ensure(replicas=replicas)
@@ -117,3 +122,4 @@ class Tables:
         """Hear of changes of what is then believed for a moment. Raises `BusUnavailable`."""
         await self.functions.listen()
         await self.endpoints.listen()
+        await self.buses.listen()

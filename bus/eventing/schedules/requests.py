@@ -8,6 +8,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from headrace.bus.errors import ScheduleInvalid
+from headrace.bus.eventing.events import DEFAULT_BUS
 from headrace.bus.eventing.schedules.models import ScheduleRecord
 from headrace.bus.eventing.schedules.ticks import template, tick_event
 from headrace.bus.eventing.schedules.timing import Timing, milliseconds, of_wall, zone
@@ -52,6 +53,7 @@ def record_of(body: Mapping[str, Any], *, schedule_id: UUID, owner: str, now_ms:
         most_missed=body.get("most_missed", _DEFAULT_MOST_MISSED),
         overlap=body.get("overlap", "allow"),
         paused=body.get("paused", False),
+        bus=body.get("bus") or DEFAULT_BUS,
         after_ms=now_ms,
         most_queued=body.get("most_queued", _DEFAULT_MOST_QUEUED),
     )

@@ -24,8 +24,18 @@ from typing import Protocol
 import msgspec
 
 from headrace.bus import names
-from headrace.bus.errors import BusError, BusUnavailable, DecodeError, RecordConflict, ScheduleInvalid
-from headrace.bus.eventing.events import CloudEvent, publish_together
+from headrace.bus.errors import (
+    BusError,
+    BusMissing,
+    BusUnavailable,
+    DecodeError,
+    EventUnfit,
+    PublishingForbidden,
+    RecordConflict,
+    ScheduleInvalid,
+)
+from headrace.bus.eventing.events import CloudEvent
+from headrace.bus.eventing.publishing import Publishing
 from headrace.bus.eventing.schedules.due import Due, due
 from headrace.bus.eventing.schedules.guarding import Guard
 from headrace.bus.eventing.schedules.models import ScheduleProgress, ScheduleRecord
@@ -45,6 +55,7 @@ _SURELY_KNOWN_MS = 100_000
 _LONGEST_WAIT_MS = 5_000
 """A machine that was asleep, or whose clock was set, is noticed after this."""
 _PAUSE_MS = 1_000
+_REFUSED_MS = 60_000
 _PAGE = 200
 _AT_A_TIME = 16
 
@@ -91,6 +102,7 @@ class Timer:
     def __init__(self, connection: Connection, keys: KeyRing, tables: Tables, *, clock: Clock | None = None) -> None:
         self._connection = connection
         self._tables = tables
+        self._publishing = Publishing(connection, tables.buses, tables.users)
         self._clock = clock or WallClock()
         self._guard = Guard(connection, tables, Replacing(connection, keys, tables))
         self._live: dict[str, _Live] = {}
@@ -130,6 +142,14 @@ class Timer:
         except BusUnavailable as error:
             logger.info("Ticks wait for the bus: %s", error, extra={"action": "ticks_wait"})
             next_ms = self._clock.now_ms() + _PAUSE_MS
+        except (BusMissing, PublishingForbidden, EventUnfit) as error:
+            logger.warning(
+                "Schedule %s cannot publish: %s. Its ticks are missed until that changes.",
+                live.record.schedule_id,
+                error,
+                extra={"action": "ticks_refused", "schedule": str(live.record.schedule_id)},
+            )
+            next_ms = self._clock.now_ms() + _REFUSED_MS
         except BusError as error:
             logger.warning(
                 "The ticks of schedule %s could not be published (%s); trying again.",
@@ -191,7 +211,9 @@ class Timer:
             events = [event for event in events if event.id not in known]
             if not events:
                 return max(known.values())
-        published = await publish_together(self._connection, events, bus=live.record.bus, publisher=live.record.owner)
+        published = await self._publishing.publish_together(
+            events, bus=live.record.bus, publisher=live.record.owner, check=True
+        )
         for tick in ticks:
             logger.debug("Tick.", extra={"action": "tick", "schedule": live.key, "tick_ms": tick})
         return max(each.sequence for each in published)

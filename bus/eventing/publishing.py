@@ -1,0 +1,122 @@
+"""Publishing to a bus, whoever its owner is: the bus is there, the event fits the schema of its type, and is stored.
+
+All doors lead through here: HTTP, webhooks, schedules, actions, and what other systems announce over NATS.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from headrace.bus.errors import BusMissing, EventUnfit, PublishingForbidden
+from headrace.bus.eventing import events
+from headrace.bus.eventing.buses import MARK, BusRecord, EventSchema
+from headrace.bus.eventing.events import CloudEvent, Published
+from headrace.bus.eventing.standing import urns_of
+from headrace.bus.names import DEFAULT_BUS
+from headrace.bus.nats.connection import Connection
+from headrace.bus.store.models import UserRecord
+from headrace.bus.store.recent import RecentRecords
+from headrace.bus.store.records import Records
+from headrace.schemas import TOO_LONG, SchemaViolation, Violation, validate_given
+
+_STEPS_AT_ONCE: Final = 2_000
+"""Some milliseconds; what takes longer is checked on a thread."""
+_MOST_PROBLEM = 500
+_MOST_VIOLATIONS = 20
+
+
+class Publishing:
+    """Publishes to buses. `publisher` is the principal who is noted beside the events; `check` whether they may publish
+    there, where nobody asks for it just now, as with schedules and webhooks. A caller's rights are checked before."""
+
+    def __init__(self, connection: Connection, buses: RecentRecords[BusRecord], users: Records[UserRecord]) -> None:
+        self._connection = connection
+        self._buses = buses
+        self._users = users
+
+    async def publish(
+        self, event: CloudEvent, *, publisher: str, bus: str = DEFAULT_BUS, check: bool = False
+    ) -> Published:
+        """Store an event; returns when it is stored.
+
+        Raises `BusMissing`, `PublishingForbidden` and `EventUnfit`, and as `headrace.bus.eventing.events.publish` does.
+        """
+        return (await self.publish_together([event], bus=bus, publisher=publisher, check=check))[0]
+
+    async def publish_together(
+        self, given: Sequence[CloudEvent], *, publisher: str, bus: str = DEFAULT_BUS, check: bool = False
+    ) -> list[Published]:
+        """Store up to 1 000 events in this order, all of them or none. Raises as `publish` does; the pointers of
+        `EventUnfit` begin with the event's position where there are several."""
+        if bus == DEFAULT_BUS:
+            return await events.publish_together(self._connection, given, publisher=publisher)
+        record = await self._record(bus)
+        if check:
+            await self._check(record, publisher)
+        checked = await _checked(record, given)
+        fitted = [event for event, _ in checked]
+        published = await events.publish_together(self._connection, fitted, bus=bus, publisher=publisher)
+        return [replace(each, problem=problem) for each, (_, problem) in zip(published, checked, strict=True)]
+
+    async def _record(self, bus: str) -> BusRecord:
+        found = await self._buses.recent(bus)
+        if found is None or not found.value.is_there:
+            raise BusMissing(f"there is no bus {bus!r} (any more)")
+        return found.value
+
+    async def _check(self, record: BusRecord, owner: str) -> None:
+        async def find(key: str) -> UserRecord | None:
+            found = await self._users.get(key)
+            return None if found is None else found.value
+
+        urns = await urns_of(find, owner)
+        if urns is None or not record.lets_publish(urns):
+            raise PublishingForbidden(f"{owner} may not publish to the bus {record.name!r} (any more)")
+
+
+async def _checked(record: BusRecord, given: Sequence[CloudEvent]) -> list[tuple[CloudEvent, str]]:
+    """The events as they are to be stored, each with what is wrong with it. Raises `EventUnfit`."""
+    checked, refused = [], []
+    for place, event in enumerate(given):
+        wanted = record.schemas.get(event.type)
+        problems = () if wanted is None else await _problems(wanted, event)
+        if problems and wanted is not None and wanted.policy == "reject":
+            where = f"/{place}" if len(given) > 1 else ""
+            refused += [replace(each, pointer=where + each.pointer) for each in problems]
+        checked.append(_marked(event, problems) if problems else (event, ""))
+    if refused:
+        kinds = sorted({event.type for event in given if event.type in record.schemas})
+        raise EventUnfit(
+            f"this does not fit the schema that the bus {record.name!r} has for the type {kinds[0]!r}",
+            violations=tuple(refused[:_MOST_VIOLATIONS]),
+        )
+    return checked
+
+
+async def _problems(wanted: EventSchema, event: CloudEvent) -> tuple[Violation, ...]:
+    if "data" not in event.document:
+        held = "bytes (data_base64)" if "data_base64" in event.document else "none"
+        return (Violation(pointer="/data", problem=f"this type of event needs data that is JSON; here is {held}"),)
+    data = event.document["data"]
+    try:
+        try:
+            validate_given(wanted.schema, data, name="data", steps=_STEPS_AT_ONCE)
+        except SchemaViolation as error:
+            if error.violations[0].keyword != TOO_LONG:
+                raise
+            # Others do not wait for this one.
+            await asyncio.to_thread(validate_given, wanted.schema, data, name="data")
+    except SchemaViolation as error:
+        return tuple(replace(each, pointer=f"/data{each.pointer}") for each in error.violations)
+    return ()
+
+
+def _marked(event: CloudEvent, problems: Sequence[Violation]) -> tuple[CloudEvent, str]:
+    """The event with the mark; all else stays as it is."""
+    text = "; ".join(f"{each.pointer}: {each.problem}" for each in problems)
+    # What is quoted in it may hold what no attribute may.
+    text = "".join(sign if sign.isprintable() else " " for sign in text)[:_MOST_PROBLEM]
+    return CloudEvent({**event.document, MARK: text}, {**event.attributes, MARK: text}), text

@@ -1,0 +1,115 @@
+"""The methods of `Client` about buses: to make and change them, and to say who may publish and subscribe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+from urllib.parse import quote
+
+from headrace.sdk.documents import Document, check_json, items
+from headrace.sdk.http import Http
+
+
+class BusMethods:
+    """What a client says of buses; whoever inherits it has `_http`."""
+
+    _http: Http
+
+    def create_bus(
+        self,
+        name: str,
+        *,
+        description: str | None = None,
+        publishers: Iterable[str] | None = None,
+        subscribers: Iterable[str] | None = None,
+        retention: Mapping[str, Any] | None = None,
+        schemas: Mapping[str, Any] | None = None,
+    ) -> Document:
+        """Make a bus of your own; gives it.
+
+        publishers, subscribers: the URNs of users and groups, or `public`, who may publish, or subscribe and so read;
+        you may do both. retention: `max_age_s` and `max_bytes`, whichever ends first. schemas: by the type of events a
+        `schema` (JSON schema of their data) and a `policy`: `reject` what does not fit, or `mark` it.
+        """
+        body = _body(description, publishers, subscribers, retention, schemas)
+        answer: Document = self._http.request("POST", "buses", body={"name": name, **body})
+        return answer
+
+    def get_bus(self, name: str) -> Document:
+        """One bus, and how much it holds: `events`, `bytes`, `first_sequence`, `last_sequence`."""
+        answer: Document = self._http.request("GET", _path(name))
+        return answer
+
+    def list_buses(self) -> list[Document]:
+        """The buses that you may use, the one for everybody first."""
+        return items(self._http.request("GET", "buses"), "buses")
+
+    def update_bus(
+        self,
+        name: str,
+        *,
+        description: str | None = None,
+        publishers: Iterable[str] | None = None,
+        subscribers: Iterable[str] | None = None,
+        retention: Mapping[str, Any] | None = None,
+        schemas: Mapping[str, Any] | None = None,
+        owner: str | None = None,
+    ) -> Document:
+        """Change a bus of yours, as `create_bus` has it; what is left out stays. owner: gives it to somebody else."""
+        body = _body(description, publishers, subscribers, retention, schemas)
+        if owner is not None:
+            body["owner"] = owner
+        answer: Document = self._http.request("PATCH", _path(name), body=body)
+        return answer
+
+    def delete_bus(self, name: str) -> None:
+        """Delete a bus of yours with its events, the subscriptions to it, and the schedules and webhooks that publish
+        to it, whoever owns them. Tasks that run go on, dead letters stay, and the name stays yours."""
+        self._http.request("DELETE", _path(name))
+
+    def add_publisher(self, bus: str, principal: str) -> Document:
+        """Let a user, a group (their URNs) or everybody (`public`) publish to a bus of yours; gives the bus."""
+        return self._let(bus, "publishers", principal)
+
+    def add_subscriber(self, bus: str, principal: str) -> Document:
+        """Let a user, a group (their URNs) or everybody (`public`) subscribe to a bus of yours; gives the bus."""
+        return self._let(bus, "subscribers", principal)
+
+    def remove_publisher(self, bus: str, principal: str) -> Document:
+        """Take it back; also their schedules and webhooks publish there no more."""
+        return self._let_no_more(bus, "publishers", principal)
+
+    def remove_subscriber(self, bus: str, principal: str) -> Document:
+        """Take it back; events that come later do not reach their subscriptions."""
+        return self._let_no_more(bus, "subscribers", principal)
+
+    def _let(self, bus: str, side: Literal["publishers", "subscribers"], principal: str) -> Document:
+        answer: Document = self._http.request("POST", f"{_path(bus)}/{side}", body={"with": principal})
+        return answer
+
+    def _let_no_more(self, bus: str, side: Literal["publishers", "subscribers"], principal: str) -> Document:
+        answer: Document = self._http.request("DELETE", f"{_path(bus)}/{side}", query={"with": principal})
+        return answer
+
+
+def _path(name: str) -> str:
+    return f"buses/{quote(name, safe='')}"
+
+
+def _body(
+    description: str | None,
+    publishers: Iterable[str] | None,
+    subscribers: Iterable[str] | None,
+    retention: Mapping[str, Any] | None,
+    schemas: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    given = {
+        "description": description,
+        "publishers": None if publishers is None else list(publishers),
+        "subscribers": None if subscribers is None else list(subscribers),
+        "retention": retention,
+        "schemas": schemas,
+    }
+    body = {name: value for name, value in given.items() if value is not None}
+    check_json(body)
+    return body
