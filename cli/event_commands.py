@@ -39,6 +39,7 @@ def publish(
     data: Annotated[str | None, typer.Option(help="The payload as JSON; @FILE for a file with it.")] = None,
     file: Annotated[Path | None, typer.Option(help="A JSON or YAML file with the payload; '-' is stdin.")] = None,
     attribute: Annotated[list[str] | None, typer.Option(help="An extension attribute NAME=VALUE; repeatable.")] = None,
+    bus: Annotated[str, typer.Option(help="Where it is published.")] = "default",
     as_json: JsonOption = False,
     home: OfHomeOption = None,
 ) -> None:
@@ -58,12 +59,14 @@ def publish(
         event["datacontenttype"] = "application/json"
         event["data"] = read_document(file) if file is not None else json_option(data, "--data")
     with service(home) as client:
-        stored = client.publish(event)
+        stored = client.publish(event, bus=bus)
     if as_json:
         output.say_json(stored)
     else:
         again = " before: this one changed nothing" if stored.get("duplicate") else ""
         output.say(f"Stored event {stored['id']} of {stored['source']}{again}.")
+        if stored.get("problem"):
+            output.note(f"It does not fit the schema of its type: {stored['problem']}")
 
 
 @app.command("list")

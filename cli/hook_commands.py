@@ -45,6 +45,7 @@ def create(
     origin: Annotated[
         list[str] | None, typer.Option(help="Who may ask, in the handshake of CloudEvents, to be let send; repeatable.")
     ] = None,
+    bus: Annotated[str | None, typer.Option(help="Where the events are published; by default `default`.")] = None,
     secret_file: Annotated[
         Path | None, typer.Option(help="A file with the secret that the sender gave; by default one is made.")
     ] = None,
@@ -56,7 +57,7 @@ def create(
 ) -> None:
     """Make a webhook. Its secret is shown this once."""
     document = _document(file)
-    named = {"name": name, "kind": kind and kind.value, "type": type_, "source": source, "subject": subject}
+    named = {"name": name, "bus": bus, "kind": kind and kind.value, "type": type_, "source": source, "subject": subject}
     document.update({key: value for key, value in named.items() if value is not None})
     if origin:
         document["origins"] = origin

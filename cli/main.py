@@ -11,6 +11,7 @@ import typer
 
 from headrace.cli import (
     action_commands,
+    bus_commands,
     dead_letter_commands,
     endpoint_commands,
     event_commands,
@@ -67,6 +68,7 @@ app.add_typer(function_commands.app, name="function")
 app.add_typer(task_commands.app, name="task")
 app.add_typer(action_commands.app, name="action")
 app.add_typer(event_commands.app, name="event")
+app.add_typer(bus_commands.app, name="bus")
 app.add_typer(subscription_commands.app, name="subscription")
 app.add_typer(schedule_commands.app, name="schedule")
 app.add_typer(hook_commands.app, name="hook")

@@ -59,6 +59,7 @@ def create(
             " ended) or replace (that is cancelled)."
         ),
     ] = None,
+    bus: Annotated[str | None, typer.Option(help="Where the events are published; by default `default`.")] = None,
     type_: Annotated[
         str | None, typer.Option("--type", help="Of the events; by default headrace.schedule.tick.")
     ] = None,
@@ -75,6 +76,7 @@ def create(
     document = _document(file)
     given = {
         "name": name,
+        "bus": bus,
         "cron": cron,
         "every_s": every_s,
         "at": at,

@@ -38,7 +38,7 @@ def share(
 
     This goes on top of what its config.yaml says (`public`, `shared_with`).
     """
-    guests = [_urn(each) for each in with_]
+    guests = [urn_of(each) for each in with_]
     with _client(home) as client:
         endpoint_id = _endpoint_id(client, name, home)
         for guest in guests:
@@ -50,7 +50,7 @@ def unshare(
     name: _NameArgument, with_: _WithOption, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False
 ) -> None:
     """Take back who may use an endpoint. Sessions of those who lose it end at once; what they had queued still runs."""
-    guests = [_urn(each) for each in with_]
+    guests = [urn_of(each) for each in with_]
     with _client(home) as client:
         endpoint_id = _endpoint_id(client, name, home)
         for guest in guests:
@@ -92,14 +92,15 @@ def _note_what_comes_back(name: str, guests: list[str], home: Path) -> None:
             output.note(f"{directory.config_file} still says so: take it out there, or the next start shares it again.")
 
 
-def _urn(text: str) -> str:
+def urn_of(text: str) -> str:
+    """The URN of a user (`ada`), a group (`group:lab`) or everybody (`public`). Raises `CommandError`."""
     if text == _PUBLIC or text.startswith("urn:"):
         return text
     kind, colon, name = text.partition(":")
     if not colon:
         return f"urn:headrace:user:{text}"
     if kind not in ("user", "group"):
-        raise CommandError(f"--with {text!r} is neither a user (ada), a group (group:lab), a URN, nor `{_PUBLIC}`")
+        raise CommandError(f"{text!r} is neither a user (ada), a group (group:lab), a URN, nor `{_PUBLIC}`")
     return f"urn:headrace:{kind}:{name}"
 
 

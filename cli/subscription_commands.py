@@ -61,6 +61,7 @@ def create(
     ] = None,
     endpoint_from: EndpointFrom = None,
     allowed_endpoint: AllowedEndpoints = None,
+    bus: Annotated[str | None, typer.Option(help="Whose events; by default those of `default`.")] = None,
     max_attempts: MaxAttempts = None,
     max_age: MaxAge = None,
     permanent_error: PermanentErrors = None,
@@ -74,7 +75,8 @@ def create(
 ) -> None:
     """Let every event that matches a filter run a function."""
     document = document_of(file, "a subscription")
-    given = {"name": name, "function_id": function and str(function), "endpoint_id": endpoint and str(endpoint)}
+    ids = {"function_id": function and str(function), "endpoint_id": endpoint and str(endpoint)}
+    given = {"name": name, "bus": bus, **ids}
     document.update({key: value for key, value in given.items() if value is not None})
     if input_ is not None:
         document["input"] = json_option(input_, "--input")

@@ -20,6 +20,7 @@ from uuid import UUID
 
 import msgspec
 
+from headrace.bus.eventing.buses import BusRecord, EventSchema, Retention
 from headrace.bus.eventing.dead_letters import Redrive
 from headrace.bus.eventing.hooks import HookRecord
 from headrace.bus.eventing.leases import LeaseRecord
@@ -302,6 +303,18 @@ _RECORDS: Final[dict[str, msgspec.Struct]] = {
         queued=(1_500_000_000_003,),
         skipped=4,
         last_skipped_ms=1_500_000_000_004,
+    ),
+    "buses": BusRecord(
+        name="lab",
+        owner="urn:headrace:user:ada",
+        created_at=1.5e9,
+        description="of the lab",
+        publishers=("urn:headrace:group:lab",),
+        subscribers=("public",),
+        retention=Retention(max_age_s=3600.0, max_bytes=1 << 20),
+        schemas={"t": EventSchema(schema={"type": "object"}, policy="mark")},
+        first_sequence=8,
+        removed_at=1.6e9,
     ),
     "hooks": HookRecord(
         hook_id=ID["hook"],

@@ -1,0 +1,226 @@
+"""`headrace bus`: buses of your own, and who may publish and subscribe there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from headrace.cli import output
+from headrace.cli.errors import CommandError
+from headrace.cli.service import (
+    JsonOption,
+    OfHomeOption,
+    YesOption,
+    confirmed,
+    json_option,
+    read_document,
+    service,
+    shown,
+)
+from headrace.cli.sharing_commands import urn_of
+from headrace.cli.token_commands import duration_s
+
+app = typer.Typer(help="Make, change and delete buses, and say who may publish and subscribe.", no_args_is_help=True)
+
+_SIZE = re.compile(r"(\d+)\s*([KMG]i?B?)?", re.IGNORECASE)
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
+
+_Publishers = Annotated[
+    list[str] | None,
+    typer.Option("--publisher", help="Who may publish: a user, group:NAME, a URN, or `public`; repeatable."),
+]
+_Subscribers = Annotated[
+    list[str] | None,
+    typer.Option("--subscriber", help="Who may subscribe, and so read: as for --publisher; repeatable."),
+]
+_MaxAge = Annotated[str | None, typer.Option(help="How long events are kept, such as 12h or 30d.")]
+_MaxSize = Annotated[str | None, typer.Option(help="How much is kept, such as 500MB; the oldest events go.")]
+_Schemas = Annotated[
+    str | None,
+    typer.Option(
+        help='What events must be, by their type: {"TYPE": {"schema": {…}, "policy": "mark"}}; @FILE for a file.'
+    ),
+]
+_Description = Annotated[str | None, typer.Option(help="What it is for.")]
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(help="Small letters, digits, - and _; nobody else can have it.")],
+    description: _Description = None,
+    publisher: _Publishers = None,
+    subscriber: _Subscribers = None,
+    max_age: _MaxAge = None,
+    max_size: _MaxSize = None,
+    schemas: _Schemas = None,
+    file: Annotated[
+        Path | None, typer.Option(help="A whole bus as JSON or YAML; options replace what it says.")
+    ] = None,
+    as_json: JsonOption = False,
+    home: OfHomeOption = None,
+) -> None:
+    """Make a bus of your own. You may publish and subscribe there, and whom you name."""
+    given = _document(file)
+    given.pop("name", None)
+    given |= _given(description, publisher, subscriber, max_age, max_size, schemas)
+    with service(home) as client:
+        _say(client.create_bus(name, **given), as_json=as_json)
+
+
+@app.command("list")
+def list_buses(as_json: JsonOption = False, home: OfHomeOption = None) -> None:
+    """List the buses that you may use."""
+    with service(home) as client:
+        buses = client.list_buses()
+    if as_json:
+        output.say_json(buses)
+        return
+    keys = ("name", "owner", "may_publish", "may_subscribe", "description")
+    output.say_table(
+        ["NAME", "OWNER", "PUBLISH", "SUBSCRIBE", "DESCRIPTION"], [[shown(bus[key]) for key in keys] for bus in buses]
+    )
+
+
+@app.command()
+def show(name: Annotated[str, typer.Argument()], as_json: JsonOption = False, home: OfHomeOption = None) -> None:
+    """Show a bus: who may use it, how long it keeps what, what events must be, and how much it holds."""
+    with service(home) as client:
+        _say(client.get_bus(name), as_json=as_json)
+
+
+@app.command()
+def update(
+    name: Annotated[str, typer.Argument()],
+    description: _Description = None,
+    publisher: _Publishers = None,
+    subscriber: _Subscribers = None,
+    max_age: _MaxAge = None,
+    max_size: _MaxSize = None,
+    schemas: _Schemas = None,
+    owner: Annotated[str | None, typer.Option(help="Give it to somebody else: a user or a URN.")] = None,
+    as_json: JsonOption = False,
+    home: OfHomeOption = None,
+) -> None:
+    """Change a bus of yours; what is not given stays. Publishers, subscribers and schemas are replaced as a whole."""
+    given = _given(description, publisher, subscriber, max_age, max_size, schemas)
+    if owner is not None:
+        given["owner"] = urn_of(owner)
+    if not given:
+        raise CommandError("say what is to change")
+    with service(home) as client:
+        _say(client.update_bus(name, **given), as_json=as_json)
+
+
+@app.command()
+def delete(name: Annotated[str, typer.Argument()], yes: YesOption = False, home: OfHomeOption = None) -> None:
+    """Delete a bus of yours with its events, the subscriptions to it, and the schedules and webhooks that publish to
+    it, whoever owns them. Tasks that run go on, dead letters stay, and the name stays yours."""
+    confirmed(f"Delete the bus {name} with its events, and all that subscribes or publishes to it?", yes=yes)
+    with service(home) as client:
+        client.delete_bus(name)
+    output.say(f"Deleted the bus {name}.")
+
+
+_Add = Annotated[list[str] | None, typer.Option(help="A user, group:NAME, a URN, or `public`; repeatable.")]
+_Remove = Annotated[list[str] | None, typer.Option(help="Likewise, who may no more; repeatable.")]
+
+
+@app.command()
+def publishers(
+    name: Annotated[str, typer.Argument()], add: _Add = None, remove: _Remove = None, home: OfHomeOption = None
+) -> None:
+    """Let somebody publish to a bus of yours, or no more; prints who may, besides you."""
+    with service(home) as client:
+        _change(name, "publishers", add, remove, client.add_publisher, client.remove_publisher, client.get_bus)
+
+
+@app.command()
+def subscribers(
+    name: Annotated[str, typer.Argument()], add: _Add = None, remove: _Remove = None, home: OfHomeOption = None
+) -> None:
+    """Let somebody subscribe to a bus of yours, and so read it, or no more; prints who may, besides you."""
+    with service(home) as client:
+        _change(name, "subscribers", add, remove, client.add_subscriber, client.remove_subscriber, client.get_bus)
+
+
+def _change(
+    name: str,
+    side: str,
+    add: list[str] | None,
+    remove: list[str] | None,
+    adding: Callable[[str, str], Any],
+    removing: Callable[[str, str], Any],
+    get: Callable[[str], Any],
+) -> None:
+    for guest in add or ():
+        adding(name, urn_of(guest))
+    for guest in remove or ():
+        removing(name, urn_of(guest))
+    for guest in get(name)[side]:
+        output.say(str(guest))
+
+
+def _given(
+    description: str | None,
+    publishers: list[str] | None,
+    subscribers: list[str] | None,
+    max_age: str | None,
+    max_size: str | None,
+    schemas: str | None,
+) -> dict[str, Any]:
+    given: dict[str, Any] = {}
+    if description is not None:
+        given["description"] = description
+    for name, guests in (("publishers", publishers), ("subscribers", subscribers)):
+        if guests is not None:
+            given[name] = [urn_of(each) for each in guests]
+    retention: dict[str, Any] = {}
+    if max_age is not None:
+        retention["max_age_s"] = duration_s(max_age)
+    if max_size is not None:
+        retention["max_bytes"] = _bytes(max_size)
+    if retention:
+        given["retention"] = retention
+    if schemas is not None:
+        given["schemas"] = json_option(schemas, "--schemas")
+    return given
+
+
+def _bytes(text: str) -> int:
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise CommandError(f"{text!r} is not a size: write for example 500MB or 2GB")
+    return int(found[1]) * _UNITS[(found[2] or "")[:1].lower()]
+
+
+def _document(file: Path | None) -> dict[str, Any]:
+    if file is None:
+        return {}
+    document = read_document(file)
+    if not isinstance(document, dict):
+        raise CommandError(f"{file} does not hold a bus: expected an object with publishers, subscribers, retention …")
+    return document
+
+
+def _say(bus: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        output.say_json(bus)
+        return
+    kept = bus["retention"]
+    rows = [
+        ("name", bus["name"]),
+        ("owner", bus["owner"] or "everybody"),
+        ("description", bus["description"]),
+        ("publishers", bus["publishers"]),
+        ("subscribers", bus["subscribers"]),
+        ("kept", f"{kept['max_age_s']:g} s, {kept['max_bytes']} bytes"),
+        ("schemas", [f"{kind} ({each['policy']})" for kind, each in bus["schemas"].items()]),
+    ]
+    if "events" in bus:
+        rows.append(("holds", f"{bus['events']} events, {bus['bytes']} bytes, up to sequence {bus['last_sequence']}"))
+    for name, value in rows:
+        output.say(f"{name + ':':<13} {shown(value)}")
