@@ -99,6 +99,7 @@ _ADVICE: Mapping[str, str] = {
     "AddressTooLong": "Shorten the query",
     "UnsupportedMediaType": "Set `Content-Type`, mostly to `application/json`",
     "FilterInvalid": "Mend the place that `pointer` names ([filters and templates](filters-and-templates.md))",
+    "EventUnfit": "Mend the event, at the places that `errors` names, or ask the owner of the bus ([buses](../how-to/use-a-bus-of-your-own.md))",
     "InvalidRequest": "Mend the places that `errors` names",
     "QueueFull": (
         "Wait for results and try again, or ask the owner of the endpoint; in the SDK `when_full='block'` waits"
@@ -427,6 +428,7 @@ def _samples() -> Iterator[Exception]:
     yield SchemaViolation("name", ())
     yield bus_errors.PayloadTooLarge("", size=2, limit=1)
     yield bus_errors.FilterInvalid("")
+    yield bus_errors.EventUnfit("", violations=())
     yield bus_errors.BusUnavailable("")
     yield bus_errors.StreamFull("")
     yield bus_errors.QueueFull("", limit=1, used=1)
