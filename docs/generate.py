@@ -99,9 +99,7 @@ _ADVICE: Mapping[str, str] = {
     "AddressTooLong": "Shorten the query",
     "UnsupportedMediaType": "Set `Content-Type`, mostly to `application/json`",
     "FilterInvalid": "Mend the place that `pointer` names ([filters and templates](filters-and-templates.md))",
-    "EventUnfit": (
-        "Mend the event, at the places that `errors` names, or ask the [bus's](../how-to/use-a-bus-of-your-own.md) owner"
-    ),
+    "EventUnfit": ("Mend the event, where `errors` says, or ask the [bus's](../how-to/use-a-bus-of-your-own.md) owner"),
     "InvalidRequest": "Mend the places that `errors` names",
     "QueueFull": (
         "Wait for results and try again, or ask the owner of the endpoint; in the SDK `when_full='block'` waits"
