@@ -18,12 +18,12 @@ import logging
 from collections.abc import Callable
 
 from headrace.bus import names
-from headrace.bus.errors import BusUnavailable, DecodeError
+from headrace.bus.errors import DecodeError
 from headrace.bus.eventing.burials import Burials
 from headrace.bus.eventing.deliveries import Waiting
 from headrace.bus.eventing.events import DEFAULT_BUS, CloudEvent
 from headrace.bus.eventing.holds import Holds
-from headrace.bus.eventing.matching import LOST_BUS_WAIT_S, Matcher
+from headrace.bus.eventing.matching import Matcher
 from headrace.bus.eventing.outcomes import Outcomes
 from headrace.bus.eventing.rights import Rights
 from headrace.bus.eventing.roster import Roster
@@ -36,6 +36,7 @@ from headrace.bus.keys import KeyRing
 from headrace.bus.nats.connection import Connection
 from headrace.bus.nats.intake import ACK_WAIT_S, Intake
 from headrace.bus.nats.pull import Delivery as Taken
+from headrace.bus.nats.steadfast import run_steadfastly
 from headrace.bus.queues.lanes import Lanes
 from headrace.bus.queues.pools import Pools
 from headrace.bus.store.streams import ensure_consumer
@@ -93,17 +94,7 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Deliver until cancelled. A lost bus is waited for."""
-        while True:
-            try:
-                await self._connection.wait_connected(None)
-                await self._run()
-            except* BusUnavailable as lost:
-                logger.warning(
-                    "The dispatcher lost the bus (%s); it goes on when the bus is back.",
-                    lost.exceptions[0],
-                    extra={"action": "dispatcher_waits"},
-                )
-            await asyncio.sleep(LOST_BUS_WAIT_S)
+        await run_steadfastly(self._connection, self._run, who="dispatcher", logger=logger)
 
     async def _run(self) -> None:
         await self._ensure_consumers()

@@ -20,10 +20,10 @@ from headrace.bus.eventing.subscriptions import CompiledSubscription
 from headrace.bus.nats.connection import Connection
 from headrace.bus.nats.intake import Intake
 from headrace.bus.nats.pull import Delivery as Taken
+from headrace.bus.nats.steadfast import LOST_BUS_WAIT_S
 
 logger = logging.getLogger(__name__)
 
-LOST_BUS_WAIT_S = 0.5
 _CATCH_UP_PAGE = 200
 
 

@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
-from headrace.bus.errors import BusUnavailable, FilterInvalid, StreamMissing
+from headrace.bus.errors import FilterInvalid, StreamMissing
 from headrace.bus.eventing.arrivals import arrived_after
 from headrace.bus.eventing.subscriptions import last_sequence
 from headrace.bus.eventing.waits import Wait, catch_up, end, forget, save, too_late
@@ -22,6 +22,7 @@ from headrace.bus.names import DEFAULT_BUS, bus_news
 from headrace.bus.nats.connection import Connection
 from headrace.bus.nats.listening import Subscription
 from headrace.bus.nats.message import Message
+from headrace.bus.nats.steadfast import run_steadfastly
 from headrace.bus.store.actions import ActionRecord, Actions, WaitRecord
 from headrace.bus.store.records import Record
 
@@ -30,7 +31,6 @@ logger = logging.getLogger(__name__)
 _Drop = Callable[[Record[WaitRecord]], Awaitable[None]]
 _Pointer = Record[WaitRecord]
 
-_LOST_BUS_WAIT_S = 0.5
 _LOOK_S = 2.0
 """So often a bus is looked at for those who wait though it told of nothing: what it tells may be missed."""
 _SAVED_EVERY = 50_000
@@ -53,17 +53,7 @@ class Waiter:
 
     async def run(self) -> None:
         """Look until cancelled. A lost bus is waited for."""
-        while True:
-            try:
-                await self._connection.wait_connected(None)
-                await self._run()
-            except* BusUnavailable as lost:
-                logger.warning(
-                    "The waiter lost the bus (%s); it goes on when the bus is back.",
-                    lost.exceptions[0],
-                    extra={"action": "waiter_waits"},
-                )
-            await asyncio.sleep(_LOST_BUS_WAIT_S)
+        await run_steadfastly(self._connection, self._run, who="waiter", logger=logger)
 
     async def _run(self) -> None:
         self._news, self._buses, self._known = asyncio.Queue(), {}, {}
