@@ -15,3 +15,9 @@ def parse_duration(text: str) -> float:
     if form is None:
         raise ValueError(f"{text[:40]!r} is not a duration such as 90s, 15m, 12h or 30d")
     return float(form[1]) * _UNIT_S[form[2]]
+
+
+def shown_duration(seconds: float) -> str:
+    """A duration for people, in the largest unit that gives a whole number: `7d`, `90m`, `0.5s`."""
+    unit = next((name for name in "dhm" if seconds >= _UNIT_S[name] and seconds % _UNIT_S[name] == 0), "s")
+    return f"{seconds / _UNIT_S[unit]:.10g}{unit}"

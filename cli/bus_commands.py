@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from headrace.bus.durations import shown_duration
+from headrace.bus.sizes import parse_size, shown_size
 from headrace.cli import output
 from headrace.cli.errors import CommandError
 from headrace.cli.service import (
@@ -25,9 +26,6 @@ from headrace.cli.sharing_commands import urn_of
 from headrace.cli.token_commands import duration_s
 
 app = typer.Typer(help="Make, change and delete buses, and say who may publish and subscribe.", no_args_is_help=True)
-
-_SIZE = re.compile(r"(\d+)\s*([KMG]i?B?)?", re.IGNORECASE)
-_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 
 _Publishers = Annotated[
     list[str] | None,
@@ -191,10 +189,10 @@ def _given(
 
 
 def _bytes(text: str) -> int:
-    found = _SIZE.fullmatch(text.strip())
-    if found is None:
-        raise CommandError(f"{text!r} is not a size: write for example 500MB or 2GB")
-    return int(found[1]) * _UNITS[(found[2] or "")[:1].lower()]
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise CommandError(str(error)) from None
 
 
 def _document(file: Path | None) -> dict[str, Any]:
@@ -217,10 +215,12 @@ def _say(bus: dict[str, Any], *, as_json: bool) -> None:
         ("description", bus["description"]),
         ("publishers", bus["publishers"]),
         ("subscribers", bus["subscribers"]),
-        ("kept", f"{kept['max_age_s']:g} s, {kept['max_bytes']} bytes"),
+        ("kept", f"{shown_duration(kept['max_age_s'])}, {shown_size(kept['max_bytes'])}"),
         ("schemas", [f"{kind} ({each['policy']})" for kind, each in bus["schemas"].items()]),
     ]
     if "events" in bus:
-        rows.append(("holds", f"{bus['events']} events, {bus['bytes']} bytes, up to sequence {bus['last_sequence']}"))
+        rows.append(
+            ("holds", f"{bus['events']} events, {shown_size(bus['bytes'])}, up to sequence {bus['last_sequence']}")
+        )
     for name, value in rows:
         output.say(f"{name + ':':<13} {shown(value)}")

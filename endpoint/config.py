@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from headrace.bus.sizes import parse_size
 from headrace.endpoint.configuration.engine_keys import engine_problems
 from headrace.endpoint.configuration.worker_keys import sandbox_problems, size_problems
 from headrace.endpoint.configuration.yaml_file import NO_EFFECT, YamlFile, read_text
 from headrace.endpoint.engines.processes.output import PRINTED_LIMIT
 from headrace.endpoint.environments.policy import EnvironmentPolicy
 from headrace.endpoint.fair_share import FairShare
-from headrace.endpoint.worker.limits import parse_size
 from headrace.schemas import schema
 
 

@@ -32,6 +32,7 @@ from headrace.bus.errors import BusError
 from headrace.bus.functions.allow_list import AllowList
 from headrace.bus.nats.connection import Connection
 from headrace.bus.network import DIRECT, Network
+from headrace.bus.sizes import shown_size
 from headrace.bus.tasks.bundles import Runtime
 from headrace.endpoint.agent.loop import Agent
 from headrace.endpoint.agent.object_service import HttpObjectService
@@ -48,7 +49,7 @@ from headrace.endpoint.errors import CANNOT_START, CgroupsUnusable, ConfigInvali
 from headrace.endpoint.fair_share import FairShare
 from headrace.endpoint.grant import PoolGrant
 from headrace.endpoint.pool_service import HttpPoolService
-from headrace.endpoint.worker.limits import WorkerLimits, shown_size, worker_environment
+from headrace.endpoint.worker.limits import WorkerLimits, worker_environment
 from headrace.endpoint.worker.sandbox import SandboxRoot
 from headrace.endpoint.worker.spool import Spool
 

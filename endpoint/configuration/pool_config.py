@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from headrace.bus.functions.allow_list import AllowList
+from headrace.bus.sizes import parse_size
 from headrace.endpoint.config import EndpointConfig
 from headrace.endpoint.configuration.engine_keys import engine_problems
 from headrace.endpoint.configuration.worker_keys import sandbox_problems, size_problems
 from headrace.endpoint.configuration.yaml_file import NO_EFFECT, YamlFile
 from headrace.endpoint.engines.processes.output import PRINTED_LIMIT
-from headrace.endpoint.worker.limits import parse_size
 from headrace.schemas import schema
 
 _SCHEMA: Final = "pool-config"

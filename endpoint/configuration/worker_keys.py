@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from headrace.bus.sizes import parse_size, shown_size
 from headrace.endpoint.configuration.yaml_file import YamlFile
-from headrace.endpoint.worker.limits import LEAST_MEMORY_BYTES, parse_size, shown_size
+from headrace.endpoint.worker.limits import LEAST_MEMORY_BYTES
 
 
 def size_problems(file: YamlFile) -> list[str]:

@@ -28,10 +28,10 @@ from typing import IO
 
 from headrace.bus.errors import EnvironmentUnusable
 from headrace.bus.functions.requirements import Needs
+from headrace.bus.sizes import shown_size
 from headrace.endpoint.environments.builder import Builder, Say, find_uv
 from headrace.endpoint.environments.library import make_library, make_light_library
 from headrace.endpoint.environments.policy import EnvironmentPolicy
-from headrace.endpoint.worker.limits import shown_size
 
 logger = logging.getLogger(__name__)
 

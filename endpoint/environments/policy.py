@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from headrace.bus.errors import EnvironmentUnusable
 from headrace.bus.functions.requirements import Needs
-from headrace.endpoint.worker.limits import parse_size
+from headrace.bus.sizes import parse_size
 
 _HOW = "in `environments` of config.yaml"
 MOST_BYTES: Final = 20 * 10**9

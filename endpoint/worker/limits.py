@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import resource
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
 import msgspec
+
+from headrace.bus.sizes import shown_size
 
 EXIT_OUT_OF_MEMORY: Final = 77
 """How a worker ends that ran out of memory outside of any call: taking one in, or sending its result."""
@@ -17,11 +18,6 @@ LEAST_MEMORY_BYTES: Final = 64_000_000
 """A worker that runs nothing has about 11 MB, and each thread takes 8 MB for its stack."""
 
 OWN_PREFIX: Final = "HEADRACE_"
-
-_UNITS: Final = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12} | {
-    "KIB": 1 << 10, "MIB": 1 << 20, "GIB": 1 << 30, "TIB": 1 << 40,
-}  # fmt: skip
-_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT]?I?B)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,24 +45,6 @@ class WorkerLimits:
     def of_argument(cls, text: str) -> WorkerLimits:
         """Read what `as_argument` wrote."""
         return msgspec.json.decode(text, type=cls)
-
-
-def parse_size(size: int | str) -> int:
-    """Bytes of a size: a whole number, or one like `2GB` (10^9) or `1.5 GiB` (2^30). Raises `ValueError`."""
-    if isinstance(size, int):
-        return size
-    found = _SIZE.fullmatch(size.strip())
-    if found is None:
-        raise ValueError(f"{size!r} is no size; write bytes, or a number with KB, MB, GB, TB, KiB, MiB, GiB or TiB")
-    return int(float(found[1]) * _UNITS[found[2].upper()])
-
-
-def shown_size(size: int) -> str:
-    """A size for people: `2 GB`, `1.5 GiB`."""
-    for unit, name in ((10**9, "GB"), (1 << 30, "GiB"), (10**6, "MB"), (1 << 20, "MiB")):
-        if size >= unit and size % (unit // 2) == 0:
-            return f"{size / unit:g} {name}"
-    return f"{size} bytes"
 
 
 def limit_memory(limit_bytes: int) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final, cast
 
 from headrace.bus.data.encodings import INLINE_BYTES
+from headrace.bus.sizes import shown_size
 from headrace.endpoint.engines.containers.runtimes import Container
 from headrace.endpoint.engines.processes.cgroups import MemoryGroup, MemoryGroups
 from headrace.endpoint.engines.processes.descendants import descendants, kill_all
@@ -37,7 +38,7 @@ from headrace.endpoint.worker.frames import (
     moments,
     read_report,
 )
-from headrace.endpoint.worker.limits import EXIT_OUT_OF_MEMORY, WorkerLimits, shown_size
+from headrace.endpoint.worker.limits import EXIT_OUT_OF_MEMORY, WorkerLimits
 
 logger = logging.getLogger(__name__)
 
