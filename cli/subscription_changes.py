@@ -13,6 +13,7 @@ from headrace.cli.service import JsonOption, OfHomeOption, document_of, json_opt
 from headrace.cli.subscription_options import (
     AllowedEndpoints,
     EndpointFrom,
+    Expires,
     Hold,
     MaxAge,
     MaxAttempts,
@@ -36,6 +37,7 @@ def change(
     permanent_error: PermanentErrors = None,
     hold: Hold = None,
     next_endpoint: NextEndpoints = None,
+    expires: Expires = None,
     file: Annotated[
         Path | None, typer.Option(help="What changes, as JSON or YAML; options replace what it says.")
     ] = None,
@@ -62,6 +64,7 @@ def change(
             next_endpoints=next_endpoint,
             endpoint_from=endpoint_from,
             allowed_endpoints=allowed_endpoint,
+            expires=expires,
         )
         answer = client.change_subscription(
             subscription_id, {each: value for each, value in changed.items() if value != known.get(each)} or document

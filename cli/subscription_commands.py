@@ -25,11 +25,13 @@ from headrace.cli.subscription_changes import change
 from headrace.cli.subscription_options import (
     AllowedEndpoints,
     EndpointFrom,
+    Expires,
     Hold,
     MaxAge,
     MaxAttempts,
     NextEndpoints,
     PermanentErrors,
+    Start,
     with_policies,
 )
 from headrace.cli.token_commands import duration_s
@@ -67,6 +69,8 @@ def create(
     permanent_error: PermanentErrors = None,
     hold: Hold = None,
     next_endpoint: NextEndpoints = None,
+    start: Start = None,
+    expires: Expires = None,
     file: Annotated[
         Path | None, typer.Option(help="A whole subscription as JSON or YAML; options replace what it says.")
     ] = None,
@@ -92,6 +96,8 @@ def create(
         next_endpoints=next_endpoint,
         endpoint_from=endpoint_from,
         allowed_endpoints=allowed_endpoint,
+        start=start,
+        expires=expires,
     )
     with service(home) as client:
         created = client.create_subscription(document)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -34,6 +35,17 @@ AllowedEndpoints = Annotated[
     typer.Option("--allowed-endpoint", help="With --endpoint-from: NAME=ID, an endpoint and its name. Repeat it."),
 ]
 
+Start = Annotated[
+    str | None,
+    typer.Option(
+        help="Where it starts: `now` (as by default), `earliest`, a time such as 2026-03-01T00:00:00Z, how long ago"
+        " (12h), or the number of an event on its bus."
+    ),
+]
+Expires = Annotated[
+    str | None, typer.Option(help="When it ends: a time such as 2026-12-31T00:00:00Z, or in how long (30d).")
+]
+
 
 def with_policies(
     document: dict[str, Any],
@@ -45,6 +57,8 @@ def with_policies(
     next_endpoints: Iterable[UUID] | None = None,
     endpoint_from: str | None = None,
     allowed_endpoints: Iterable[str] | None = None,
+    start: str | None = None,
+    expires: str | None = None,
 ) -> dict[str, Any]:
     """The document of a subscription, with what was given; `retry` and `offline` keep what is not named.
 
@@ -63,10 +77,28 @@ def with_policies(
         said = {key: value for key, value in policy.items() if value is not None}
         if said:
             document[name] = {**(document.get(name) or {}), **said}
+    if start is not None:
+        document["start"] = _start(start)
+    if expires is not None:
+        document["expires_at"] = _time(expires, ahead=True)
     if endpoint_from is not None or allowed_endpoints:
         document["endpoint"] = _choice(endpoint_from, allowed_endpoints or ())
         document.pop("endpoint_id", None)
     return document
+
+
+def _start(text: str) -> Any:
+    if text in ("now", "earliest"):
+        return text
+    return {"sequence": int(text)} if text.isdecimal() and text.isascii() else {"time": _time(text, ahead=False)}
+
+
+def _time(text: str, *, ahead: bool) -> str:
+    if "T" in text or "-" in text:
+        return text
+    distance = timedelta(seconds=duration_s(text))
+    now = datetime.now(UTC)
+    return (now + distance if ahead else now - distance).isoformat()
 
 
 def _choice(template: str | None, allowed: Iterable[str]) -> dict[str, Any]:

@@ -24,10 +24,12 @@ from headrace.bus.eventing.buses import BusRecord, EventSchema, Retention
 from headrace.bus.eventing.dead_letters import Redrive
 from headrace.bus.eventing.hooks import HookRecord
 from headrace.bus.eventing.leases import LeaseRecord
+from headrace.bus.eventing.lifetimes import StartPosition
 from headrace.bus.eventing.places import EndpointChoice, OfflinePolicy
 from headrace.bus.eventing.retries import RetryPolicy
 from headrace.bus.eventing.schedules.models import ScheduleProgress, ScheduleRecord, TickRun
 from headrace.bus.eventing.signatures import SignatureForm
+from headrace.bus.eventing.starts import CatchUpRecord
 from headrace.bus.eventing.subscriptions import SubscriptionRecord
 from headrace.bus.keys import SEAL_BYTES, KeyRing, bundle_key
 from headrace.bus.names import Address
@@ -261,7 +263,10 @@ _RECORDS: Final[dict[str, msgspec.Struct]] = {
         endpoint=EndpointChoice(template="{{ event.data.site }}", allowed={"here": ID["endpoint"]}),
         offline=OfflinePolicy(hold_s=60.0, next_endpoints=(ID["second"],)),
         former_endpoints=(ID["bundle"],),
+        start=StartPosition(after=3, asked={"sequence": 4}),
+        expires_at=1.6e9,
     ),
+    "catch_ups": CatchUpRecord(position=7),
     "schedules": ScheduleRecord(
         schedule_id=ID["schedule"],
         name="mornings",

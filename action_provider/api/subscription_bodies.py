@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 from uuid import UUID
@@ -9,12 +11,16 @@ from uuid import UUID
 import msgspec
 
 from headrace.action_provider.api.access import check_allowed, chosen_endpoint, endpoint_for, function_for, timestamp
+from headrace.action_provider.api.bus_access import check_right
 from headrace.action_provider.errors import Forbidden, InvalidRequest
 from headrace.action_provider.http import Call
 from headrace.bus.errors import FilterInvalid
+from headrace.bus.eventing.events import DEFAULT_BUS
+from headrace.bus.eventing.lifetimes import StartPosition, as_written, moment
 from headrace.bus.eventing.places import NO_ENDPOINT, EndpointChoice, OfflinePolicy, compile_places
 from headrace.bus.eventing.retries import RetryPolicy
-from headrace.bus.eventing.subscriptions import SubscriptionRecord
+from headrace.bus.eventing.starts import start_position
+from headrace.bus.eventing.subscriptions import SubscriptionRecord, last_sequence
 from headrace.bus.eventing.templates import compile_input
 from headrace.bus.filters import compile_filter
 from headrace.schemas import Violation
@@ -27,11 +33,42 @@ _POLICIES: Mapping[str, Any] = {"retry": RetryPolicy, "offline": OfflinePolicy}
 """Fields that are a struct each; what is left out, or null, is as by default."""
 
 
-async def first_endpoint(call: Call) -> UUID:
-    """The endpoint of a new subscription: the one named, the only one there is, or none where events choose.
+async def new_record(call: Call) -> SubscriptionRecord:
+    """The subscription that a body asks for, not yet checked.
 
-    Raises what `chosen_endpoint` raises.
+    Raises `InvalidRequest`, and what `function_for` and `chosen_endpoint` raise.
     """
+    body, service = call.body, call.service
+    _check_one_endpoint(body)
+    function = await function_for(service, call.caller, UUID(body["function_id"]))
+    bus = await check_right(service, call.caller, body.get("bus") or DEFAULT_BUS, "subscribe", lasting=True)
+    newest = await last_sequence(service.connection, bus=bus)
+    start = await _start(call, bus)
+    record = SubscriptionRecord(
+        subscription_id=uuid.uuid4(),
+        name=body.get("name") or function.name,
+        owner=call.caller.principal,
+        linked=tuple(sorted(call.caller.linked)),
+        filter=body["filter"],
+        function_id=function.function_id,
+        endpoint_id=await _first_endpoint(call),
+        created_at=time.time(),
+        after_sequence=newest if start is None else max(newest, start.after),
+        start=start,
+        bus=bus,
+    )
+    return changed(record, {name: value for name, value in body.items() if name not in ("name", "endpoint_id")})
+
+
+async def _start(call: Call, bus: str) -> StartPosition | None:
+    try:
+        return await start_position(call.service.connection, bus, call.body.get("start"))
+    except ValueError as error:
+        raise refused("/start/time", str(error)) from None
+
+
+async def _first_endpoint(call: Call) -> UUID:
+    """The endpoint that is named, the only one there is, or none where events choose."""
     if call.body.get("endpoint") is not None:
         return NO_ENDPOINT
     named = UUID(call.body["endpoint_id"]) if call.body.get("endpoint_id") else None
@@ -40,15 +77,31 @@ async def first_endpoint(call: Call) -> UUID:
 
 def changed(record: SubscriptionRecord, body: Mapping[str, Any]) -> SubscriptionRecord:
     """The record with what the body says. Raises `InvalidRequest` for two kinds of endpoint at once."""
-    if body.get("endpoint") is not None and body.get("endpoint_id") is not None:
-        raise _refused("/endpoint", "give endpoint_id, or endpoint where events choose it, not both")
+    _check_one_endpoint(body)
     fields = {name: body[name] for name in ("name", "filter", "input") if name in body}
+    if "expires_at" in body:
+        fields["expires_at"] = None if body["expires_at"] is None else _expiry(body["expires_at"])
     if "function_id" in body:
         fields["function_id"] = UUID(body["function_id"])
     for name, kind in _POLICIES.items():
         if name in body:
             fields[name] = msgspec.convert(body[name] or {}, kind)
     return _moved(msgspec.structs.replace(record, **fields), body)
+
+
+def _check_one_endpoint(body: Mapping[str, Any]) -> None:
+    if body.get("endpoint") is not None and body.get("endpoint_id") is not None:
+        raise refused("/endpoint", "give endpoint_id, or endpoint where events choose it, not both")
+
+
+def _expiry(text: str) -> float:
+    try:
+        expires_at = moment(text).timestamp()
+    except ValueError as error:
+        raise refused("/expires_at", str(error)) from None
+    if expires_at <= time.time():
+        raise refused("/expires_at", f"{text[:64]!r} is over")
+    return expires_at
 
 
 def _moved(record: SubscriptionRecord, body: Mapping[str, Any]) -> SubscriptionRecord:
@@ -105,6 +158,8 @@ def described(record: SubscriptionRecord) -> dict[str, Any]:
         "offline": record.offline,
         "input": record.input,
         "retry": record.retry,
+        "start": as_written(record.start),
+        "expires_at": None if record.expires_at is None else timestamp(record.expires_at),
         "created_at": timestamp(record.created_at),
     }
 
@@ -114,5 +169,6 @@ def _places(record: SubscriptionRecord) -> frozenset[UUID]:
     return frozenset((*named, *record.offline.next_endpoints))
 
 
-def _refused(pointer: str, problem: str) -> InvalidRequest:
+def refused(pointer: str, problem: str) -> InvalidRequest:
+    """The refusal of one place in a body."""
     return InvalidRequest(f"{pointer[1:]}: {problem}", violations=(Violation(pointer=pointer, problem=problem),))

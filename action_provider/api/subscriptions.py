@@ -2,45 +2,24 @@
 
 from __future__ import annotations
 
-import time
-import uuid
 from uuid import UUID
 
 from starlette.responses import Response
 
-from headrace.action_provider.api.access import function_for
-from headrace.action_provider.api.bus_access import check_right
-from headrace.action_provider.api.subscription_bodies import changed, check, described, first_endpoint
+from headrace.action_provider.api.subscription_bodies import changed, check, described, new_record
 from headrace.action_provider.errors import NotFound
 from headrace.action_provider.http import Call, Operation, no_content, reply
 from headrace.bus.errors import RecordConflict
 from headrace.bus.eventing.deliveries import drop_waiting
-from headrace.bus.eventing.events import DEFAULT_BUS
-from headrace.bus.eventing.subscriptions import SubscriptionRecord, last_sequence
+from headrace.bus.eventing.subscriptions import SubscriptionRecord
 from headrace.bus.store.records import Record
 
 
 async def create(call: Call) -> Response:
     """Let events that pass a filter run a function. Everything is checked now: what is accepted can be delivered."""
-    body, service = call.body, call.service
-    bus = await check_right(service, call.caller, body.get("bus") or DEFAULT_BUS, "subscribe", lasting=True)
-    function = await function_for(service, call.caller, UUID(body["function_id"]))
-    subscription_id = uuid.uuid4()
-    record = SubscriptionRecord(
-        subscription_id=subscription_id,
-        name=body.get("name") or function.name,
-        owner=call.caller.principal,
-        linked=tuple(sorted(call.caller.linked)),
-        filter=body["filter"],
-        function_id=function.function_id,
-        endpoint_id=await first_endpoint(call),
-        created_at=time.time(),
-        after_sequence=await last_sequence(service.connection, bus=bus),
-        bus=bus,
-    )
-    record = changed(record, {name: value for name, value in body.items() if name not in ("name", "endpoint_id")})
+    record = await new_record(call)
     await check(call, record)
-    await service.tables.subscriptions.create(subscription_id.hex, record)
+    await call.service.tables.subscriptions.create(record.subscription_id.hex, record)
     return reply(described(record), 201)
 
 
@@ -78,6 +57,7 @@ async def delete(call: Call) -> Response:
     record = await _own(call)
     # The record goes first: what a dispatcher stores between the two finds no subscription when its time comes.
     await call.service.tables.subscriptions.delete(record.subscription_id.hex)
+    await call.service.tables.catch_ups.delete(record.subscription_id.hex)
     await drop_waiting(call.service.connection, record.subscription_id)
     return no_content()
 

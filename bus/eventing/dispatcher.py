@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 from collections.abc import Callable
 
@@ -22,7 +23,9 @@ from headrace.bus.errors import DecodeError
 from headrace.bus.eventing.burials import Burials
 from headrace.bus.eventing.deliveries import Waiting
 from headrace.bus.eventing.events import DEFAULT_BUS, CloudEvent
+from headrace.bus.eventing.expiry import Expiry
 from headrace.bus.eventing.holds import Holds
+from headrace.bus.eventing.leases import Leases
 from headrace.bus.eventing.matching import Matcher
 from headrace.bus.eventing.outcomes import Outcomes
 from headrace.bus.eventing.rights import Rights
@@ -31,6 +34,7 @@ from headrace.bus.eventing.schedules.replacing import Replacing
 from headrace.bus.eventing.schedules.runs import TickRuns
 from headrace.bus.eventing.sending import Sender
 from headrace.bus.eventing.served_buses import MOST_ACKS_PENDING, ServedBuses, ensure_matcher
+from headrace.bus.eventing.starts import CatchUps
 from headrace.bus.eventing.subscriptions import last_sequence
 from headrace.bus.keys import KeyRing
 from headrace.bus.nats.connection import Connection
@@ -74,6 +78,7 @@ class Dispatcher:
         self._keys = keys
         self._tables = tables
         self._count = count
+        self._full_wait_s = full_wait_s
         self._rights = Rights(tables)
         self._runs = TickRuns(tables.schedule_progress, Replacing(connection, keys, tables))
         self._burials = Burials(connection, self._runs, count=count)
@@ -120,6 +125,19 @@ class Dispatcher:
                 group.create_task(matcher.catch_up(), name="late subscriptions")
                 holds = Holds(self._connection, self._keys, self._tables.presence, self._roster.all)
                 group.create_task(holds.run(), name="deliveries at endpoints that are away")
+                leases = Leases(self._tables.leases)
+                group.create_task(leases.run(), name="leases")
+                offer = functools.partial(matcher.offer, full_wait_s=self._full_wait_s)
+                starts = CatchUps(self._roster, leases, self._tables.catch_ups, offer)
+                group.create_task(starts.run(), name="subscriptions that start in the past")
+                expiry = Expiry(
+                    self._connection,
+                    self._keys,
+                    self._tables.subscriptions,
+                    self._roster.records,
+                    results_consumer=RESULTS_CONSUMER,
+                )
+                group.create_task(expiry.run(), name="subscriptions that have expired")
                 logger.info("The dispatcher delivers events.", extra={"action": "dispatcher_ready"})
 
     async def _ensure_consumers(self) -> None:

@@ -64,7 +64,7 @@ class Matcher:
                 )
                 return
             self._count("matched")
-            matching = self._roster.matching(bus, event, taken.sequence)
+            matching = self._roster.matching(bus, event, taken.sequence, taken.stored_ns / 1e9)
             if not await self._runs.begin(bus, event, [each.record.subscription_id for each in matching]):
                 return
             starts = [
@@ -78,7 +78,7 @@ class Matcher:
 
     async def _start(
         self, subscription: CompiledSubscription, event: CloudEvent, sequence: int, stored_at: float
-    ) -> None:
+    ) -> bool:
         record = subscription.record
         if not await self._rights.may_read(record.owner, record.bus, record.linked):
             # No dead letter either: that would hold the event.
@@ -89,11 +89,11 @@ class Matcher:
                 sequence,
                 extra={"action": "delivery_withheld", "subscription": str(record.subscription_id)},
             )
-            return
+            return True
         delivery = Delivery(
             record.subscription_id, record.bus, sequence, event.source, event.id, published_at=stored_at
         )
-        await self._sender.send(subscription, delivery, event)
+        return await self._sender.send(subscription, delivery, event)
 
     async def catch_up(self) -> None:
         """Deliver events that came after a subscription was made, but were matched before we heard of it."""
@@ -101,28 +101,31 @@ class Matcher:
             subscription, missed = await self._roster.late()
             while missed and self._roster.get(subscription.record.subscription_id):
                 try:
-                    missed = await self._offer(subscription, missed)
+                    missed = await self.offer(subscription, missed)
                 except StreamMissing:
                     break  # the bus was deleted
                 except BusUnavailable:
                     await asyncio.sleep(LOST_BUS_WAIT_S)
 
-    async def _offer(self, subscription: CompiledSubscription, sequences: range) -> range:
-        """Deliver the first of these events; gives the sequences that are left."""
+    async def offer(self, subscription: CompiledSubscription, sequences: range, *, full_wait_s: float = 0.0) -> range:
+        """Deliver the first of these events; gives the sequences that are left. Waits `full_wait_s` where the
+        endpoint's queue is full."""
         bus = subscription.record.bus
         query = {"seq": sequences.start, "next_by_subj": names.bus_events(bus), "batch": _CATCH_UP_PAGE}
         messages, _ = await self._connection.read_many(names.event_stream(bus), query)
         for message in messages:
             with contextlib.suppress(DecodeError):
                 event = CloudEvent.of_stored(message.data)
-                if message.sequence in sequences and subscription.filter.matches(event):
-                    record = subscription.record
-                    if await self._runs.begin(record.bus, event, [record.subscription_id]):
-                        await self._start(subscription, event, message.sequence, message.stored_at)
+                if message.sequence not in sequences or not subscription.gets(event, message.stored_at):
+                    continue
+                if not await self._runs.begin(bus, event, [subscription.record.subscription_id]):
+                    continue
+                if not await self._start(subscription, event, message.sequence, message.stored_at):
+                    await asyncio.sleep(full_wait_s)
         return range(messages[-1].sequence + 1, sequences.stop) if messages else range(0)
 
 
-async def _all(starts: list[Coroutine[Any, Any, None]]) -> None:
+async def _all(starts: list[Coroutine[Any, Any, bool]]) -> None:
     """Await all of them, whatever becomes of the others; then raise the first error."""
     for outcome in await asyncio.gather(*starts, return_exceptions=True):
         if isinstance(outcome, BaseException):

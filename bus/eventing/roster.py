@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from uuid import UUID
 
 from headrace.bus.errors import FilterInvalid
@@ -50,11 +50,11 @@ class Roster:
         if self._watch is not None:
             await self._watch.stop()
 
-    def matching(self, bus: str, event: CloudEvent, sequence: int) -> list[CompiledSubscription]:
-        """The subscriptions that get this event."""
+    def matching(self, bus: str, event: CloudEvent, sequence: int, stored_at: float) -> list[CompiledSubscription]:
+        """The subscriptions that get this event, which was stored there and then (unix seconds)."""
         self._newest[bus] = max(self._newest.get(bus, 0), sequence)
         found = (self._known[each] for each in self._indexes[bus].matching(event))
-        return [subscription for subscription in found if subscription.record.after_sequence < sequence]
+        return [subscription for subscription in found if subscription.record.wants(sequence, stored_at)]
 
     async def wanted(self) -> str:
         """Wait for a bus that somebody subscribes to and whose events nobody here takes."""
@@ -90,7 +90,11 @@ class Roster:
 
     def all(self) -> Iterable[CompiledSubscription]:
         """Those that are known here, as they are now."""
-        return self._known.values()
+        return list(self._known.values())
+
+    def records(self) -> Iterator[SubscriptionRecord]:
+        """The records of all that are known here."""
+        return (each.record for each in list(self._known.values()))
 
     async def find(self, subscription_id: UUID) -> CompiledSubscription | None:
         """A subscription; one that is not known here is read. None when there is none (any more).

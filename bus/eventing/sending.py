@@ -82,13 +82,14 @@ class Sender:
         self._full_wait_s = full_wait_s
         self._pools = pools
 
-    async def send(self, subscription: CompiledSubscription, delivery: Delivery, event: CloudEvent) -> None:
-        """Store the bundle of an attempt; if that can never be, a dead letter; if it cannot be now, the wish to.
+    async def send(self, subscription: CompiledSubscription, delivery: Delivery, event: CloudEvent) -> bool:
+        """Store the bundle of an attempt; if that can never be, a dead letter; if it cannot be now, the wish to: then
+        it gives False.
 
         Raises `BusUnavailable` and `StreamMissing`; sending again has one effect.
         """
         if await self._runs.cut_short(subscription.record, delivery):
-            return
+            return True
         try:
             delivery = _placed(subscription, delivery, event)
             await self._submit(subscription, delivery, event)
@@ -103,12 +104,14 @@ class Sender:
             waiting = Waiting(delivery, event.encode())
             await wait_until(self._connection, waiting, delivery.place(subscription.record.endpoint_id), due)
             self._count("postponed")
+            return False
         except Exception as error:
             # Whatever this is, it would be the same the next time: the owner is to see it.
             logger.exception("An unexpected error ended a delivery.", extra={"action": "delivery_broken"})
             await self._burials.bury(
                 subscription.record, delivery, event, f"an internal error: {error}", "InternalError"
             )
+        return True
 
     async def _submit(self, subscription: CompiledSubscription, delivery: Delivery, event: CloudEvent) -> None:
         record = subscription.record

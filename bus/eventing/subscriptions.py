@@ -8,7 +8,8 @@ from uuid import UUID
 
 import msgspec
 
-from headrace.bus.eventing.events import DEFAULT_BUS
+from headrace.bus.eventing.events import DEFAULT_BUS, CloudEvent
+from headrace.bus.eventing.lifetimes import StartPosition
 from headrace.bus.eventing.places import EndpointChoice, OfflinePolicy, Places, compile_places
 from headrace.bus.eventing.retries import RetryPolicy
 from headrace.bus.eventing.templates import InputTemplate, compile_input
@@ -42,6 +43,18 @@ class SubscriptionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_default
     offline: OfflinePolicy = OfflinePolicy()
     former_endpoints: tuple[UUID, ...] = ()
     """Where deliveries went before it was changed: some may still be there."""
+    start: StartPosition | None = None
+    """Where it starts, when that is before `after_sequence`: what lies between is delivered as well."""
+    expires_at: float | None = None
+    """What is stored from this moment on (unix seconds, the server's clock) is not delivered."""
+
+    def wants(self, sequence: int, stored_at: float) -> bool:
+        """Whether an event that was stored there and then is one of those that come while it lasts."""
+        return self.after_sequence < sequence and not self.has_ended(stored_at)
+
+    def has_ended(self, at: float) -> bool:
+        """Whether it has expired by this moment."""
+        return self.expires_at is not None and at >= self.expires_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +65,10 @@ class CompiledSubscription:
     filter: Filter
     input: InputTemplate
     places: Places
+
+    def gets(self, event: CloudEvent, stored_at: float) -> bool:
+        """Whether an event that was stored then is one for it."""
+        return not self.record.has_ended(stored_at) and self.filter.matches(event)
 
     @classmethod
     def of(cls, record: SubscriptionRecord) -> CompiledSubscription:

@@ -8,6 +8,7 @@ from headrace.bus.eventing.buses import BusRecord
 from headrace.bus.eventing.hooks import HookRecord
 from headrace.bus.eventing.leases import LeaseRecord
 from headrace.bus.eventing.schedules.models import ScheduleProgress, ScheduleRecord
+from headrace.bus.eventing.starts import CatchUpRecord
 from headrace.bus.eventing.subscriptions import SubscriptionRecord
 from headrace.bus.nats.connection import Connection
 from headrace.bus.queues.presence import Presence
@@ -55,6 +56,7 @@ class Tables:
     revocations: Records[RevocationRecord]
     removals: Records[RemovalRecord]
     subscriptions: Records[SubscriptionRecord]
+    catch_ups: Records[CatchUpRecord]
     schedules: Records[ScheduleRecord]
     schedule_progress: Records[ScheduleProgress]
     hooks: Records[HookRecord]
@@ -81,6 +83,7 @@ class Tables:
             revocations=Records(connection, "revocations", RevocationRecord),
             removals=Records(connection, "removals", RemovalRecord),
             subscriptions=Records(connection, "subscriptions", SubscriptionRecord),
+            catch_ups=Records(connection, "catch_ups", CatchUpRecord),
             schedules=Records(connection, "schedules", ScheduleRecord),
             schedule_progress=Records(connection, "schedule_progress", ScheduleProgress),
             hooks=Records(connection, "hooks", HookRecord),
@@ -106,6 +109,7 @@ class Tables:
         await self.revocations.ensure(replicas=replicas)
         await self.removals.ensure(replicas=replicas)
         await self.subscriptions.ensure(replicas=replicas)
+        await self.catch_ups.ensure(replicas=replicas)
         await self.schedules.ensure(replicas=replicas)
         await self.schedule_progress.ensure(replicas=replicas)
         await self.hooks.ensure(replicas=replicas)

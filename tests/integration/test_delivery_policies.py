@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -156,3 +157,60 @@ def test_a_subscription_is_changed_and_keeps_its_id(desk: EventsDesk, kind: str)
     for wrong, pointer in (({}, ""), ({"filter": {"exact": {}}}, "/filter/exact"), ({"start": "now"}, "")):
         answer = desk.http.patch(f"/api/v1/subscriptions/{subscription}", json=wrong)
         assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, pointer)
+
+
+def test_a_subscription_starts_where_it_says_with_nothing_missing_and_nothing_doubled(
+    desk: EventsDesk, kind: str
+) -> None:
+    numbers = [desk.publish(kind, str(n))["sequence"] for n in range(5)]
+    stored = desk.http.get("/api/v1/events", params={"type": kind}).json()["events"]
+    third = next(each["stored_at"] for each in stored if each["sequence"] == numbers[3])
+    everything, some, by_time, ahead = (desk.notes() for _ in range(4))
+    subscriptions = [
+        desk.subscribe(kind, everything, start="earliest"),
+        desk.subscribe(kind, some, start={"sequence": numbers[2]}),
+        desk.subscribe(kind, by_time, start={"time": third}),
+        desk.subscribe(kind, ahead, start={"sequence": numbers[-1] + 2}),
+    ]
+    for n in range(5, 10):
+        desk.publish(kind, str(n))
+    assert sorted(everything.wait(10)) == [[str(n)] for n in range(10)]
+    assert sorted(some.wait(8)) == [[str(n)] for n in range(2, 10)]
+    assert sorted(by_time.wait(7)) == [[str(n)] for n in range(3, 10)]
+    assert sorted(ahead.wait(4)) == [[str(n)] for n in range(6, 10)]
+    shown = [desk.http.get(f"/api/v1/subscriptions/{each}").json()["start"] for each in subscriptions]
+    assert shown == ["earliest", {"sequence": numbers[2]}, {"time": third}, {"sequence": numbers[-1] + 2}]
+    for wrong, pointer in (({"time": "soon"}, "/start/time"), ({"sequence": 0}, "/start"), ("later", "/start")):
+        body = {"filter": {"exact": {"type": kind}}, "function_id": desk.function, "start": wrong}
+        answer = desk.http.post("/api/v1/subscriptions", json={**body, "endpoint_id": desk.endpoint})
+        assert (answer.status_code, answer.json()["errors"][0]["pointer"][: len(pointer)]) == (422, pointer)
+
+
+def test_a_subscription_that_has_expired_gets_no_event_finishes_what_it_has_and_goes(
+    desk: EventsDesk, kind: str, late: RunningPool
+) -> None:
+    notes, waiting = desk.notes(), desk.notes()
+    ends = (datetime.now(UTC) + timedelta(seconds=0.7)).isoformat()
+    short = desk.subscribe(kind, notes, expires_at=ends)
+    retry = {"max_attempts": 2, "first_delay_s": 0.1}
+    queued = desk.subscribe(
+        kind, waiting, endpoint_id=late.endpoint_id, expires_at=ends, kwargs={"fail": 9}, retry=retry
+    )
+    desk.publish(kind, "1")
+    notes.wait(1)
+
+    def is_there(subscription: str) -> bool:
+        return desk.http.get(f"/api/v1/subscriptions/{subscription}").status_code == 200
+
+    eventually(lambda: not is_there(short), message="it goes")
+    desk.publish(kind, "2")
+    # What waits for an endpoint that is away keeps its subscription: it is owed every attempt.
+    assert is_there(queued)
+    late.start()
+    assert desk.dead_letter(queued)["code"] == "AttemptsExhausted"
+    assert waiting.args == [["1"], ["1"]]
+    assert notes.args == [["1"]]
+    body = {"filter": {"exact": {"type": kind}}, "function_id": desk.function, "endpoint_id": desk.endpoint}
+    for wrong in ("2020-01-01T00:00:00Z", "2090-01-01T00:00:00", "soon"):
+        answer = desk.http.post("/api/v1/subscriptions", json={**body, "expires_at": wrong})
+        assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/expires_at")
