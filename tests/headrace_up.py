@@ -57,7 +57,7 @@ class Up:
         assert len(found) == 1, f"{len(found)} processes with {words!r}: {[command_line(p) for p in self.pids()]}"
         return found[0]
 
-    def stop(self, number: signal.Signals = signal.SIGTERM, *, within_s: float = 12.0) -> int:
+    def stop(self, number: signal.Signals = signal.SIGTERM, *, within_s: float = 40.0) -> int:
         """Ask it to stop and wait; its exit status."""
         self.process.send_signal(number)
         return self.process.wait(within_s)
@@ -95,7 +95,7 @@ def headrace_up(home: Path, *options: str, within_s: float = 30.0) -> Iterator[U
         if process.poll() is None:
             process.terminate()
             try:
-                process.wait(12)
+                process.wait(40)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

@@ -18,7 +18,7 @@ from typing import Any
 from service import RunningService
 from waiting import eventually
 
-_STOP_S = 10.0
+_STOP_S = 20.0
 
 
 @dataclass

@@ -81,17 +81,37 @@ def test_a_second_one_on_the_same_home_is_refused_and_told_who_has_it(shared: Up
     assert httpx.get(f"{shared.url}/readyz").status_code == 200
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_a_signal_stops_everything_in_time(home: Path, number: signal.Signals, status: int) -> None:
-    with headrace_up(home, "--workers", "1") as up:
-        pids = up.pids()
-        assert len(pids) >= 3
+def test_a_signal_stops_everything_and_started_again_it_has_what_it_had(home: Path) -> None:
+    with headrace_up(home, "--workers", "1") as first:
+        function = {"name": "double", "source": "def double(x):\n    return 2 * x\n", "python_version": "3.11"}
+        function_id = post(first, "/api/v1/functions", function)["function_id"]
+        stopped(first, signal.SIGTERM, 0)
 
-        assert up.stop(number) == status
+    # Nobody runs it yet: what is queued must outlive the next stop as well.
+    with headrace_up(home, "--no-endpoint") as second:
+        where = f"/api/v1/endpoints/{first.endpoint_id}/tasks"
+        task_id = post(second, where, {"function_id": function_id, "args": [21]})["tasks"][0]["task_id"]
+        assert get(second, f"/api/v1/tasks/{task_id}").json()["state"] == "pending"
+        stopped(second, signal.SIGINT, 130)
 
-        assert ended_in_order(home)
-        assert [command_line(pid) for pid in pids if is_alive(pid)] == []
-        assert not up.ready_file.exists()
+    with headrace_up(home, "--workers", "1") as third:
+        same = ("url", "nats_url", "token", "endpoint_id", "home")
+        assert {name: third.ready[name] for name in same} == {name: first.ready[name] for name in same}
+        task = get(third, f"/api/v1/tasks/{task_id}?wait=10s").json()
+        assert (task["state"], task["result"]) == ("succeeded", 42)
+
+
+def stopped(up: Up, number: signal.Signals, status: int) -> None:
+    """Stop it with this signal, in order and with nothing left."""
+    pids = up.pids()
+    assert len(pids) >= 2
+    (up.home / "nats" / "nats.log").write_bytes(b"")  # of the starts before
+
+    assert up.stop(number) == status
+
+    assert ended_in_order(up.home)
+    assert [command_line(pid) for pid in pids if is_alive(pid)] == []
+    assert not up.ready_file.exists()
 
 
 def test_a_part_that_hangs_does_not_hold_up_the_end(home: Path) -> None:
@@ -123,7 +143,7 @@ def test_a_second_signal_ends_it_at_once(home: Path) -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux ends children with their parent")
-def test_nothing_outlives_it_when_it_is_killed(home: Path) -> None:
+def test_nothing_outlives_it_when_it_is_killed_and_it_starts_again_at_once(home: Path) -> None:
     with headrace_up(home, "--workers", "2") as up:
         pids = up.pids()
         assert len(pids) >= 3
@@ -131,7 +151,9 @@ def test_nothing_outlives_it_when_it_is_killed(home: Path) -> None:
         up.process.kill()
         up.process.wait()
 
-        eventually(lambda: not any(map(is_alive, pids)), within_s=3, message="all processes have ended")
+        with headrace_up(home, "--workers", "1") as again:
+            assert again.endpoint_id == up.endpoint_id
+            eventually(lambda: not any(map(is_alive, pids)), within_s=3, message="all processes have ended")
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -154,46 +176,24 @@ def test_a_part_that_dies_is_started_again_while_the_others_carry_on(shared: Up,
         )
 
 
-def test_started_again_it_has_what_it_had(home: Path) -> None:
-    with headrace_up(home, "--workers", "1") as first:
-        function = {"name": "double", "source": "def double(x):\n    return 2 * x\n", "python_version": "3.11"}
-        function_id = post(first, "/api/v1/functions", function)["function_id"]
-        assert first.stop() == 0
-
-    # Nobody runs it yet: what is queued must outlive the next stop as well.
-    with headrace_up(home, "--no-endpoint") as second:
-        where = f"/api/v1/endpoints/{first.endpoint_id}/tasks"
-        task_id = post(second, where, {"function_id": function_id, "args": [21]})["tasks"][0]["task_id"]
-        assert get(second, f"/api/v1/tasks/{task_id}").json()["state"] == "pending"
-        assert second.stop() == 0
-
-    with headrace_up(home, "--workers", "1") as third:
-        same = ("url", "nats_url", "token", "endpoint_id", "home")
-        assert {name: third.ready[name] for name in same} == {name: first.ready[name] for name in same}
-        task = get(third, f"/api/v1/tasks/{task_id}?wait=10s").json()
-        assert (task["state"], task["result"]) == ("succeeded", 42)
-
-
-def test_after_a_kill_it_starts_again_at_once(home: Path) -> None:
-    with headrace_up(home, "--workers", "1") as first:
-        first.process.kill()
-        first.process.wait()
-
-        with headrace_up(home, "--workers", "1") as again:
-            assert again.endpoint_id == first.endpoint_id
-
-
-def test_without_an_endpoint_it_says_so(home: Path) -> None:
-    with headrace_up(home, "--no-endpoint") as up:
+def test_it_says_what_is_missing_open_or_damaged(home: Path) -> None:
+    with headrace_up(home, "--no-endpoint", "--host", "0.0.0.0") as up:  # noqa: S104 - that is the point
         assert up.ready["endpoint_id"] is None
         assert get(up, "/api/v1/endpoints").json() == {"endpoints": []}
         assert not [pid for pid in up.pids() if PARTS["endpoint"] in command_line(pid)]
-
-
-def test_listening_to_the_world_comes_with_a_warning(home: Path) -> None:
-    with headrace_up(home, "--no-endpoint", "--host", "0.0.0.0") as up:  # noqa: S104 - that is the point
         assert "warning: listening on 0.0.0.0 without TLS" in up.said()
         assert up.url.startswith("http://127.0.0.1:")
+
+    keys = home / "keys"
+    (keys / "operator.json").chmod(0o640)
+    assert f"{keys}/operator.json is open to other users (mode 0640); run: chmod 600" in refused(home)
+
+    # A part that ends at its first start is named, with the end of its log.
+    (keys / "operator.json").chmod(0o600)
+    (keys / "master.key").write_bytes(b"short")
+    message = refused(home, "--no-endpoint")
+    assert f"the service ended at its start (status 1); its log is {home}/logs/service.log" in message
+    assert "master.key is damaged" in message
 
 
 @pytest.mark.parametrize("option", ["--port", "--nats-port"])
@@ -229,27 +229,6 @@ def test_a_nats_server_that_is_too_old_is_refused(home: Path, tmp_path: Path) ->
     message = refused(home, "--nats-server", str(old))
 
     assert f"{old} is NATS server 2.10.4; Headrace needs 2.12 or newer" in message
-
-
-def test_keys_that_others_can_read_are_refused(home: Path) -> None:
-    with headrace_up(home, "--no-endpoint"):
-        pass
-    (home / "keys" / "operator.json").chmod(0o640)
-
-    message = refused(home)
-
-    assert f"{home}/keys/operator.json is open to other users (mode 0640); run: chmod 600" in message
-
-
-def test_a_part_that_ends_at_its_first_start_is_named_with_the_end_of_its_log(home: Path) -> None:
-    with headrace_up(home, "--no-endpoint"):
-        pass
-    (home / "keys" / "master.key").write_bytes(b"short")
-
-    message = refused(home, "--no-endpoint")
-
-    assert f"the service ended at its start (status 1); its log is {home}/logs/service.log" in message
-    assert "master.key is damaged" in message
 
 
 def refused(home: Path, *options: str) -> str:
