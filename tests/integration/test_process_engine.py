@@ -32,9 +32,10 @@ from headrace.endpoint.engines.processes import dealing
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(params=["asyncio", "uvloop"])
-def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
-    return "asyncio", {"loop_factory": uvloop.new_event_loop} if request.param == "uvloop" else {}
+@pytest.fixture
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    """The loop that pools have; `test_engines` runs the same engine on that of Python."""
+    return "asyncio", {"loop_factory": uvloop.new_event_loop}
 
 
 @pytest.fixture
