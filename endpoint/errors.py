@@ -11,8 +11,12 @@ EndpointError               something about an endpoint on this machine
 ├── EndpointExists          an endpoint of that name is there already
 ├── EndpointMissing         no endpoint of that name
 ├── EndpointRunning         the endpoint's manager is running
-├── RegistrationRefused     the service did not register the endpoint
+├── RegistrationRefused     the service refuses a request of the endpoint
+│   └── EventsRefused       the service does not take events that a watcher made
 ├── ServiceAway             no connection to the service, or it cannot work now
+├── JournalUnusable         the journal of a watcher of files cannot be used
+├── FolderAway              a watched folder is not there
+├── WatcherDied             a part of a watcher ended that must not
 └── CgroupsUnusable         the pool may not limit its workers by control groups
 """
 
@@ -131,3 +135,27 @@ class CgroupsUnusable(EndpointError):
     """Raised when a pool may not limit its workers' memory by control groups; the message says why."""
 
     code = "CgroupsUnusable"
+
+
+class EventsRefused(RegistrationRefused):
+    """Raised when the service does not take events for what they are: sending them again cannot help."""
+
+    code = "EventsRefused"
+
+
+class JournalUnusable(EndpointError):
+    """Raised when the journal of a watcher of files cannot be used; the message says what to do."""
+
+    code = "JournalUnusable"
+
+
+class FolderAway(EndpointError):
+    """Raised when a watched folder is not there, or is another one now."""
+
+    code = "FolderAway"
+
+
+class WatcherDied(EndpointError):
+    """Raised when a part of a watcher of files ended that must not; the log has the reason."""
+
+    code = "WatcherDied"
