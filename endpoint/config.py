@@ -11,11 +11,13 @@ from uuid import UUID
 
 from headrace.bus.sizes import parse_size
 from headrace.endpoint.configuration.engine_keys import engine_problems
+from headrace.endpoint.configuration.watch_keys import watch_problems
 from headrace.endpoint.configuration.worker_keys import sandbox_problems, size_problems
 from headrace.endpoint.configuration.yaml_file import NO_EFFECT, YamlFile, read_text
 from headrace.endpoint.engines.processes.output import PRINTED_LIMIT
 from headrace.endpoint.environments.policy import EnvironmentPolicy
 from headrace.endpoint.fair_share import FairShare
+from headrace.endpoint.watch.rules import FolderRule, folder_rules
 from headrace.schemas import schema
 
 
@@ -60,6 +62,8 @@ class EndpointConfig:
     user_config_schema_path: str | None = None
     environments: EnvironmentPolicy = field(default_factory=EnvironmentPolicy)
     """Which packages functions may bring along."""
+    watch: tuple[FolderRule, ...] = ()
+    """Folders whose files are announced."""
 
     @property
     def worker_count(self) -> int:
@@ -76,7 +80,7 @@ class EndpointConfig:
         """Read a text. Raises `ConfigInvalid`, which names line, key and problem."""
         file = YamlFile.parse(text, name=name)
         file.check("endpoint-config")
-        file.refuse([*size_problems(file), *sandbox_problems(file), *engine_problems(file)])
+        file.refuse([*size_problems(file), *sandbox_problems(file), *engine_problems(file), *watch_problems(file)])
         return cls._of_document(file.document)
 
     @classmethod
@@ -101,6 +105,8 @@ class EndpointConfig:
             fields["environment"] = {key: str(value) for key, value in fields["environment"].items()}
         if "environments" in fields:
             fields["environments"] = EnvironmentPolicy.of_document(fields["environments"])
+        if "watch" in fields:
+            fields["watch"] = folder_rules(fields["watch"])
         if "worker_memory_limit" in fields:
             fields["worker_memory_limit"] = parse_size(fields["worker_memory_limit"])
         if "python" in fields:

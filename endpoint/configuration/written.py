@@ -47,6 +47,12 @@ display_name: {name}
 # max_pools: 20
 # max_pools_per_principal: 5
 
+# Folders whose files become events when they are complete (docs/how-to/announce-files.md).
+# watch:
+#   - folder: /data/microscope
+#     complete: closed    # or stable, renamed, marker
+#     include: ["*.tif"]
+
 # The template of pools and the schema of its options, where they are not those in this directory.
 # user_config_template_path: /opt/site/user_config_template.yaml.j2
 # user_config_schema_path: /opt/site/user_config_schema.json
