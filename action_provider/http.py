@@ -24,9 +24,10 @@ from headrace.schemas import Violation
 
 T = TypeVar("T")
 
-Auth = Literal["none", "user", "admin", "endpoint", "either", "own"]
+Auth = Literal["none", "user", "admin", "endpoint", "either", "publisher", "own"]
 """Who may call: anybody; a user; an administrator; the endpoint in the path, by its own token; a user or that endpoint;
-`own` leaves the check of the Authorization header to the handler."""
+a user or any endpoint, whose events the handler checks; `own` leaves the check of the Authorization header to the
+handler."""
 
 Handler = Callable[["Call"], Awaitable[Response]]
 

@@ -21,6 +21,7 @@ _AUTH_TEXT = {
     "admin": "Needs an administrator's token.",
     "endpoint": "Needs the endpoint's own token.",
     "either": "Needs a user's token, or the endpoint's own.",
+    "publisher": "Needs a user's token, or that of an endpoint for events whose `source` begins with `/endpoints/ID/`.",
     "own": "Needs a token that another call gave.",
 }
 

@@ -148,6 +148,8 @@ async def authenticate(request: Request, service: Service) -> Caller:
 
 
 def _check_endpoint_token(caller: Caller, operation: Operation, request: Request) -> None:
+    if operation.auth == "publisher":
+        return
     if operation.auth not in ("endpoint", "either"):
         raise Forbidden("this is the token of an endpoint, which may only act for its endpoint; use a user's token")
     try:

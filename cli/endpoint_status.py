@@ -9,6 +9,7 @@ from headrace.cli import output
 from headrace.cli.endpoint_commands import NameArgument, described, endpoints_of, network_of
 from headrace.cli.options import DEFAULT_HOME, HomeOption
 from headrace.cli.service import JsonOption, shown
+from headrace.cli.watch_status import watcher_lines
 
 if TYPE_CHECKING:
     from headrace.endpoint.directory import EndpointDirectory
@@ -28,7 +29,13 @@ def status(name: NameArgument = _DEFAULT, home: HomeOption = DEFAULT_HOME, as_js
     of it, or does not answer.
     """
     directory = endpoints_of(home).get(name)
-    document = {**described(directory), "service": _known(directory)}
+    from headrace.endpoint.watch.report import STATUS_FILE, read_status
+
+    document = {
+        **described(directory),
+        "service": _known(directory),
+        "watch": read_status(directory.watch_path / STATUS_FILE) if directory.config().watch else None,
+    }
     if as_json:
         output.say_json(document)
     else:
@@ -91,6 +98,8 @@ def _say(document: dict[str, Any]) -> None:
         output.say(f"{'machine:':13}{_machine_line(manager)}")
     for pool in known.get("pools", ()):
         output.say(f"{'pool:':13}{_pool_line(pool)}")
+    for line in watcher_lines(document["watch"]) if document["watch"] else ():
+        output.say(line)
     queue = known.get("queue")
     if queue:
         output.say(f"{'queue:':13}{queue['used']} bundles are not finished{_most(queue['bundles'])}")

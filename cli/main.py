@@ -26,6 +26,7 @@ from headrace.cli import (
     task_commands,
     token_commands,
     user_commands,
+    watch_commands,
 )
 from headrace.cli.backup_commands import backup, restore
 from headrace.cli.boot_commands import disable_on_boot, enable_on_boot
@@ -72,6 +73,7 @@ app.add_typer(bus_commands.app, name="bus")
 app.add_typer(subscription_commands.app, name="subscription")
 app.add_typer(schedule_commands.app, name="schedule")
 app.add_typer(hook_commands.app, name="hook")
+app.add_typer(watch_commands.app, name="watch")
 app.add_typer(dead_letter_commands.app, name="dead-letter")
 app.add_typer(flow_commands.app, name="flow")
 app.add_typer(user_commands.app, name="user")

@@ -8,6 +8,7 @@
     endpoint.log              what the manager and its pools tell
     pool-NAME.json            what the manager tells a pool (0600)
     sandboxes/POOL/           working directories of tasks, where config.yaml asks for them
+    watch/                    the watcher of files: settings.json (0600), journal.sqlite, status.json
     pool-NAME.token           what a pool for users' options shows to the service (0600); pool-NAME.log is what it tells
     pool-NAME.pids            the pool's workers; pool-NAME.status.json is what it tells of itself
 """
@@ -70,6 +71,7 @@ class EndpointDirectory:
         self.registration_file = path / "endpoint.json"
         self.token_file = path / "endpoint.token"
         self.log_file = path / "endpoint.log"
+        self.watch_path = path / "watch"
         self._lock_file = path / "endpoint.lock"
 
     def config(self) -> EndpointConfig:

@@ -33,6 +33,7 @@ from headrace.endpoint.pool_settings import pool_settings
 from headrace.endpoint.service_client import ServiceClient
 from headrace.endpoint.signs import Pools, Signs, is_quiet
 from headrace.endpoint.user_pools import POOLS_PATH, UserPools, manager_name
+from headrace.endpoint.watch_process import WatchProcess, watch_settings
 
 logger = logging.getLogger(__name__)
 
@@ -138,10 +139,14 @@ class Manager:
             network=self._settings.network,
             pools_path=self._settings.pools_path,
         )
+        watch = WatchProcess(self._directory, self._watch_settings(endpoint_id, live.files))
         async with asyncio.TaskGroup() as tasks:
+            watching = tasks.create_task(watch.run(), name="watcher of files")
             keep = tasks.create_task(kept.run(), name=f"pool {DEFAULT_POOL}")
             wishes = tasks.create_task(users.run(), name="pools of users")
-            changes = tasks.create_task(self._take_changes(service, endpoint_id, live, kept, users), name="changes")
+            changes = tasks.create_task(
+                self._take_changes(service, endpoint_id, live, kept, users, watch), name="changes"
+            )
             presence = tasks.create_task(self._tell_presence(service, endpoint_id, pool, users), name="presence")
             logs = tasks.create_task(keep_short(self._directory.logs), name="logs")
             await self._stop.wait()
@@ -149,6 +154,7 @@ class Manager:
             changes.cancel()
             keep.cancel()
             wishes.cancel()
+            watching.cancel()
             # The pools finish their tasks while we still look alive to those who wait for them.
             await self._stop_pools(pool, users)
             presence.cancel()
@@ -164,6 +170,7 @@ class Manager:
         live: LiveConfiguration,
         kept: KeptPool,
         users: UserPools,
+        watch: WatchProcess,
     ) -> None:
         """Whenever SIGHUP comes, go by what the files say now."""
         while True:
@@ -179,6 +186,7 @@ class Manager:
                 logger.error("The service was not told of the changes: %s", error, extra={"action": "config_not_told"})
             kept.change(self._pool_settings(endpoint_id, live.files))
             users.configuration_changed()
+            watch.change(self._watch_settings(endpoint_id, live.files))
 
     async def _stop_pools(self, pool: PoolProcess, users: UserPools) -> None:
         stopping = asyncio.gather(pool.stop(), users.stop())
@@ -278,6 +286,12 @@ class Manager:
             network=self._settings.network,
         )
         return {**settings, "refusal": refusal}
+
+    def _watch_settings(self, endpoint_id: UUID, files: ConfigurationFiles) -> dict[str, Any] | None:
+        settings = self._settings
+        return watch_settings(
+            self._directory, files.config, url=settings.url, endpoint_id=endpoint_id, network=settings.network
+        )
 
     async def _tell_presence(
         self, service: ServiceClient, endpoint_id: UUID, pool: PoolProcess, users: UserPools

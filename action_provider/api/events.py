@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,7 @@ from starlette.responses import Response
 
 from headrace.action_provider.api.bus_access import check_right
 from headrace.action_provider.bodies import parse_json, read_body
-from headrace.action_provider.errors import MalformedRequest, UnsupportedMediaType
+from headrace.action_provider.errors import Forbidden, MalformedRequest, UnsupportedMediaType
 from headrace.action_provider.http import Call, Handler, Operation, reply
 from headrace.bus.errors import EventRefused
 from headrace.bus.eventing.bindings import BATCH_CONTENT_TYPE, Mode, mode_of, read_batch, read_event
@@ -52,14 +53,30 @@ async def publish_body(
     publishing = call.service.publishing
     if mode == "batch":
         batch = await _read_batch(body)
+        _check_sources(call, batch)
         published = await publishing.publish_together(batch, bus=bus, publisher=publisher, check=check)
         return {"events": [published_document(*each) for each in zip(batch, published, strict=True)]}
     try:
         event = read_event(content_type, call.request.headers, body, parse_json)
     except EventRefused as error:
         raise UnsupportedMediaType(str(error)) from None
+    _check_sources(call, [event])
     published_one = await publishing.publish(event, bus=bus, publisher=publisher, check=check)
     return published_document(event, published_one)
+
+
+def _check_sources(call: Call, published: Sequence[CloudEvent]) -> None:
+    """An endpoint's own token speaks of that endpoint alone. Raises `Forbidden`."""
+    endpoint_id = None if call.known_caller is None else call.known_caller.endpoint_id
+    if endpoint_id is None:
+        return
+    own = f"/endpoints/{endpoint_id}/"
+    for event in published:
+        if not event.source.startswith(own):
+            raise Forbidden(
+                f"this is the token of an endpoint, which may only publish events whose source begins with {own};"
+                " use a user's token"
+            )
 
 
 def _mode(content_type: str) -> Mode:
@@ -98,6 +115,7 @@ def _published_at(path: str, handler: Handler, summary: str) -> Operation:
         request_schema="event",
         response_schema="publication",
         status=202,
+        auth="publisher",
         reads_body=False,
         request_type=CONTENT_TYPE,
         other_requests=((BATCH_CONTENT_TYPE, "event-batch"),),

@@ -35,8 +35,8 @@ class WatcherSettings:
     """Asked for each request, so that a token can be replaced."""
     directory: Path
     """Where journal and status lie."""
-    source: str
-    """What the sources of the events begin with; the folder's name follows."""
+    sources: Mapping[str, str]
+    """The source of the events of each folder, by its name."""
     place: Mapping[str, str]
     """Where the folders lie, for the events' data."""
     rules: Sequence[FolderRule]
@@ -72,7 +72,7 @@ class Watcher:
         publisher = Publisher(journal, service, self._service_report)
         parts: list[tuple[str, Callable[[threading.Event], None]]] = [("publisher", publisher.run)]
         for rule, report in zip(self._settings.rules, self._reports, strict=True):
-            announcer = Announcer(rule=rule, source=f"{self._settings.source}/{rule.name}", place=self._settings.place)
+            announcer = Announcer(rule=rule, source=self._settings.sources[rule.name], place=self._settings.place)
             parts.append((f"folder {rule.name}", FolderWatch(announcer, journal, report, publisher.wake).run))
         # A file server that does not answer holds a thread for ever: nobody waits for these at the end.
         threads = [threading.Thread(target=work, args=(self._stop,), name=name, daemon=True) for name, work in parts]
