@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from headrace.endpoint.config import EndpointConfig
+from headrace.endpoint.configuration import watch_keys
 from headrace.endpoint.directory import Endpoints, Registration
 from headrace.endpoint.errors import (
     ConfigInvalid,
@@ -246,3 +247,32 @@ def test_a_log_that_is_long_makes_room(tmp_path: Path) -> None:
 def test_a_config_with_a_uuid_is_read_as_one() -> None:
     text = "allowed_functions: [00000000-0000-0000-0000-000000000001]"
     assert EndpointConfig.parse(text).allowed_functions == (UUID(int=1),)
+
+
+def test_watched_folders_are_read_and_what_is_wrong_with_them_is_said_with_its_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watch_keys, "can_hear", lambda: True)
+    config = EndpointConfig.parse(
+        "watch:\n"
+        "  - folder: /data/scope\n"
+        "  - {folder: ~/in, name: inbox, complete: marker, marker: READY, include: ['*.csv'], poll: always}\n"
+    )
+    scope, inbox = config.watch
+    assert (scope.name, scope.complete, scope.stable_s, scope.include) == ("scope", "closed", 0.5, ())
+    assert (inbox.folder, inbox.marker, inbox.include) == (str(Path("~/in").expanduser()), "READY", ("*.csv",))
+
+    def problem(text: str) -> str:
+        with pytest.raises(ConfigInvalid) as caught:
+            EndpointConfig.parse(text)
+        return str(caught.value)
+
+    twice = "watch:\n- folder: /a/x\n- folder: /b/x\n  marker: y\n"
+    assert "line 3: watch/1: the folder's name 'x' is that of watch/0" in problem(twice)
+    assert "line 3: watch/1: `marker` needs `complete: marker`" in problem(twice)
+    assert "line 3: watch/0/complete" in problem("watch:\n- folder: /a\n  complete: soon\n")
+    assert "line 2: watch/0/folder: 'data' is not an absolute path" in problem("watch:\n- folder: data\n")
+    assert "line 2: watch/0" in problem("watch:\n- folders: /a\n")
+    monkeypatch.setattr(watch_keys, "can_hear", lambda: False)
+    assert "pip install 'headrace[watch]'" in problem("watch:\n- folder: /a\n")
+    assert EndpointConfig.parse("watch: [{folder: /a, poll: always}]").watch
