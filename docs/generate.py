@@ -186,6 +186,13 @@ along is in [its own how-to](../how-to/move-from-globus-compute.md); where other
 ## `config.yaml`
 """
 
+_WATCH = """\
+### `watch`
+
+Each folder of the list has these keys; `folder` is the only one that must be there. What the events hold and what is
+promised is in [announce files](../how-to/announce-files.md). A change counts after `headrace endpoint reload`.
+"""
+
 _TEMPLATE = """\
 ## `user_config_template.yaml.j2`
 
@@ -305,6 +312,7 @@ def configuration() -> str:
     """The keys of an endpoint's configuration, from their schemas and from the engines."""
     head = ("key", "meaning", "default")
     parts = [_NOTE, _CONFIG, _table(head, file_keys("endpoint-config"))]
+    parts += [_WATCH, _table(head, file_keys("watch-folder"))]
     parts += [_TEMPLATE, _table(head, file_keys("pool-config")), _VALUES, _SCHEMA_FILE]
     parts += [each for section in engine_sections() for each in _section(section)]
     parts.append(_PROVIDERS)

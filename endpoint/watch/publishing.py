@@ -11,9 +11,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
-from urllib.parse import quote
 
 from headrace.bus.light_httpx import httpx
+from headrace.bus.names import DEFAULT_BUS
 from headrace.bus.network import DIRECT, Network
 from headrace.endpoint.errors import EventsRefused, RegistrationRefused, ServiceAway
 from headrace.endpoint.watch.journal import Journal, Waiting
@@ -50,7 +50,7 @@ class EventService:
         Raises `ServiceAway` when trying again may help, `EventsRefused` when it cannot for these events, and
         `RegistrationRefused` when somebody has to do something first.
         """
-        path = "/api/v1/events" + ("" if bus == "default" else f"?bus={quote(bus, safe='')}")
+        path = "/api/v1/events" if bus == DEFAULT_BUS else f"/api/v1/buses/{bus}/events"
         try:
             answer = self._client.post(
                 path,

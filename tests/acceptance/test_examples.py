@@ -29,13 +29,18 @@ SAYS = {
     "flow.py": ["ActionCompleted         Wettest", "'Seattle, 2015-12: day ", "once is enough"],
     "wait_for_event.py": ["ACTIVE: Waits for an event", "SUCCEEDED: 1 event came, the data are in /data/42"],
     "webhook.py": ["GitHub was told that it is stored: number ", "on main somebody changed data/may.csv, model.py"],
+    "file_to_result.py": ["2012-01.csv: 31 days, the warmest was 2012-01-01 with 12.8 °C", "2012-03.csv: 31 days"],
     "on_event.py": ["published as number ", "the wettest day of 2012-01 was day 29, with 27.7 mm"],
 }
-NOT_RUN_ALONE = {"demo.py", "demo_action.py", "demo_functions.py", "demo_output.py"} | {
-    "local_headrace.py",
-    "weather.py",
-    "weather_report.py",
-}
+NOT_RUN_ALONE = (
+    {"instrument.py"}
+    | {"demo.py", "demo_action.py", "demo_functions.py", "demo_output.py"}
+    | {
+        "local_headrace.py",
+        "weather.py",
+        "weather_report.py",
+    }
+)
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from headrace_up import descendants
@@ -126,6 +127,16 @@ def test_an_endpoint_publishes_of_itself_alone(service: RunningService) -> None:
         assert publish(others) == 403
         assert publish(own + "3", others) == 403
     assert stored(service, own + "3") == []
+    # On its owner's buses as well, and on those whose publishers the owner is one of.
+    ada = service.add_user("ada")
+    of_ada, of_ada_token = service.add_endpoint("publishes", ada)
+    body = {"specversion": "1.0", "id": "1", "type": "test.own", "source": f"/endpoints/{of_ada}/folders/scope"}
+    kind = {"Content-Type": "application/cloudevents+json"}
+    for name, publishers, status in (("for-ada", ["urn:headrace:user:ada"], 202), ("for-others", [], 404)):
+        made = service.http().post("/api/v1/buses", json={"name": name, "publishers": publishers})
+        assert made.status_code == 201, made.text
+        answer = service.http(of_ada_token).post(f"/api/v1/buses/{name}/events", content=json.dumps(body), headers=kind)
+        assert answer.status_code == status
     for path in ("/api/v1/events", "/api/v1/subscriptions", "/api/v1/tokens"):
         assert http.get(path).status_code == 403
 
@@ -144,7 +155,7 @@ async def kept_alive(service: RunningService, folder: Path, tmp_path: Path) -> N
 
     def settings(text: str) -> dict[str, Any] | None:
         config = EndpointConfig.parse(text)
-        return watch_settings(directory, config, url=service.url, endpoint_id=endpoint_id, network=DIRECT)
+        return watch_settings(directory, config, url=service.url, endpoint_id=UUID(endpoint_id), network=DIRECT)
 
     watch = WatchProcess(directory, settings("workers: 1"))
     task = asyncio.create_task(watch.run())
