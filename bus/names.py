@@ -130,6 +130,16 @@ def stored_results(endpoint: UUID, principal: str, group: UUID) -> str:
     return f"stored.result.{endpoint.hex}.{token(principal)}.{group.hex}.>"
 
 
+def stored_results_anywhere(principal: str, group: UUID) -> str:
+    """The subject on which the stored results of one group are republished, at whichever endpoint it runs."""
+    return f"stored.result.*.{token(principal)}.{group.hex}.>"
+
+
+def bundle_results(endpoint: UUID, principal: str, group: UUID, bundle: UUID) -> str:
+    """All parts of a bundle's results."""
+    return f"result.{endpoint.hex}.{token(principal)}.{group.hex}.{bundle.hex}.*"
+
+
 def started_marks(endpoint: UUID, principal: str, group: UUID) -> str:
     """The subjects of all marks of started tasks of one group at one endpoint."""
     return f"progress.{endpoint.hex}.{token(principal)}.{group.hex}.>"
@@ -217,6 +227,31 @@ def delivery_later_subject(subscription: UUID, bundle: UUID, due_ms: int) -> str
 def delivery_due_subject(subscription: UUID, bundle: UUID) -> str:
     """Where it is put when its time has come."""
     return f"delivery.due.{subscription.hex}.{bundle.hex}"
+
+
+def delivery_queued_subject(subscription: UUID, bundle: UUID) -> str:
+    """Where a delivery of a subscription with flow control lies until it is done; the bundle is its first one."""
+    return f"delivery.queued.{subscription.hex}.{bundle.hex}"
+
+
+def queued_of(subscription: UUID) -> str:
+    """All that is queued of a subscription with flow control."""
+    return f"delivery.queued.{subscription.hex}.*"
+
+
+def queued_news(subscription: UUID) -> str:
+    """Where it is told that another one is queued."""
+    return f"changed.{queued_of(subscription)}"
+
+
+def delivery_plan_subject(subscription: UUID, plan: str) -> str:
+    """Where it is stored which queued deliveries go together, and how often they were tried."""
+    return f"delivery.plan.{subscription.hex}.{plan}"
+
+
+def plans_of(subscription: UUID) -> str:
+    """All plans of a subscription with flow control."""
+    return f"delivery.plan.{subscription.hex}.*"
 
 
 def deliveries_of(subscription: UUID) -> str:

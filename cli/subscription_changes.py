@@ -10,6 +10,15 @@ import typer
 
 from headrace.cli import output
 from headrace.cli.service import JsonOption, OfHomeOption, document_of, json_option, service
+from headrace.cli.subscription_flow import (
+    BatchSize,
+    BatchWindow,
+    Concurrency,
+    FlowOption,
+    OrderBy,
+    PerSecond,
+    with_flow,
+)
 from headrace.cli.subscription_options import (
     AllowedEndpoints,
     EndpointFrom,
@@ -38,6 +47,12 @@ def change(
     hold: Hold = None,
     next_endpoint: NextEndpoints = None,
     expires: Expires = None,
+    flow: FlowOption = None,
+    concurrency: Concurrency = None,
+    per_second: PerSecond = None,
+    order_by: OrderBy = None,
+    batch: BatchSize = None,
+    batch_window: BatchWindow = None,
     file: Annotated[
         Path | None, typer.Option(help="What changes, as JSON or YAML; options replace what it says.")
     ] = None,
@@ -55,6 +70,7 @@ def change(
         # A policy is replaced whole: so what is not named of it comes from what there is.
         known = client.get_subscription(subscription_id)
         policies = {each: document.get(each) or known[each] for each in ("retry", "offline")}
+        policies["flow"] = document["flow"] if "flow" in document else known["flow"]
         changed = with_policies(
             {**document, **policies},
             max_attempts=max_attempts,
@@ -65,6 +81,15 @@ def change(
             endpoint_from=endpoint_from,
             allowed_endpoints=allowed_endpoint,
             expires=expires,
+        )
+        changed = with_flow(
+            changed,
+            flow=flow,
+            concurrency=concurrency,
+            per_second=per_second,
+            order_by=order_by,
+            batch=batch,
+            window=batch_window,
         )
         answer = client.change_subscription(
             subscription_id, {each: value for each, value in changed.items() if value != known.get(each)} or document

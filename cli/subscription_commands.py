@@ -22,6 +22,18 @@ from headrace.cli.service import (
     shown,
 )
 from headrace.cli.subscription_changes import change
+from headrace.cli.subscription_flow import (
+    BatchSize,
+    BatchWindow,
+    Concurrency,
+    FlowOption,
+    OrderBy,
+    PerSecond,
+    pause,
+    resume,
+    show,
+    with_flow,
+)
 from headrace.cli.subscription_options import (
     AllowedEndpoints,
     EndpointFrom,
@@ -36,8 +48,9 @@ from headrace.cli.subscription_options import (
 )
 from headrace.cli.token_commands import duration_s
 
-app = typer.Typer(help="Create, list, change, try and delete subscriptions.", no_args_is_help=True)
-app.command()(change)
+app = typer.Typer(help="Create, list, change, pause, try and delete subscriptions.", no_args_is_help=True)
+for command in (change, show, pause, resume):
+    app.command()(command)
 
 FilterOption = Annotated[str | None, typer.Option("--filter", help="A filter as JSON; @FILE for a file with it.")]
 
@@ -71,6 +84,12 @@ def create(
     next_endpoint: NextEndpoints = None,
     start: Start = None,
     expires: Expires = None,
+    flow: FlowOption = None,
+    concurrency: Concurrency = None,
+    per_second: PerSecond = None,
+    order_by: OrderBy = None,
+    batch: BatchSize = None,
+    batch_window: BatchWindow = None,
     file: Annotated[
         Path | None, typer.Option(help="A whole subscription as JSON or YAML; options replace what it says.")
     ] = None,
@@ -98,6 +117,15 @@ def create(
         allowed_endpoints=allowed_endpoint,
         start=start,
         expires=expires,
+    )
+    document = with_flow(
+        document,
+        flow=flow,
+        concurrency=concurrency,
+        per_second=per_second,
+        order_by=order_by,
+        batch=batch,
+        window=batch_window,
     )
     with service(home) as client:
         created = client.create_subscription(document)

@@ -35,6 +35,16 @@ class SubscriptionMethods:
         answer: Document = self._http.request("PATCH", path, body=dict(change), repeatable=True)
         return answer
 
+    def pause_subscription(self, subscription_id: Id, *, backlog: str = "keep") -> Document:
+        """Let a subscription's deliveries rest; gives the subscription. Events that come meanwhile are kept for later
+        ("keep"), or dropped ("drop")."""
+        return self.change_subscription(subscription_id, {"paused": True, "backlog": backlog})
+
+    def resume_subscription(self, subscription_id: Id, *, backlog: str = "keep") -> Document:
+        """Let a paused subscription go on; gives the subscription. What came meanwhile and was kept is delivered
+        ("keep"), or dropped ("drop")."""
+        return self.change_subscription(subscription_id, {"paused": False, "backlog": backlog})
+
     def delete_subscription(self, subscription_id: Id) -> None:
         """Remove a subscription; deliveries that are under way end."""
         self._http.request("DELETE", f"subscriptions/{id_text(subscription_id, 'subscription_id')}")

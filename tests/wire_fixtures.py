@@ -22,6 +22,7 @@ import msgspec
 
 from headrace.bus.eventing.buses import BusRecord, EventSchema, Retention
 from headrace.bus.eventing.dead_letters import Redrive
+from headrace.bus.eventing.flow.policy import Batch, Flow, Pause, Pauses, Rate
 from headrace.bus.eventing.hooks import HookRecord
 from headrace.bus.eventing.leases import LeaseRecord
 from headrace.bus.eventing.lifetimes import StartPosition
@@ -265,6 +266,16 @@ _RECORDS: Final[dict[str, msgspec.Struct]] = {
         former_endpoints=(ID["bundle"],),
         start=StartPosition(after=3, asked={"sequence": 4}),
         expires_at=1.6e9,
+        flow=Flow(
+            concurrency=2,
+            rate=Rate(per_second=0.5, burst=3),
+            order_by="data.key",
+            when_failing="skip",
+            batch=Batch(size=10, window_s=1.5, partial_failures=True, bisect=True),
+            share="s",
+            priority=4,
+        ),
+        pauses=Pauses(now=Pause(events="drop", since=1.6e9, after=8), resumed=6, dropped=((4, 6),)),
     ),
     "catch_ups": CatchUpRecord(position=7),
     "schedules": ScheduleRecord(

@@ -16,6 +16,7 @@ from headrace.action_provider.errors import Forbidden, InvalidRequest
 from headrace.action_provider.http import Call
 from headrace.bus.errors import FilterInvalid
 from headrace.bus.eventing.events import DEFAULT_BUS
+from headrace.bus.eventing.flow.policy import compile_order
 from headrace.bus.eventing.lifetimes import StartPosition, as_written, moment
 from headrace.bus.eventing.places import NO_ENDPOINT, EndpointChoice, OfflinePolicy, compile_places
 from headrace.bus.eventing.retries import RetryPolicy
@@ -123,6 +124,7 @@ async def check(call: Call, record: SubscriptionRecord) -> None:
     """Check that it can be delivered. Raises `FilterInvalid`, `NotFound` and `Forbidden`, which say what is wrong."""
     check_compiles("/filter", compile_filter, record.filter)
     check_compiles("/input", compile_input, record.input)
+    check_compiles("/flow/order_by", compile_order, record.flow and record.flow.order_by)
     check_compiles("/endpoint", lambda choice: compile_places(record.endpoint_id, choice), record.endpoint)
     service, caller = call.service, call.caller
     function = await function_for(service, caller, record.function_id)
@@ -146,6 +148,7 @@ def check_compiles(place: str, compile_it: Callable[[Any], T], document: Any) ->
 
 def described(record: SubscriptionRecord) -> dict[str, Any]:
     """A subscription as its owner sees it."""
+    pause = record.pauses.now
     return {
         "subscription_id": record.subscription_id,
         "name": record.name,
@@ -160,6 +163,8 @@ def described(record: SubscriptionRecord) -> dict[str, Any]:
         "retry": record.retry,
         "start": as_written(record.start),
         "expires_at": None if record.expires_at is None else timestamp(record.expires_at),
+        "flow": record.flow,
+        "paused": pause and {"since": timestamp(pause.since), "backlog": pause.events},
         "created_at": timestamp(record.created_at),
     }
 

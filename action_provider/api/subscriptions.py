@@ -7,17 +7,19 @@ from uuid import UUID
 from starlette.responses import Response
 
 from headrace.action_provider.api.subscription_bodies import changed, check, described, new_record
+from headrace.action_provider.api.subscription_flow import flowing, queue_document
 from headrace.action_provider.errors import NotFound
 from headrace.action_provider.http import Call, Operation, no_content, reply
 from headrace.bus.errors import RecordConflict
 from headrace.bus.eventing.deliveries import drop_waiting
+from headrace.bus.eventing.flow.queue import queue_end
 from headrace.bus.eventing.subscriptions import SubscriptionRecord
 from headrace.bus.store.records import Record
 
 
 async def create(call: Call) -> Response:
     """Let events that pass a filter run a function. Everything is checked now: what is accepted can be delivered."""
-    record = await new_record(call)
+    record = flowing(await new_record(call), call.body, end=0)
     await check(call, record)
     await call.service.tables.subscriptions.create(record.subscription_id.hex, record)
     return reply(described(record), 201)
@@ -29,9 +31,11 @@ async def change(call: Call) -> Response:
     Events that were matched before go on as they were; attempts that come later follow the new policies.
     """
     subscription_id = call.path_id("subscription_id")
+    flow = {"flow", "paused"} & call.body.keys()
+    end = await queue_end(call.service.connection) if flow else 0
     while True:
         found = await own_row(call, subscription_id)
-        record = changed(found.value, call.body)
+        record = flowing(changed(found.value, call.body), call.body, end=end)
         await check(call, record)
         try:
             await call.service.tables.subscriptions.update(found, record)
@@ -48,8 +52,12 @@ async def list_subscriptions(call: Call) -> Response:
 
 
 async def get(call: Call) -> Response:
-    """One of the caller's subscriptions."""
-    return reply(described(await _own(call)))
+    """One of the caller's subscriptions, with its queue where it has one."""
+    record = await _own(call)
+    document = described(record)
+    if record.kept:
+        document["queue"] = await queue_document(call.service, record)
+    return reply(document)
 
 
 async def delete(call: Call) -> Response:

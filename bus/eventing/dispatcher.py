@@ -6,6 +6,9 @@
                its time, the last failure stores a dead letter. Acked then.
     due        taken from DELIVERIES when its time has come; the attempt's bundle is stored. Acked then.
 
+Where a subscription has flow control, the delivery is queued in DELIVERIES in place of its bundle; whichever dispatcher
+holds the subscription's lease does the rest (`headrace.bus.eventing.flow.holder`).
+
 Everything that is stored has an id or subject that follows from what it belongs to, so a dispatcher that dies at any
 place, and another that repeats its work, have one effect between them. Any number of dispatchers may run.
 """
@@ -24,6 +27,8 @@ from headrace.bus.eventing.burials import Burials
 from headrace.bus.eventing.deliveries import Waiting
 from headrace.bus.eventing.events import DEFAULT_BUS, CloudEvent
 from headrace.bus.eventing.expiry import Expiry
+from headrace.bus.eventing.flow.holder import Tools
+from headrace.bus.eventing.flow.keeper import Keeper
 from headrace.bus.eventing.holds import Holds
 from headrace.bus.eventing.leases import Leases
 from headrace.bus.eventing.matching import Matcher
@@ -53,9 +58,9 @@ logger = logging.getLogger(__name__)
 RESULTS_CONSUMER = "deliveries-results"
 DUE_CONSUMER = "deliveries-due"
 
-OUTCOMES = ("matched", "sent", "succeeded", "failed", "postponed", "given_up")
+OUTCOMES = ("matched", "sent", "succeeded", "failed", "postponed", "given_up", "queued")
 """What is counted: events that were matched; attempts that were sent, and how they ended; deliveries that wait for room
-in a full queue, and those that became dead letters."""
+in a full queue, those that became dead letters, and those that were queued for their subscription's flow control."""
 
 
 class Dispatcher:
@@ -95,6 +100,16 @@ class Dispatcher:
             full_wait_s=full_wait_s,
             pools=pools,
         )
+        self._tools = Tools(
+            connection=connection,
+            keys=keys,
+            sender=self._sender,
+            burials=self._burials,
+            runs=self._runs,
+            catch_ups=tables.catch_ups,
+            count=count,
+            full_wait_s=full_wait_s,
+        )
         self._roster = Roster(tables.subscriptions, {})
 
     async def run(self) -> None:
@@ -104,7 +119,9 @@ class Dispatcher:
     async def _run(self) -> None:
         await self._ensure_consumers()
         newest = await last_sequence(self._connection)
-        self._roster = Roster(self._tables.subscriptions, {DEFAULT_BUS: newest})
+        leases = Leases(self._tables.leases)
+        keeper = Keeper(self._tools, leases)
+        self._roster = Roster(self._tables.subscriptions, {DEFAULT_BUS: newest}, on_change=keeper.changed)
         matcher = Matcher(self._connection, self._roster, self._rights, self._sender, self._runs, count=self._count)
         buses = ServedBuses(self._connection, self._roster, matcher)
         outcomes = Outcomes(
@@ -125,7 +142,6 @@ class Dispatcher:
                 group.create_task(matcher.catch_up(), name="late subscriptions")
                 holds = Holds(self._connection, self._keys, self._tables.presence, self._roster.all)
                 group.create_task(holds.run(), name="deliveries at endpoints that are away")
-                leases = Leases(self._tables.leases)
                 group.create_task(leases.run(), name="leases")
                 offer = functools.partial(matcher.offer, full_wait_s=self._full_wait_s)
                 starts = CatchUps(self._roster, leases, self._tables.catch_ups, offer)
@@ -138,6 +154,7 @@ class Dispatcher:
                     results_consumer=RESULTS_CONSUMER,
                 )
                 group.create_task(expiry.run(), name="subscriptions that have expired")
+                group.create_task(keeper.run(), name="queues of subscriptions")
                 logger.info("The dispatcher delivers events.", extra={"action": "dispatcher_ready"})
 
     async def _ensure_consumers(self) -> None:

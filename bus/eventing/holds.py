@@ -19,6 +19,7 @@ from uuid import UUID
 
 from headrace.bus.errors import BusUnavailable, DecodeError, EndpointOffline, EventTooOld, TaskError
 from headrace.bus.eventing.deliveries import Delivery
+from headrace.bus.eventing.flow.queue import group_of
 from headrace.bus.eventing.retries import too_old
 from headrace.bus.eventing.subscriptions import CompiledSubscription
 from headrace.bus.keys import KeyRing
@@ -109,19 +110,21 @@ class Holds:
 
     async def _look_through(self, endpoint: UUID, owner: str, queue: _Queue, now: float) -> float:
         """End what has waited too long; gives when the next may have."""
-        subject = f"task.{endpoint.hex}.*.{token(owner)}.{DELIVERIES_GROUP.hex}.*"
+        groups = {group_of(each.record.subscription_id) for each in queue.subscriptions.values() if each.record.kept}
         # What is stored later than now waits at least as long as the shortest limit.
         next_at = now + min(map(_shortest_s, queue.subscriptions.values()))
-        async for page in pages.messages(self._connection, "TASKS", subject, start=1, batch=_PAGE):
-            for view in queued_tasks(self._keys, page).values():
-                limit = _limit(view, queue)
-                if limit is None:
-                    continue
-                due, error = limit
-                if due <= now:
-                    await self._end(view, error)
-                else:
-                    next_at = min(next_at, due)
+        for group in (DELIVERIES_GROUP, *groups):
+            subject = f"task.{endpoint.hex}.*.{token(owner)}.{group.hex}.*"
+            async for page in pages.messages(self._connection, "TASKS", subject, start=1, batch=_PAGE):
+                for view in queued_tasks(self._keys, page).values():
+                    limit = _limit(view, queue)
+                    if limit is None:
+                        continue
+                    due, error = limit
+                    if due <= now:
+                        await self._end(view, error)
+                    else:
+                        next_at = min(next_at, due)
         return next_at
 
     async def _end(self, view: TaskView, error: TaskError) -> None:

@@ -57,7 +57,7 @@ class Outcomes:
         except (SignatureInvalid, DecodeError) as error:
             logger.warning("A result of a delivery is not believed: %s", error, extra={"action": "result_refused"})
             return
-        result = _result(part)
+        result = first_result(part)
         if result is None:
             return
         self._count("succeeded" if result.state == "succeeded" else "failed")
@@ -88,7 +88,7 @@ class Outcomes:
         stored_ns: int,
     ) -> None:
         record = subscription.record
-        failure, code = _failure(delivery, result, endpoint)
+        failure, code = failed_attempt(result, delivery.attempt, delivery.task_id(endpoint))
         judged = verdict(
             record.retry,
             Failed(
@@ -128,7 +128,8 @@ class Outcomes:
         return CloudEvent.of_stored(messages[0].data)
 
 
-def _result(part: ResultPart) -> TaskResult | None:
+def first_result(part: ResultPart) -> TaskResult | None:
+    """The result of a bundle's first task, if the part has it."""
     return next((result for result in part.results if result.index == 0), None)
 
 
@@ -144,16 +145,16 @@ def _belongs(subscription: CompiledSubscription, delivery: Delivery, where: Resu
     return (where.principal, where.bundle) == (record.owner, delivery.bundle_id(where.endpoint))
 
 
-def _failure(delivery: Delivery, result: TaskResult, endpoint: UUID) -> tuple[FailedAttempt, str]:
-    """The failed attempt, and the code of the failure."""
+def failed_attempt(result: TaskResult, number: int, task_id: UUID) -> tuple[FailedAttempt, str]:
+    """The failed attempt of this number, and the code of the failure."""
     try:
         failure = decode_failure(result.value)
         error, message, traceback, code = failure.type_path, failure.message, failure.traceback, failure.code
     except DecodeError as unreadable:
         error, message, traceback, code = "DecodeError", str(unreadable), "", "DecodeError"
     attempt = FailedAttempt(
-        attempt=delivery.attempt,
-        task_id=delivery.task_id(endpoint),
+        attempt=number,
+        task_id=task_id,
         state=result.state,
         error=error,
         message=message,

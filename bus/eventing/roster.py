@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from uuid import UUID
 
 from headrace.bus.errors import FilterInvalid
@@ -29,9 +29,17 @@ class Roster:
     (`adopt`), and when it does so no more (`leave`).
     """
 
-    def __init__(self, records: Records[SubscriptionRecord], newest: Mapping[str, int]) -> None:
-        """`newest` are the buses whose events are taken from the start, each with the sequence of its newest event."""
+    def __init__(
+        self,
+        records: Records[SubscriptionRecord],
+        newest: Mapping[str, int],
+        *,
+        on_change: Callable[[UUID, CompiledSubscription | None], None] = lambda _id, _subscription: None,
+    ) -> None:
+        """`newest` are the buses whose events are taken from the start, each with the sequence of its newest event;
+        `on_change` is told of each subscription that is there or changes, and of those that are gone (None)."""
         self._records = records
+        self._on_change = on_change
         self._known: dict[UUID, CompiledSubscription] = {}
         self._indexes: dict[str, FilterIndex[UUID]] = {bus: FilterIndex() for bus in newest}
         self._members: dict[str, set[UUID]] = {}
@@ -117,6 +125,10 @@ class Roster:
 
     def _changed(self, key: str, record: Record[SubscriptionRecord] | None) -> None:
         was_known = self._forget(UUID(key))
+        self._learn(record, was_known=was_known)
+        self._on_change(UUID(key), self._known.get(UUID(key)))
+
+    def _learn(self, record: Record[SubscriptionRecord] | None, *, was_known: bool) -> None:
         if record is None:
             return
         subscription = record.value

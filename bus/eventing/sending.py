@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from uuid import UUID
 
 import msgspec
 
@@ -24,10 +25,12 @@ from headrace.bus.errors import (
 from headrace.bus.eventing.burials import Burials
 from headrace.bus.eventing.deliveries import Delivery, Waiting, after, wait_until
 from headrace.bus.eventing.events import CloudEvent
+from headrace.bus.eventing.flow.queue import enqueue
 from headrace.bus.eventing.retries import too_old
 from headrace.bus.eventing.rights import Rights
 from headrace.bus.eventing.schedules.runs import TickRuns
 from headrace.bus.eventing.subscriptions import CompiledSubscription, SubscriptionRecord
+from headrace.bus.eventing.templates import Arguments
 from headrace.bus.keys import KeyRing
 from headrace.bus.names import DEFAULT_POOL
 from headrace.bus.nats.connection import Connection
@@ -42,7 +45,7 @@ from headrace.bus.tasks.submission import DELIVERIES_GROUP, Call, Submission
 logger = logging.getLogger(__name__)
 
 # Nothing about these changes by trying again.
-_PERMANENT = (
+PERMANENT = (
     InputFailed,
     DeliveryForbidden,
     ArgumentNotSerialisable,
@@ -69,7 +72,7 @@ class Sender:
         full_wait_s: float,
         pools: Pools | None,
     ) -> None:
-        """`count` is told of what is sent and postponed; `full_wait_s` is how long a delivery waits for a full queue;
+        """`count` is told of what is sent, queued and postponed; `full_wait_s` is how long one waits for a full queue;
         `pools` are where functions run that need packages."""
         self._connection = connection
         self._keys = keys
@@ -86,16 +89,21 @@ class Sender:
         """Store the bundle of an attempt; if that can never be, a dead letter; if it cannot be now, the wish to: then
         it gives False.
 
+        Where the subscription has flow control, or rests, the delivery is queued for whoever looks after that.
+
         Raises `BusUnavailable` and `StreamMissing`; sending again has one effect.
         """
         if await self._runs.cut_short(subscription.record, delivery):
             return True
         try:
             delivery = _placed(subscription, delivery, event)
+            if subscription.record.queued:
+                await self._queue(subscription.record, delivery, event)
+                return True
             await self._submit(subscription, delivery, event)
             self._count("sent")
             await self._runs.cut_short(subscription.record, delivery)
-        except _PERMANENT as error:
+        except PERMANENT as error:
             await self._burials.bury(subscription.record, delivery, event, str(error), error.code)
         except (BusUnavailable, StreamMissing):
             raise
@@ -113,14 +121,46 @@ class Sender:
             )
         return True
 
+    async def _queue(self, record: SubscriptionRecord, delivery: Delivery, event: CloudEvent) -> None:
+        pause = record.pauses.now
+        if pause is not None and pause.events == "drop" and delivery.attempt == 1:
+            await self._runs.end(delivery)
+            return
+        await enqueue(self._connection, Waiting(delivery, event.encode()), delivery.place(record.endpoint_id))
+        self._count("queued")
+
     async def _submit(self, subscription: CompiledSubscription, delivery: Delivery, event: CloudEvent) -> None:
-        record = subscription.record
-        left_s = record.retry.left_s(delivery.published_at, time.time())
+        place = delivery.place(subscription.record.endpoint_id)
+        await self.submit(
+            subscription.record,
+            place,
+            lambda: subscription.input.render(event),
+            group=DELIVERIES_GROUP,
+            bundle=delivery.bundle_id(place),
+            origin=delivery,
+        )
+
+    async def submit(
+        self,
+        record: SubscriptionRecord,
+        place: UUID,
+        render: Callable[[], Arguments],
+        *,
+        group: UUID,
+        bundle: UUID,
+        origin: Delivery,
+        json_result: bool = False,
+    ) -> None:
+        """Store a bundle with one call, if the owner may still do that. `render` gives the arguments.
+
+        Raises one of `PERMANENT`, `QueueFull`, `StreamFull`, `StreamMissing` and `BusUnavailable`; submitting the same
+        bundle again has one effect.
+        """
+        left_s = record.retry.left_s(origin.published_at, time.time())
         if left_s is not None and left_s <= 0:
             raise EventTooOld(too_old(record.retry))
-        place = delivery.place(record.endpoint_id)
         endpoint = await self._rights.check(record.owner, record.function_id, place, record.linked)
-        arguments = subscription.input.render(event)
+        arguments = render()
         await self._backlog.admit(endpoint, record.owner, 1)
         await submission.submit(
             self._connection,
@@ -130,11 +170,11 @@ class Sender:
                 principal=record.owner,
                 endpoint=place,
                 pool=await self._pool(record, endpoint),
-                group=DELIVERIES_GROUP,
+                group=group,
                 calls=[Call(function=record.function_id, args=arguments.args, kwargs=arguments.kwargs)],
-                options=TaskOptions(queue_timeout_s=left_s),
-                origin=delivery.encode(),
-                first_bundle=delivery.bundle_id(place),
+                options=TaskOptions(queue_timeout_s=left_s, json_result=json_result),
+                origin=origin.encode(),
+                first_bundle=bundle,
                 # Always: the event may have been published before, and its first delivery may be done.
                 retry=True,
             ),

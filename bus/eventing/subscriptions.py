@@ -9,6 +9,7 @@ from uuid import UUID
 import msgspec
 
 from headrace.bus.eventing.events import DEFAULT_BUS, CloudEvent
+from headrace.bus.eventing.flow.policy import Flow, Pauses
 from headrace.bus.eventing.lifetimes import StartPosition
 from headrace.bus.eventing.places import EndpointChoice, OfflinePolicy, Places, compile_places
 from headrace.bus.eventing.retries import RetryPolicy
@@ -48,6 +49,10 @@ class SubscriptionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_default
     expires_at: float | None = None
     """What is stored from this moment on (unix seconds, the server's clock) is not delivered."""
 
+    flow: Flow | None = None
+    """Limits, order and batches; None: each event is delivered at once, and nothing is kept of it."""
+    pauses: Pauses = Pauses()
+
     def wants(self, sequence: int, stored_at: float) -> bool:
         """Whether an event that was stored there and then is one of those that come while it lasts."""
         return self.after_sequence < sequence and not self.has_ended(stored_at)
@@ -55,6 +60,16 @@ class SubscriptionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_default
     def has_ended(self, at: float) -> bool:
         """Whether it has expired by this moment."""
         return self.expires_at is not None and at >= self.expires_at
+
+    @property
+    def queued(self) -> bool:
+        """Whether a delivery that begins now is queued, for whoever holds the subscription's lease."""
+        return self.flow is not None or self.pauses.now is not None
+
+    @property
+    def kept(self) -> bool:
+        """Whether somebody must hold its lease: something may be queued."""
+        return self.queued or self.pauses.resumed > 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
 """Input templates: the arguments of a delivery's call, rendered from its event.
 
 A subscription's `input` is `{"args": [...], "kwargs": {...}}`, whose texts, however deep, are Jinja2 templates over
-`event` (the whole event, as JSON has it). A text that is exactly one expression, `"{{ event.data.max }}"`, gives the
-value itself, with its type; any other text gives text. Without `input` the call has the event as its one argument.
+`event` (the whole event, as JSON has it) or, where a subscription takes its events in batches, over the list `events`.
+A text that is exactly one expression, `"{{ event.data.max }}"`, gives the value itself, with its type; any other text
+gives text. Without `input` the call has the event, or the list, as its one argument.
 
 Templates come from users and run inside the dispatcher, so they are shut in: no statements but `if` and `for`, only
 the filters listed here, no methods but harmless ones of text and dicts, no numbers and texts that grow beyond a size,
@@ -12,7 +13,7 @@ a number of steps and a time for each rendering. What is missing in the event is
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -58,7 +59,13 @@ class InputTemplate:
 
     def render(self, event: CloudEvent) -> Arguments:
         """The arguments for this event. Raises `InputFailed` with a pointer to the text that failed."""
-        values = {"event": dict(event.document)}
+        return self._render({"event": dict(event.document)})
+
+    def render_batch(self, events: Sequence[CloudEvent]) -> Arguments:
+        """The arguments for a batch: templates see the list `events`. Raises as `render` does."""
+        return self._render({"events": [dict(event.document) for event in events]})
+
+    def _render(self, values: dict[str, Any]) -> Arguments:
         token = current_budget.set(Budget())
         try:
             return Arguments(self._args(values), self._kwargs(values))
@@ -69,7 +76,7 @@ class InputTemplate:
 def compile_input(document: Any) -> InputTemplate:
     """Compile an `input`; None is the default. Raises `FilterInvalid` with a JSON pointer and the line."""
     if document is None:
-        return InputTemplate(None, lambda values: [values["event"]], lambda _values: {})
+        return InputTemplate(None, lambda values: list(values.values()), lambda _values: {})
     if not isinstance(document, dict) or not document.keys() <= {"args", "kwargs"}:
         raise FilterInvalid("an input is an object with `args` (a list), `kwargs` (an object) or both")
     if len(encode_json(document)) > MOST_INPUT_BYTES:

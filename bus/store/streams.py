@@ -131,7 +131,14 @@ def streams(settings: StreamSettings) -> tuple[Stream, ...]:
             ("delivery.>",),
             # No limit: a server with scheduled messages only discards old ones, and a delivery must not vanish. What
             # bounds it is the disk, and a full disk refuses.
-            {"retention": "workqueue", "max_bytes": -1, "allow_msg_schedules": True, "allow_direct": True},
+            {
+                "retention": "workqueue",
+                "max_bytes": -1,
+                "allow_msg_schedules": True,
+                "allow_direct": True,
+                # Whoever looks after a queue is woken, and reads it: the store, not this, says what there is.
+                "republish": {"src": "delivery.queued.>", "dest": "changed.delivery.queued.>", "headers_only": True},
+            },
         ),
         Stream(
             "DEADLETTERS",

@@ -178,18 +178,24 @@ async def _ask(connection: Connection, keys: KeyRing, steps: Sequence[_Step]) ->
         _tell_letter(message, subjects)
 
 
-def _waits(step: _Step, bundle: UUID) -> tuple[str, str]:
+def _waits(step: _Step, bundle: UUID) -> tuple[str, ...]:
     subscription = step.story.record.subscription_id
     later = names.delivery_later_subject(subscription, bundle, 0)
-    return names.delivery_due_subject(subscription, bundle), f"{later.rpartition('.')[0]}.*"
+    waiting = names.delivery_due_subject(subscription, bundle), f"{later.rpartition('.')[0]}.*"
+    return (*waiting, names.delivery_queued_subject(subscription, bundle)) if step.story.record.kept else waiting
 
 
 def _queued(step: _Step, bundle: UUID) -> str:
-    return f"task.{step.endpoint.hex}.*.{token(step.story.record.owner)}.{DELIVERIES_GROUP.hex}.{bundle.hex}"
+    return f"task.{step.endpoint.hex}.*.{token(step.story.record.owner)}.{_group(step)}.{bundle.hex}"
 
 
 def _ended(step: _Step, bundle: UUID) -> str:
-    return f"result.{step.endpoint.hex}.{token(step.story.record.owner)}.{DELIVERIES_GROUP.hex}.{bundle.hex}.*"
+    return f"result.{step.endpoint.hex}.{token(step.story.record.owner)}.{_group(step)}.{bundle.hex}.*"
+
+
+def _group(step: _Step) -> str:
+    # With flow control it is one of the subscription's own, but may have been the other one before.
+    return "*" if step.story.record.kept else DELIVERIES_GROUP.hex
 
 
 async def _last(connection: Connection, stream: str, subjects: Sequence[str]) -> list[StoredMessage]:

@@ -1,0 +1,1 @@
+"""Flow control of subscriptions: order, limits, batches, pauses. Modules are imported directly."""

@@ -1,0 +1,124 @@
+"""The queue of a subscription with flow control, as it lies in DELIVERIES: queued deliveries, and plans beside them."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Iterable
+from typing import Final
+from uuid import UUID
+
+from headrace.bus import names
+from headrace.bus.errors import AlreadyStored, BusError, BusUnavailable, DecodeError, RecordConflict
+from headrace.bus.eventing.deliveries import Waiting
+from headrace.bus.eventing.flow.plans import Plan
+from headrace.bus.nats import pages
+from headrace.bus.nats.answers import StoredMessage
+from headrace.bus.nats.connection import EXPECTED_SEQUENCE_HEADER, Connection
+from headrace.bus.store.streams import purge
+
+logger = logging.getLogger(__name__)
+
+_STREAM: Final = "DELIVERIES"
+_PAGE_BYTES: Final = 4 * 1024 * 1024
+_AT_ONCE: Final = 64
+_PLANS: Final = 200
+_ONLY_ONCE: Final = {EXPECTED_SEQUENCE_HEADER: "0"}
+
+
+def group_of(subscription: UUID) -> UUID:
+    """The group of a subscription's queued deliveries: their results are told to its holder, and to nobody else."""
+    return UUID(bytes=hashlib.blake2b(subscription.bytes, digest_size=16, person=b"headrace flow").digest())
+
+
+async def enqueue(connection: Connection, waiting: Waiting, endpoint: UUID) -> None:
+    """Queue a delivery; returns when it is queued, now or before.
+
+    Raises `StreamFull`, `PayloadTooLarge` and `BusUnavailable`.
+    """
+    delivery = waiting.delivery
+    subject = names.delivery_queued_subject(delivery.subscription, delivery.bundle_id(endpoint))
+    await _store_once(connection, subject, waiting.encode())
+
+
+async def keep_plan(connection: Connection, subscription: UUID, plan: Plan) -> None:
+    """Store a plan, unless it is. Raises as `enqueue` does."""
+    await _store_once(connection, names.delivery_plan_subject(subscription, plan.name), plan.encode())
+
+
+async def drop_plan(connection: Connection, subscription: UUID, plan: Plan) -> None:
+    """Remove a plan; nothing happens when there is none. Raises `BusUnavailable`."""
+    await purge(connection, _STREAM, names.delivery_plan_subject(subscription, plan.name))
+
+
+async def read_plans(connection: Connection, subscription: UUID, most: int | None = None) -> list[Plan]:
+    """The plans of a subscription, or the first of them. Raises `BusUnavailable`."""
+    plans: list[Plan] = []
+    async for page in pages.messages(connection, _STREAM, names.plans_of(subscription), batch=_PLANS):
+        for message in page:
+            try:
+                plans.append(Plan.decode(message.data))
+            except DecodeError as error:
+                logger.error("A plan cannot be read and is passed over: %s", error, extra={"action": "plan_unreadable"})
+        if most is not None and len(plans) >= most:
+            break
+    return plans[:most]
+
+
+async def read_queued(
+    connection: Connection, subscription: UUID, *, after: int, most: int
+) -> tuple[list[StoredMessage], int]:
+    """What is queued behind a message of DELIVERIES, in the order of storing, and how many more there are.
+
+    Raises `BusUnavailable`.
+    """
+    query = {
+        "seq": after + 1,
+        "next_by_subj": names.queued_of(subscription),
+        "batch": most,
+        "max_bytes": _PAGE_BYTES,
+    }
+    return await connection.read_many(_STREAM, query)
+
+
+async def read_place(connection: Connection, place: int) -> Waiting | None:
+    """One queued delivery; None when it is not queued any more. Raises `BusUnavailable` and `DecodeError`."""
+    messages, _ = await connection.read_many(_STREAM, {"seq": place})
+    if not messages or messages[0].sequence != place:
+        return None
+    return Waiting.decode(messages[0].data)
+
+
+async def remove(connection: Connection, places: Iterable[int]) -> None:
+    """Remove queued deliveries; those that are gone are passed over. Raises `BusUnavailable`."""
+    waiting = list(places)
+    for start in range(0, len(waiting), _AT_ONCE):
+        await asyncio.gather(*(_remove(connection, place) for place in waiting[start : start + _AT_ONCE]))
+
+
+async def depth(connection: Connection, subscription: UUID) -> int:
+    """How many deliveries are queued, those that run among them. Raises `BusUnavailable`."""
+    messages, more = await read_queued(connection, subscription, after=0, most=1)
+    return len(messages) + more
+
+
+async def queue_end(connection: Connection) -> int:
+    """The last message of DELIVERIES. Raises `BusUnavailable`."""
+    return int((await connection.api(f"STREAM.INFO.{_STREAM}"))["state"]["last_seq"])
+
+
+async def _store_once(connection: Connection, subject: str, payload: bytes) -> None:
+    try:
+        await connection.store(subject, payload, headers=_ONLY_ONCE)
+    except (AlreadyStored, RecordConflict):
+        return  # by somebody who repeats himself, or a try whose answer was lost
+
+
+async def _remove(connection: Connection, place: int) -> None:
+    try:
+        await connection.api(f"STREAM.MSG.DELETE.{_STREAM}", {"seq": place, "no_erase": True})
+    except BusUnavailable:
+        raise
+    except BusError as error:
+        logger.debug("Message %d of DELIVERIES is not there to be removed: %s", place, error)
