@@ -64,6 +64,7 @@ from headrace.bus.errors import BusError, BusUnavailable, KeysUnusable
 from headrace.bus.installation.nats_binary import OLDEST_VERSION
 from headrace.bus.installation.service_keys import ServiceKeys
 from headrace.bus.nats.connection import Connection
+from headrace.bus.nats.gathering import Gatherings
 from headrace.bus.queues.lanes import Lanes
 from headrace.bus.queues.pools import Pools
 from headrace.bus.store import streams
@@ -151,6 +152,7 @@ async def open_service(settings: ServiceSettings, registry: Registry = PROVIDERS
         service = Service(
             settings=settings,
             connection=connection,
+            gatherings=Gatherings(connection),
             tables=tables,
             keys=keys.key_ring(),
             lanes=lanes,

@@ -16,6 +16,7 @@ from headrace.bus.installation.credentials import Minter
 from headrace.bus.installation.service_keys import Revocation
 from headrace.bus.keys import KeyRing
 from headrace.bus.nats.connection import Connection
+from headrace.bus.nats.gathering import Gatherings
 from headrace.bus.queues.lanes import Lanes
 from headrace.bus.queues.pools import Pools
 from headrace.bus.store.tables import Tables
@@ -28,6 +29,8 @@ class Service:
 
     settings: ServiceSettings
     connection: Connection
+    gatherings: Gatherings
+    """Where single messages of many requests are stored together."""
     tables: Tables
     keys: KeyRing
     lanes: Lanes
@@ -47,7 +50,7 @@ class Service:
     @property
     def publishing(self) -> Publishing:
         """Publishes to buses."""
-        return Publishing(self.connection, self.tables.buses, self.tables.users)
+        return Publishing(self.connection, self.tables.buses, self.tables.users, self.gatherings)
 
 
 class State(TypedDict):

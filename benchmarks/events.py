@@ -41,7 +41,7 @@ GROWTH: Final = (1, 1_000, 10_000)
 _TYPE = "org.example.benchmark"
 _SOURCE = "/benchmark"
 _SETTLE_S = 60.0
-_LOOK_S = 0.005
+_LOOK_S = 0.03
 
 
 def event(system: Headrace) -> Figures:

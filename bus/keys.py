@@ -18,6 +18,7 @@ key comes from a random nonce and from a key that BLAKE2b derives from what must
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 import os
@@ -49,6 +50,12 @@ def _derive(key: bytes, *parts: str | bytes | memoryview) -> bytes:
         digest.update(len(data).to_bytes(8, "big"))
         digest.update(data)
     return digest.digest()
+
+
+@functools.lru_cache(maxsize=2048)
+def _derived(key: bytes, *parts: str | bytes) -> bytes:
+    """The same of what is asked for again and again: keys, of which a pool or a principal has a few in each second."""
+    return _derive(key, *parts)
 
 
 def mac(key: bytes, *parts: str | bytes | memoryview) -> bytes:
@@ -89,12 +96,12 @@ def _sealed(key: bytes, signature: bytes, body: bytes, *context: str | bytes) ->
 
 def bundle_key(pool_secret: bytes, principal: str, expires_unix_s: int) -> bytes:
     """The key under which a principal's session signs bundles for a pool until the expiry."""
-    return _derive(pool_secret, "bundle", principal, str(expires_unix_s))
+    return _derived(pool_secret, "bundle", principal, str(expires_unix_s))
 
 
 def function_grant(pool_secret: bytes, function: UUID, principal: str, expires_unix_s: int) -> bytes:
     """The proof, for a pool and for the service, that the principal may run the function there."""
-    return _derive(pool_secret, "function", function.bytes, principal, str(expires_unix_s))
+    return _derived(pool_secret, "function", function.bytes, principal, str(expires_unix_s))
 
 
 def bundle_keys(pool_secrets: Keys, principal: str, expires_unix_s: int) -> Keys:
@@ -135,7 +142,7 @@ class KeyRing:
 
     def pool_secrets(self, endpoint: UUID, pool: str) -> tuple[bytes, ...]:
         """The same, then those that are still believed."""
-        return tuple(_derive(master, "pool", endpoint.bytes, pool) for master in self._masters)
+        return tuple(_derived(master, "pool", endpoint.bytes, pool) for master in self._masters)
 
     def result_key(self, endpoint: UUID, principal: str) -> bytes:
         """The key that signs results of this principal's tasks at this endpoint."""
@@ -143,7 +150,7 @@ class KeyRing:
 
     def result_keys(self, endpoint: UUID, principal: str) -> tuple[bytes, ...]:
         """The same, then those that are still believed."""
-        return tuple(_derive(master, "result", endpoint.bytes, principal) for master in self._masters)
+        return tuple(_derived(master, "result", endpoint.bytes, principal) for master in self._masters)
 
     def conceal(self, secret: bytes, *context: str | bytes) -> bytes:
         """A secret as it may lie in a store: only this service can read it, and only together with this context."""

@@ -6,6 +6,7 @@ characters outside `[A-Za-z0-9_-]` become `=XX` for each byte of their UTF-8 for
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 from uuid import UUID
@@ -22,6 +23,7 @@ _UNSAFE = re.compile(rb"[^A-Za-z0-9_-]")
 _ESCAPE = re.compile(rb"=([0-9A-F]{2})")
 
 
+@functools.lru_cache(maxsize=4096)
 def token(text: str) -> str:
     """Text as one safe subject token. Raises `ValueError` for the empty text, which no token can hold."""
     if not text:

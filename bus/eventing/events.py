@@ -23,6 +23,7 @@ from headrace.bus.errors import DecodeError, PayloadTooLarge
 from headrace.bus.names import event_subject, token
 from headrace.bus.nats.at_once import store_all_or_none
 from headrace.bus.nats.connection import Connection
+from headrace.bus.nats.gathering import Store
 from headrace.schemas import SchemaViolation, Violation, validate
 
 DEFAULT_BUS: Final = names.DEFAULT_BUS
@@ -131,28 +132,31 @@ class Published:
     """In which way it does not fit the schema of its type, where the bus takes it nevertheless."""
 
 
-async def publish(
-    connection: Connection, event: CloudEvent, *, bus: str = DEFAULT_BUS, publisher: str = ""
-) -> Published:
+async def publish(store: Store, event: CloudEvent, *, bus: str = DEFAULT_BUS, publisher: str = "") -> Published:
     """Store an event on a bus; returns when it is stored. `publisher` is the principal who is noted beside it.
 
     Raises `StreamFull`, `PayloadTooLarge` and `BusUnavailable`; after the latter it may or may not be stored, and
     publishing it again is safe.
     """
     headers = _headers(message_id(event, bus), publisher)
-    stored = await connection.store(event_subject(bus, event.type), event.encode(), headers=headers)
+    stored = await store.store(event_subject(bus, event.type), event.encode(), headers=headers)
     return Published(sequence=stored.sequence, duplicate=stored.duplicate)
 
 
 async def publish_together(
-    connection: Connection, events: Sequence[CloudEvent], *, bus: str = DEFAULT_BUS, publisher: str = ""
+    connection: Connection,
+    events: Sequence[CloudEvent],
+    *,
+    bus: str = DEFAULT_BUS,
+    publisher: str = "",
+    single: Store | None = None,
 ) -> list[Published]:
-    """Store up to 1 000 events in this order with one sync: all of them, or none.
+    """Store up to 1 000 events in this order with one sync: all of them, or none. `single` is where one alone goes.
 
     Where some were there before, the others are. Raises as `publish` does.
     """
     if len(events) == 1:
-        return [await publish(connection, events[0], bus=bus, publisher=publisher)]
+        return [await publish(single or connection, events[0], bus=bus, publisher=publisher)]
     # The same event twice in one batch is stored once: the server would refuse the batch.
     unique = {message_id(event, bus): event for event in events}
     messages = [

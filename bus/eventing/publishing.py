@@ -15,8 +15,9 @@ from headrace.bus.eventing import events
 from headrace.bus.eventing.buses import MARK, BusRecord, EventSchema
 from headrace.bus.eventing.events import CloudEvent, Published
 from headrace.bus.eventing.standing import urns_of
-from headrace.bus.names import DEFAULT_BUS
+from headrace.bus.names import DEFAULT_BUS, event_stream
 from headrace.bus.nats.connection import Connection
+from headrace.bus.nats.gathering import Gatherings
 from headrace.bus.store.models import UserRecord
 from headrace.bus.store.recent import RecentRecords
 from headrace.bus.store.records import Records
@@ -32,8 +33,16 @@ class Publishing:
     """Publishes to buses. `publisher` is the principal who is noted beside the events; `check` whether they may publish
     there, where nobody asks for it just now, as with schedules and webhooks. A caller's rights are checked before."""
 
-    def __init__(self, connection: Connection, buses: RecentRecords[BusRecord], users: Records[UserRecord]) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        buses: RecentRecords[BusRecord],
+        users: Records[UserRecord],
+        gatherings: Gatherings | None = None,
+    ) -> None:
+        """`gatherings` are for who publishes many single events at a time: those of one bus go together."""
         self._connection = connection
+        self._gatherings = gatherings
         self._buses = buses
         self._users = users
 
@@ -52,14 +61,18 @@ class Publishing:
         """Store up to 1 000 events in this order, all of them or none. Raises as `publish` does; the pointers of
         `EventUnfit` begin with the event's position where there are several."""
         if bus == DEFAULT_BUS:
-            return await events.publish_together(self._connection, given, publisher=publisher)
+            return await self._store(given, bus, publisher)
         record = await self._record(bus)
         if check:
             await self._check(record, publisher)
         checked = await _checked(record, given)
         fitted = [event for event, _ in checked]
-        published = await events.publish_together(self._connection, fitted, bus=bus, publisher=publisher)
+        published = await self._store(fitted, bus, publisher)
         return [replace(each, problem=problem) for each, (_, problem) in zip(published, checked, strict=True)]
+
+    async def _store(self, given: Sequence[CloudEvent], bus: str, publisher: str) -> list[Published]:
+        single = None if self._gatherings is None else self._gatherings.of(event_stream(bus))
+        return await events.publish_together(self._connection, given, bus=bus, publisher=publisher, single=single)
 
     async def _record(self, bus: str) -> BusRecord:
         found = await self._buses.recent(bus)

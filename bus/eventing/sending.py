@@ -34,6 +34,7 @@ from headrace.bus.eventing.templates import Arguments
 from headrace.bus.keys import KeyRing
 from headrace.bus.names import DEFAULT_POOL
 from headrace.bus.nats.connection import Connection
+from headrace.bus.nats.gathering import Gathering
 from headrace.bus.queues.lanes import Lanes
 from headrace.bus.queues.pools import Pools
 from headrace.bus.store.models import EndpointRecord
@@ -84,6 +85,8 @@ class Sender:
         self._count = count
         self._full_wait_s = full_wait_s
         self._pools = pools
+        # Deliveries of one page of events are stored with one sync.
+        self._tasks = Gathering(connection)
 
     async def send(self, subscription: CompiledSubscription, delivery: Delivery, event: CloudEvent) -> bool:
         """Store the bundle of an attempt; if that can never be, a dead letter; if it cannot be now, the wish to: then
@@ -178,6 +181,7 @@ class Sender:
                 # Always: the event may have been published before, and its first delivery may be done.
                 retry=True,
             ),
+            store=self._tasks,
         )
 
     async def _pool(self, record: SubscriptionRecord, endpoint: EndpointRecord) -> str:

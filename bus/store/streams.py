@@ -83,7 +83,13 @@ def streams(settings: StreamSettings) -> tuple[Stream, ...]:
         Stream(
             "TASKS",
             ("task.>",),
-            {**_FIRST_WRITER_WINS, "retention": "workqueue", "max_bytes": settings.tasks_bytes, "allow_direct": True},
+            {
+                **_FIRST_WRITER_WINS,
+                "retention": "workqueue",
+                "max_bytes": settings.tasks_bytes,
+                "allow_direct": True,
+                "allow_atomic": True,
+            },
         ),
         Stream(
             "RESULTS",
@@ -93,6 +99,7 @@ def streams(settings: StreamSettings) -> tuple[Stream, ...]:
                 "max_age": _seconds(settings.result_age_s),
                 "max_bytes": settings.results_bytes,
                 "allow_direct": True,
+                "allow_atomic": True,
                 "republish": {"src": "result.>", "dest": "stored.result.>"},
             },
         ),

@@ -26,6 +26,7 @@ from headrace.bus.errors import (
 from headrace.bus.keys import KeyRing, bundle_key, function_grant
 from headrace.bus.names import DEFAULT_POOL, Address
 from headrace.bus.nats.connection import Connection
+from headrace.bus.nats.gathering import Store
 from headrace.bus.queues.lanes import Lanes
 from headrace.bus.tasks.bundles import (
     Bundle,
@@ -107,7 +108,7 @@ class Plan:
             for number, tasks in enumerate(self._cuts)
         ]
 
-    async def store(self, connection: Connection, key_ring: KeyRing, lanes: Lanes) -> None:
+    async def store(self, store: Store, key_ring: KeyRing, lanes: Lanes) -> None:
         """Store the bundles; returns when all of them are stored, now or before.
 
         Raises `StreamFull`, `PayloadTooLarge` and `BusUnavailable`.
@@ -118,7 +119,7 @@ class Plan:
             # An id stands for one content, so what is queued under it is this bundle: from an earlier life, or from
             # a try whose answer was lost.
             with contextlib.suppress(AlreadyStored):
-                await connection.store(bundle.address.task_subject, message, retry=self.submission.retry)
+                await store.store(bundle.address.task_subject, message, retry=self.submission.retry)
 
     def _message(self, key_ring: KeyRing, address: Address, tasks: list[_Encoded]) -> bytes:
         submission = self.submission
@@ -151,13 +152,15 @@ def service_runtime() -> Runtime:
     return Runtime(python=platform.python_version(), headrace=version("headrace"), system=platform.system())
 
 
-async def submit(connection: Connection, key_ring: KeyRing, lanes: Lanes, submission: Submission) -> list[Submitted]:
-    """Store the calls as bundles; returns when all of them are stored.
+async def submit(
+    connection: Connection, key_ring: KeyRing, lanes: Lanes, submission: Submission, *, store: Store | None = None
+) -> list[Submitted]:
+    """Store the calls as bundles; returns when all of them are stored. `store` is where, if not over the connection.
 
     Raises `PayloadTooLarge` when one call alone is larger than the bus takes, `StreamFull` and `BusUnavailable`.
     """
     plan = Plan(submission, max_payload=connection.max_payload)
-    await plan.store(connection, key_ring, lanes)
+    await plan.store(store or connection, key_ring, lanes)
     return plan.bundles
 
 

@@ -221,11 +221,12 @@ class Agent:
         if delivery.stored_ns > bundle_key_expiry(delivery.data) * 1_000_000_000:
             self._refuse_expired(held)
             return
-        has_past = delivery.sequence <= self._position.unsure_up_to or delivery.retry or delivery.deliveries > 1
+        is_unsure = delivery.sequence <= self._position.unsure_up_to or delivery.deliveries > 1
+        has_past = is_unsure or delivery.retry
         codes = self._functions.known_codes(held)
         if has_past or codes is None:
             held.is_suspect = delivery.deliveries > TRUSTED_DELIVERIES
-            self._tasks.spawn(self._prepare(held, has_past=has_past), "prepare", held)
+            self._tasks.spawn(self._prepare(held, has_past=has_past, is_unsure=is_unsure), "prepare", held)
         else:
             self._take_early_control(held)
             self._let_wait(held, codes)
@@ -238,22 +239,25 @@ class Agent:
 
     # Prepared
 
-    async def _prepare(self, held: Held, *, has_past: bool) -> None:
+    async def _prepare(self, held: Held, *, has_past: bool, is_unsure: bool) -> None:
+        self._take_early_control(held)
         if has_past:
-            await self._read_past(held)
-        else:
-            self._take_early_control(held)
+            await self._read_past(held, is_unsure=is_unsure)
         self._let_wait(held, await self._functions.codes(held))
 
     def _take_early_control(self, held: Held) -> None:
         held.control = self._controls.early(held.address.bundle) or held.control
 
-    async def _read_past(self, held: Held) -> None:
-        """Results and cancellations that were stored before we took the bundle."""
+    async def _read_past(self, held: Held, *, is_unsure: bool) -> None:
+        """Results, and where we are unsure cancellations, that were stored before we took the bundle.
+
+        One that is only repeated came for the first time while we listened: of its earlier life there are all results,
+        or it had none, and what was cancelled since we have heard.
+        """
         while True:
             try:
                 parts = await read_parts(self._connection, held.address, held.bundle.result_keys)
-                control = await self._controls.stored(held.address)
+                control = await self._controls.stored(held.address) if is_unsure else None
                 break
             except BusError as error:
                 logger.warning("Reading the past of a bundle: %s; trying again.", error)

@@ -17,6 +17,7 @@ from headrace.bus.errors import (
 )
 from headrace.bus.ids import task_id
 from headrace.bus.nats.connection import Connection
+from headrace.bus.nats.gathering import Gathering
 from headrace.bus.tasks.bundles import ResultPart, Runtime, TaskResult, encode_part
 from headrace.bus.tasks.options import waited_too_long
 from headrace.bus.tasks.results import read_parts
@@ -51,6 +52,8 @@ class ResultLog:
         on_stored: Callable[[Held, list[TaskResult]], None] | None = None,
     ) -> None:
         self._connection = connection
+        # Small bundles end together: their results then share a sync.
+        self._gathering = Gathering(connection)
         self._runtime = runtime
         self._tasks = tasks
         self._on_end = on_end
@@ -110,7 +113,7 @@ class ResultLog:
         )
         message = encode_part(part, subject=subject, key=held.bundle.result_key)
         try:
-            await self._connection.store(subject, message, timeout_s=None)
+            await self._gathering.store(subject, message, timeout_s=None)
             held.stored([result.index for result in results])
             if self._on_stored is not None:
                 self._on_stored(held, results)
