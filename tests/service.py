@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 import httpx
 from described import check_described
+from plain_http import NO_TLS
 
 from headrace.action_provider import ServiceSettings, serve_async
 from headrace.action_provider.providers import PROVIDERS, Registry
@@ -92,6 +93,7 @@ class RunningService:
             timeout=_WITHIN_S,
             trust_env=False,
             event_hooks={"response": [check_described]},
+            verify=NO_TLS,
         )
         self._clients.append(client)
         return client

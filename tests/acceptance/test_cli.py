@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from headrace_up import Up
+from plain_http import NO_TLS
 from shell import Shell
 from waiting import eventually
 
@@ -145,7 +146,9 @@ def test_an_action_is_listed_and_shown(shell: Shell, up: Up, source: Path) -> No
     body = {"endpoint_id": up.endpoint_id, "tasks": [{"function_id": function_id, "args": [[1, 3]]}]}
     request = {"request_id": uuid.uuid4().hex, "body": body, "label": "for the list"}
     headers = {"Authorization": f"Bearer {up.token}"}
-    answer = httpx.post(f"{up.url}/actions/compute/v3/run", json=request, headers=headers, trust_env=False)
+    answer = httpx.post(
+        f"{up.url}/actions/compute/v3/run", json=request, headers=headers, trust_env=False, verify=NO_TLS
+    )
     action = answer.json()["action_id"]
     eventually(lambda: "SUCCEEDED" in shell("action", "show", action).out, 20)
 

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from events_desk import NOTES, EventsDesk, Notes
 from headrace_up import Up, headrace_up
+from plain_http import NO_TLS
 from waiting import eventually
 
 SERVICE = "headrace.cli.main serve"
@@ -25,7 +26,7 @@ def up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 @pytest.fixture
 def desk(up: Up, tmp_path: Path) -> Iterator[EventsDesk]:
     # A request may meet the moment between a killed service and the next one.
-    transport = httpx.HTTPTransport(retries=10)
+    transport = httpx.HTTPTransport(retries=10, verify=NO_TLS)
     headers = {"Authorization": f"Bearer {up.token}"}
     with httpx.Client(base_url=up.url, headers=headers, timeout=20, transport=transport, trust_env=False) as http:
         body = {"name": "note", "source": NOTES, "python_version": "3.11"}

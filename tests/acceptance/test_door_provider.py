@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 from headrace_up import Up, headrace_up
+from plain_http import NO_TLS
 from waiting import eventually
 
 from headrace.schemas import validate
@@ -31,7 +32,9 @@ def append(path, line):
 
 
 def client(up: Up) -> httpx.Client:
-    return httpx.Client(base_url=up.url, headers={"Authorization": f"Bearer {up.token}"}, timeout=20, trust_env=False)
+    return httpx.Client(
+        base_url=up.url, headers={"Authorization": f"Bearer {up.token}"}, timeout=20, trust_env=False, verify=NO_TLS
+    )
 
 
 def register(http: httpx.Client, source: str, name: str) -> str:
@@ -75,7 +78,7 @@ def ended(http: httpx.Client, action: dict[str, Any]) -> dict[str, Any]:
 def test_a_workflow_step_from_introspection_to_release(tmp_path: Path) -> None:
     with headrace_up(tmp_path / "home", "--workers", "2") as up, client(up) as http:
         # The engine reads what the provider wants, without a token.
-        description = httpx.get(up.url + BASE, trust_env=False).json()
+        description = httpx.get(up.url + BASE, trust_env=False, verify=NO_TLS).json()
         validate("provider-description", description)
 
         # A step runs, and a quick one comes back finished: the workflow need not poll.

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 from headrace_up import Up, headrace_up
+from plain_http import NO_TLS
 from waiting import eventually
 
 EVENT = {"specversion": "1.0", "type": "org.example.x", "source": "/test", "data": {"n": 1}}
@@ -49,4 +50,5 @@ def publish(up: Up, event_id: str) -> httpx.Response:
         json={**EVENT, "id": event_id},
         headers={"Authorization": f"Bearer {up.token}", "Content-Type": "application/cloudevents+json"},
         timeout=15,
+        verify=NO_TLS,
     )

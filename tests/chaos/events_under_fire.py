@@ -24,6 +24,7 @@ from typing import Any
 import httpx
 from chaos.system_under_fire import Failure, SystemUnderFire
 from headrace_up import is_alive
+from plain_http import NO_TLS
 from waiting import eventually
 
 from headrace.bus.eventing.dispatcher import RESULTS_CONSUMER
@@ -101,7 +102,7 @@ class EventsUnderFire:
     def http(self) -> httpx.Client:
         up = self.system.up
         headers = {"Authorization": f"Bearer {up.token}"}
-        return httpx.Client(base_url=up.url, headers=headers, timeout=20, trust_env=False)
+        return httpx.Client(base_url=up.url, headers=headers, timeout=20, trust_env=False, verify=NO_TLS)
 
     # Parts
 

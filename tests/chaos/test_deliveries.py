@@ -13,6 +13,7 @@ import httpx
 import pytest
 from chaos.system_under_fire import SystemUnderFire
 from events_desk import EventsDesk
+from plain_http import NO_TLS
 from waiting import eventually
 
 EVERY_FAILING = 10
@@ -86,7 +87,7 @@ class Publisher:
     def _http(self) -> httpx.Client:
         up = self._system.up
         headers = {"Authorization": f"Bearer {up.token}"}
-        return httpx.Client(base_url=up.url, headers=headers, timeout=20, trust_env=False)
+        return httpx.Client(base_url=up.url, headers=headers, timeout=20, trust_env=False, verify=NO_TLS)
 
 
 def check_dead_letters(publisher: Publisher) -> None:

@@ -18,6 +18,7 @@ from uuid import UUID
 
 import httpx
 import pytest
+from plain_http import NO_TLS
 from running_pool import RunningPool, running_pool
 from service import RunningService, running_service
 from waiting import eventually, eventually_async
@@ -138,6 +139,7 @@ def _rogue_grant(stage: Stage) -> PoolGrant:
         headers={"Authorization": f"Bearer {endpoint['endpoint_token']}"},
         json={"pool": "default", **about},
         trust_env=False,
+        verify=NO_TLS,
     )
     assert response.status_code == 201, response.text
     return PoolGrant.of_document(response.json())
@@ -473,7 +475,7 @@ async def test_a_pool_fetches_no_code_that_it_was_not_sent(stage: Stage) -> None
 
     def fetch(url: str, code_token: str) -> int:
         headers = {"Authorization": f"Bearer {code_token}"}
-        return httpx.get(url, params=params, headers=headers, trust_env=False).status_code
+        return httpx.get(url, params=params, headers=headers, trust_env=False, verify=NO_TLS).status_code
 
     assert await asyncio.to_thread(fetch, base, grant.code_token) == 403
     foreign = base.replace(str(grant.endpoint), str(stage.address.endpoint))

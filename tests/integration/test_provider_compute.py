@@ -12,6 +12,7 @@ import pytest
 from flow_client import BASE, NOTE, RAISE, SQUARE, Flows, checked, task
 from gates import WAIT_FOR
 from headrace_up import is_alive
+from plain_http import NO_TLS
 from running_pool import RunningPool, running_pool
 from service import RunningService, running_service, serving
 from waiting import eventually
@@ -228,7 +229,7 @@ def test_a_quick_run_comes_back_finished_where_the_service_hardly_waits(service:
     headers = {"Authorization": f"Bearer {service.token}"}
     with (
         serving(service.loop, dataclasses.replace(service.settings, run_wait_s=0.2)) as url,
-        httpx.Client(base_url=url, headers=headers, trust_env=False) as http,
+        httpx.Client(base_url=url, headers=headers, trust_env=False, verify=NO_TLS) as http,
     ):
         impatient = Flows(http, flows.endpoint_id)
         states = [checked(impatient.run(square), 202)["status"] for _ in range(20)]

@@ -15,6 +15,7 @@ import httpx
 import pytest
 from flow_client import BASE, NOTE, RAISE, SQUARE, Flows, checked, task
 from gates import WAIT_FOR
+from plain_http import NO_TLS
 from running_pool import RunningPool
 from service import RunningService, serving
 from waiting import eventually
@@ -103,7 +104,10 @@ def test_what_counts_as_too_large_is_a_setting(service: RunningService, flows: F
     big = task(service, BIG, "big", 1000)
     settings = dataclasses.replace(service.settings, action_value_bytes=1000, public_url="https://lab.example.org/")
     headers = {"Authorization": f"Bearer {service.token}"}
-    with serving(service.loop, settings) as url, httpx.Client(base_url=url, headers=headers, trust_env=False) as http:
+    with (
+        serving(service.loop, settings) as url,
+        httpx.Client(base_url=url, headers=headers, trust_env=False, verify=NO_TLS) as http,
+    ):
         action = Flows(http, flows.endpoint_id).ended(checked(Flows(http, flows.endpoint_id).run(big), 202))
 
     assert action["details"]["result"][0]["result_reference"]["href"].startswith(

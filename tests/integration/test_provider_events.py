@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 from events_desk import CLOUDEVENT
+from plain_http import NO_TLS
 from service import RunningService, running_service, serving
 from waiting import eventually
 
@@ -444,7 +445,9 @@ def test_two_services_serve_the_same_waits(restarted: RunningService) -> None:
     settings = dataclasses.replace(restarted.settings, port=0)
     with serving(restarted.loop, settings) as url:
         here = Steps(restarted.http())
-        with httpx.Client(base_url=url, headers=here.http.headers, timeout=20.0, trust_env=False) as other:
+        with httpx.Client(
+            base_url=url, headers=here.http.headers, timeout=20.0, trust_env=False, verify=NO_TLS
+        ) as other:
             there = Steps(other)
             there.kind = here.kind
             waiting = [here.wait(count=5), there.wait(count=5), here.wait(), there.wait()]

@@ -16,6 +16,7 @@ import httpx
 import pytest
 from flow_client import BASE, NOTE, SQUARE, Flows, checked, task
 from gateways import Gateway
+from plain_http import NO_TLS
 from running_pool import RunningPool
 from service import RunningService, serving
 from waiting import eventually
@@ -39,7 +40,7 @@ def replica(service: RunningService) -> Iterator[httpx.Client]:
     headers = {"Authorization": f"Bearer {service.token}"}
     with (
         serving(service.loop, service.settings) as url,
-        httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=20) as http,
+        httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=20, verify=NO_TLS) as http,
     ):
         yield http
 

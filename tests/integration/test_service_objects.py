@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from plain_http import NO_TLS
 from service import RunningService, running_service
 from waiting import eventually
 
@@ -71,7 +72,9 @@ def test_what_was_stored_comes_back_from_any_byte_on(service: RunningService) ->
     assert http.head(address).headers["content-length"] == str(len(CONTENT))
     headers = {"Authorization": f"Bearer {service.token}"}
     for start in (1, CHUNK_BYTES, 2 * CHUNK_BYTES + 5, len(CONTENT) - 1):
-        rest = httpx.get(service.url + address, headers={**headers, "Range": f"bytes={start}-"}, trust_env=False)
+        rest = httpx.get(
+            service.url + address, headers={**headers, "Range": f"bytes={start}-"}, trust_env=False, verify=NO_TLS
+        )
         assert rest.status_code == 206
         assert rest.content == CONTENT[start:]
         assert rest.headers["content-range"] == f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}"

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from plain_http import NO_TLS
 from service import RunningService, running_service
 from waiting import eventually
 
@@ -62,7 +63,7 @@ def address(tmp_path: Path) -> dict[str, object]:
 def test_it_says_where_it_answers_to_its_owner_only(process: subprocess.Popen[str], tmp_path: Path) -> None:
     found = address(tmp_path)
     assert found["pid"] == process.pid
-    assert httpx.get(f"{found['url']}/readyz", trust_env=False).status_code == 200
+    assert httpx.get(f"{found['url']}/readyz", trust_env=False, verify=NO_TLS).status_code == 200
     mode = stat.S_IMODE((tmp_path / "home" / "serving.json").stat().st_mode)
     assert mode == 0o600
 
@@ -84,13 +85,17 @@ def test_who_waits_for_a_task_is_answered_when_it_stops(
     body = {"function_id": service.add_function()}
     task_id = service.http().post(f"/api/v1/endpoints/{endpoint_id}/tasks", json=body).json()["tasks"][0]["task_id"]
     answers: list[httpx.Response] = []
-    with httpx.Client(headers={"Authorization": f"Bearer {service.token}"}, trust_env=False, timeout=30) as client:
+    with httpx.Client(
+        headers={"Authorization": f"Bearer {service.token}"}, trust_env=False, timeout=30, verify=NO_TLS
+    ) as client:
         waiter = threading.Thread(
             target=lambda: answers.append(client.get(f"{url}/api/v1/tasks/{task_id}", params={"wait": "30s"}))
         )
         waiter.start()
         open_requests = f"{url}/metrics"
-        eventually(lambda: "headrace_http_open_requests 2.0" in httpx.get(open_requests, trust_env=False).text)
+        eventually(
+            lambda: "headrace_http_open_requests 2.0" in httpx.get(open_requests, trust_env=False, verify=NO_TLS).text
+        )
         process.send_signal(signal.SIGTERM)
         assert process.wait(2) == 0
         waiter.join(5)
@@ -103,7 +108,7 @@ def test_a_second_replica_works_on_the_same_bus(
     url = str(address(tmp_path)["url"])
     token = service.add_user(f"u{uuid.uuid4().hex[:8]}")
     headers = {"Authorization": f"Bearer {token}"}
-    assert httpx.get(f"{url}/api/v1/whoami", headers=headers, trust_env=False).status_code == 200
+    assert httpx.get(f"{url}/api/v1/whoami", headers=headers, trust_env=False, verify=NO_TLS).status_code == 200
 
 
 def test_a_killed_one_leaves_nothing_that_stops_the_next(

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+from plain_http import NO_TLS
 from service import RunningService, serving
 
 CALLERS = 12
@@ -25,7 +26,9 @@ def at_once(
     headers = {"Authorization": f"Bearer {service.token}"}
 
     def one(number: int) -> int:
-        with httpx.Client(base_url=urls[number % len(urls)], headers=headers, trust_env=False, timeout=20) as client:
+        with httpx.Client(
+            base_url=urls[number % len(urls)], headers=headers, trust_env=False, timeout=20, verify=NO_TLS
+        ) as client:
             return request(client).status_code
 
     with ThreadPoolExecutor(CALLERS) as threads:
@@ -49,7 +52,10 @@ def test_functions_registered_on_one_replica_are_there_on_the_other_at_once(
     service: RunningService, urls: list[str]
 ) -> None:
     with httpx.Client(
-        base_url=urls[1], headers={"Authorization": f"Bearer {service.token}"}, trust_env=False
+        base_url=urls[1],
+        headers={"Authorization": f"Bearer {service.token}"},
+        trust_env=False,
+        verify=NO_TLS,
     ) as second:
         for _ in range(20):
             assert second.get(f"/api/v1/functions/{service.add_function()}").status_code == 200

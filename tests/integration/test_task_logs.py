@@ -20,6 +20,7 @@ import httpx
 import pytest
 from events_desk import CLOUDEVENT
 from gates import LIVE, live
+from plain_http import NO_TLS
 from running_pool import RunningPool, running_pool
 from scripted_http import BREAK, scripted_server
 from service import RunningService, running_service
@@ -93,7 +94,9 @@ class Desk:
     def following(self, task_id: str, *, after: str = "", **query: Any) -> Iterator[Follower]:
         headers = {"Authorization": f"Bearer {self.service.token}", **({"Last-Event-ID": after} if after else {})}
         with (
-            httpx.Client(base_url=self.service.url, headers=headers, timeout=20, trust_env=False) as http,
+            httpx.Client(
+                base_url=self.service.url, headers=headers, timeout=20, trust_env=False, verify=NO_TLS
+            ) as http,
             http.stream("GET", f"/api/v1/tasks/{task_id}/logs", params={"follow": "true", **query}) as response,
         ):
             yield Follower(response)
