@@ -79,6 +79,8 @@ class Operation:
     """Whether `?wait=` may prolong the call."""
     streams: bool = False
     """Whether it may take as long as its body needs; the handler sees to silence."""
+    for_publishers: bool = False
+    """Whether a token will do that may do nothing but publish events."""
     any_query: bool = False
     """Whether unknown query parameters are passed over instead of refused."""
 

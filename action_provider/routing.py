@@ -114,7 +114,7 @@ async def _authorise(call: Call) -> None:
     operation = call.operation
     if operation.auth in ("none", "own"):
         return
-    caller = await authenticate(call.request, call.service)
+    caller = await authenticate(call.request, call.service, for_publishers=operation.for_publishers)
     if caller.endpoint_id is not None:
         _check_endpoint_token(caller, operation, call.request)
     elif operation.auth == "endpoint":
@@ -138,13 +138,16 @@ def bearer_of(request: Request) -> str:
     return bearer
 
 
-async def authenticate(request: Request, service: Service) -> Caller:
-    """Who holds the request's token. Raises `Unauthenticated`, `Forbidden` when it is for another service, and
-    `Unavailable` or `BusUnavailable` when nobody can be asked."""
+async def authenticate(request: Request, service: Service, *, for_publishers: bool = False) -> Caller:
+    """Who holds the request's token. Raises `Unauthenticated`, `Forbidden` when it is for another service, or may only
+    publish and this is not `for_publishers`, and `Unavailable` or `BusUnavailable` when nobody can be asked."""
     bearer = bearer_of(request)
     if not service.connection.connected:
         await service.connection.wait_connected(service.settings.bus_wait_s)
-    return await service.authenticators.authenticate(bearer)
+    caller = await service.authenticators.authenticate(bearer)
+    if caller.publishes is not None and not for_publishers:
+        raise Forbidden("this token may only publish events; use another one")
+    return caller
 
 
 def _check_endpoint_token(caller: Caller, operation: Operation, request: Request) -> None:

@@ -21,12 +21,19 @@ def create(
     expires: Annotated[
         str | None, typer.Option(help="For how long it is valid, such as 12h or 30d; by default until it is revoked.")
     ] = None,
+    publishes: Annotated[
+        str | None,
+        typer.Option(
+            help="It may do nothing but publish events whose source begins with this, such as /hosts/pc7/; '' for any."
+        ),
+    ] = None,
     as_json: JsonOption = False,
     home: OfHomeOption = None,
 ) -> None:
     """Make a token. It is shown this once: the service keeps only its hash."""
     with service(home) as client:
-        token = client.create_token(user, label=label, expires_in_s=None if expires is None else duration_s(expires))
+        expires_in_s = None if expires is None else duration_s(expires)
+        token = client.create_token(user, label=label, expires_in_s=expires_in_s, publishes=publishes)
     if as_json:
         output.say_json(token)
         return

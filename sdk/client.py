@@ -473,10 +473,18 @@ class Client(EventMethods, BusMethods, SubscriptionMethods, SourceMethods):
         self._http.request("DELETE", f"groups/{segment(group, 'group')}/members/{segment(user, 'user')}")
 
     def create_token(
-        self, user: str | None = None, *, label: str | None = None, expires_in_s: float | None = None
+        self,
+        user: str | None = None,
+        *,
+        label: str | None = None,
+        expires_in_s: float | None = None,
+        publishes: str | None = None,
     ) -> Document:
-        """Make a token, for oneself or (as an administrator) for a user; `token` in the answer is shown only now."""
-        body = given(user=user, label=label, expires_in_s=expires_in_s)
+        """Make a token, for oneself or (as an administrator) for a user; `token` in the answer is shown only now.
+
+        publishes: it may do nothing but publish events whose source begins with this; empty for any source.
+        """
+        body = given(user=user, label=label, expires_in_s=expires_in_s, publishes=publishes)
         answer: Document = self._http.request("POST", "tokens", body=body)
         return answer
 

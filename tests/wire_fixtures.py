@@ -226,6 +226,7 @@ _RECORDS: Final[dict[str, msgspec.Struct]] = {
         label="label",
         expires_at=1.6e9,
         revoked=True,
+        publishes="/hosts/pc7/",
     ),
     "sessions": models.SessionRecord(
         session_id="s",

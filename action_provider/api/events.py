@@ -66,16 +66,15 @@ async def publish_body(
 
 
 def _check_sources(call: Call, published: Sequence[CloudEvent]) -> None:
-    """An endpoint's own token speaks of that endpoint alone. Raises `Forbidden`."""
-    endpoint_id = None if call.known_caller is None else call.known_caller.endpoint_id
-    if endpoint_id is None:
+    """An endpoint's own token speaks of that endpoint alone, a publisher's of its source. Raises `Forbidden`."""
+    caller = call.known_caller
+    if caller is None:
         return
-    own = f"/endpoints/{endpoint_id}/"
+    own = caller.publishes or ("" if caller.endpoint_id is None else f"/endpoints/{caller.endpoint_id}/")
     for event in published:
         if not event.source.startswith(own):
             raise Forbidden(
-                f"this is the token of an endpoint, which may only publish events whose source begins with {own};"
-                " use a user's token"
+                f"this token may only publish events whose source begins with {own}; this one is of {event.source[:80]}"
             )
 
 
@@ -116,6 +115,7 @@ def _published_at(path: str, handler: Handler, summary: str) -> Operation:
         response_schema="publication",
         status=202,
         auth="publisher",
+        for_publishers=True,
         reads_body=False,
         request_type=CONTENT_TYPE,
         other_requests=((BATCH_CONTENT_TYPE, "event-batch"),),

@@ -120,7 +120,9 @@ async def create_token(call: Call) -> Response:
         raise Forbidden(f"{principal} is a user of another system: tokens for programs come from there (Globus, OIDC)")
     expires_in_s = body.get("expires_in_s")
     expires_at = None if expires_in_s is None else time.time() + expires_in_s
-    made = new_token(principal=principal, label=body.get("label") or "", expires_at=expires_at)
+    made = new_token(
+        principal=principal, publishes=body.get("publishes"), label=body.get("label") or "", expires_at=expires_at
+    )
     await call.service.tables.tokens.create(made.record.token_id, made.record)
     return reply({**_token_described(made.record), "token": made.text}, 201)
 
@@ -197,6 +199,7 @@ def _token_described(record: TokenRecord) -> dict[str, Any]:
         "principal": record.principal,
         "label": record.label,
         "endpoint_id": record.endpoint_id,
+        "publishes": record.publishes if record.kind == "publisher" else None,
         "created_at": timestamp(record.created_at),
         "expires_at": None if record.expires_at is None else timestamp(record.expires_at),
     }
@@ -277,5 +280,6 @@ ROUTES = (
         handler=whoami,
         summary="Who you are",
         response_schema="whoami",
+        for_publishers=True,
     ),
 )

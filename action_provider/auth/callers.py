@@ -35,6 +35,8 @@ class Caller:
     admin: bool = False
     endpoint_id: UUID | None = None
     """Set for the token of an endpoint, which may only act for that endpoint."""
+    publishes: str | None = None
+    """Set for a token that may do nothing but publish: what the sources of its events begin with."""
     expires_at: float | None = None
     """When the token expires, in unix seconds: nothing that it opens lasts longer."""
     identity: Identity | None = field(default=None, compare=False, repr=False)

@@ -33,14 +33,24 @@ def new_token(
     *,
     principal: str,
     endpoint_id: UUID | None = None,
+    publishes: str | None = None,
     label: str = "",
     expires_at: float | None = None,
 ) -> NewToken:
-    """A fresh token and its record, not stored yet. With `endpoint_id` it may only act for that endpoint."""
+    """A fresh token and its record, not stored yet. With `endpoint_id` it may only act for that endpoint, with
+    `publishes` only publish events whose source begins so."""
     token_id = secrets.token_hex(8)
     text = f"hr_{token_id}_{secrets.token_urlsafe(32)}"
     return NewToken(
-        text, record_of(text, principal=principal, endpoint_id=endpoint_id, label=label, expires_at=expires_at)
+        text,
+        record_of(
+            text,
+            principal=principal,
+            endpoint_id=endpoint_id,
+            publishes=publishes,
+            label=label,
+            expires_at=expires_at,
+        ),
     )
 
 
@@ -49,6 +59,7 @@ def record_of(
     *,
     principal: str,
     endpoint_id: UUID | None = None,
+    publishes: str | None = None,
     label: str = "",
     expires_at: float | None = None,
 ) -> TokenRecord:
@@ -59,12 +70,13 @@ def record_of(
     return TokenRecord(
         token_id=form[1],
         sha256=_digest(text),
-        kind="user" if endpoint_id is None else "endpoint",
+        kind="endpoint" if endpoint_id is not None else "user" if publishes is None else "publisher",
         principal=principal,
         created_at=time.time(),
         endpoint_id=endpoint_id,
         label=label,
         expires_at=expires_at,
+        publishes=publishes or "",
     )
 
 
@@ -137,8 +149,9 @@ def _user_caller(record: TokenRecord, user: UserRecord) -> Caller:
         principal=user.principal,
         token_id=record.token_id,
         urns=canonical_set((user.principal, *user.groups)),
-        admin=user.admin,
+        admin=user.admin and record.kind == "user",
         expires_at=record.expires_at,
+        publishes=record.publishes if record.kind == "publisher" else None,
     )
 
 

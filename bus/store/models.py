@@ -200,7 +200,8 @@ class TokenRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
     token_id: str
     sha256: str
-    kind: Literal["user", "endpoint"]
+    kind: Literal["user", "endpoint", "publisher"]
+    """Whatever an older release does not know is no token for it: it must not take one for a user's."""
     principal: str
     created_at: float
     endpoint_id: UUID | None = None
@@ -209,6 +210,8 @@ class TokenRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     expires_at: float | None = None
     revoked: bool = False
     """It ended, and must not come back: the record of a token that lies in a home stays."""
+    publishes: str = ""
+    """What the sources of events begin with that a publisher's token may publish; empty is any source."""
 
 
 class SessionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -30,6 +30,9 @@ _LONGEST_LOOK_S: Final = 1.0
 _SCAN_SHARE: Final = 10
 """A scan that takes long comes seldom: at most a tenth of the time goes into scans."""
 _MOST_ROUNDS: Final = 5
+_BURST: Final = 4096
+"""So many paths at once may be more than the kernel has kept (`fs.inotify.max_queued_events`, mostly 16 384)."""
+_AFTER_BURST_S: Final = 2.0
 
 
 class FolderWatch:
@@ -107,7 +110,10 @@ class _Watch:
                 self._say()
                 now = time.monotonic()
                 timeout_s = min(self._candidates.next_s(now), max(0.0, next_scan - now), _LONGEST_LOOK_S)
-                self._take_notices(self._notices.wait(timeout_s, self._stop))
+                paths = self._notices.wait(timeout_s, self._stop)
+                self._take_notices(paths)
+                if len(paths) >= _BURST:
+                    next_scan = min(next_scan, time.monotonic() + _AFTER_BURST_S)
         finally:
             self._notices.close()
 

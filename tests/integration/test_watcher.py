@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from service import RunningService
 from shell import Shell
 from waiting import eventually, eventually_async
 
+from headrace.action_provider.app import OPERATIONS
 from headrace.bus.network import DIRECT
 from headrace.endpoint.config import EndpointConfig
 from headrace.endpoint.directory import EndpointDirectory
@@ -186,6 +188,29 @@ async def kept_alive(service: RunningService, folder: Path, tmp_path: Path) -> N
         await asyncio.gather(task, return_exceptions=True)
     assert last is not None
     assert last not in descendants(os.getpid())
+
+
+def test_a_token_for_an_instruments_computer_does_nothing_but_publish(service: RunningService) -> None:
+    made = service.http().post("/api/v1/tokens", json={"label": "pc7", "publishes": "/hosts/pc7/"}).json()
+    assert (made["kind"], made["publishes"]) == ("publisher", "/hosts/pc7/")
+    http = service.http(made["token"])
+
+    def publish(source: str) -> int:
+        event = {"specversion": "1.0", "id": "1", "type": "test.own", "source": source}
+        kind = {"Content-Type": "application/cloudevents+json"}
+        return http.post("/api/v1/events", content=json.dumps(event), headers=kind).status_code
+
+    assert publish("/hosts/pc7/folders/scope") == 202
+    assert publish("/hosts/pc8/folders/scope") == 403
+    me = http.get("/api/v1/whoami").json()
+    # It is of an administrator, and is none.
+    assert (me["admin"], me["token_id"]) == (False, made["token_id"])
+    for operation in OPERATIONS:
+        if operation.auth != "none" and not operation.for_publishers:
+            path = re.sub(r"{[^}]*}", "00000000-0000-0000-0000-000000000000", operation.path)
+            answer = http.request(operation.method, path, json={})
+            # Some look at the body before they look at the token.
+            assert answer.status_code in (401, 403, 422), f"{operation.name} answers {answer.status_code}"
 
 
 def test_what_cannot_be_watched_is_said_before_anything_is(service: RunningService, tmp_path: Path) -> None:
