@@ -20,6 +20,7 @@ from headrace.action_provider.token_watch import watch_tokens
 from headrace.bus.errors import BusError, BusUnavailable
 from headrace.bus.eventing.bus_keeping import mend_buses
 from headrace.bus.eventing.dispatcher import Dispatcher
+from headrace.bus.eventing.feeds.feeder import Feeder
 from headrace.bus.eventing.schedules.timer import Timer
 from headrace.bus.eventing.waiter import Waiter
 from headrace.bus.store.models import EndpointRecord, SessionRecord
@@ -73,6 +74,19 @@ async def keep_buses(service: Service) -> None:
         except BusError as error:
             logger.warning("The buses are mended later: %s", error, extra={"action": "buses_not_mended"})
         await asyncio.sleep(service.settings.buses_mend_s)
+
+
+async def read_feeds(service: Service) -> None:
+    """Take messages of other systems until cancelled."""
+    counter = service.metrics.feeds
+    feeder = Feeder(
+        service.connection,
+        service.keys,
+        service.tables,
+        network=service.settings.network,
+        count=lambda what, number: counter.labels(what).inc(number),
+    )
+    await feeder.run()
 
 
 async def revoke(service: Service) -> None:
@@ -145,6 +159,7 @@ async def _cut_off(service: Service, endpoint: EndpointRecord, principal: str) -
 BACKGROUND: tuple[Job, ...] = (
     Job(name="buses", run=keep_buses, wanted=lambda settings: True),
     Job(name="dispatcher", run=dispatch, wanted=lambda settings: settings.dispatcher),
+    Job(name="feeds", run=read_feeds, wanted=lambda settings: settings.dispatcher),
     Job(name="lanes", run=keep_lanes, wanted=lambda settings: True),
     Job(name="lists", run=keep_lists, wanted=lambda settings: True),
     Job(name="pools", run=keep_pools, wanted=lambda settings: True),

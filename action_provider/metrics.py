@@ -40,6 +40,12 @@ class Metrics:
             ("what",),
             registry=self.registry,
         )
+        self.feeds = Counter(
+            "headrace_feed_messages_total",
+            "Messages of other systems: received, stored, stored before, passed over, lost.",
+            ("what",),
+            registry=self.registry,
+        )
         self.job_restarts = Counter(
             "headrace_job_restarts_total",
             "Times a background task of the service died and was started again.",

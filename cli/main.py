@@ -15,6 +15,7 @@ from headrace.cli import (
     dead_letter_commands,
     endpoint_commands,
     event_commands,
+    feed_commands,
     flow_commands,
     function_commands,
     group_commands,
@@ -75,6 +76,7 @@ app.add_typer(schedule_commands.app, name="schedule")
 app.add_typer(hook_commands.app, name="hook")
 app.add_typer(watch_commands.app, name="watch")
 app.add_typer(dead_letter_commands.app, name="dead-letter")
+app.add_typer(feed_commands.app, name="feed")
 app.add_typer(flow_commands.app, name="flow")
 app.add_typer(user_commands.app, name="user")
 app.add_typer(group_commands.app, name="group")

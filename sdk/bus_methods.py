@@ -1,4 +1,4 @@
-"""The methods of `Client` about buses: to make and change them, and to say who may publish and subscribe."""
+"""The methods of `Client` about buses, who may publish and subscribe there, and feeds from other systems."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 from urllib.parse import quote
 
-from headrace.sdk.documents import Document, check_json, items
+from headrace.sdk.documents import Document, Id, check_json, id_text, items
 from headrace.sdk.http import Http
 
 
@@ -82,6 +82,32 @@ class BusMethods:
     def remove_subscriber(self, bus: str, principal: str) -> Document:
         """Take it back; events that come later do not reach their subscriptions."""
         return self._let_no_more(bus, "subscribers", principal)
+
+    def create_feed(self, feed: Mapping[str, Any]) -> Document:
+        """Let messages of another NATS server become events of a bus (`urls`, `subjects`, `bus`, `stream`, `shape` …);
+        gives the feed with its `feed_id`. For administrators."""
+        check_json(feed)
+        answer: Document = self._http.request("POST", "feeds", body=dict(feed))
+        return answer
+
+    def get_feed(self, feed_id: Id) -> Document:
+        """One feed, and its `status`: whether it reads, what went wrong last, and how many messages there were."""
+        answer: Document = self._http.request("GET", f"feeds/{id_text(feed_id, 'feed_id')}")
+        return answer
+
+    def list_feeds(self) -> list[Document]:
+        """All feeds."""
+        return items(self._http.request("GET", "feeds"), "feeds")
+
+    def change_feed(self, feed_id: Id, **changes: Any) -> Document:
+        """Let a feed rest or go on (`paused`), or change its `urls`, `shape` or `credential`; gives the feed."""
+        check_json(changes)
+        answer: Document = self._http.request("PATCH", f"feeds/{id_text(feed_id, 'feed_id')}", body=changes)
+        return answer
+
+    def delete_feed(self, feed_id: Id) -> None:
+        """End a feed; events that came through it stay."""
+        self._http.request("DELETE", f"feeds/{id_text(feed_id, 'feed_id')}")
 
     def _let(self, bus: str, side: Literal["publishers", "subscribers"], principal: str) -> Document:
         answer: Document = self._http.request("POST", f"{_path(bus)}/{side}", body={"with": principal})

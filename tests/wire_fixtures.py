@@ -22,6 +22,7 @@ import msgspec
 
 from headrace.bus.eventing.buses import BusRecord, EventSchema, Retention
 from headrace.bus.eventing.dead_letters import Redrive
+from headrace.bus.eventing.feeds.models import FeedRecord, FeedShape, FeedStatus
 from headrace.bus.eventing.flow.policy import Batch, Flow, Pause, Pauses, Rate
 from headrace.bus.eventing.hooks import HookRecord
 from headrace.bus.eventing.leases import LeaseRecord
@@ -332,6 +333,32 @@ _RECORDS: Final[dict[str, msgspec.Struct]] = {
         schemas={"t": EventSchema(schema={"type": "object"}, policy="mark")},
         first_sequence=8,
         removed_at=1.6e9,
+    ),
+    "feeds": FeedRecord(
+        feed_id=ID["subscription"],
+        name="plc",
+        owner="urn:headrace:user:ada",
+        created_at=1.5e9,
+        urls=("nats://plc.example.org:4222",),
+        subjects=("plc.>",),
+        bus="lab",
+        stream="PLC",
+        start="all",
+        shape=FeedShape(form="plain", type="t", source="/s", subject="x", id="i", data="json"),
+        credential=b"concealed",
+        paused=True,
+    ),
+    "feed_status": FeedStatus(
+        state="failing",
+        holder="host/1",
+        since=1.5e9,
+        at=1.6e9,
+        problem="away",
+        received=6,
+        stored=5,
+        duplicates=4,
+        refused=3,
+        lost=2,
     ),
     "hooks": HookRecord(
         hook_id=ID["hook"],

@@ -60,8 +60,8 @@ async def change_bus(
 
 
 async def remove_bus(connection: Connection, tables: Tables, name: str) -> None:
-    """Remove a bus with its events, the subscriptions to it and what waits for them, and the schedules and webhooks
-    that publish to it. Raises `RecordMissing` and `BusUnavailable`."""
+    """Remove a bus with its events, the subscriptions to it and what waits for them, and the schedules,
+    webhooks and feeds that publish to it. Raises `RecordMissing` and `BusUnavailable`."""
 
     def removed(record: BusRecord) -> BusRecord:
         return msgspec.structs.replace(record, removed_at=record.removed_at or time.time(), schemas={})
@@ -78,6 +78,9 @@ async def remove_bus(connection: Connection, tables: Tables, name: str) -> None:
     for hook in await tables.hooks.list():
         if hook.value.bus == name:
             await tables.hooks.delete(hook.key)
+    for feed in await tables.feeds.list():
+        if feed.value.bus == name:
+            await tables.feeds.delete(feed.key)
     await _remove_stream(connection, tables, name)
 
 

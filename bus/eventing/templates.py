@@ -59,13 +59,14 @@ class InputTemplate:
 
     def render(self, event: CloudEvent) -> Arguments:
         """The arguments for this event. Raises `InputFailed` with a pointer to the text that failed."""
-        return self._render({"event": dict(event.document)})
+        return self.render_over({"event": dict(event.document)})
 
     def render_batch(self, events: Sequence[CloudEvent]) -> Arguments:
         """The arguments for a batch: templates see the list `events`. Raises as `render` does."""
-        return self._render({"events": [dict(event.document) for event in events]})
+        return self.render_over({"events": [dict(event.document) for event in events]})
 
-    def _render(self, values: dict[str, Any]) -> Arguments:
+    def render_over(self, values: dict[str, Any]) -> Arguments:
+        """The arguments for these variables. Raises as `render` does."""
         token = current_budget.set(Budget())
         try:
             return Arguments(self._args(values), self._kwargs(values))

@@ -30,12 +30,28 @@ _UNLIMITED = {"subs": -1, "data": -1, "payload": -1}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
-    """What a NATS user connects with: a signed statement of what it may do, and the seed of the key it names."""
+    """What a NATS user connects with: a signed statement of what it may do, and the seed of the key it names.
+
+    Servers that are not ours may know users by a key alone (no `jwt`), by name and password, by a token, or not at all.
+    """
 
     jwt: str
     seed: str = field(repr=False)
     inbox_prefix: str = "_INBOX"
     """Below this subject, and nowhere else, the user may receive answers."""
+    user: str = ""
+    password: str = field(default="", repr=False)
+    token: str = field(default="", repr=False)
+
+    def proof(self, nonce: str) -> dict[str, str]:
+        """What is said of it when a server asks with this nonce. Raises `KeysUnusable`."""
+        said = {"jwt": self.jwt, "user": self.user, "pass": self.password, "auth_token": self.token}
+        if self.seed:
+            pair = KeyPair(self.seed)
+            said["sig"] = base64.b64encode(pair.sign(nonce.encode())).decode()
+            if not self.jwt:
+                said["nkey"] = pair.public
+        return {name: value for name, value in said.items() if value}
 
 
 class KeyPair:

@@ -8,7 +8,6 @@ in one write: a write for each took a service under load a quarter of its time. 
 from __future__ import annotations
 
 import asyncio
-import base64
 import collections
 import contextlib
 import logging
@@ -18,7 +17,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
-import nkeys
 
 from headrace.bus.errors import BusError, BusUnavailable, PayloadTooLarge, PermissionDenied, ProtocolBroken
 from headrace.bus.installation.credentials import Credentials
@@ -183,7 +181,6 @@ class Link(asyncio.BufferedProtocol):
             self.use(await self._loop.start_tls(self.transport, self, tls, server_hostname=place.host))
 
     async def _sign_in(self, credentials: Credentials, name: str) -> None:
-        signature = nkeys.from_seed(bytearray(credentials.seed.encode())).sign(self.info.nonce.encode())
         document = {
             "verbose": False,
             "pedantic": False,
@@ -193,8 +190,7 @@ class Link(asyncio.BufferedProtocol):
             "headers": True,
             "no_responders": True,
             "name": name,
-            "jwt": credentials.jwt,
-            "sig": base64.b64encode(signature).decode(),
+            **credentials.proof(self.info.nonce),
         }
         self._send(b"CONNECT " + msgspec.json.encode(document) + b"\r\n")
         await self._ping()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from headrace.bus.eventing.buses import BusRecord
+from headrace.bus.eventing.feeds.models import FeedRecord, FeedStatus
 from headrace.bus.eventing.hooks import HookRecord
 from headrace.bus.eventing.leases import LeaseRecord
 from headrace.bus.eventing.schedules.models import ScheduleProgress, ScheduleRecord
@@ -61,6 +62,8 @@ class Tables:
     schedule_progress: Records[ScheduleProgress]
     hooks: Records[HookRecord]
     buses: RecentRecords[BusRecord]
+    feeds: Records[FeedRecord]
+    feed_status: Records[FeedStatus]
     lanes: Records[LaneRecord]
     pools: Records[PoolRecord]
     actions: Actions
@@ -88,6 +91,8 @@ class Tables:
             schedule_progress=Records(connection, "schedule_progress", ScheduleProgress),
             hooks=Records(connection, "hooks", HookRecord),
             buses=RecentRecords(connection, "buses", BusRecord),
+            feeds=Records(connection, "feeds", FeedRecord),
+            feed_status=Records(connection, "feed_status", FeedStatus),
             lanes=Records(connection, "lanes", LaneRecord),
             pools=Records(connection, "pools", PoolRecord),
             actions=Actions(connection),
@@ -114,6 +119,8 @@ class Tables:
         await self.schedule_progress.ensure(replicas=replicas)
         await self.hooks.ensure(replicas=replicas)
         await self.buses.ensure(replicas=replicas)
+        await self.feeds.ensure(replicas=replicas)
+        await self.feed_status.ensure(replicas=replicas, is_fleeting=True)
         await self.lanes.ensure(replicas=replicas)
         await self.pools.ensure(replicas=replicas)
         await self.actions.ensure(replicas=replicas)
