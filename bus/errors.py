@@ -33,7 +33,8 @@ BusError                    something about the bus itself
 ├── InputFailed             an input template that cannot be rendered for one event
 ├── RequirementsInvalid     the packages or the Python that a function is said to need cannot be
 ├── DeliveryForbidden       the owner of a subscription may not run its function at its endpoint
-└── EndpointNotAllowed      an event names an endpoint that its subscription does not allow
+├── EndpointNotAllowed      an event names an endpoint that its subscription does not allow
+└── LoopDetected            an event would come to a subscription that has led to it
 TaskError                   the outcome of one task that has no value
 ├── TaskFailed              the function raised, and its own type cannot be raised here
 ├── TaskLost                the worker, pool or host died, and the task must not (or may no longer) run again
@@ -303,6 +304,12 @@ class EndpointNotAllowed(BusError):
     """Raised when an event names an endpoint that is not among those which its subscription allows."""
 
     code = "EndpointNotAllowed"
+
+
+class LoopDetected(BusError):
+    """Raised when an event would come to a subscription that has led to it, or too many have, one after another."""
+
+    code = "LoopDetected"
 
 
 class RequirementsInvalid(BusError):

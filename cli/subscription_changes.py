@@ -27,6 +27,8 @@ from headrace.cli.subscription_options import (
     MaxAge,
     MaxAttempts,
     NextEndpoints,
+    OnFailure,
+    OnSuccess,
     PermanentErrors,
     with_policies,
 )
@@ -53,6 +55,8 @@ def change(
     order_by: OrderBy = None,
     batch: BatchSize = None,
     batch_window: BatchWindow = None,
+    on_success: OnSuccess = None,
+    on_failure: OnFailure = None,
     file: Annotated[
         Path | None, typer.Option(help="What changes, as JSON or YAML; options replace what it says.")
     ] = None,
@@ -69,7 +73,7 @@ def change(
     with service(home) as client:
         # A policy is replaced whole: so what is not named of it comes from what there is.
         known = client.get_subscription(subscription_id)
-        policies = {each: document.get(each) or known[each] for each in ("retry", "offline")}
+        policies = {each: document.get(each) or known[each] for each in ("retry", "offline", "announce")}
         policies["flow"] = document["flow"] if "flow" in document else known["flow"]
         changed = with_policies(
             {**document, **policies},
@@ -81,6 +85,8 @@ def change(
             endpoint_from=endpoint_from,
             allowed_endpoints=allowed_endpoint,
             expires=expires,
+            on_success=on_success,
+            on_failure=on_failure,
         )
         changed = with_flow(
             changed,

@@ -42,6 +42,8 @@ from headrace.cli.subscription_options import (
     MaxAge,
     MaxAttempts,
     NextEndpoints,
+    OnFailure,
+    OnSuccess,
     PermanentErrors,
     Start,
     with_policies,
@@ -90,6 +92,8 @@ def create(
     order_by: OrderBy = None,
     batch: BatchSize = None,
     batch_window: BatchWindow = None,
+    on_success: OnSuccess = None,
+    on_failure: OnFailure = None,
     file: Annotated[
         Path | None, typer.Option(help="A whole subscription as JSON or YAML; options replace what it says.")
     ] = None,
@@ -117,6 +121,8 @@ def create(
         allowed_endpoints=allowed_endpoint,
         start=start,
         expires=expires,
+        on_success=on_success,
+        on_failure=on_failure,
     )
     document = with_flow(
         document,

@@ -46,6 +46,13 @@ Expires = Annotated[
     str | None, typer.Option(help="When it ends: a time such as 2026-12-31T00:00:00Z, or in how long (30d).")
 ]
 
+OnSuccess = Annotated[
+    str | None, typer.Option(help="Publish an event of this type, with the function's value, when a delivery succeeds.")
+]
+OnFailure = Annotated[
+    str | None, typer.Option(help="Publish an event of this type, with the reason, when a delivery is given up.")
+]
+
 
 def with_policies(
     document: dict[str, Any],
@@ -59,8 +66,10 @@ def with_policies(
     allowed_endpoints: Iterable[str] | None = None,
     start: str | None = None,
     expires: str | None = None,
+    on_success: str | None = None,
+    on_failure: str | None = None,
 ) -> dict[str, Any]:
-    """The document of a subscription, with what was given; `retry` and `offline` keep what is not named.
+    """The document of a subscription, with what was given; policies keep what is not named.
 
     Raises `CommandError` and `typer.BadParameter`.
     """
@@ -73,7 +82,11 @@ def with_policies(
         "hold_s": None if hold is None else duration_s(hold),
         "next_endpoints": [str(each) for each in next_endpoints] if next_endpoints else None,
     }
-    for name, policy in (("retry", retry), ("offline", offline)):
+    announce = {
+        "success": None if on_success is None else {"type": on_success},
+        "failure": None if on_failure is None else {"type": on_failure},
+    }
+    for name, policy in (("retry", retry), ("offline", offline), ("announce", announce)):
         said = {key: value for key, value in policy.items() if value is not None}
         if said:
             document[name] = {**(document.get(name) or {}), **said}

@@ -32,7 +32,7 @@ from headrace.bus.eventing.retries import RetryPolicy
 from headrace.bus.eventing.schedules.models import ScheduleProgress, ScheduleRecord, TickRun
 from headrace.bus.eventing.signatures import SignatureForm
 from headrace.bus.eventing.starts import CatchUpRecord
-from headrace.bus.eventing.subscriptions import SubscriptionRecord
+from headrace.bus.eventing.subscriptions import Announce, Announcement, SubscriptionRecord
 from headrace.bus.keys import SEAL_BYTES, KeyRing, bundle_key
 from headrace.bus.names import Address
 from headrace.bus.queues.lane_news import LaneName, decode_news, encode_news
@@ -267,6 +267,7 @@ _RECORDS: Final[dict[str, msgspec.Struct]] = {
         offline=OfflinePolicy(hold_s=60.0, next_endpoints=(ID["second"],)),
         former_endpoints=(ID["bundle"],),
         start=StartPosition(after=3, asked={"sequence": 4}),
+        announce=Announce(success=Announcement(type="t", source="/s", bus="other"), failure=Announcement(type="u")),
         expires_at=1.6e9,
         flow=Flow(
             concurrency=2,

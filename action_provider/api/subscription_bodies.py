@@ -15,22 +15,22 @@ from headrace.action_provider.api.bus_access import check_right
 from headrace.action_provider.errors import Forbidden, InvalidRequest
 from headrace.action_provider.http import Call
 from headrace.bus.errors import FilterInvalid
-from headrace.bus.eventing.events import DEFAULT_BUS
+from headrace.bus.eventing.events import DEFAULT_BUS, CloudEvent
 from headrace.bus.eventing.flow.policy import compile_order
 from headrace.bus.eventing.lifetimes import StartPosition, as_written, moment
 from headrace.bus.eventing.places import NO_ENDPOINT, EndpointChoice, OfflinePolicy, compile_places
 from headrace.bus.eventing.retries import RetryPolicy
 from headrace.bus.eventing.starts import start_position
-from headrace.bus.eventing.subscriptions import SubscriptionRecord, last_sequence
+from headrace.bus.eventing.subscriptions import Announce, Announcement, SubscriptionRecord, last_sequence
 from headrace.bus.eventing.templates import compile_input
 from headrace.bus.filters import compile_filter
-from headrace.schemas import Violation
+from headrace.schemas import SchemaViolation, Violation
 
 T = TypeVar("T")
 
 _MOST_FORMER = 20
 
-_POLICIES: Mapping[str, Any] = {"retry": RetryPolicy, "offline": OfflinePolicy}
+_POLICIES: Mapping[str, Any] = {"retry": RetryPolicy, "offline": OfflinePolicy, "announce": Announce}
 """Fields that are a struct each; what is left out, or null, is as by default."""
 
 
@@ -127,6 +127,11 @@ async def check(call: Call, record: SubscriptionRecord) -> None:
     check_compiles("/flow/order_by", compile_order, record.flow and record.flow.order_by)
     check_compiles("/endpoint", lambda choice: compile_places(record.endpoint_id, choice), record.endpoint)
     service, caller = call.service, call.caller
+    for name in ("success", "failure"):
+        told = getattr(record.announce, name)
+        if told is not None:
+            _check_told(record, told, f"/announce/{name}")
+            await check_right(service, caller, told.bus or record.bus, "publish", lasting=True)
     function = await function_for(service, caller, record.function_id)
     for endpoint_id in sorted(_places(record), key=str):
         endpoint = await endpoint_for(service, caller, endpoint_id)
@@ -136,6 +141,16 @@ async def check(call: Call, record: SubscriptionRecord) -> None:
                 f"endpoint {endpoint.name!r} asks how its users have signed in, which nobody can say when an event"
                 " comes; only its owner's subscriptions run there"
             )
+
+
+def _check_told(record: SubscriptionRecord, told: Announcement, pointer: str) -> None:
+    """Raises `InvalidRequest` where what is announced would be no event."""
+    try:
+        sample = {"specversion": "1.0", "id": "1", "type": told.type, "source": told.source or "/"}
+        CloudEvent.of_document(sample)
+    except SchemaViolation as error:
+        problem = error.violations[0]
+        raise refused(pointer + problem.pointer, problem.problem) from None
 
 
 def check_compiles(place: str, compile_it: Callable[[Any], T], document: Any) -> T:
@@ -161,6 +176,7 @@ def described(record: SubscriptionRecord) -> dict[str, Any]:
         "offline": record.offline,
         "input": record.input,
         "retry": record.retry,
+        "announce": record.announce,
         "start": as_written(record.start),
         "expires_at": None if record.expires_at is None else timestamp(record.expires_at),
         "flow": record.flow,

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from headrace.bus.eventing.announcements import Announcer
 from headrace.bus.eventing.dead_letters import Attempt, DeadLetter, bury
 from headrace.bus.eventing.deliveries import Delivery
 from headrace.bus.eventing.events import CloudEvent
@@ -19,8 +20,11 @@ logger = logging.getLogger(__name__)
 class Burials:
     """What the dispatcher does with deliveries that nothing can save; `count` is told of each ("given_up")."""
 
-    def __init__(self, connection: Connection, runs: TickRuns, *, count: Callable[[str], None]) -> None:
+    def __init__(
+        self, connection: Connection, announcer: Announcer, runs: TickRuns, *, count: Callable[[str], None]
+    ) -> None:
         self._connection = connection
+        self._announcer = announcer
         self._runs = runs
         self._count = count
 
@@ -49,7 +53,8 @@ class Burials:
             created_at=time.time(),
             redriven=delivery.redriven,
         )
-        await bury(self._connection, letter)
+        new = await bury(self._connection, letter)
+        await self._announcer.failure(record, delivery, event, letter, new=new)
         await self._runs.end(delivery)
         self._count("given_up")
         logger.warning(

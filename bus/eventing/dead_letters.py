@@ -123,8 +123,8 @@ _decode = msgspec.json.Decoder(DeadLetter).decode
 _decode_redrive = msgspec.json.Decoder(Redrive).decode
 
 
-async def bury(connection: Connection, letter: DeadLetter) -> None:
-    """Store a dead letter; returns when it is stored, now or before.
+async def bury(connection: Connection, letter: DeadLetter) -> bool:
+    """Store a dead letter; gives whether it was stored now, and not before.
 
     Raises `StreamFull`, `PayloadTooLarge` and `BusUnavailable`.
     """
@@ -132,7 +132,8 @@ async def bury(connection: Connection, letter: DeadLetter) -> None:
     try:
         await connection.store(subject, _encode(letter))
     except AlreadyStored:
-        return  # Somebody who handled the same failure before, and then died, or is a replica.
+        return False  # Somebody who handled the same failure before, and then died, or is a replica.
+    return True
 
 
 async def find(connection: Connection, owner: str, dead_letter_id: UUID) -> DeadLetter | None:

@@ -23,6 +23,7 @@ from collections.abc import Callable
 
 from headrace.bus import names
 from headrace.bus.errors import DecodeError
+from headrace.bus.eventing.announcements import Announcer
 from headrace.bus.eventing.burials import Burials
 from headrace.bus.eventing.deliveries import Waiting
 from headrace.bus.eventing.events import DEFAULT_BUS, CloudEvent
@@ -33,6 +34,7 @@ from headrace.bus.eventing.holds import Holds
 from headrace.bus.eventing.leases import Leases
 from headrace.bus.eventing.matching import Matcher
 from headrace.bus.eventing.outcomes import Outcomes
+from headrace.bus.eventing.publishing import Publishing
 from headrace.bus.eventing.rights import Rights
 from headrace.bus.eventing.roster import Roster
 from headrace.bus.eventing.schedules.replacing import Replacing
@@ -86,7 +88,8 @@ class Dispatcher:
         self._full_wait_s = full_wait_s
         self._rights = Rights(tables)
         self._runs = TickRuns(tables.schedule_progress, Replacing(connection, keys, tables))
-        self._burials = Burials(connection, self._runs, count=count)
+        self._announcer = Announcer(connection, Publishing(connection, tables.buses, tables.users))
+        self._burials = Burials(connection, self._announcer, self._runs, count=count)
         lanes = Lanes(connection, keys, tables.lanes)
         self._sender = Sender(
             connection,
@@ -105,6 +108,7 @@ class Dispatcher:
             keys=keys,
             sender=self._sender,
             burials=self._burials,
+            announcer=self._announcer,
             runs=self._runs,
             catch_ups=tables.catch_ups,
             count=count,
@@ -125,7 +129,13 @@ class Dispatcher:
         matcher = Matcher(self._connection, self._roster, self._rights, self._sender, self._runs, count=self._count)
         buses = ServedBuses(self._connection, self._roster, matcher)
         outcomes = Outcomes(
-            self._connection, self._keys, self._roster.find, self._burials, self._runs, count=self._count
+            self._connection,
+            self._keys,
+            self._roster.find,
+            self._burials,
+            self._announcer,
+            self._runs,
+            count=self._count,
         )
         async with contextlib.AsyncExitStack() as stack:
             # Before the first event is taken: an event must meet every subscription that was there when it came.

@@ -88,7 +88,7 @@ class CloudEvent:
         if violations:
             raise SchemaViolation(SCHEMA, violations)
         # An attribute that is null is one that is not set (JSON format, section 2.2); data may well be null.
-        return cls._of_valid({k: v for k, v in document.items() if v is not None or k == "data"})
+        return cls.of_valid({k: v for k, v in document.items() if v is not None or k == "data"})
 
     @classmethod
     def of_stored(cls, payload: bytes) -> CloudEvent:
@@ -96,10 +96,11 @@ class CloudEvent:
         document = _parsed(payload)
         if not isinstance(document, dict) or not {"id", "source", "type"} <= document.keys():
             raise DecodeError("not a stored event", raw=payload)
-        return cls._of_valid(document)
+        return cls.of_valid(document)
 
     @classmethod
-    def _of_valid(cls, document: dict[str, Any]) -> CloudEvent:
+    def of_valid(cls, document: dict[str, Any]) -> CloudEvent:
+        """From a document that is known to be an event."""
         return cls(document, {k: v for k, v in document.items() if k not in _NOT_ATTRIBUTES})
 
     @property

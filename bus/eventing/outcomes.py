@@ -8,6 +8,7 @@ from uuid import UUID
 
 from headrace.bus.data.failures import decode_failure
 from headrace.bus.errors import DecodeError, SignatureInvalid, StreamMissing
+from headrace.bus.eventing.announcements import Announcer
 from headrace.bus.eventing.burials import Burials
 from headrace.bus.eventing.deliveries import Delivery, FailedAttempt, Waiting, after, wait_until
 from headrace.bus.eventing.events import CloudEvent
@@ -32,6 +33,7 @@ class Outcomes:
         keys: KeyRing,
         find: Callable[[UUID], Awaitable[CompiledSubscription | None]],
         burials: Burials,
+        announcer: Announcer,
         runs: TickRuns,
         *,
         count: Callable[[str], None],
@@ -41,6 +43,7 @@ class Outcomes:
         self._keys = keys
         self._find = find
         self._burials = burials
+        self._announcer = announcer
         self._runs = runs
         self._count = count
 
@@ -63,7 +66,7 @@ class Outcomes:
         self._count("succeeded" if result.state == "succeeded" else "failed")
         if result.state == "succeeded":
             logger.debug("Delivered.", extra={"action": "delivered", "subscription": str(delivery.subscription)})
-            await self._close(delivery, where)
+            await self._on_success(delivery, result, where, taken.stored_ns)
             return
         subscription = await self._find(delivery.subscription)
         if subscription is None or not _belongs(subscription, delivery, where):
@@ -71,12 +74,24 @@ class Outcomes:
         if await self._runs.goes_on(delivery):
             await self._on_failure(subscription, delivery, result, where.endpoint, taken.stored_ns)
 
-    async def _close(self, delivery: Delivery, where: ResultAddress) -> None:
-        """Tell who waits for the end of what a tick has started, if this is one."""
-        if tick_of(delivery.event_id) is None:
-            return
+    async def _on_success(self, delivery: Delivery, result: TaskResult, where: ResultAddress, stored_ns: int) -> None:
         subscription = await self._find(delivery.subscription)
-        if subscription is not None and _belongs(subscription, delivery, where):
+        if subscription is None or not _belongs(subscription, delivery, where):
+            return
+        record = subscription.record
+        if record.announce.success is not None:
+            event = await self._event(delivery.bus, delivery.sequence)
+            await self._announcer.success(
+                record,
+                delivery,
+                event,
+                result,
+                place=where.endpoint,
+                task_id=delivery.task_id(where.endpoint),
+                stored_at=stored_ns / 1e9,
+            )
+        if tick_of(delivery.event_id) is not None:
+            # Tell who waits for the end of what a tick has started.
             await self._runs.end(delivery)
 
     async def _on_failure(

@@ -16,6 +16,7 @@ from headrace.bus.errors import (
     EndpointNotAllowed,
     EventTooOld,
     InputFailed,
+    LoopDetected,
     PayloadTooLarge,
     PoolLimit,
     QueueFull,
@@ -23,6 +24,7 @@ from headrace.bus.errors import (
     StreamMissing,
 )
 from headrace.bus.eventing.burials import Burials
+from headrace.bus.eventing.causes import check_chain
 from headrace.bus.eventing.deliveries import Delivery, Waiting, after, wait_until
 from headrace.bus.eventing.events import CloudEvent
 from headrace.bus.eventing.flow.queue import enqueue
@@ -53,6 +55,7 @@ PERMANENT = (
     PayloadTooLarge,
     EndpointNotAllowed,
     EventTooOld,
+    LoopDetected,
 )
 
 
@@ -100,6 +103,8 @@ class Sender:
             return True
         try:
             delivery = _placed(subscription, delivery, event)
+            if not delivery.redriven:  # Who wants it nevertheless takes it from the dead letters.
+                check_chain(event, delivery.subscription)
             if subscription.record.queued:
                 await self._queue(subscription.record, delivery, event)
                 return True
@@ -175,7 +180,10 @@ class Sender:
                 pool=await self._pool(record, endpoint),
                 group=group,
                 calls=[Call(function=record.function_id, args=arguments.args, kwargs=arguments.kwargs)],
-                options=TaskOptions(queue_timeout_s=left_s, json_result=json_result),
+                # A result that is announced is read here, where nothing is unpickled.
+                options=TaskOptions(
+                    queue_timeout_s=left_s, json_result=json_result or record.announce.success is not None
+                ),
                 origin=origin.encode(),
                 first_bundle=bundle,
                 # Always: the event may have been published before, and its first delivery may be done.

@@ -19,6 +19,22 @@ from headrace.bus.names import event_stream
 from headrace.bus.nats.connection import Connection
 
 
+class Announcement(msgspec.Struct, frozen=True, kw_only=True):
+    """An event that is published when a delivery has ended. Empty is as by default: a source that names the
+    subscription, and the subscription's bus."""
+
+    type: str
+    source: str = ""
+    bus: str = ""
+
+
+class Announce(msgspec.Struct, frozen=True, kw_only=True):
+    """What is published when a delivery has succeeded, and when it was given up; None is nothing."""
+
+    success: Announcement | None = None
+    failure: Announcement | None = None
+
+
 class SubscriptionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Events of `bus` that pass `filter` run the function at the endpoint, in the name of `owner`.
 
@@ -46,6 +62,7 @@ class SubscriptionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_default
     """Where deliveries went before it was changed: some may still be there."""
     start: StartPosition | None = None
     """Where it starts, when that is before `after_sequence`: what lies between is delivered as well."""
+    announce: Announce = Announce()
     expires_at: float | None = None
     """What is stored from this moment on (unix seconds, the server's clock) is not delivered."""
 

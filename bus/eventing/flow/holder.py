@@ -32,6 +32,7 @@ from headrace.bus.errors import (
     StreamFull,
     StreamMissing,
 )
+from headrace.bus.eventing.announcements import Announcer
 from headrace.bus.eventing.burials import Burials
 from headrace.bus.eventing.deliveries import FailedAttempt, Waiting
 from headrace.bus.eventing.events import CloudEvent
@@ -85,6 +86,7 @@ class Tools:
     keys: KeyRing
     sender: Sender
     burials: Burials
+    announcer: Announcer
     runs: TickRuns
     catch_ups: Records[CatchUpRecord]
     count: Callable[[str], None]
@@ -97,6 +99,7 @@ class _Call:
     plan: Plan
     queued: list[Waiting]
     begun_at: float
+    result: TaskResult | None = None
 
     @property
     def events(self) -> list[CloudEvent]:
@@ -300,6 +303,7 @@ class Holder:
 
     async def _end(self, call: _Call, result: TaskResult) -> None:
         plan, batch = call.plan, self._flow.batch
+        call.result = result
         self._tools.count("succeeded" if result.state == "succeeded" else "failed")
         if result.state != "succeeded":
             failure, code = failed_attempt(result, plan.attempt, task_id(plan.plan_id, 0))
@@ -326,6 +330,7 @@ class Holder:
         if final:
             # Room for the next one at once: should this not be removed, it is found to be done.
             self._release(call)
+        await self._announce(call, verdict)
         if verdict.dead is not None:
             events = dict(zip((member.place for member in call.plan.members), call.events, strict=True))
             for member, delivery in zip(verdict.dead.members, verdict.dead.deliveries(), strict=True):
@@ -341,6 +346,23 @@ class Holder:
             await queue.drop_plan(self._connection, self._id, call.plan)
         if not final:
             self._release(call, verdict.again)
+
+    async def _announce(self, call: _Call, verdict: Verdict) -> None:
+        if self._record.announce.success is None or call.result is None:
+            return
+        done = {member.place for member in verdict.done}
+        for member, event in zip(call.plan.members, call.events, strict=True):
+            if member.place in done:
+                delivery = msgspec.structs.replace(member.delivery, attempt=call.plan.attempt)
+                await self._tools.announcer.success(
+                    self._record,
+                    delivery,
+                    event,
+                    call.result,
+                    place=call.plan.endpoint,
+                    task_id=task_id(call.plan.plan_id, 0),
+                    stored_at=delivery.published_at,
+                )
 
     def _release(self, call: _Call, following: list[Plan] | None = None) -> None:
         self._scheduler.ended(call.begin, following or ())
