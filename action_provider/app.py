@@ -33,6 +33,7 @@ from headrace.action_provider.api import (
     pools,
     presence,
     queues,
+    replays,
     schedules,
     sessions,
     shares,
@@ -103,6 +104,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *hook_deliveries.ROUTES,
     *filter_trials.ROUTES,
     *dead_letters.ROUTES,
+    *replays.ROUTES,
     *users.ROUTES,
     *groups.ROUTES,
 )

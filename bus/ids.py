@@ -55,6 +55,11 @@ def split_task_id(task: UUID) -> tuple[UUID, int]:
     return _uuid(number ^ index), index
 
 
+def fits_endpoint(task: UUID, endpoint: UUID) -> bool:
+    """Whether a task may be at this endpoint: its id holds 12 bits of the endpoint's."""
+    return (task.int >> 64) & 0xFFF == endpoint.int & 0xFFF
+
+
 def submitted_at(task: UUID) -> float:
     """When the id was made: unix seconds, by the clock of whoever submitted the task."""
     return (task.int >> 80) / 1000

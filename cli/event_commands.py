@@ -9,7 +9,7 @@ from uuid import UUID
 
 import typer
 
-from headrace.cli import output
+from headrace.cli import output, replay_commands
 from headrace.cli.errors import CommandError
 from headrace.cli.service import JsonOption, OfHomeOption, json_option, read_document, service, shown
 from headrace.cli.trace_view import tree
@@ -17,6 +17,7 @@ from headrace.cli.trace_view import tree
 _NAMES = ("type", "source", "id", "subject")
 
 app = typer.Typer(help="Publish, list and follow events.", no_args_is_help=True)
+app.add_typer(replay_commands.app, name="replay")
 
 BusOption = Annotated[str, typer.Option(help="The bus.")]
 

@@ -28,6 +28,7 @@ from headrace.sdk.http import PROTOCOL, Http, check_protocol, headrace_version
 from headrace.sdk.logs import LogChunk, StreamName, TaskLogs, as_text
 from headrace.sdk.needs import Requirements, needs_of, with_needs
 from headrace.sdk.profile import Profile
+from headrace.sdk.replay_methods import ReplayMethods
 from headrace.sdk.serialize import ComputeSerializer
 from headrace.sdk.source_methods import SourceMethods
 from headrace.sdk.subscription_methods import SubscriptionMethods
@@ -37,7 +38,7 @@ from headrace.sdk.token_source import TokenSource
 _PIECE: Final = 1024 * 1024
 
 
-class Client(EventMethods, BusMethods, SubscriptionMethods, SourceMethods):
+class Client(EventMethods, BusMethods, SubscriptionMethods, ReplayMethods, SourceMethods):
     """Talks to the service that a URL and a token name, by default those of the environment or the profile.
 
     Nothing is read or sent before the first call. Any thread may use it. Every method raises `ClientError` (see

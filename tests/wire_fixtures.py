@@ -21,13 +21,16 @@ from uuid import UUID
 import msgspec
 
 from headrace.bus.eventing.buses import BusRecord, EventSchema, Retention
-from headrace.bus.eventing.dead_letters import Redrive
+from headrace.bus.eventing.dead_letters import Attempt, DeadLetter, Redrive
+from headrace.bus.eventing.deliveries import Delivery, FailedAttempt
+from headrace.bus.eventing.deliveries import Waiting as WaitingDelivery
 from headrace.bus.eventing.feeds.models import FeedRecord, FeedShape, FeedStatus
 from headrace.bus.eventing.flow.policy import Batch, Flow, Pause, Pauses, Rate
 from headrace.bus.eventing.hooks import HookRecord
 from headrace.bus.eventing.leases import LeaseRecord
 from headrace.bus.eventing.lifetimes import StartPosition
 from headrace.bus.eventing.places import EndpointChoice, OfflinePolicy
+from headrace.bus.eventing.replays.models import EVERYTHING, Gap, ReplayRecord
 from headrace.bus.eventing.retries import RetryPolicy
 from headrace.bus.eventing.schedules.models import ScheduleProgress, ScheduleRecord, TickRun
 from headrace.bus.eventing.signatures import SignatureForm
@@ -74,7 +77,7 @@ FIXTURES: Final = Path(__file__).parent / "fixtures" / "wire"
 ADA: Final = "urn:headrace:user:ada"
 RING: Final = KeyRing(bytes(range(32)))
 EXPIRES: Final = 4_000_000_000
-_NAMES: Final = ("endpoint", "group", "bundle", "function", "second", "subscription", "schedule", "hook")
+_NAMES: Final = ("endpoint", "group", "bundle", "function", "second", "subscription", "schedule", "hook", "replay")
 ID: Final = {name: UUID(int=(number << 96) + 0x8000_8000_0000_0000_0000) for number, name in enumerate(_NAMES, 1)}
 ADDRESS: Final = Address(endpoint=ID["endpoint"], pool="default", principal=ADA, group=ID["group"], bundle=ID["bundle"])
 SECRET: Final = RING.pool_secret(ADDRESS.endpoint, ADDRESS.pool)
@@ -144,6 +147,62 @@ MESSAGES: Final = {
         value=LOG,
         write=lambda value: encode_log(value, subject=ADDRESS.log_subject(0), key=RESULT_KEY),
         read=lambda data: decode_log(data, subject=ADDRESS.log_subject(0), key=RESULT_KEY),
+    ),
+    "waiting-delivery": Sample(
+        value=WaitingDelivery(
+            Delivery(
+                ID["subscription"],
+                "other",
+                7,
+                "/s",
+                "1",
+                2,
+                [FailedAttempt(1, ID["bundle"], "failed", "ValueError", "message", "traceback", 1.5e9, 1.5e9 + 1)],
+                1,
+                3,
+                ID["endpoint"],
+                1.4e9,
+                ID["replay"],
+            ),
+            b'{"id": "1"}',
+        ),
+        write=WaitingDelivery.encode,
+        read=WaitingDelivery.decode,
+    ),
+    "dead-letter": Sample(
+        value=DeadLetter(
+            dead_letter_id=ID["bundle"],
+            subscription_id=ID["subscription"],
+            subscription_name="all",
+            owner=ADA,
+            function_id=ID["function"],
+            endpoint_id=ID["endpoint"],
+            bus="other",
+            sequence=7,
+            source="/s",
+            event_id="1",
+            event={"id": "1", "source": "/s", "type": "t", "specversion": "1.0"},
+            reason="every attempt failed (1)",
+            code="AttemptsExhausted",
+            attempts=[
+                Attempt(
+                    attempt=1,
+                    task_id=ID["bundle"],
+                    state="failed",
+                    error="ValueError",
+                    message="message",
+                    traceback="traceback",
+                    started_at=1.5e9,
+                    ended_at=None,
+                )
+            ],
+            created_at=1.5e9,
+            redriven=2,
+            replay_id=ID["replay"],
+        ),
+        write=msgspec.json.encode,
+        read=msgspec.json.Decoder(DeadLetter).decode,
+        suffix="json",
     ),
     "redrive": Sample(
         value=Redrive(endpoint_id=ID["endpoint"], redriven=2, at=1.5e9, reason="every attempt failed (3)", code="c"),
@@ -360,6 +419,37 @@ _RECORDS: Final[dict[str, msgspec.Struct]] = {
         duplicates=4,
         refused=3,
         lost=2,
+    ),
+    "replays": ReplayRecord(
+        replay_id=ID["replay"],
+        name="once more",
+        owner=ADA,
+        created_at=1.5e9,
+        after=3,
+        last=9,
+        bus="other",
+        subscription_id=ID["subscription"],
+        own=SubscriptionRecord(
+            subscription_id=ID["replay"],
+            name="own",
+            owner=ADA,
+            filter=EVERYTHING,
+            function_id=ID["function"],
+            endpoint_id=ID["endpoint"],
+            created_at=1.5e9,
+        ),
+        filter={"exact": {"type": "t"}},
+        per_second=2.5,
+        forgotten_until=1.4e9,
+        state="failed",
+        problem="no such endpoint",
+        position=8,
+        looked_at=3,
+        sent=2,
+        unreadable=1,
+        missing=2,
+        gaps=(Gap(first=4, last=5, reason="expired"),),
+        ended_at=1.6e9,
     ),
     "hooks": HookRecord(
         hook_id=ID["hook"],

@@ -42,7 +42,7 @@ async def redrive_many(call: Call) -> Response:
     endpoint = await _endpoint(call)
     letters = await _chosen(call)
     subscriptions = {each.subscription_id for each in letters}
-    alive = {each for each in subscriptions if await service.tables.subscriptions.get(each.hex) is not None}
+    alive = {each for each in subscriptions if await _is_alive(call, each)}
     begin, per_second = datetime.now(UTC), body.get("per_second")
     redriven = 0
     for letter in reversed(letters):  # The oldest first.
@@ -50,6 +50,13 @@ async def redrive_many(call: Call) -> Response:
         if letter.subscription_id in alive and await redrive(service.connection, letter, endpoint=endpoint, due=due):
             redriven += 1
     return reply({"redriven": redriven, "left": len(letters) - redriven})
+
+
+async def _is_alive(call: Call, subscription_id: UUID) -> bool:
+    """Whether there is a subscription, or a replay that stands for one."""
+    tables = call.service.tables
+    found = await tables.subscriptions.get(subscription_id.hex) or await tables.replays.get(subscription_id.hex)
+    return found is not None
 
 
 async def purge_many(call: Call) -> Response:

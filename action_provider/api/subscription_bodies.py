@@ -52,7 +52,7 @@ async def new_record(call: Call) -> SubscriptionRecord:
         linked=tuple(sorted(call.caller.linked)),
         filter=body["filter"],
         function_id=function.function_id,
-        endpoint_id=await _first_endpoint(call),
+        endpoint_id=await first_endpoint(call, body),
         created_at=time.time(),
         after_sequence=newest if start is None else max(newest, start.after),
         start=start,
@@ -68,11 +68,14 @@ async def _start(call: Call, bus: str) -> StartPosition | None:
         raise refused("/start/time", str(error)) from None
 
 
-async def _first_endpoint(call: Call) -> UUID:
-    """The endpoint that is named, the only one there is, or none where events choose."""
-    if call.body.get("endpoint") is not None:
+async def first_endpoint(call: Call, body: Mapping[str, Any]) -> UUID:
+    """The endpoint that is named, the only one there is, or none where events choose.
+
+    Raises what `chosen_endpoint` raises.
+    """
+    if body.get("endpoint") is not None:
         return NO_ENDPOINT
-    named = UUID(call.body["endpoint_id"]) if call.body.get("endpoint_id") else None
+    named = UUID(body["endpoint_id"]) if body.get("endpoint_id") else None
     return (await chosen_endpoint(call.service, call.caller, named)).endpoint_id
 
 

@@ -59,11 +59,13 @@ async def trace_named(call: Call) -> Response:
 async def _trace(call: Call, event: Traced) -> Response:
     service, explain = call.service, truth(call, "explain")
     subscription = _subscription(call)
+    rows = await service.tables.replays.list()
+    replays = [row.value for row in rows if call.caller.admin or call.caller.is_(row.value.owner)]
     if subscription is not None:
         row = await service.tables.subscriptions.get(subscription.hex)
         if row is None or not _visible(call, row.value):
             raise NotFound(f"there is no subscription {subscription} of yours")
-        found = await trace_one(service.connection, service.keys, row, event, explain=explain)
+        found = await trace_one(service.connection, service.keys, row, event, explain=explain, replays=replays)
     else:
         found = await trace(
             service.connection,
@@ -74,6 +76,7 @@ async def _trace(call: Call, event: Traced) -> Response:
             explain=explain,
             limit=number(call, "limit", default=_DEFAULT, most=_MOST),
             start=number(call, "start", default=1, most=_LARGEST),
+            replays=replays,
         )
     return reply(_document(call, event, found))
 
@@ -119,8 +122,9 @@ def _delivery(story: Story) -> dict[str, Any]:
     letter = story.letter
     return {
         "state": story.state,
+        "replay_id": story.delivery.replay,
         "endpoint_id": story.endpoint,
-        "attempts": [_attempt(story.attempts[number]) for number in sorted(story.attempts)],
+        "attempts": [_attempt(each) for each in story.attempts],
         "redrives": [{**msgspec.structs.asdict(each), "at": timestamp(each.at)} for each in story.redrives],
         "dead_letter": None
         if letter is None

@@ -52,6 +52,7 @@ class Burials:
             attempts=[Attempt.of(failed) for failed in delivery.failed],
             created_at=time.time(),
             redriven=delivery.redriven,
+            replay_id=delivery.replay,
         )
         new = await bury(self._connection, letter)
         await self._announcer.failure(record, delivery, event, letter, new=new)

@@ -85,6 +85,8 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     created_at: float
     redriven: int = 0
     """How often it was taken from the dead letters before."""
+    replay_id: UUID | None = None
+    """The replay that it belongs to, if it is one's."""
 
     def delivery(self, endpoint: UUID | None = None) -> Delivery:
         """The delivery, once more from the beginning of its attempts, also at another endpoint."""
@@ -102,6 +104,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
             redriven=self.redriven + 1,
             # An event that could not choose its endpoint chooses again.
             endpoint=endpoint or (self.endpoint_id if self.endpoint_id.int else None),
+            replay=self.replay_id,
         )
 
 

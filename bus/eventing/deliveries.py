@@ -66,6 +66,8 @@ class Delivery(msgspec.Struct, array_like=True, frozen=True):
     """Where it goes in place of the subscription's endpoint."""
     published_at: float = 0.0
     """When the event was stored: unix seconds, the server's clock; 0 where its age does not matter any more."""
+    replay: UUID | None = None
+    """The replay that it belongs to; None is the one delivery that there is without a replay."""
 
     @property
     def counted(self) -> int:
@@ -118,6 +120,8 @@ class Delivery(msgspec.Struct, array_like=True, frozen=True):
             raise DecodeError(f"not the origin of a delivery: {error}", raw=data) from error
 
     def _id(self, endpoint: UUID, attempt: str) -> UUID:
+        if self.replay is not None:
+            attempt = f"replay {self.replay.hex} {attempt}"
         # All 94 free bits of the id are needed: millions of deliveries must not meet in the 46 random ones.
         digest = int.from_bytes(self._digest(attempt), "big")
         return ids.repeatable_bundle_id(endpoint, digest, *self._origin(attempt))

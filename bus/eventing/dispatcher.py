@@ -35,6 +35,8 @@ from headrace.bus.eventing.leases import Leases
 from headrace.bus.eventing.matching import Matcher
 from headrace.bus.eventing.outcomes import Outcomes
 from headrace.bus.eventing.publishing import Publishing
+from headrace.bus.eventing.replays.replayer import Replayer, finder
+from headrace.bus.eventing.replays.run import FindSubscription
 from headrace.bus.eventing.rights import Rights
 from headrace.bus.eventing.roster import Roster
 from headrace.bus.eventing.schedules.replacing import Replacing
@@ -128,15 +130,17 @@ class Dispatcher:
         self._roster = Roster(self._tables.subscriptions, {DEFAULT_BUS: newest}, on_change=keeper.changed)
         matcher = Matcher(self._connection, self._roster, self._rights, self._sender, self._runs, count=self._count)
         buses = ServedBuses(self._connection, self._roster, matcher)
+        find = finder(self._tables.replays, self._roster.find)
         outcomes = Outcomes(
             self._connection,
             self._keys,
-            self._roster.find,
+            find,
             self._burials,
             self._announcer,
             self._runs,
             count=self._count,
         )
+        replayer = Replayer(self._connection, self._tables.replays, leases, self._sender, self._rights, find)
         async with contextlib.AsyncExitStack() as stack:
             # Before the first event is taken: an event must meet every subscription that was there when it came.
             for watched in (self._rights, self._roster):
@@ -147,7 +151,7 @@ class Dispatcher:
                 group.create_task(buses.run(), name="matchers of other buses")
                 results = Intake(self._connection, "RESULTS", RESULTS_CONSUMER, outcomes.on_result)
                 group.create_task(results.run(), name="results of deliveries")
-                due = Intake(self._connection, "DELIVERIES", DUE_CONSUMER, self._on_due)
+                due = Intake(self._connection, "DELIVERIES", DUE_CONSUMER, functools.partial(self._on_due, find))
                 group.create_task(due.run(), name="due deliveries")
                 group.create_task(matcher.catch_up(), name="late subscriptions")
                 holds = Holds(self._connection, self._keys, self._tables.presence, self._roster.all)
@@ -165,6 +169,7 @@ class Dispatcher:
                 )
                 group.create_task(expiry.run(), name="subscriptions that have expired")
                 group.create_task(keeper.run(), name="queues of subscriptions")
+                group.create_task(replayer.run(), name="replays")
                 logger.info("The dispatcher delivers events.", extra={"action": "dispatcher_ready"})
 
     async def _ensure_consumers(self) -> None:
@@ -183,13 +188,13 @@ class Dispatcher:
                 max_ack_pending=MOST_ACKS_PENDING,
             )
 
-    async def _on_due(self, taken: Taken) -> None:
+    async def _on_due(self, find: FindSubscription, taken: Taken) -> None:
         try:
             waiting = Waiting.decode(taken.data)
             event = CloudEvent.of_stored(waiting.event)
         except DecodeError as error:
             logger.error("A waiting delivery cannot be read and is dropped: %s", error, extra={"action": "dropped"})
             return
-        subscription = await self._roster.find(waiting.delivery.subscription)
+        subscription = await find(waiting.delivery.subscription)
         if subscription is not None:
             await self._sender.send(subscription, waiting.delivery, event)

@@ -28,6 +28,7 @@ from headrace.bus.eventing.causes import check_chain
 from headrace.bus.eventing.deliveries import Delivery, Waiting, after, wait_until
 from headrace.bus.eventing.events import CloudEvent
 from headrace.bus.eventing.flow.queue import enqueue
+from headrace.bus.eventing.replays.models import marked
 from headrace.bus.eventing.retries import too_old
 from headrace.bus.eventing.rights import Rights
 from headrace.bus.eventing.schedules.runs import TickRuns
@@ -99,39 +100,47 @@ class Sender:
 
         Raises `BusUnavailable` and `StreamMissing`; sending again has one effect.
         """
+        try:
+            await self.send_now(subscription, delivery, event)
+        except (StreamFull, QueueFull):
+            due, delivery = after(time.time_ns(), self._full_wait_s), _placed(subscription, delivery, event)
+            waiting = Waiting(delivery, event.encode())
+            await wait_until(self._connection, waiting, delivery.place(subscription.record.endpoint_id), due)
+            self._count("postponed")
+            return False
+        return True
+
+    async def send_now(self, subscription: CompiledSubscription, delivery: Delivery, event: CloudEvent) -> None:
+        """The same for those who wait themselves where there is no room now.
+
+        Raises `QueueFull` and `StreamFull` then, and what `send` raises.
+        """
         if await self._runs.cut_short(subscription.record, delivery):
-            return True
+            return
         try:
             delivery = _placed(subscription, delivery, event)
             if not delivery.redriven:  # Who wants it nevertheless takes it from the dead letters.
                 check_chain(event, delivery.subscription)
             if subscription.record.queued:
                 await self._queue(subscription.record, delivery, event)
-                return True
+                return
             await self._submit(subscription, delivery, event)
             self._count("sent")
             await self._runs.cut_short(subscription.record, delivery)
         except PERMANENT as error:
             await self._burials.bury(subscription.record, delivery, event, str(error), error.code)
-        except (BusUnavailable, StreamMissing):
+        except (BusUnavailable, StreamMissing, StreamFull, QueueFull):
             raise
-        except (StreamFull, QueueFull):
-            due = after(time.time_ns(), self._full_wait_s)
-            waiting = Waiting(delivery, event.encode())
-            await wait_until(self._connection, waiting, delivery.place(subscription.record.endpoint_id), due)
-            self._count("postponed")
-            return False
         except Exception as error:
             # Whatever this is, it would be the same the next time: the owner is to see it.
             logger.exception("An unexpected error ended a delivery.", extra={"action": "delivery_broken"})
             await self._burials.bury(
                 subscription.record, delivery, event, f"an internal error: {error}", "InternalError"
             )
-        return True
 
     async def _queue(self, record: SubscriptionRecord, delivery: Delivery, event: CloudEvent) -> None:
         pause = record.pauses.now
-        if pause is not None and pause.events == "drop" and delivery.attempt == 1:
+        if pause is not None and pause.events == "drop" and delivery.attempt == 1 and delivery.replay is None:
             await self._runs.end(delivery)
             return
         await enqueue(self._connection, Waiting(delivery, event.encode()), delivery.place(record.endpoint_id))
@@ -142,7 +151,7 @@ class Sender:
         await self.submit(
             subscription.record,
             place,
-            lambda: subscription.input.render(event),
+            lambda: subscription.input.render(marked(event, delivery.replay)),
             group=DELIVERIES_GROUP,
             bundle=delivery.bundle_id(place),
             origin=delivery,

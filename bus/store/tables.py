@@ -8,6 +8,7 @@ from headrace.bus.eventing.buses import BusRecord
 from headrace.bus.eventing.feeds.models import FeedRecord, FeedStatus
 from headrace.bus.eventing.hooks import HookRecord
 from headrace.bus.eventing.leases import LeaseRecord
+from headrace.bus.eventing.replays.models import ReplayRecord
 from headrace.bus.eventing.schedules.models import ScheduleProgress, ScheduleRecord
 from headrace.bus.eventing.starts import CatchUpRecord
 from headrace.bus.eventing.subscriptions import SubscriptionRecord
@@ -70,6 +71,7 @@ class Tables:
     objects: Records[ObjectRecord]
     object_uses: Records[ObjectUseRecord]
     leases: Records[LeaseRecord]
+    replays: Records[ReplayRecord]
 
     @classmethod
     def on(cls, connection: Connection) -> Tables:
@@ -99,6 +101,7 @@ class Tables:
             objects=Records(connection, "objects", ObjectRecord),
             object_uses=Records(connection, "object_uses", ObjectUseRecord),
             leases=Records(connection, "leases", LeaseRecord),
+            replays=Records(connection, "replays", ReplayRecord),
         )
 
     async def ensure(self, *, replicas: int = 1) -> None:
@@ -128,6 +131,7 @@ class Tables:
         await self.object_uses.ensure(replicas=replicas)
         # After a power cut there is nobody who holds one.
         await self.leases.ensure(replicas=replicas, is_fleeting=True)
+        await self.replays.ensure(replicas=replicas)
 
     async def listen(self) -> None:
         """Hear of changes of what is then believed for a moment. Raises `BusUnavailable`."""

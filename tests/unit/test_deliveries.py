@@ -43,6 +43,8 @@ def test_what_differs_in_anything_else_has_other_ids() -> None:
         delivery(event_id="2"),
         delivery(source="/s1", event_id=""),
         delivery(attempt=2),
+        delivery(replay=ENDPOINT),
+        delivery(replay=DELIVERY.subscription),
     ]
     assert len({each.bundle_id(ENDPOINT) for each in others}) == len(others)
     assert DELIVERY.delivery_id(ENDPOINT) == delivery(attempt=2).delivery_id(ENDPOINT)

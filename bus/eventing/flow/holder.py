@@ -54,6 +54,7 @@ from headrace.bus.eventing.flow.verdicts import (
     too_old,
 )
 from headrace.bus.eventing.outcomes import failed_attempt, first_result
+from headrace.bus.eventing.replays.models import marked
 from headrace.bus.eventing.schedules.runs import TickRuns
 from headrace.bus.eventing.sending import PERMANENT, Sender
 from headrace.bus.eventing.starts import CatchUpRecord
@@ -104,6 +105,12 @@ class _Call:
     @property
     def events(self) -> list[CloudEvent]:
         return [CloudEvent.of_stored(each.event) for each in self.queued]
+
+    @property
+    def shown(self) -> list[CloudEvent]:
+        """The events as the function sees them: those of a replay marked."""
+        pairs = zip(self.events, self.queued, strict=True)
+        return [marked(event, each.delivery.replay) for event, each in pairs]
 
 
 class Holder:
@@ -265,7 +272,7 @@ class Holder:
         await self._tools.sender.submit(
             self._record,
             call.plan.endpoint,
-            lambda: render.render(call.events[0]) if batch is None else render.render_batch(call.events),
+            lambda: render.render(call.shown[0]) if batch is None else render.render_batch(call.shown),
             group=self._group,
             bundle=call.plan.plan_id,
             # Of a batch the oldest event: it is the first that waits too long.

@@ -71,7 +71,7 @@ class TickRuns:
         Raises `BusUnavailable`.
         """
         named = tick_of(delivery.event_id)
-        if named is None or delivery.redriven:
+        if named is None or delivery.redriven or delivery.replay:
             return True
         found = await self._progress.get(named[0].hex)
         return found is None or named[1] > found.value.replaced_ms
@@ -90,7 +90,7 @@ class TickRuns:
     async def end(self, delivery: Delivery) -> None:
         """Note that a delivery has ended for good. Raises `BusUnavailable`."""
         named = tick_of(delivery.event_id)
-        if named is None or delivery.redriven:
+        if named is None or delivery.redriven or delivery.replay:
             return
 
         def ended(run: TickRun) -> TickRun:

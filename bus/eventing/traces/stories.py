@@ -16,11 +16,12 @@ from uuid import UUID
 
 import msgspec
 
-from headrace.bus import names
+from headrace.bus import ids, names
 from headrace.bus.data.failures import decode_failure
 from headrace.bus.errors import DecodeError
 from headrace.bus.eventing.dead_letters import DeadLetter, Redrive, read_letter, read_redrive
 from headrace.bus.eventing.deliveries import Delivery, FailedAttempt, Waiting
+from headrace.bus.eventing.flow.plans import Plan
 from headrace.bus.eventing.subscriptions import SubscriptionRecord
 from headrace.bus.keys import KeyRing
 from headrace.bus.names import token
@@ -67,12 +68,15 @@ class AttemptStory:
 
 @dataclass(slots=True)
 class Story:
-    """What is known of one delivery: of one event to one subscription."""
+    """What is known of one delivery: of one event to one subscription. `places` are where it may be, the likeliest
+    first."""
 
     record: SubscriptionRecord
     delivery: Delivery
     """Its first attempt, as it was sent from the bus."""
-    attempts: dict[int, AttemptStory] = field(default_factory=dict)
+    places: Sequence[UUID]
+    found: dict[tuple[int, UUID], AttemptStory] = field(default_factory=dict)
+    """By number and task: where its endpoint was away, an attempt is made at another one, under the same number."""
     letter: DeadLetter | None = None
     redrives: list[Redrive] = field(default_factory=list)
     redriven: int = 0
@@ -81,7 +85,7 @@ class Story:
     """Where its last life is spent."""
 
     def __post_init__(self) -> None:
-        self.endpoint = self.delivery.place(self.record.endpoint_id)
+        self.endpoint = self.places[0]
 
     @property
     def state(self) -> DeliveryState:
@@ -96,33 +100,62 @@ class Story:
         return last.state  # type: ignore[return-value]  # the other states of tasks, and `waiting`
 
     @property
+    def attempts(self) -> list[AttemptStory]:
+        """All that are known, in their order."""
+        return sorted(self.found.values(), key=lambda each: (each.attempt, not each.failed, each.ended_at))
+
+    @property
     def last(self) -> AttemptStory | None:
         """The last attempt that is known."""
-        return self.attempts[max(self.attempts)] if self.attempts else None
+        return self.attempts[-1] if self.found else None
 
-    def tell(self, found: Iterable[tuple[Delivery, AttemptStory]], endpoint: UUID) -> None:
-        """Add attempts at an endpoint, and what they know of those before them: less than these tell of themselves."""
+    @property
+    def known(self) -> int:
+        """The highest number of an attempt that is known; 0 where there is none."""
+        return max((number for number, _ in self.found), default=0)
+
+    def tell(self, found: Iterable[tuple[Delivery, AttemptStory]]) -> None:
+        """Add attempts, and what they know of those before them: less than these tell of themselves."""
         pairs = list(found)
         for _, attempt in pairs:
-            self.attempts.setdefault(attempt.attempt, attempt)
-        for delivery, _ in pairs:
-            for failed in delivery.failed:
-                self.attempts.setdefault(failed.attempt, _failed(failed, endpoint))
-            if delivery.redriven > self.redriven:
-                self.redriven, self.endpoint = delivery.redriven, delivery.place(self.record.endpoint_id)
+            self.found.setdefault((attempt.attempt, attempt.task_id), attempt)
+        for delivery, attempt in pairs:
+            self.remember(delivery.failed)
+            if delivery.redriven >= self.redriven:
+                self.redriven, self.endpoint = delivery.redriven, attempt.endpoint_id
+
+    def remember(self, failed: Iterable[FailedAttempt]) -> None:
+        """Add attempts of which is known how they failed."""
+        for each in failed:
+            self.found.setdefault((each.attempt, each.task_id), _failed(each, self._place_of(each.task_id)))
+
+    def _place_of(self, task: UUID) -> UUID:
+        """Where a task ran: its id holds a tag of its endpoint."""
+        return next((place for place in (self.endpoint, *self.places) if ids.fits_endpoint(task, place)), self.endpoint)
 
 
 async def tell_stories(connection: Connection, keys: KeyRing, stories: Sequence[Story]) -> None:
     """Look up what became of these deliveries.
 
-    Costs four reads for each 25 of them, and four more for each four further attempts, and for each redrive, of those
-    that had them. Raises `BusUnavailable`.
+    Costs four reads for each 25 of them, and four more for each four further attempts, each redrive and each further
+    place of those that may have gone on there. Raises `BusUnavailable`.
     """
     for start in range(0, len(stories), _SOME):
-        steps = [_Step(story, 1, story.endpoint, story.redriven) for story in stories[start : start + _SOME]]
-        while steps:
-            await _ask(connection, keys, steps)
-            steps = [following for step in steps if (following := step.following()) is not None]
+        some = stories[start : start + _SOME]
+        await _walk(connection, keys, [_Step(story, 1, story.endpoint, story.redriven) for story in some])
+        for number in range(1, max((len(story.places) for story in some), default=0)):
+            others = [
+                _Step(story, max(1, story.known), story.places[number], story.redriven)
+                for story in some
+                if number < len(story.places) and story.state in ("unknown", "failed")
+            ]
+            await _walk(connection, keys, others)
+
+
+async def _walk(connection: Connection, keys: KeyRing, steps: Sequence[_Step]) -> None:
+    while steps:
+        await _ask(connection, keys, steps)
+        steps = [following for step in steps if (following := step.following()) is not None]
 
 
 @dataclass(slots=True)
@@ -152,10 +185,10 @@ class _Step:
         story, behind = self.story, self.first + _STEP
         if behind > _MOST_ATTEMPTS:
             return None
-        if behind - 1 in story.attempts:
+        if story.known >= behind - 1:
             return _Step(story, behind, self.endpoint, self.redriven, asks_for_letter=False)
         if story.redriven != self.redriven:
-            return _Step(story, max(story.attempts, default=0) + 1, story.endpoint, story.redriven)
+            return _Step(story, story.known + 1, story.endpoint, story.redriven)
         return None
 
 
@@ -173,7 +206,7 @@ async def _ask(connection: Connection, keys: KeyRing, steps: Sequence[_Step]) ->
     for bundle, told in chain(_of_tasks(marked), _of_waiting(waiting, wheres)):
         found.setdefault(bundle, []).append(told)
     for step in steps:
-        step.story.tell([told for bundle in step.bundles for told in found.get(bundle, ())], step.endpoint)
+        step.story.tell([told for bundle in step.bundles for told in found.get(bundle, ())])
     for message in letters:
         _tell_letter(message, subjects)
 
@@ -182,7 +215,11 @@ def _waits(step: _Step, bundle: UUID) -> tuple[str, ...]:
     subscription = step.story.record.subscription_id
     later = names.delivery_later_subject(subscription, bundle, 0)
     waiting = names.delivery_due_subject(subscription, bundle), f"{later.rpartition('.')[0]}.*"
-    return (*waiting, names.delivery_queued_subject(subscription, bundle)) if step.story.record.kept else waiting
+    if not step.story.record.kept:
+        return waiting
+    # The plan of one that goes alone: that of a batch has an id of all that are in it.
+    plan = names.delivery_plan_subject(subscription, f"{bundle.hex}-{step.endpoint.hex}")
+    return (*waiting, names.delivery_queued_subject(subscription, bundle), plan)
 
 
 def _queued(step: _Step, bundle: UUID) -> str:
@@ -217,17 +254,22 @@ def _of_waiting(
 ) -> Iterator[tuple[UUID, tuple[Delivery, AttemptStory]]]:
     for message in messages:
         kind, _, bundle, *due_ms = message.subject.split(".")[1:]
+        bundle = bundle.partition("-")[0]
+        place, due_at = steps[UUID(bundle)].endpoint, int(due_ms[0]) / 1000 if due_ms else message.stored_at
         try:
-            delivery = Waiting.decode(message.data).delivery
+            if kind == "plan":
+                plan = Plan.decode(message.data)
+                (delivery, *_), due_at = plan.deliveries(), plan.due or due_at
+            else:
+                delivery = Waiting.decode(message.data).delivery
         except DecodeError:
             continue
-        place = delivery.place(steps[UUID(bundle)].story.record.endpoint_id)
         waits = AttemptStory(
             delivery.attempt,
             delivery.task_id(place),
             place,
             "waiting",
-            due_at=int(due_ms[0]) / 1000 if kind == "later" else message.stored_at,
+            due_at=due_at,
             stored_at=message.stored_at,
         )
         yield UUID(bundle), (delivery, waits)
@@ -238,8 +280,7 @@ def _tell_letter(message: StoredMessage, steps: Mapping[str, _Step]) -> None:
     if step is not None:
         story = step.story
         story.letter = read_letter(message)
-        for each in story.letter.attempts:
-            story.attempts.setdefault(each.attempt, _failed(each.failed(), story.letter.endpoint_id))
+        story.remember(each.failed() for each in story.letter.attempts)
         return
     story, redrive = steps[names.redriven_subject(message.subject)].story, read_redrive(message)
     story.redrives.append(redrive)

@@ -8,13 +8,16 @@ but the ids still lead to its deliveries, for as long as their results and dead 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
+from uuid import UUID
 
-from headrace.bus.errors import FilterInvalid
+from headrace.bus.errors import EndpointNotAllowed, FilterInvalid, InputFailed
 from headrace.bus.eventing.arrivals import Arrived
 from headrace.bus.eventing.deliveries import Delivery
+from headrace.bus.eventing.places import compile_places
+from headrace.bus.eventing.replays.models import ReplayRecord
 from headrace.bus.eventing.subscriptions import SubscriptionRecord
 from headrace.bus.eventing.traces.stories import Story, tell_stories
 from headrace.bus.filters import Explanation, compile_filter
@@ -23,6 +26,7 @@ from headrace.bus.nats.connection import Connection
 from headrace.bus.store.records import Record, Records
 
 _PAGE: Final = 200
+_MOST_PLACES: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +74,22 @@ async def trace(
     explain: bool = False,
     limit: int = 50,
     start: int = 1,
+    replays: Sequence[ReplayRecord] = (),
 ) -> Trace:
-    """Follow an event to the visible subscriptions, `limit` of them at most, from a place in their table on.
+    """Follow an event to the visible subscriptions, `limit` of them at most, from a place in their table on; and to
+    these replays, those with a target of their own on the first page.
 
     With `explain` those that did not match are shown as well, and why. Raises `BusUnavailable`.
     """
     found = Trace()
+    replays = [each for each in replays if _reached(each, event)]
+    if start == 1:
+        owns = [each.own for each in replays if each.own is not None]
+        found.tried = [tried for own in owns if (tried := _try(own, event, explain=explain)).matched is not False]
+        limit += len(found.tried)
     async for page in subscriptions.pages(start=start, size=_PAGE):
         for row in page:
-            if not _met(row.value, event) or not is_visible(row.value):
+            if not _met(row.value, event, replays) or not is_visible(row.value):
                 continue
             tried = _try(row.value, event, explain=explain)
             if tried.matched is False and not explain:
@@ -87,25 +98,39 @@ async def trace(
             found.tried.append(tried)
             if len(found.tried) == limit:
                 found.next = row.revision + 1
-                await _follow(connection, keys, event, found)
+                await _follow(connection, keys, event, found, replays)
                 return found
         await asyncio.sleep(0)  # Hundreds of filters were evaluated: others have waited.
-    await _follow(connection, keys, event, found)
+    await _follow(connection, keys, event, found, replays)
     return found
 
 
 async def trace_one(
-    connection: Connection, keys: KeyRing, row: Record[SubscriptionRecord], event: Traced, *, explain: bool = False
+    connection: Connection,
+    keys: KeyRing,
+    row: Record[SubscriptionRecord],
+    event: Traced,
+    *,
+    explain: bool = False,
+    replays: Sequence[ReplayRecord] = (),
 ) -> Trace:
     """Follow an event to one subscription, whether it matched or not. Raises `BusUnavailable`."""
     found = Trace([_try(row.value, event, explain=explain)])
-    await _follow(connection, keys, event, found)
+    await _follow(connection, keys, event, found, [each for each in replays if _reached(each, event)])
     return found
 
 
-def _met(record: SubscriptionRecord, event: Traced) -> bool:
-    """Whether the subscription was there when the event was stored."""
-    return record.bus == event.bus and (event.arrived is None or record.after_sequence < event.sequence)
+def _met(record: SubscriptionRecord, event: Traced, replays: Sequence[ReplayRecord]) -> bool:
+    """Whether the subscription was there when the event was stored, or a replay has brought it the event since."""
+    if record.bus != event.bus:
+        return False
+    return _was_there(record, event) or any(each.delivers_to == record.subscription_id for each in replays)
+
+
+def _was_there(record: SubscriptionRecord, event: Traced) -> bool:
+    """Whether it gets the event without a replay: it was made before, or starts in the past."""
+    after = record.after_sequence if record.start is None else min(record.start.after, record.after_sequence)
+    return event.arrived is None or after < event.sequence
 
 
 def _try(record: SubscriptionRecord, event: Traced, *, explain: bool) -> Tried:
@@ -119,18 +144,54 @@ def _try(record: SubscriptionRecord, event: Traced, *, explain: bool) -> Tried:
     return Tried(record, wanted.matches(event.arrived.event), explanation)
 
 
-async def _follow(connection: Connection, keys: KeyRing, event: Traced, found: Trace) -> None:
+async def _follow(
+    connection: Connection, keys: KeyRing, event: Traced, found: Trace, replays: Sequence[ReplayRecord]
+) -> None:
     for tried in found.tried:
         if tried.matched is not False:
-            tried.stories.append(Story(tried.record, _delivery(tried.record, event)))
+            places = _places(tried.record, event)
+            tried.stories += [Story(tried.record, each, places) for each in _deliveries(tried.record, event, replays)]
     await tell_stories(connection, keys, [story for tried in found.tried for story in tried.stories])
     # Where nobody can say any more whether it matched, what is stored says it.
     found.tried = [tried for tried in found.tried if tried.matched is not None or _is_known(tried.stories)]
+
+
+def _places(record: SubscriptionRecord, event: Traced) -> list[UUID]:
+    """Where a delivery may be, the likeliest first."""
+    first = record.endpoint_id
+    try:
+        places = compile_places(record.endpoint_id, record.endpoint, record.offline.next_endpoints)
+        if event.arrived is not None and event.arrived.event is not None:
+            first = places.first(event.arrived.event) or first
+    except (FilterInvalid, InputFailed, EndpointNotAllowed):
+        return [first, *record.former_endpoints]
+    others = (record.endpoint_id, *record.offline.next_endpoints, *record.former_endpoints, *sorted(places.all()))
+    return list(dict.fromkeys((first, *others)))[:_MOST_PLACES]
 
 
 def _is_known(stories: Sequence[Story]) -> bool:
     return any(story.state != "unknown" for story in stories)
 
 
-def _delivery(record: SubscriptionRecord, event: Traced) -> Delivery:
-    return Delivery(record.subscription_id, event.bus, event.sequence, event.source, event.event_id)
+def _reached(replay: ReplayRecord, event: Traced) -> bool:
+    """Whether a replay has come to the event, as far as can be said."""
+    if replay.bus != event.bus or (event.arrived is not None and not replay.after < event.sequence <= replay.position):
+        return False
+    known = None if event.arrived is None else event.arrived.event
+    return known is None or replay.filter is None or compile_filter(replay.filter).matches(known)
+
+
+def _deliveries(record: SubscriptionRecord, event: Traced, replays: Sequence[ReplayRecord]) -> Iterator[Delivery]:
+    is_own = any(each.replay_id == record.subscription_id for each in replays)
+    if not is_own and _was_there(record, event):
+        yield Delivery(record.subscription_id, event.bus, event.sequence, event.source, event.event_id)
+    for replay in replays:
+        if replay.delivers_to == record.subscription_id:
+            yield Delivery(
+                record.subscription_id,
+                event.bus,
+                event.sequence,
+                event.source,
+                event.event_id,
+                replay=replay.replay_id,
+            )

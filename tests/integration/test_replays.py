@@ -1,0 +1,303 @@
+"""Events of the past, delivered once more: marked, in order, beside what comes now; paused, and gone on with."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from events_desk import NOTES, EventsDesk
+from running_pool import running_pool
+from service import RunningService, running_service
+from waiting import eventually
+
+from headrace.bus.eventing.leases import holder_of
+from headrace.bus.names import event_stream
+from headrace.bus.nats.connection import Connection
+from headrace.bus.store.tables import Tables
+from headrace.cli.trace_view import tree
+from headrace.sdk import Client, NotFound, RequestRefused
+
+_kinds = (f"org.replayed.kind{n}" for n in itertools.count())
+
+
+@pytest.fixture(scope="module")
+def endpoint(service: RunningService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with running_pool(service, tmp_path_factory.mktemp("pool")) as pool:
+        yield pool.endpoint_id
+
+
+@pytest.fixture
+def desk(service: RunningService, endpoint: str, tmp_path: Path) -> EventsDesk:
+    return EventsDesk(service.http(), tmp_path, service.add_function(NOTES, "note"), endpoint)
+
+
+@pytest.fixture
+def kind() -> str:
+    return next(_kinds)
+
+
+def publish(desk: EventsDesk, kind: str, count: int) -> list[int]:
+    """The sequences of so many events, with the ids "0", "1" …"""
+    return [int(desk.publish(kind, str(n), data={"n": n})["sequence"]) for n in range(count)]
+
+
+def ended(client: Client, replay: dict[str, Any], within_s: float = 10.0) -> dict[str, Any]:
+    """A replay, once it is over."""
+
+    def look() -> dict[str, Any] | None:
+        found = client.get_replay(replay["replay_id"])
+        return found if found["state"] in ("finished", "failed", "cancelled") else None
+
+    found = eventually(look, within_s, "the replay ends")
+    assert found is not None
+    return found
+
+
+MARKED = ("{{ event.id }}", "{{ event.replayid | default('live') }}")
+
+
+def test_a_subscription_gets_events_once_more_marked_and_in_order_and_goes_on_as_it_was(
+    desk: EventsDesk, client: Client, kind: str
+) -> None:
+    notes = desk.notes()
+    sequences = publish(desk, kind, 3)
+    subscription = desk.subscribe(kind, notes, *MARKED)
+    desk.publish(kind, "live")
+    notes.wait(1)
+
+    first = client.create_replay(subscription, from_sequence=sequences[0], per_second=100)
+
+    assert (first["to_sequence"] > sequences[-1], first["state"]) == (True, "running")
+    done = ended(client, first)
+    assert (done["state"], done["sent"], done["left"], done["missing"]) == ("finished", 4, 0, 0)
+    mark = first["replay_id"]
+    assert sorted(notes.wait(5)) == sorted([["live", "live"], *([n, mark] for n in ("0", "1", "2", "live"))])
+
+    # Again is again; and only what is asked for.
+    second = client.create_replay(
+        subscription,
+        from_sequence=sequences[0],
+        to_sequence=sequences[-1],
+        wanted={"pattern": {"data": {"n": [{"numeric": [">", 0]}]}}},
+    )
+    assert ended(client, second)["sent"] == 2
+    assert sorted(notes.wait(7)[5:]) == [[n, second["replay_id"]] for n in ("1", "2")]
+    desk.publish(kind, "after")
+    assert notes.wait(8)[7:] == [["after", "live"]]
+    assert [each["replay_id"] for each in client.list_replays()[:2]] == [second["replay_id"], mark]
+
+    traced = client.trace_event(sequences[1])["subscriptions"][0]["deliveries"]
+    assert {(each["replay_id"], each["state"]) for each in traced} == {
+        (mark, "succeeded"),
+        (second["replay_id"], "succeeded"),
+    }
+
+
+def test_a_target_of_its_own_has_retries_dead_letters_and_redrives_that_say_it_was_a_replay(
+    desk: EventsDesk, client: Client, kind: str
+) -> None:
+    notes = desk.notes()
+    (sequence,) = publish(desk, kind, 1)
+    replay = client.create_replay(
+        function_id=desk.function,
+        endpoint_id=desk.endpoint,
+        input={"args": [str(notes.path), *MARKED], "kwargs": {"fail": 2}},
+        retry={"max_attempts": 2, "first_delay_s": 0.05},
+        from_sequence=sequence,
+        to_sequence=sequence,
+        name="once more",
+    )
+
+    letter = desk.dead_letter(replay["replay_id"])
+
+    assert (letter["replay_id"], letter["subscription_name"]) == (replay["replay_id"], "once more")
+    assert "replayid" not in letter["event"]
+    assert client.redrive_dead_letters(dead_letter_ids=[letter["dead_letter_id"]])["redriven"] == 1
+    assert notes.wait(3) == [["0", replay["replay_id"]]] * 3
+    assert ended(client, replay)["sent"] == 1
+
+    def shown() -> str | None:
+        text = "\n".join(tree(client.trace_event(sequence)))
+        return text if f"replay {replay['replay_id']}: succeeded" in text else None
+
+    text = eventually(shown, 5, "the trace shows the end")
+    assert text is not None
+    assert "once more" in text
+    assert "attempt 3: succeeded" in text
+
+
+def test_a_replay_rests_goes_on_where_it_was_and_ends_when_it_is_told_to(
+    desk: EventsDesk, client: Client, kind: str
+) -> None:
+    notes = desk.notes()
+    sequences = publish(desk, kind, 30)
+    subscription = desk.subscribe(kind, notes)
+    scope: dict[str, Any] = {"from_sequence": sequences[0], "to_sequence": sequences[-1]}
+    replay = client.create_replay(subscription, per_second=0.01, **scope)
+    notes.wait(1)
+
+    paused = client.pause_replay(replay["replay_id"])
+
+    assert paused["state"] == "paused"
+    # What was sent before the pause is counted behind it.
+    eventually(lambda: client.get_replay(replay["replay_id"])["sent"] == 1, message="the one delivery is counted")
+    client.change_replay(replay["replay_id"], state="running", per_second=1000)
+    assert ended(client, replay)["sent"] == 30
+    assert sorted(notes.wait(30)) == sorted([str(n)] for n in range(30))
+    with pytest.raises(RequestRefused):
+        client.pause_replay(replay["replay_id"])
+
+    other = client.create_replay(subscription, per_second=0.01, **scope)
+    notes.wait(31)
+    assert client.cancel_replay(other["replay_id"])["state"] == "cancelled"
+    with pytest.raises(RequestRefused):
+        client.resume_replay(other["replay_id"])
+    eventually(lambda: client.get_replay(other["replay_id"])["sent"] == 1, message="what was sent is counted")
+    assert len(notes.args) == 31
+
+
+def test_what_the_bus_holds_no_more_is_counted_and_named(
+    service: RunningService, desk: EventsDesk, client: Client, kind: str
+) -> None:
+    name, notes = f"b{uuid.uuid4().hex[:8]}", desk.notes()
+    assert desk.http.post("/api/v1/buses", json={"name": name}).status_code == 201
+    client.publish_batch(({"type": kind, "source": "/s", "id": str(n)} for n in range(10)), bus=name)
+
+    async def forget(connection: Connection) -> None:
+        stream = event_stream(name)
+        await connection.api(f"STREAM.PURGE.{stream}", {"seq": 3})
+        for sequence in (5, 6, 10):
+            await connection.api(f"STREAM.MSG.DELETE.{stream}", {"seq": sequence})
+
+    service.bus(forget)
+    target: dict[str, Any] = {
+        "function_id": desk.function,
+        "endpoint_id": desk.endpoint,
+        "input": {"args": [str(notes.path), "{{ event.id }}"]},
+    }
+    done = ended(client, client.create_replay(**target, bus=name, from_sequence=1))
+
+    assert (done["state"], done["looked_at"], done["sent"], done["missing"]) == ("finished", 5, 5, 5)
+    assert done["gaps"] == [
+        {"first": 1, "last": 2, "reason": "expired"},
+        {"first": 5, "last": 6, "reason": "deleted"},
+        {"first": 10, "last": 10, "reason": "deleted"},
+    ]
+    assert sorted(notes.wait(5)) == [["2"], ["3"], ["6"], ["7"], ["8"]]
+    assert done["forgotten_until"] is None
+    late = client.create_replay(**target, bus=name, since="12h", until="11h")
+    assert (late["forgotten_until"] is not None, late["left"]) == (True, 0)
+    assert ended(client, late)["sent"] == 0
+
+
+def test_a_replay_that_may_not_go_on_fails_and_goes_on_once_it_may(
+    service: RunningService, endpoint: str, tmp_path: Path, kind: str
+) -> None:
+    admin, name = service.http(), f"u{uuid.uuid4().hex[:8]}"
+    token = service.add_user(name)
+    function = service.add_function(NOTES, "note", public=True)
+    desk = EventsDesk(service.http(token), tmp_path, function, endpoint)
+    notes, mine = desk.notes(), Client(url=service.url, token=token)
+    (sequence,) = publish(desk, kind, 1)
+
+    def share(*names: str) -> None:
+        shared = [f"urn:headrace:user:{each}" for each in names]
+        assert admin.patch(f"/api/v1/endpoints/{endpoint}", json={"shared_with": shared}).status_code == 200
+
+    share(name)
+    subscription = desk.subscribe(kind, notes)
+    share()
+    failed = ended(mine, mine.create_replay(subscription, from_sequence=sequence))
+    assert (failed["state"], failed["sent"]) == ("failed", 0)
+    assert endpoint in failed["problem"]
+    assert desk.dead_letters(subscription) == []
+
+    share(name)
+    mine.resume_replay(failed["replay_id"])
+    assert ended(mine, failed)["sent"] == 1
+    assert notes.wait(1) == [["0"]]
+    with service.http(service.add_user(f"{name}x")) as other:
+        assert other.get(f"/api/v1/replays/{failed['replay_id']}").status_code == 404
+    desk.unsubscribe(subscription)
+    with pytest.raises(NotFound):
+        mine.create_replay(subscription, from_sequence=1)
+    share()
+    mine.close()
+
+
+def test_a_replay_that_cannot_be_is_refused_with_the_place(desk: EventsDesk, client: Client, kind: str) -> None:
+    subscription = desk.subscribe(kind, desk.notes())
+    target = {"function_id": desk.function, "endpoint_id": desk.endpoint}
+    for body, pointer in (
+        ({"since": "1h"}, "/target"),
+        ({"subscription_id": subscription, "target": target, "since": "1h"}, "/target"),
+        ({"subscription_id": subscription}, "/since"),
+        ({"subscription_id": subscription, "since": "1h", "from_sequence": 1}, "/since"),
+        ({"subscription_id": subscription, "since": "2999-01-01T00:00:00Z"}, "/since"),
+        ({"subscription_id": subscription, "since": "soon"}, "/since"),
+        ({"subscription_id": subscription, "since": "1h", "until": "2h"}, "/until"),
+        ({"subscription_id": subscription, "from_sequence": 5, "to_sequence": 3}, "/to_sequence"),
+        ({"subscription_id": subscription, "since": "1h", "filter": {"exact": {"Type": "x"}}}, "/filter/exact/Type"),
+        ({"target": {**target, "input": {"args": ["{{ event. }}"]}}, "since": "1h"}, "/target/input/args/0"),
+        ({"subscription_id": subscription, "since": "1h", "per_second": 0}, "/per_second"),
+    ):
+        answer = desk.http.post("/api/v1/replays", json=body)
+        assert answer.status_code == 422, answer.text
+        assert pointer in [error["pointer"] for error in answer.json()["errors"]], answer.text
+    with pytest.raises(RequestRefused):
+        client.change_replay(client.create_replay(subscription, since="1s")["replay_id"])
+
+
+def test_a_replay_whose_dispatcher_is_killed_is_finished_by_another_one_with_nothing_missing_or_doubled(
+    tmp_path: Path,
+) -> None:
+    events = 300
+    with (
+        running_service(tmp_path / "service", dispatcher=False) as service,
+        running_pool(service, tmp_path / "pool") as pool,
+        Client(url=service.url, token=service.token) as client,
+    ):
+        desk = EventsDesk(service.http(), tmp_path, service.add_function(NOTES, "note"), pool.endpoint_id)
+        notes = desk.notes()
+        client.publish_batch({"type": "kind", "source": "/s", "id": str(n)} for n in range(events))
+        subscription = desk.subscribe("kind", notes, *MARKED)
+        first, second = (_dispatch(service, tmp_path / f"dispatcher{n}.log") for n in range(2))
+        try:
+            replay = client.create_replay(subscription, from_sequence=1, per_second=150)
+            notes.wait(100, within_s=20)
+            eventually(lambda: client.get_replay(replay["replay_id"])["position"] > 0, 5, "its position is written")
+
+            async def holder(connection: Connection) -> str:
+                found = await holder_of(Tables.on(connection).leases, f"replay.{uuid.UUID(replay['replay_id']).hex}")
+                return "" if found is None else found.holder
+
+            pid = int(service.bus(holder).rpartition("/")[2])
+            assert pid in (first.pid, second.pid)
+            os.kill(pid, signal.SIGKILL)
+            midway = client.get_replay(replay["replay_id"])
+            assert 0 < midway["position"] < events
+
+            done = ended(client, replay, within_s=30)
+
+            assert (done["state"], done["sent"], done["missing"]) == ("finished", events, 0)
+            notes.wait(events, within_s=20)
+            assert sorted(notes.args) == sorted([str(n), replay["replay_id"]] for n in range(events))
+            assert client.list_dead_letters() == []
+        finally:
+            for process in (first, second):
+                process.kill()
+                process.wait(10)
+
+
+def _dispatch(service: RunningService, log: Path) -> subprocess.Popen[bytes]:
+    program = [sys.executable, "-m", "headrace.cli.main", "dispatch", "--home", str(service.home)]
+    with log.open("wb") as output:
+        return subprocess.Popen([*program, "--nats-url", service.nats.url], stdout=output, stderr=output)
