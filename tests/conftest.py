@@ -34,8 +34,8 @@ def pytest_configure() -> None:
     for each in (signal.SIGHUP, signal.SIGINT):
         if signal.getsignal(each) is signal.SIG_IGN:
             signal.signal(each, lambda number, frame: None)
-    # How long an example takes says more about the machine's other work than about the code.
-    hypothesis.settings.register_profile("headrace", deadline=None)
+    # How long an example takes says more about the machine's other work than about the code. Each run has others.
+    hypothesis.settings.register_profile("headrace", deadline=None, max_examples=50)
     hypothesis.settings.load_profile("headrace")
 
 

@@ -128,13 +128,17 @@ def test_what_is_no_task_is_refused(client: Client) -> None:
         client.cancel_group(uuid.uuid4(), [str(uuid.uuid4())])
 
 
+def leave(trace: str) -> None:
+    open(trace, "w").close()
+
+
 def test_a_task_that_is_cancelled_on_its_way_never_runs(client: Client, pool: RunningPool, tmp_path: Path) -> None:
     with Executor(pool.endpoint_id, client=client) as executor:
         executor.submit(double, 1).result(20)
         trace = tmp_path / "trace"
         blocker = executor.submit(wait_for, str(tmp_path / "go"))
         eventually(blocker.running, within_s=20)
-        futures = [executor.submit(lambda path=str(trace): open(path, "w").close()) for _ in range(200)]
+        futures = [executor.submit(leave, str(trace)) for _ in range(200)]
         assert all(future.cancel() for future in futures)
         eventually(lambda: states(client, executor)["pending"] == 0)
         (tmp_path / "go").touch()

@@ -238,9 +238,9 @@ def test_executors_that_are_made_and_closed_leave_nothing_behind(
     before = held(service)
     subscribed = len(subscriptions)
 
-    for number in range(200):
+    for number in range(50):
         use_and_close(number)
-    for _ in range(5000):
+    for _ in range(1000):
         Executor(pool.endpoint_id, client=client).shutdown()
 
     eventually(lambda: not session._channels, 10)

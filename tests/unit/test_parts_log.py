@@ -378,5 +378,5 @@ def acks_at_once() -> Iterable[None]:
 
 TestPartsLog = PartsLog.TestCase
 TestPartsLog.settings = settings(
-    max_examples=80, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=50, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
 )

@@ -53,7 +53,7 @@ def near(part: Any, depth: int = 0) -> st.SearchStrategy[Any]:  # noqa: PLR0911 
     return anything
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(name=st.sampled_from(CHECKED), data=st.data())
 def test_a_quick_check_says_what_the_library_says(name: str, data: st.DataObject) -> None:
     document = data.draw(near(schema(name)))
@@ -84,7 +84,7 @@ def test_a_quick_check_says_what_the_library_says(name: str, data: st.DataObject
     ],
     ids="-".join,
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(document=anything)
 def test_each_keyword_means_what_it_means_to_the_library(keywords: dict[str, Any], document: Any) -> None:
     import jsonschema

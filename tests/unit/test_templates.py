@@ -204,7 +204,7 @@ def test_rendering_does_not_change_the_event() -> None:
     assert EVENT.encode() == before
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(st.text(alphabet="{}%|()[]'\" .,+-*~abcdefgeventdata0123\n", max_size=40))
 def test_any_text_is_compiled_or_refused_and_rendered_or_refused(text: str) -> None:
     with contextlib.suppress(FilterInvalid, InputFailed):
