@@ -28,6 +28,7 @@ from headrace.sdk.http import PROTOCOL, Http, check_protocol, headrace_version
 from headrace.sdk.logs import LogChunk, StreamName, TaskLogs, as_text
 from headrace.sdk.needs import Requirements, needs_of, with_needs
 from headrace.sdk.profile import Profile
+from headrace.sdk.publications import Publications
 from headrace.sdk.replay_methods import ReplayMethods
 from headrace.sdk.serialize import ComputeSerializer
 from headrace.sdk.source_methods import SourceMethods
@@ -66,6 +67,7 @@ class Client(EventMethods, BusMethods, SubscriptionMethods, ReplayMethods, Sourc
         )
         self._environments: dict[UUID, str] = {}
         self._tasks = TaskRequests(self._http)
+        self._publications: dict[str, Publications] = {}
         self.on_close: list[Callable[[], None]] = []
         """What goes away with this client: called once, when it is closed."""
         self.closed = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from headrace.sdk.documents import Document, Id, given, id_or_none, time_text
@@ -18,24 +19,27 @@ from headrace.sdk.event_batches import (
     whole_event,
 )
 from headrace.sdk.http import Http
+from headrace.sdk.publications import Publications
 
 
 class EventMethods:
-    """What a client says of events; whoever inherits it has `_http`."""
+    """What a client says of events; whoever inherits it has `_http` and, by bus, `_publications`."""
 
     _http: Http
+    _publications: dict[str, Publications]
 
     def publish(self, event: Mapping[str, Any], *, bus: str = DEFAULT_BUS) -> Document:
         """Publish one CloudEvent (structured form, `id` and `specversion` are filled in); returns once it is stored.
 
         The same `source` and `id` are stored once, so a broken connection is simply tried again. The answer has the
         event's `id`, `source` and `sequence`, and whether it was a `duplicate`; on a bus that marks what does not fit
-        the schema of its type, also the `problem`.
+        the schema of its type, also the `problem`. What many threads publish at once goes together.
         """
-        answer: Document = self._http.request(
-            "POST", events_of(bus), body=whole_event(event), content_type=EVENT_TYPE, repeatable=True
-        )
-        return answer
+        whole = whole_event(event)
+        line = self._publications.get(bus)
+        if line is None:
+            line = self._publications.setdefault(bus, Publications(partial(self._send_events, events_of(bus))))
+        return line.publish(whole)
 
     def publish_batch(self, events: Iterable[Mapping[str, Any]], *, bus: str = DEFAULT_BUS) -> list[Document]:
         """Publish many CloudEvents in their order; gives for each what `publish` gives, once all are stored.
@@ -48,6 +52,14 @@ class EventMethods:
         for batch in batches_of(whole_event(event) for event in events):
             answer = self._http.request("POST", events_of(bus), body=batch, content_type=BATCH_TYPE, repeatable=True)
             published += answer["events"]
+        return published
+
+    def _send_events(self, path: str, events: list[Document]) -> list[Document]:
+        """Send one event as it is, or several as a batch; gives the answer of each."""
+        if len(events) == 1:
+            return [self._http.request("POST", path, body=events[0], content_type=EVENT_TYPE, repeatable=True)]
+        answer = self._http.request("POST", path, body=events, content_type=BATCH_TYPE, repeatable=True)
+        published: list[Document] = answer["events"]
         return published
 
     def get_event(self, sequence: int, *, bus: str = "default") -> Document:

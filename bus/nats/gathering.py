@@ -21,10 +21,10 @@ from headrace.bus.errors import BusError, BusUnavailable
 from headrace.bus.nats.answers import Stored, read_stored
 from headrace.bus.nats.connection import RETRY_HEADER, Connection
 
-LEAST_TOGETHER: Final = 24
-"""Fewer are cheaper one by one: see `headrace.bus.nats.at_once`."""
+LEAST_TOGETHER: Final = 16
+"""Fewer are quicker one by one: see `headrace.bus.nats.at_once`."""
 MOST_TOGETHER: Final = 256
-MOST_UNDER_WAY: Final = 16
+MOST_UNDER_WAY: Final = 8
 """What comes beyond that waits for one of them."""
 MOST_BATCHES: Final = 2
 """One is stored while the next is on its way; then batches grow."""
