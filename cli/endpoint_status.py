@@ -34,7 +34,7 @@ def status(name: NameArgument = _DEFAULT, home: HomeOption = DEFAULT_HOME, as_js
     document = {
         **described(directory),
         "service": _known(directory),
-        "watch": read_status(directory.watch_path / STATUS_FILE) if directory.config().watch else None,
+        "watch": read_status(directory.watch_path / STATUS_FILE),
     }
     if as_json:
         output.say_json(document)

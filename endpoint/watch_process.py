@@ -16,6 +16,7 @@ from headrace.bus.network import Network
 from headrace.bus.parent import die_with_parent
 from headrace.endpoint.config import EndpointConfig
 from headrace.endpoint.directory import EndpointDirectory
+from headrace.endpoint.watch.report import STATUS_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,8 @@ class WatchProcess:
         while True:
             self._changed.clear()
             if self._settings is None:
+                # What the last one said is true no more.
+                (self._directory.watch_path / STATUS_FILE).unlink(missing_ok=True)
                 await self._changed.wait()
                 continue
             began = time.monotonic()

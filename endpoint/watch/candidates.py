@@ -42,6 +42,7 @@ class Candidates:
         self._files: dict[str, _File] = {}
         # An entry counts as long as it is what the file says of itself.
         self._due: list[tuple[float, str]] = []
+        self._left_out = False
 
     def __len__(self) -> int:
         return len(self._files)
@@ -54,6 +55,8 @@ class Candidates:
             if len(self._files) < _MOST:
                 file = self._files[path] = _File(Candidate(seen, now), marker_ns, version, now)
                 heapq.heappush(self._due, (now, path))
+            else:
+                self._left_out = True
             return
         file.marker_ns = marker_ns
         if file.candidate.observe(seen, now):
@@ -62,6 +65,13 @@ class Candidates:
     def drop(self, path: str) -> None:
         """Forget this file."""
         self._files.pop(path, None)
+
+    def has_room_for_others(self) -> bool:
+        """Whether some were left out and there is room for them now; said once."""
+        if not self._left_out or len(self._files) > _MOST // 2:
+            return False
+        self._left_out = False
+        return True
 
     def next_s(self, now: float) -> float:
         """How long until there is something to look at; 3600 s when there is nothing."""

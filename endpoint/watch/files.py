@@ -14,6 +14,7 @@ from typing import NamedTuple
 from headrace.endpoint.watch.completeness import Seen
 
 _CHUNK_BYTES = 1024 * 1024
+_OPEN = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # a pipe without a writer would keep us waiting
 _SIGNED = 2**63 - 1  # SQLite has no larger integers
 
 
@@ -43,7 +44,7 @@ def look_inside(path: str, *, follow: bool, inodes: bool) -> Opened | None:
     """The same from the opened file, which on network file systems is what the server says now; None when it cannot be
     opened."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW))
+        handle = os.open(path, _OPEN | (0 if follow else os.O_NOFOLLOW))
     except OSError:
         return None
     try:

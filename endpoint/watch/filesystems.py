@@ -22,6 +22,8 @@ class FileSystem:
     kind: str = ""
     device: str = ""
     """What is mounted: a device, or a share."""
+    root: str = "/"
+    """Which directory of it is mounted."""
 
     @property
     def tells_of_changes(self) -> bool:
@@ -34,7 +36,7 @@ class FileSystem:
         return self.kind not in _FLEETING and not self.kind.startswith("fuse")
 
     def __str__(self) -> str:
-        return f"{self.kind} of {self.device}"
+        return f"{self.kind} of {self.device}" + (f", {self.root}" if self.root != "/" else "")
 
 
 def file_system_of(folder: str, table: Path = Path("/proc/self/mountinfo")) -> FileSystem:
@@ -53,7 +55,7 @@ def file_system_of(folder: str, table: Path = Path("/proc/self/mountinfo")) -> F
         point = _plain(fields[4])
         if _is_below(real, point) and len(point) >= len(best):
             # Of two mounts at one place the later one is seen.
-            best, found = point, FileSystem(kind=about[0], device=_plain(about[1]))
+            best, found = point, FileSystem(kind=about[0], device=_plain(about[1]), root=_plain(fields[3]))
     return found
 
 

@@ -107,6 +107,8 @@ class _Watch:
                 if time.monotonic() >= next_scan:
                     next_scan = self._scan()
                 self._announce()
+                if self._candidates.has_room_for_others():
+                    next_scan = time.monotonic()
                 self._say()
                 now = time.monotonic()
                 timeout_s = min(self._candidates.next_s(now), max(0.0, next_scan - now), _LONGEST_LOOK_S)
@@ -153,12 +155,21 @@ class _Watch:
         self._report.keep_problems("path ", {f"path {path}" for path in troubled})
         self._directories = {path: identity for path, identity in self._directories.items() if path in found}
         self._note_lost_directories(found, troubled)
+        self._tell_of_other_file_system()
         self._skips = False
         self._journal.all_known(self._rule.name)
         self._journal.forget_gone(self._rule.name)
         now = time.monotonic()
         every_s = self._rule.poll_every_s if self._is_deaf else self._rule.scan_every_s
         return now + max(every_s, (now - began) * _SCAN_SHARE)
+
+    def _tell_of_other_file_system(self) -> None:
+        before = self._journal.seen_elsewhere(self._rule.name, self._device)
+        if before is None:
+            self._report.mended("mount")
+        else:
+            problem = f"none of its files is here on {self._device}; they were on {before}: is it mounted?"
+            self._report.problem("mount", problem)
 
     def _look_from(self, roots: Iterable[str], troubled: dict[str, str]) -> set[str]:
         """Take what lies below these, and hear of each directory before it is looked at for the last time: nothing

@@ -88,7 +88,7 @@ class Journal:
         """Open it. Raises `JournalUnusable`."""
         handle = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         os.close(handle)
-        self._base = sqlite3.connect(self._path, timeout=1.0, isolation_level=None, check_same_thread=False)
+        self._base = sqlite3.connect(self._path, timeout=0.5, isolation_level=None, check_same_thread=False)
         try:
             # Alone, it needs no memory that is shared with others, which network file systems do not have.
             self._base.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -152,6 +152,14 @@ class Journal:
         """The directories of a folder in which files are remembered that are not gone."""
         rows = self._rows("SELECT DISTINCT directory FROM files WHERE folder = ? AND gone_at IS NULL", (folder,))
         return [os.fsdecode(row[0]) for row in rows]
+
+    def seen_elsewhere(self, folder: str, device: str) -> str | None:
+        """The file system on which files of a folder were seen, when it is not this one for any of them."""
+        rows = self._rows(
+            "SELECT DISTINCT device FROM files WHERE folder = ? AND gone_at IS NULL ORDER BY device = ? DESC LIMIT 1",
+            (folder, device),
+        )
+        return rows[0][0] if rows and rows[0][0] != device else None
 
     def note(self, folder: str, bus: str, device: str, noted: Sequence[Noted]) -> None:
         """Remember these versions and put their events into the outbox: all of it, or nothing."""

@@ -128,8 +128,11 @@ def test_links_are_followed_only_where_that_is_said(folder: Path, journal: Path,
         (other / "further.tif").write_text("2")
         seen.settled()
         assert set(seen.subjects) == {"fence"}
+    (folder / "itself").symlink_to(folder / "itself")
     with watched(folder, tmp_path / "other.sqlite", follow_symlinks=True, name="followed") as seen:
         seen.settled()
+        # What cannot be looked at is said, and harms nothing else.
+        assert "itself cannot be looked at: Too many levels" in seen.report.document()["problems"][0]
         assert set(seen.subjects) == {"fence", "link/far.tif", "link/further.tif", "near.tif"}
 
 

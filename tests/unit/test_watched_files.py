@@ -171,8 +171,10 @@ def test_file_systems_of_others_are_known_by_the_table_of_mounts(tmp_path: Path)
         "21 1 8:1 / / rw - ext4 /dev/sda1 rw\n"
         "30 21 0:50 / /mnt/nas rw shared:1 - nfs4 nas:/export rw\n"
         "31 21 0:51 / /mnt/my\\040share rw - cifs //pc/share rw\n"
+        "32 21 8:1 /srv/in /mnt/bound rw - ext4 /dev/sda1 rw\n"
         "damaged\n"
     )
+    assert str(file_system_of("/mnt/bound/x", table)) == "ext4 of /dev/sda1, /srv/in"
     nas = file_system_of("/mnt/nas/scope", table)
     share = file_system_of("/mnt/my share", table)
     here = file_system_of("/mnt/nasty", table)
