@@ -97,6 +97,12 @@ def create(
     file: Annotated[
         Path | None, typer.Option(help="A whole subscription as JSON or YAML; options replace what it says.")
     ] = None,
+    sample: Annotated[
+        str | None, typer.Option(help="An event as JSON to try it on; @FILE for a file. It must work with it.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check and try it, and make nothing: also with an event made for it.")
+    ] = False,
     as_json: JsonOption = False,
     home: OfHomeOption = None,
 ) -> None:
@@ -133,7 +139,12 @@ def create(
         batch=batch,
         window=batch_window,
     )
+    if sample is not None:
+        document["sample"] = json_option(sample, "--sample")
     with service(home) as client:
+        if dry_run:
+            _say_trial(client.validate_subscription(document), as_json=as_json)
+            return
         created = client.create_subscription(document)
     if as_json:
         output.say_json(created)
@@ -219,6 +230,20 @@ def backtest(
             [str(each["sequence"]), each["stored_at"], *map(shown, _named(each["event"]))] for each in found["samples"]
         ]
         output.say_table(["SEQUENCE", "STORED", "TYPE", "SOURCE", "ID", "SUBJECT"], rows)
+
+
+def _say_trial(trial: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        output.say_json(trial)
+        return
+    made = "This event was made for it" if trial["sample_made"] else "With the sample"
+    if trial["arguments"] is not None:
+        output.say(f"{made}: {json.dumps(trial['sample'], ensure_ascii=False)}")
+        output.say(f"The function would be called with {json.dumps(trial['arguments'], ensure_ascii=False)}")
+        output.say(f"at endpoint {trial['endpoint_id']}.")
+    for doubt in trial["doubts"]:
+        output.say(f"Perhaps wrong: {doubt}")
+    output.say("It can be made; nothing was stored.")
 
 
 def _wanted(subscription_id: UUID | None, filter_: str | None) -> Any:

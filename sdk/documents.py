@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -56,6 +56,17 @@ def time_text(moment: datetime | str | None) -> str | None:
 def given(**fields: Any) -> Document:
     """The fields that are not None."""
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def as_json(value: Any) -> Any:
+    """A value as a body has it: UUIDs and times as texts."""
+    if isinstance(value, datetime):
+        return value.astimezone().isoformat()
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {name: as_json(each) for name, each in value.items()}
+    return [as_json(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def items(answer: Any, name: str) -> list[Document]:

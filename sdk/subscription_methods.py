@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from headrace.sdk.documents import Document, Id, id_or_none, id_text, items
+from headrace.sdk.documents import Document, Id, as_json, id_or_none, id_text, items
 from headrace.sdk.event_batches import which_letters
 from headrace.sdk.http import Http
 
@@ -18,6 +18,23 @@ class SubscriptionMethods:
     def create_subscription(self, subscription: Mapping[str, Any]) -> Document:
         """Let events that match a filter run a function; gives the subscription with its `subscription_id`."""
         answer: Document = self._http.request("POST", "subscriptions", body=dict(subscription))
+        return answer
+
+    def subscribe(self, function_id: Id, **fields: Any) -> Document:
+        """Let events run a function, as `create_subscription` does, by keywords: `filter` and any other field of a
+        subscription. Ids may be UUIDs, and `expires_at` a `datetime`."""
+        document = {name: as_json(value) for name, value in fields.items() if value is not None}
+        return self.create_subscription({"function_id": id_text(function_id, "function_id"), **document})
+
+    def validate_subscription(self, subscription: Mapping[str, Any]) -> Document:
+        """Try a subscription without making it: on its `sample`, or on an event that is made from its filter.
+
+        Raises what making it would. Gives the `sample`, the `arguments` that the function would be called with, the
+        `endpoint_id`, and `doubts`.
+        """
+        answer: Document = self._http.request(
+            "POST", "subscriptions/validate", body=dict(subscription), repeatable=True
+        )
         return answer
 
     def get_subscription(self, subscription_id: Id) -> Document:

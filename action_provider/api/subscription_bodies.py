@@ -24,6 +24,7 @@ from headrace.bus.eventing.starts import start_position
 from headrace.bus.eventing.subscriptions import Announce, Announcement, SubscriptionRecord, last_sequence
 from headrace.bus.eventing.templates import compile_input
 from headrace.bus.filters import compile_filter
+from headrace.bus.store.models import FunctionRecord
 from headrace.schemas import SchemaViolation, Violation
 
 T = TypeVar("T")
@@ -123,8 +124,9 @@ def _moved(record: SubscriptionRecord, body: Mapping[str, Any]) -> SubscriptionR
     return msgspec.structs.replace(moved, former_endpoints=former)
 
 
-async def check(call: Call, record: SubscriptionRecord) -> None:
-    """Check that it can be delivered. Raises `FilterInvalid`, `NotFound` and `Forbidden`, which say what is wrong."""
+async def check(call: Call, record: SubscriptionRecord) -> FunctionRecord:
+    """Check that it can be delivered; gives its function. Raises `FilterInvalid`, `NotFound` and `Forbidden`, which say
+    what is wrong."""
     check_compiles("/filter", compile_filter, record.filter)
     check_compiles("/input", compile_input, record.input)
     check_compiles("/flow/order_by", compile_order, record.flow and record.flow.order_by)
@@ -144,6 +146,7 @@ async def check(call: Call, record: SubscriptionRecord) -> None:
                 f"endpoint {endpoint.name!r} asks how its users have signed in, which nobody can say when an event"
                 " comes; only its owner's subscriptions run there"
             )
+    return function
 
 
 def _check_told(record: SubscriptionRecord, told: Announcement, pointer: str) -> None:

@@ -8,21 +8,36 @@ from starlette.responses import Response
 
 from headrace.action_provider.api.subscription_bodies import changed, check, described, new_record
 from headrace.action_provider.api.subscription_flow import flowing, queue_document
+from headrace.action_provider.api.subscription_trials import check_shape, tried
 from headrace.action_provider.errors import NotFound
 from headrace.action_provider.http import Call, Operation, no_content, reply
 from headrace.bus.errors import RecordConflict
 from headrace.bus.eventing.deliveries import drop_waiting
 from headrace.bus.eventing.flow.queue import queue_end
-from headrace.bus.eventing.subscriptions import SubscriptionRecord
+from headrace.bus.eventing.subscriptions import CompiledSubscription, SubscriptionRecord
 from headrace.bus.store.records import Record
 
 
 async def create(call: Call) -> Response:
     """Let events that pass a filter run a function. Everything is checked now: what is accepted can be delivered."""
     record = flowing(await new_record(call), call.body, end=0)
-    await check(call, record)
+    function = await check(call, record)
+    check_shape(record.input, function.input_schema or {})
+    if call.body.get("sample") is not None:
+        await tried(CompiledSubscription.of(record), function.input_schema, call.body["sample"])
     await call.service.tables.subscriptions.create(record.subscription_id.hex, record)
     return reply(described(record), 201)
+
+
+async def validate(call: Call) -> Response:
+    """Check a subscription as if it were made, and try it on an event. Nothing is stored, and nothing runs.
+
+    What would be refused is refused in the same words. Without `sample` an event is made from the filter.
+    """
+    record = flowing(await new_record(call), call.body, end=0)
+    function = await check(call, record)
+    trial = await tried(CompiledSubscription.of(record), function.input_schema, call.body.get("sample"))
+    return reply({"subscription": described(record), **trial.document()})
 
 
 async def change(call: Call) -> Response:
@@ -36,7 +51,8 @@ async def change(call: Call) -> Response:
     while True:
         found = await own_row(call, subscription_id)
         record = flowing(changed(found.value, call.body), call.body, end=end)
-        await check(call, record)
+        function = await check(call, record)
+        check_shape(record.input, function.input_schema or {})
         try:
             await call.service.tables.subscriptions.update(found, record)
         except RecordConflict:
@@ -96,6 +112,14 @@ ROUTES = (
         request_schema="subscription-request",
         response_schema="subscription",
         status=201,
+    ),
+    Operation(
+        method="POST",
+        path="/api/v1/subscriptions/validate",
+        handler=validate,
+        summary="Try a subscription without making it",
+        request_schema="subscription-request",
+        response_schema="subscription-trial",
     ),
     Operation(
         method="GET",

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from events_desk import NOTES, EventsDesk
@@ -214,3 +215,45 @@ def test_a_subscription_that_has_expired_gets_no_event_finishes_what_it_has_and_
     for wrong in ("2020-01-01T00:00:00Z", "2090-01-01T00:00:00", "soon"):
         answer = desk.http.post("/api/v1/subscriptions", json={**body, "expires_at": wrong})
         assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/expires_at")
+
+
+def test_a_subscription_is_tried_on_an_event_before_it_is_made(
+    service: RunningService, desk: EventsDesk, kind: str
+) -> None:
+    schema = {"properties": {"level": {"type": "number"}}, "required": ["level"], "additionalProperties": False}
+    function = service.add_function("def f(level):\n    return level\n", input_schema={"type": "object", **schema})
+    body = {
+        "filter": {"exact": {"type": kind}},
+        "function_id": function,
+        "endpoint_id": desk.endpoint,
+        "input": {"args": ["{{ event.data.level }}"]},
+    }
+    sample = {"type": kind, "source": "/s", "data": {"level": 2.5}}
+    before = len(desk.http.get("/api/v1/subscriptions").json()["subscriptions"])
+
+    def post(path: str = "/validate", **more: object) -> tuple[int, dict[str, Any]]:
+        answer = desk.http.post(f"/api/v1/subscriptions{path}", json={**body, **more})
+        return answer.status_code, answer.json()
+
+    status, trial = post(sample=sample)
+    assert (status, trial["arguments"], trial["endpoint_id"]) == (200, {"args": [2.5], "kwargs": {}}, desk.endpoint)
+    assert (trial["sample"]["id"], trial["sample_made"], trial["doubts"]) == ("sample", False, [])
+    # One that is made has no data, which is a doubt and no more.
+    status, trial = post()
+    assert (status, trial["sample"]["type"], trial["sample_made"], trial["arguments"]) == (200, kind, True, None)
+    assert "level" in trial["doubts"][0] or "data" in trial["doubts"][0]
+    status, trial = post(input={"kwargs": {"level": 3}})
+    assert (status, trial["arguments"], trial["doubts"]) == (200, {"args": [], "kwargs": {"level": 3}}, [])
+    for path in ("/validate", ""):
+        for more, pointer in (
+            ({"sample": {**sample, "type": "other"}}, "/sample"),
+            ({"sample": {"type": kind}}, "/sample"),
+            ({"sample": {**sample, "data": {}}}, "/input/args/0"),
+            ({"sample": {**sample, "data": {"level": "high"}}}, "/input"),
+            ({"input": {"kwargs": {"colour": 1}}}, "/input"),
+            ({"input": {"args": [1, 2]}}, "/input/args"),
+            ({"filter": {"exact": {}}}, "/filter/exact"),
+        ):
+            status, refusal = post(path, **more)
+            assert (status, refusal["errors"][0]["pointer"]) == (422, pointer)
+    assert len(desk.http.get("/api/v1/subscriptions").json()["subscriptions"]) == before
