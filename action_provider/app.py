@@ -17,6 +17,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from headrace.action_provider.api import (
+    bus_credentials,
     buses,
     dead_letters,
     endpoint_tasks,
@@ -95,6 +96,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *logs.ROUTES,
     *events.ROUTES,
     *buses.ROUTES,
+    *bus_credentials.ROUTES,
     *feeds.ROUTES,
     *traces.ROUTES,
     *stored_events.ROUTES,

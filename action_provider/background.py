@@ -21,6 +21,7 @@ from headrace.bus.errors import BusError, BusUnavailable
 from headrace.bus.eventing.bus_keeping import mend_buses
 from headrace.bus.eventing.dispatcher import Dispatcher
 from headrace.bus.eventing.feeds.feeder import Feeder
+from headrace.bus.eventing.nats_door import NatsDoor
 from headrace.bus.eventing.schedules.timer import Timer
 from headrace.bus.eventing.waiter import Waiter
 from headrace.bus.store.models import EndpointRecord, SessionRecord
@@ -87,6 +88,13 @@ async def read_feeds(service: Service) -> None:
         count=lambda what, number: counter.labels(what).inc(number),
     )
     await feeder.run()
+
+
+async def take_events(service: Service) -> None:
+    """Take events that programs publish over NATS until cancelled."""
+    counter = service.metrics.nats_events
+    door = NatsDoor(service.connection, service.tables, count=lambda what: counter.labels(what).inc())
+    await door.run()
 
 
 async def revoke(service: Service) -> None:
@@ -162,6 +170,7 @@ BACKGROUND: tuple[Job, ...] = (
     Job(name="feeds", run=read_feeds, wanted=lambda settings: settings.dispatcher),
     Job(name="lanes", run=keep_lanes, wanted=lambda settings: True),
     Job(name="lists", run=keep_lists, wanted=lambda settings: True),
+    Job(name="nats door", run=take_events, wanted=lambda settings: True),
     Job(name="pools", run=keep_pools, wanted=lambda settings: True),
     Job(name="queues", run=watch_queues, wanted=lambda settings: True),
     Job(name="removals", run=keep_removing, wanted=lambda settings: True),

@@ -46,6 +46,12 @@ class Metrics:
             ("what",),
             registry=self.registry,
         )
+        self.nats_events = Counter(
+            "headrace_nats_events_total",
+            "Events that programs published over NATS: stored, refused, turned away for want of room.",
+            ("what",),
+            registry=self.registry,
+        )
         self.job_restarts = Counter(
             "headrace_job_restarts_total",
             "Times a background task of the service died and was started again.",

@@ -207,6 +207,14 @@ def bus_events(bus: str) -> str:
     return f"event.{token(bus)}.>"
 
 
+def publishing_subject(bus: str, credential: str) -> str:
+    """Where whoever holds this credential publishes events to a bus over NATS."""
+    return f"publish.{token(bus)}.{token(credential)}"
+
+
+ALL_PUBLISHING = "publish.*.*"
+
+
 def bus_news(bus: str) -> str:
     """Where it is told that a bus has another event."""
     return f"changed.{bus_events(bus)}"

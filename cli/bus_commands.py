@@ -145,6 +145,65 @@ def subscribers(
         _change(name, "subscribers", add, remove, client.add_subscriber, client.remove_subscriber, client.get_bus)
 
 
+credential_app = typer.Typer(
+    help="Credentials with which programs publish to a bus straight over NATS, and nothing else.", no_args_is_help=True
+)
+app.add_typer(credential_app, name="credential")
+
+
+@credential_app.command("create")
+def create_credential(
+    bus: Annotated[str, typer.Argument(help="The bus.")],
+    out: Annotated[Path, typer.Option(help="The .creds file to write; only you may read it.")],
+    label: Annotated[str | None, typer.Option(help="What people call it.")] = None,
+    source: Annotated[str | None, typer.Option(help="With what the sources of its events begin.")] = None,
+    ttl: Annotated[str | None, typer.Option(help="How long it lives, such as 30d; by default a day.")] = None,
+    as_json: JsonOption = False,
+    home: OfHomeOption = None,
+) -> None:
+    """Make a credential that publishes to one subject, in your name, for a program that speaks NATS."""
+    from headrace.bus.installation.private_files import write_private
+
+    with service(home) as client:
+        made = client.create_bus_credential(
+            bus, label=label, source=source, ttl_s=None if ttl is None else duration_s(ttl)
+        )
+    write_private(out, made.pop("creds"))
+    if as_json:
+        output.say_json(made)
+        return
+    output.note(f"{out} is good until {made['expires_at']}. Connect to {', '.join(made['nats_urls'])},")
+    output.note(f"with the inbox prefix {made['inbox_prefix']}, and publish requests to:")
+    output.say(str(made["subject"]))
+
+
+@credential_app.command("list")
+def list_credentials(
+    bus: Annotated[str, typer.Argument(help="The bus.")], as_json: JsonOption = False, home: OfHomeOption = None
+) -> None:
+    """List the credentials of a bus: yours, and those of others where it is yours."""
+    with service(home) as client:
+        credentials = client.list_bus_credentials(bus)
+    if as_json:
+        output.say_json(credentials)
+        return
+    keys = ("credential_id", "label", "principal", "source", "expires_at")
+    rows = [[shown(each[key]) for key in keys] for each in credentials]
+    output.say_table(["ID", "LABEL", "OF", "SOURCE", "UNTIL"], rows)
+
+
+@credential_app.command("delete")
+def delete_credential(
+    bus: Annotated[str, typer.Argument(help="The bus.")],
+    credential_id: Annotated[str, typer.Argument()],
+    home: OfHomeOption = None,
+) -> None:
+    """Withdraw a credential: its connections end, and what it publishes is refused."""
+    with service(home) as client:
+        client.delete_bus_credential(bus, credential_id)
+    output.say(f"Withdrew {credential_id}.")
+
+
 def _change(
     name: str,
     side: str,

@@ -83,6 +83,27 @@ class BusMethods:
         """Take it back; events that come later do not reach their subscriptions."""
         return self._let_no_more(bus, "subscribers", principal)
 
+    def create_bus_credential(
+        self, bus: str, *, label: str | None = None, source: str | None = None, ttl_s: float | None = None
+    ) -> Document:
+        """Make a credential with which a program publishes to a bus straight over NATS, and can do nothing else.
+
+        source: with what the sources of its events begin. ttl_s: how long it lives, by default a day. The answer has
+        `creds` (the text of a .creds file, given only now), `subject`, `nats_urls` and `inbox_prefix`.
+        """
+        given = {"label": label, "source": source, "ttl_s": ttl_s}
+        body = {name: value for name, value in given.items() if value is not None}
+        answer: Document = self._http.request("POST", f"{_path(bus)}/credentials", body=body)
+        return answer
+
+    def list_bus_credentials(self, bus: str) -> list[Document]:
+        """The credentials for publishing to a bus over NATS: yours, and those of others where the bus is yours."""
+        return items(self._http.request("GET", f"{_path(bus)}/credentials"), "credentials")
+
+    def delete_bus_credential(self, bus: str, credential_id: str) -> None:
+        """Withdraw a credential: its connections end, and what it publishes is refused."""
+        self._http.request("DELETE", f"{_path(bus)}/credentials/{quote(credential_id, safe='')}")
+
     def create_feed(self, feed: Mapping[str, Any]) -> Document:
         """Let messages of another NATS server become events of a bus (`urls`, `subjects`, `bus`, `stream`, `shape` …);
         gives the feed with its `feed_id`. For administrators."""

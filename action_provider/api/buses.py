@@ -12,6 +12,7 @@ from headrace.action_provider.api.access import timestamp
 from headrace.action_provider.api.bus_access import bus_of, may, not_found, own_bus, sees
 from headrace.action_provider.api.shares import check_known
 from headrace.action_provider.auth.callers import Caller
+from headrace.action_provider.auth.withdrawal import end_sessions
 from headrace.action_provider.errors import Conflict, ConsentRequired, InvalidRequest, NotFound
 from headrace.action_provider.http import Call, Operation, Query, no_content, reply
 from headrace.action_provider.state import Service
@@ -67,10 +68,14 @@ async def change(call: Call) -> Response:
 
 
 async def delete(call: Call) -> Response:
-    """Delete a bus of one's own with its events, the subscriptions to it and the schedules and webhooks that publish to
-    it, whoever owns them. What runs goes on, and dead letters stay. The name stays its owner's."""
+    """Delete a bus of one's own with its events, the subscriptions to it, and the schedules, webhooks, feeds and
+    credentials that publish to it, whoever owns them.
+
+    What runs goes on, and dead letters stay. The name stays its owner's.
+    """
     record = await own_bus(call.service, call.caller, call.path("name"))
     await remove_bus(call.service.connection, call.service.tables, record.name)
+    await end_sessions(call.service.tables, lambda session: session.bus == record.name)
     return no_content()
 
 

@@ -11,6 +11,7 @@ _SERVICES: Final = {
     "result.>": "Singleton",
     "progress.>": "Singleton",
     "log.>": "Singleton",
+    "publish.*.*": "Singleton",
     "$JS.ACK.>": "Singleton",
     "$JS.API.CONSUMER.MSG.NEXT.*.*": "Stream",
     "$JS.API.DIRECT.GET.RESULTS.>": "Stream",

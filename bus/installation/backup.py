@@ -68,7 +68,10 @@ async def stream_names(connection: Connection) -> list[str]:
         names += answer.get("streams") or []
         if len(names) >= answer["total"] or not answer.get("streams"):
             break
-    first = [name for name in _ORDER if name in names]
+    # Each bus of somebody's has a stream like that of the bus for everybody.
+    events = sorted(name for name in names if name.startswith("EVENTS_"))
+    order = [each for name in _ORDER for each in ([name, *events] if name == "EVENTS" else [name])]
+    first = [name for name in order if name in names]
     return first + sorted(set(names) - set(first))
 
 

@@ -19,7 +19,7 @@ from uuid import UUID
 import nkeys
 
 from headrace.bus.errors import KeysUnusable
-from headrace.bus.names import lane_tasks, token
+from headrace.bus.names import lane_tasks, publishing_subject, token
 
 OPERATOR_KEY: Final[int] = nkeys.PREFIX_BYTE_OPERATOR
 ACCOUNT_KEY: Final[int] = nkeys.PREFIX_BYTE_ACCOUNT
@@ -129,7 +129,7 @@ class AccountSigner:
 
 
 class Minter:
-    """Makes the credentials of SDK sessions and pools (and, where the CORE key is at hand, of services)."""
+    """Makes the credentials of SDK sessions, pools and publishers (and, where the CORE key is at hand, of services)."""
 
     def __init__(self, *, edge: AccountSigner, core: AccountSigner | None = None) -> None:
         self._edge = edge
@@ -162,6 +162,17 @@ class Minter:
             inbox_prefix=inbox,
         )
 
+    def publisher_user(self, bus: str, session_id: str, ttl_s: float) -> Credentials:
+        """A program that publishes events to one bus, and hears what became of them; nothing else."""
+        inbox = _inbox(session_id)
+        return self._edge.user(
+            f"publisher {bus}",
+            publish=[publishing_subject(bus, session_id)],
+            subscribe=[f"{inbox}.>"],
+            ttl_s=ttl_s,
+            inbox_prefix=inbox,
+        )
+
     def pool_user(self, endpoint: UUID, pool: str, session_id: str, ttl_s: float) -> Credentials:
         """A pool of an endpoint: take its own bundles, store results, progress and logs of its endpoint."""
         inbox = _inbox(session_id)
@@ -183,6 +194,14 @@ class Minter:
             ttl_s=ttl_s,
             inbox_prefix=inbox,
         )
+
+
+def creds_file(credentials: Credentials) -> str:
+    """Credentials as a `.creds` file, which every NATS client reads."""
+    return (
+        f"-----BEGIN NATS USER JWT-----\n{credentials.jwt}\n------END NATS USER JWT------\n\n"
+        f"-----BEGIN USER NKEY SEED-----\n{credentials.seed}\n------END USER NKEY SEED------\n"
+    )
 
 
 def _inbox(session_id: str) -> str:

@@ -151,12 +151,13 @@ class Connection:
         """Publish without waiting for anything. Raises `BusUnavailable` and `PayloadTooLarge`."""
         await self._linked.publish(subject, payload, reply, headers)
 
-    async def subscribe(self, subject: str, callback: Callback) -> Subscription:
-        """Call `callback` (quick, not blocking) for each message on `subject`, across reconnects.
+    async def subscribe(self, subject: str, callback: Callback, *, queue: str = "") -> Subscription:
+        """Call `callback` (quick, not blocking) for each message on `subject`, across reconnects; with a `queue`, for
+        each that no other subscriber of that name got.
 
         Raises `BusUnavailable` when the connection is closed.
         """
-        return self._subscriptions.add(subject, callback)
+        return self._subscriptions.add(subject, callback, queue=queue)
 
     async def subscribe_inbox(self, suffix: str, callback: Callback) -> Subscription:
         """As `subscribe`, on a subject of this connection's own inbox, which moves with the credential."""

@@ -137,12 +137,13 @@ class Link(asyncio.BufferedProtocol):
         if not self._writable.is_set():
             await self._writable.wait()
 
-    def subscribe(self, number: int, subject: str, callback: Callback) -> None:
-        """Have `callback` called for each message on `subject`; `number` is the subscriber's own choice."""
-        if not subject or _BLANK.search(subject):
+    def subscribe(self, number: int, subject: str, callback: Callback, *, queue: str = "") -> None:
+        """Have `callback` called for each message on `subject`; `number` is the subscriber's own choice. Of those who
+        name the same `queue` each message has one."""
+        if not subject or _BLANK.search(subject) or _BLANK.search(queue):
             raise BusError(f"not a subject that the bus can carry: {subject!r}")
         self._callbacks[number] = callback
-        self._send(f"SUB {subject} {number}\r\n".encode())
+        self._send(f"SUB {subject} {queue} {number}\r\n".encode())
 
     def unsubscribe(self, number: int) -> None:
         """End a subscription; nothing happens when there is none."""

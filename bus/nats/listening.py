@@ -21,6 +21,7 @@ class Subscription:
     _inbox: bool
     _callback: Callback
     _number: int
+    _queue: str = ""
 
     @property
     def subject(self) -> str:
@@ -56,17 +57,17 @@ class Subscriptions:
         """The connection is closed: there is no link any more."""
         self._link = None
 
-    def add(self, subject: str, callback: Callback, *, inbox: bool = False) -> Subscription:
+    def add(self, subject: str, callback: Callback, *, inbox: bool = False, queue: str = "") -> Subscription:
         """Call `callback` for each message on `subject`, which lies in the connection's own inbox or does not.
 
         Raises `BusUnavailable` when the connection is closed.
         """
         if self._link is None:
             raise BusUnavailable("the connection to the bus is closed")
-        subscription = Subscription(self, subject, inbox, callback, next(self._numbers))
+        subscription = Subscription(self, subject, inbox, callback, next(self._numbers), queue)
         self._all.append(subscription)
         if self._link.is_up:  # else the next link begins with it
-            self._link.subscribe(subscription._number, subscription.subject, callback)
+            self._link.subscribe(subscription._number, subscription.subject, callback, queue=queue)
         return subscription
 
     async def make_over(self, link: Link, inbox: str) -> None:
@@ -77,7 +78,7 @@ class Subscriptions:
         done: set[Subscription] = set()
         while missing := [each for each in self._all if each not in done]:
             for each in missing:
-                link.subscribe(each._number, each._subject_of(inbox), each._callback)
+                link.subscribe(each._number, each._subject_of(inbox), each._callback, queue=each._queue)
                 done.add(each)
             try:
                 async with asyncio.timeout(_ANSWER_WAIT_S):

@@ -221,9 +221,10 @@ class SessionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     """
 
     session_id: str
-    kind: Literal["sdk", "pool"]
+    kind: Literal["sdk", "pool", "publisher"]
     principal: str
     endpoint_id: UUID
+    """Of a publisher: 0."""
     pool: str
     token_id: str
     user_key: str
@@ -231,6 +232,13 @@ class SessionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     may_submit: bool = True
     urns: tuple[str, ...] = ()
     """Of a user of another system: all names, and the groups there through which they may use the endpoint."""
+    bus: str = ""
+    """Where a publisher may publish."""
+    source: str = ""
+    """With what the sources of its events begin."""
+    label: str = ""
+    """What people call it."""
+    created_at: float = 0.0
 
 
 class RevocationRecord(msgspec.Struct, frozen=True, kw_only=True):

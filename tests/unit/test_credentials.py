@@ -121,6 +121,7 @@ def test_the_edge_account_has_no_jetstream_and_imports_what_core_exports(operato
         ("service", "result.>"),
         ("service", "progress.>"),
         ("service", "log.>"),
+        ("service", "publish.*.*"),
         ("service", "$JS.ACK.>"),
         ("service", "$JS.API.CONSUMER.MSG.NEXT.*.*"),
         ("service", "$JS.API.DIRECT.GET.RESULTS.>"),

@@ -14,7 +14,8 @@ from headrace.bus.errors import DecodeError, EventRefused, InputFailed
 from headrace.bus.eventing.bindings import to_binary
 from headrace.bus.eventing.events import CloudEvent
 from headrace.bus.eventing.feeds.models import DataForm, FeedRecord, FeedShape
-from headrace.bus.eventing.feeds.shaping import FeedMessage, Shaper, of_binding
+from headrace.bus.eventing.feeds.shaping import FeedMessage, Shaper
+from headrace.bus.eventing.nats_binding import of_binding
 from headrace.schemas import SchemaViolation
 
 _TOKENS = st.lists(st.sampled_from(["a", "b", "*", ">"]), min_size=1, max_size=4).filter(lambda ts: ">" not in ts[:-1])

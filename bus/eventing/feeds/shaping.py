@@ -13,9 +13,9 @@ from typing import Any
 import msgspec
 
 from headrace.bus.errors import DecodeError, EventRefused
-from headrace.bus.eventing.bindings import mode_of, read_event
 from headrace.bus.eventing.events import MOST_EVENT_BYTES, CloudEvent
 from headrace.bus.eventing.feeds.models import MESSAGE_TYPE, FeedRecord
+from headrace.bus.eventing.nats_binding import of_binding
 from headrace.bus.eventing.templates import InputTemplate, compile_input
 
 _decode = msgspec.json.Decoder().decode
@@ -102,33 +102,11 @@ class Shaper:
             document["data_base64"] = base64.b64encode(body).decode()
 
 
-def of_binding(headers: Mapping[str, str], body: bytes) -> CloudEvent:
-    """The event of a message in the structured or the binary mode of the NATS binding; names of headers are small.
-
-    Raises `EventRefused`, `DecodeError` and `SchemaViolation`.
-    """
-    # In the binary mode the content type of the data has a header of its own; `Content-Type` says the mode alone.
-    content_type = headers.get("content-type", "")
-    mode = mode_of(content_type)
-    if mode == "batch":
-        raise EventRefused("the NATS binding has no batches: send one event in a message")
-    if mode == "binary":
-        content_type = headers.get("ce-datacontenttype", content_type)
-    return read_event(content_type, headers, body, _json)
-
-
 def templates_of(feed: FeedRecord) -> InputTemplate:
     """What the events of a feed are named by. Raises `FilterInvalid` with the pointer `/kwargs/NAME`."""
     shape = feed.shape
     named = {"type": shape.type, "source": shape.source, "subject": shape.subject, "id": shape.id}
     return compile_input({"kwargs": {name: text for name, text in named.items() if text}})
-
-
-def _json(body: bytes) -> Any:
-    try:
-        return _decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DecodeError(f"the message is not JSON: {error}", raw=body) from error
 
 
 def _text(value: Any) -> Any:
