@@ -27,10 +27,10 @@ from headrace.bus.eventing.announcements import Announcer
 from headrace.bus.eventing.burials import Burials
 from headrace.bus.eventing.deliveries import Waiting
 from headrace.bus.eventing.events import DEFAULT_BUS, CloudEvent
-from headrace.bus.eventing.expiry import Expiry
+from headrace.bus.eventing.expiry import Expiry, expires
 from headrace.bus.eventing.flow.holder import Tools
 from headrace.bus.eventing.flow.keeper import Keeper
-from headrace.bus.eventing.holds import Holds
+from headrace.bus.eventing.holds import Holds, limits_the_wait
 from headrace.bus.eventing.leases import Leases
 from headrace.bus.eventing.matching import Matcher
 from headrace.bus.eventing.outcomes import Outcomes
@@ -154,7 +154,8 @@ class Dispatcher:
                 due = Intake(self._connection, "DELIVERIES", DUE_CONSUMER, functools.partial(self._on_due, find))
                 group.create_task(due.run(), name="due deliveries")
                 group.create_task(matcher.catch_up(), name="late subscriptions")
-                holds = Holds(self._connection, self._keys, self._tables.presence, self._roster.all)
+                waits = self._roster.select(limits_the_wait)
+                holds = Holds(self._connection, self._keys, self._tables.presence, waits.all)
                 group.create_task(holds.run(), name="deliveries at endpoints that are away")
                 group.create_task(leases.run(), name="leases")
                 offer = functools.partial(matcher.offer, full_wait_s=self._full_wait_s)
@@ -164,7 +165,7 @@ class Dispatcher:
                     self._connection,
                     self._keys,
                     self._tables.subscriptions,
-                    self._roster.records,
+                    self._roster.select(expires).all,
                     results_consumer=RESULTS_CONSUMER,
                 )
                 group.create_task(expiry.run(), name="subscriptions that have expired")

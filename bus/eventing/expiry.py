@@ -14,7 +14,7 @@ from headrace.bus import names
 from headrace.bus.errors import BusUnavailable, DecodeError, RecordConflict, StreamMissing
 from headrace.bus.eventing.arrivals import sequence_before
 from headrace.bus.eventing.deliveries import Delivery
-from headrace.bus.eventing.subscriptions import SubscriptionRecord
+from headrace.bus.eventing.subscriptions import CompiledSubscription, SubscriptionRecord
 from headrace.bus.keys import KeyRing
 from headrace.bus.nats import pages
 from headrace.bus.nats.connection import Connection
@@ -29,6 +29,11 @@ _LONGEST_PAUSE_S: Final = 600.0
 _PAGE = 200
 
 
+def expires(subscription: CompiledSubscription) -> bool:
+    """Whether a subscription ends by itself."""
+    return subscription.record.expires_at is not None
+
+
 class Expiry:
     """Removes subscriptions that have expired. `run` until cancelled; any number may."""
 
@@ -37,7 +42,7 @@ class Expiry:
         connection: Connection,
         keys: KeyRing,
         records: Records[SubscriptionRecord],
-        subscriptions: Callable[[], Iterable[SubscriptionRecord]],
+        subscriptions: Callable[[], Iterable[CompiledSubscription]],
         *,
         results_consumer: str,
         look_s: float = LOOK_S,
@@ -57,7 +62,8 @@ class Expiry:
         while True:
             await asyncio.sleep(self._look_s)
             now = time.time()
-            expired = [each for each in self._subscriptions() if each.expires_at is not None and each.expires_at < now]
+            records = (each.record for each in self._subscriptions())
+            expired = [each for each in records if each.expires_at is not None and each.expires_at < now]
             for record in expired:
                 try:
                     await self._see_to(record, now)

@@ -50,6 +50,11 @@ class _Queue:
     subscriptions: dict[UUID, CompiledSubscription] = field(default_factory=dict)
 
 
+def limits_the_wait(subscription: CompiledSubscription) -> bool:
+    """Whether deliveries of a subscription may wait for an endpoint for some time only."""
+    return subscription.record.offline.hold_s is not None or subscription.record.retry.max_age_s is not None
+
+
 class Holds:
     """Ends what has waited too long at endpoints that are away. `run` until cancelled."""
 
@@ -101,11 +106,9 @@ class Holds:
     def _limited(self) -> dict[tuple[UUID, str], dict[UUID, CompiledSubscription]]:
         """The subscriptions that limit the wait, by endpoint and owner."""
         found: dict[tuple[UUID, str], dict[UUID, CompiledSubscription]] = defaultdict(dict)
-        for each in self._subscriptions():
-            record = each.record
-            if record.offline.hold_s is not None or record.retry.max_age_s is not None:
-                for endpoint in each.places.all():
-                    found[endpoint, record.owner][record.subscription_id] = each
+        for each in filter(limits_the_wait, self._subscriptions()):
+            for endpoint in each.places.all():
+                found[endpoint, each.record.owner][each.record.subscription_id] = each
         return found
 
     async def _look_through(self, endpoint: UUID, owner: str, queue: _Queue, now: float) -> float:

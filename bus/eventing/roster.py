@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from uuid import UUID
 
 from headrace.bus.errors import FilterInvalid
 from headrace.bus.eventing.events import CloudEvent
+from headrace.bus.eventing.selections import Picks, Selection
 from headrace.bus.eventing.subscriptions import CompiledSubscription, SubscriptionRecord
 from headrace.bus.filters import FilterIndex
 from headrace.bus.store.records import Record, Records, Watch
@@ -42,6 +43,7 @@ class Roster:
         self._on_change = on_change
         self._known: dict[UUID, CompiledSubscription] = {}
         self._indexes: dict[str, FilterIndex[UUID]] = {bus: FilterIndex() for bus in newest}
+        self._selections: list[Selection] = []
         self._members: dict[str, set[UUID]] = {}
         self._newest = dict(newest)
         self._asked: set[str] = set()
@@ -96,13 +98,13 @@ class Roster:
         """A subscription that is known here, or None."""
         return self._known.get(subscription_id)
 
-    def all(self) -> Iterable[CompiledSubscription]:
-        """Those that are known here, as they are now."""
-        return list(self._known.values())
-
-    def records(self) -> Iterator[SubscriptionRecord]:
-        """The records of all that are known here."""
-        return (each.record for each in list(self._known.values()))
+    def select(self, picks: Picks) -> Selection:
+        """Those that a test picks, from here on up to date."""
+        selection = Selection(picks)
+        for subscription_id, subscription in self._known.items():
+            selection.changed(subscription_id, subscription)
+        self._selections.append(selection)
+        return selection
 
     async def find(self, subscription_id: UUID) -> CompiledSubscription | None:
         """A subscription; one that is not known here is read. None when there is none (any more).
@@ -126,7 +128,8 @@ class Roster:
     def _changed(self, key: str, record: Record[SubscriptionRecord] | None) -> None:
         was_known = self._forget(UUID(key))
         self._learn(record, was_known=was_known)
-        self._on_change(UUID(key), self._known.get(UUID(key)))
+        for tell in (self._on_change, *(each.changed for each in self._selections)):
+            tell(UUID(key), self._known.get(UUID(key)))
 
     def _learn(self, record: Record[SubscriptionRecord] | None, *, was_known: bool) -> None:
         if record is None:

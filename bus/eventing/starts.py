@@ -59,6 +59,7 @@ class CatchUps:
     def __init__(self, roster: Roster, leases: Leases, records: Records[CatchUpRecord], offer: Offer) -> None:
         """`offer` delivers the first of a range of events, and gives the range that is left."""
         self._roster = roster
+        self._early = roster.select(_begins_in_the_past)
         self._leases = leases
         self._records = records
         self._offer = offer
@@ -69,7 +70,7 @@ class CatchUps:
         """See to every subscription that starts in the past."""
         async with asyncio.TaskGroup() as group:
             while True:
-                wanted = {each.record.subscription_id for each in self._roster.all() if _begins_in_the_past(each)}
+                wanted = {each.record.subscription_id for each in self._early.all()}
                 self._done &= wanted
                 for each in wanted - self._done - self._under_way.keys():
                     task = group.create_task(self._see_to(each), name=f"catch-up of {each}")
