@@ -12,6 +12,7 @@ import contextlib
 import logging
 import time
 from typing import Final
+from uuid import UUID
 
 from headrace.bus import names
 from headrace.bus.errors import DecodeError, EndpointNotAllowed, InputFailed
@@ -19,7 +20,7 @@ from headrace.bus.eventing.arrivals import arrived_after
 from headrace.bus.eventing.deliveries import Delivery, Waiting
 from headrace.bus.eventing.events import CloudEvent
 from headrace.bus.eventing.flow import queue
-from headrace.bus.eventing.flow.plans import Plan
+from headrace.bus.eventing.flow.plans import Plan, single
 from headrace.bus.eventing.flow.policy import compile_order
 from headrace.bus.eventing.flow.scheduler import Entry, Scheduler
 from headrace.bus.eventing.starts import CatchUpRecord
@@ -97,6 +98,18 @@ class Inflow:
             self._held_bytes -= len(entry.message)
             return Waiting.decode(entry.message)
         return await queue.read_place(self._connection, entry.place)
+
+    async def queued_as(self, bundle: str) -> Plan | None:
+        """The plan of the delivery that is queued with this bundle (hex); None when there is none any more."""
+        try:
+            found = await queue.read_bundle(self._connection, self._id, UUID(bundle))
+            if found is None:
+                return None
+            place, waiting = found
+            key = self._key(CloudEvent.of_stored(waiting.event).document) if self._key else None
+        except DecodeError:
+            return None
+        return single(place, waiting.delivery, waiting.delivery.place(self._record.endpoint_id), key)
 
     async def gather_early(self) -> None:
         """Where order matters, a new subscription begins when nothing earlier can come any more: every dispatcher has

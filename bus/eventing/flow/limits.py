@@ -37,6 +37,10 @@ class Limits:
             self._fill(self._rate, now)
             self._tokens -= 1
 
+    def adopt(self) -> None:
+        """Count one that a predecessor has begun, whether there is room or not."""
+        self.running += 1
+
     def end(self) -> None:
         """Count one that has ended."""
         self.running -= 1

@@ -21,6 +21,7 @@ from headrace.bus.store.streams import purge
 logger = logging.getLogger(__name__)
 
 _STREAM: Final = "DELIVERIES"
+_STREAM_OF_TASKS: Final = "TASKS"
 _PAGE_BYTES: Final = 4 * 1024 * 1024
 _AT_ONCE: Final = 64
 _PLANS: Final = 200
@@ -50,6 +51,12 @@ async def keep_plan(connection: Connection, subscription: UUID, plan: Plan) -> N
 async def drop_plan(connection: Connection, subscription: UUID, plan: Plan) -> None:
     """Remove a plan; nothing happens when there is none. Raises `BusUnavailable`."""
     await purge(connection, _STREAM, names.delivery_plan_subject(subscription, plan.name))
+
+
+async def running(connection: Connection, subscription: UUID, owner: str) -> set[str]:
+    """The bundles (hex) of a subscription that are queued at an endpoint, or run there. Raises `BusUnavailable`."""
+    pattern = f"task.*.*.{names.token(owner)}.{group_of(subscription).hex}.*"
+    return {subject.rpartition(".")[2] async for subject in pages.subjects(connection, _STREAM_OF_TASKS, pattern)}
 
 
 async def read_plans(connection: Connection, subscription: UUID, most: int | None = None) -> list[Plan]:
@@ -88,6 +95,15 @@ async def read_place(connection: Connection, place: int) -> Waiting | None:
     if not messages or messages[0].sequence != place:
         return None
     return Waiting.decode(messages[0].data)
+
+
+async def read_bundle(connection: Connection, subscription: UUID, bundle: UUID) -> tuple[int, Waiting] | None:
+    """The queued delivery whose first bundle this is, and its message of DELIVERIES; None when there is none.
+
+    Raises `BusUnavailable` and `DecodeError`.
+    """
+    message = await connection.read_last(_STREAM, names.delivery_queued_subject(subscription, bundle))
+    return None if message is None else (message.sequence, Waiting.decode(message.data))
 
 
 async def remove(connection: Connection, places: Iterable[int]) -> None:

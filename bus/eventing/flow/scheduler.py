@@ -119,7 +119,7 @@ class Scheduler:
 
     def restore(self, plan: Plan) -> None:
         """Take in a plan that waits."""
-        self._put(plan.key if self._flow.when_failing == "park" else None, [plan])
+        self._put(self._line_key(plan.key), [plan])
 
     def next(self, now: float, clock: float, *, who: object = None) -> Begin | None:
         """What begins now; it counts as running then. `clock` is the time of the limits."""
@@ -142,13 +142,20 @@ class Scheduler:
             return begin
         return None
 
+    def adopt(self, plan: Plan) -> Begin:
+        """Take in what a predecessor has begun: it counts as running, whatever the limits say."""
+        begin = Begin(next(self._numbers), self._line_key(plan.key), plan=plan)
+        self._limits.adopt()
+        self._running[begin.number] = begin.key
+        self._line(begin.key).running += 1
+        return begin
+
     def ended(self, begin: Begin, following: Iterable[Plan] = ()) -> None:
         """What has begun has ended, and these plans follow from it."""
         key = self._running.pop(begin.number)
         self._lines[key].running -= 1
         self._limits.end()
-        parked = self._flow.when_failing == "park"
-        self._put(key if parked else None, following)
+        self._put(self._line_key(key), following)
         self._list(key)
         self._forget(key)
 
@@ -159,6 +166,10 @@ class Scheduler:
     def keys(self) -> Iterator[str]:
         """The keys that have something waiting or running."""
         return (key for key in self._lines if key is not None)
+
+    def _line_key(self, key: str | None) -> str | None:
+        """The line of what was begun before: where a failing event parks nothing, nothing waits for it."""
+        return key if self._flow.when_failing == "park" else None
 
     def _line(self, key: str | None) -> _Line:
         line = self._lines.get(key)

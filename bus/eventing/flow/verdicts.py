@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
@@ -16,7 +16,7 @@ from headrace.bus.errors import (
     FunctionUnusable,
     SerializerNotAllowed,
 )
-from headrace.bus.eventing.deliveries import FailedAttempt
+from headrace.bus.eventing.deliveries import Delivery, FailedAttempt
 from headrace.bus.eventing.flow.plans import Member, Plan
 from headrace.bus.eventing.retries import Failed, RetryPolicy, verdict
 
@@ -57,6 +57,37 @@ class Rules:
     after: Callable[[UUID], UUID | None] = lambda _endpoint: None
     """The endpoint behind one that was away too long."""
     bisect: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing to store or remove; exactly one of these is set."""
+
+    bury: tuple[Member, Delivery] | None = None
+    """A dead letter."""
+    remove: tuple[Member, ...] = ()
+    """Queued deliveries that are done, or dead."""
+    keep: Plan | None = None
+    drop: Plan | None = None
+
+
+def steps(plan: Plan, found: Verdict, *, stored: bool) -> Iterator[Step]:
+    """What is done about a verdict, in this order; only then what follows may begin. `stored`: the plan is.
+
+    A crash between two of them leaves plan and result, and so the same verdict: all steps can be done again. What has
+    ended is removed before the plan is, or it would be taken for new; and what follows is stored before that, or it
+    would be forgotten how often it was tried.
+    """
+    if found.dead is not None:
+        for member, delivery in zip(found.dead.members, found.dead.deliveries(), strict=True):
+            yield Step(bury=(member, delivery))
+    ended = (*found.done, *(found.dead.members if found.dead is not None else ()))
+    if ended:
+        yield Step(remove=ended)
+    for following in found.again:
+        yield Step(keep=following)
+    if stored:
+        yield Step(drop=plan)
 
 
 def succeeded(plan: Plan) -> Verdict:
