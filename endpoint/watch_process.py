@@ -17,6 +17,7 @@ from headrace.bus.parent import die_with_parent
 from headrace.endpoint.config import EndpointConfig
 from headrace.endpoint.directory import EndpointDirectory
 from headrace.endpoint.watch.report import STATUS_FILE
+from headrace.schemas import HeadraceError
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +64,8 @@ class WatchProcess:
             self._changed.clear()
             if self._settings is None:
                 # What the last one said is true no more.
-                (self._directory.watch_path / STATUS_FILE).unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    (self._directory.watch_path / STATUS_FILE).unlink(missing_ok=True)
                 await self._changed.wait()
                 continue
             began = time.monotonic()
@@ -88,7 +90,8 @@ class WatchProcess:
         """Start it, and wait until it ends or the settings change; how it ended."""
         try:
             process = await self._start(settings)
-        except OSError as error:
+        except (OSError, HeadraceError) as error:
+            # A full disk, say. The endpoint goes on.
             return str(error)
         ended = asyncio.create_task(process.wait(), name="watcher")
         changed = asyncio.create_task(self._changed.wait(), name="changes of the watched folders")

@@ -59,8 +59,9 @@ def result_for(client: Client, folder: Path, name: str, within_s: float = 30.0) 
     while time.monotonic() < end:
         with contextlib.suppress(NotFound):  # nothing was delivered so far
             for task in client.get_task_group(DELIVERIES_GROUP)["tasks"]:
-                if task["state"] == "succeeded" and task["result"].get("file") == name:
-                    return task["result"]
+                result = task["result"] if task["state"] == "succeeded" else None
+                if isinstance(result, dict) and result.get("file") == name:
+                    return result
         time.sleep(0.1)
     raise TimeoutError(f"no result for {folder / name} within {within_s:g} s")
 

@@ -28,8 +28,10 @@ _RETRY_S: Final = 2.0
 _LONGEST_LOOK_S: Final = 1.0
 """How soon it is noticed that the folder is not what it was."""
 _SCAN_SHARE: Final = 10
+_LEAST_BETWEEN_S: Final = 0.05
 """A scan that takes long comes seldom: at most a tenth of the time goes into scans."""
 _MOST_ROUNDS: Final = 5
+_HEAR_AGAIN_S: Final = 60.0
 _BURST: Final = 4096
 """So many paths at once may be more than the kernel has kept (`fs.inotify.max_queued_events`, mostly 16 384)."""
 _AFTER_BURST_S: Final = 2.0
@@ -93,6 +95,8 @@ class _Watch:
         )
         self._candidates = Candidates(announcer, self._tree, report, stop)
         self._directories: dict[str, tuple[int, int]] = {}
+        self._hear_again = 0.0
+        self._not_before = 0.0
         self._skips = not journal.begin_folder(rule.name, rule.folder) and rule.existing == "skip"
         self._notices: Notices = KernelNotices() if rule.poll == "auto" and system.tells_of_changes else NoNotices()
 
@@ -113,6 +117,10 @@ class _Watch:
                 now = time.monotonic()
                 timeout_s = min(self._candidates.next_s(now), max(0.0, next_scan - now), _LONGEST_LOOK_S)
                 paths = self._notices.wait(timeout_s, self._stop)
+                if paths is None:
+                    self._directories = {}
+                    next_scan = min(next_scan, max(time.monotonic(), self._not_before))
+                    continue
                 self._take_notices(paths)
                 if len(paths) >= _BURST:
                     next_scan = min(next_scan, time.monotonic() + _AFTER_BURST_S)
@@ -144,6 +152,9 @@ class _Watch:
     def _scan(self) -> float:
         """Look at everything; gives when to do so again."""
         began = time.monotonic()
+        if self._notices.problem is not None and began >= self._hear_again:
+            # There may be room for us by now.
+            self._hear_again, self._directories = began + _HEAR_AGAIN_S, {}
         troubled: dict[str, str] = {}
         found = self._look_from([""], troubled)
         if self._stop.is_set():
@@ -160,8 +171,9 @@ class _Watch:
         self._journal.all_known(self._rule.name)
         self._journal.forget_gone(self._rule.name)
         now = time.monotonic()
+        self._not_before = now + max(_LEAST_BETWEEN_S, (now - began) * _SCAN_SHARE)
         every_s = self._rule.poll_every_s if self._is_deaf else self._rule.scan_every_s
-        return now + max(every_s, (now - began) * _SCAN_SHARE)
+        return max(now + every_s, self._not_before)
 
     def _tell_of_other_file_system(self) -> None:
         before = self._journal.seen_elsewhere(self._rule.name, self._device)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 import threading
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, Protocol
@@ -20,6 +21,7 @@ INSTALL: Final = "pip install 'headrace[watch]'"
 
 _STEP_MS: Final = 20
 _TOGETHER_MS: Final = 100
+_TRIES: Final = 3
 
 
 class Notices(Protocol):
@@ -32,8 +34,9 @@ class Notices(Protocol):
     def watch(self, directories: Iterable[str]) -> None:
         """From now on: these directories, each without what is below it."""
 
-    def wait(self, timeout_s: float, stop: threading.Event) -> set[str]:
-        """What may have changed; empty when the time is over, or `stop` is set."""
+    def wait(self, timeout_s: float, stop: threading.Event) -> set[str] | None:
+        """What may have changed; empty when the time is over, or `stop` is set. None: everything may have, and what was
+        watched is watched no longer."""
 
     def close(self) -> None:
         """Let go of everything."""
@@ -62,37 +65,50 @@ class KernelNotices:
     def __init__(self) -> None:
         self.problem: str | None = None
         self._notify: RustNotify | None = None
-        self._left: set[str] = set()
+        self._left: set[str] | None = set()
+        """What one that was replaced had still to tell; None when it could not."""
 
     def watch(self, directories: Iterable[str]) -> None:
         """From now on these. Each is named to the library, which by itself would follow links wherever they lead."""
-        from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError
-
-        before, self._notify = self._notify, None
-        paths = sorted(directories)
-        try:
-            if paths:
-                self._notify = RustNotify(paths, False, False, 0, False, True)
-            self.problem = None
-        except FileNotFoundError:
-            # One went away meanwhile: the scan that follows knows better, and asks again.
-            self._notify, before = before, None
-        except (OSError, WatchfilesRustInternalError) as error:
-            self.problem = f"the kernel does not tell of changes ({error}); see fs.inotify.max_user_watches"
+        before = self._notify
+        wanted = sorted(directories)
+        nameable = [path for path in wanted if _is_text(path)]
+        self.problem = None if nameable == wanted else "the name of a directory is no UTF-8"
+        self._notify = self._made(nameable)
         if before is not None:
-            # Only now, when the new one hears everything: what the old one still has to tell.
-            self._left |= _told(before.watch(_TOGETHER_MS, _STEP_MS, _STEP_MS, None))
+            # Only now, when the new one hears everything.
+            left = _asked(before, _STEP_MS, None)
+            self._left = None if left is None or self._left is None else self._left | left
             before.close()
 
-    def wait(self, timeout_s: float, stop: threading.Event) -> set[str]:
+    def _made(self, paths: list[str]) -> RustNotify | None:
+        from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError
+
+        for _ in range(_TRIES):
+            try:
+                # Not the library's own tolerance of what it may not watch: it covers the kernel's limits as well.
+                return RustNotify(paths, False, False, 0, False, False) if paths else None
+            except FileNotFoundError:
+                # One went away meanwhile.
+                paths = [path for path in paths if os.path.isdir(path)]
+            except (OSError, WatchfilesRustInternalError) as error:
+                self.problem = f"the kernel does not tell of changes ({error}); see fs.inotify.max_user_watches"
+                return None
+        self.problem = "directories come and go too fast to hear of changes in them"
+        return None
+
+    def wait(self, timeout_s: float, stop: threading.Event) -> set[str] | None:
         """What may have changed."""
-        if self._left:
-            left, self._left = self._left, set()
+        left, self._left = self._left, set()
+        if left is None or left:
             return left
         if self._notify is None:
             stop.wait(timeout_s)
             return set()
-        return _told(self._notify.watch(_TOGETHER_MS, _STEP_MS, max(_STEP_MS, int(timeout_s * 1000)), stop))
+        found = _asked(self._notify, max(_STEP_MS, int(timeout_s * 1000)), stop)
+        if found is None:
+            self.close()
+        return found
 
     def close(self) -> None:
         """Let go of the kernel's watches."""
@@ -101,8 +117,24 @@ class KernelNotices:
             self._notify = None
 
 
-def _told(found: set[tuple[int, str]] | str) -> set[str]:
+def _asked(notify: RustNotify, timeout_ms: int, stop: threading.Event | None) -> set[str] | None:
+    """What the library tells; None when it has met what it cannot tell of, such as a name that is no UTF-8."""
+    from watchfiles._rust_notify import WatchfilesRustInternalError
+
+    try:
+        found = notify.watch(_TOGETHER_MS, _STEP_MS, timeout_ms, stop)
+    except WatchfilesRustInternalError as error:
+        logger.debug("Looking at everything: %s", error)
+        return None
     return {path for _, path in found} if isinstance(found, set) else set()
+
+
+def _is_text(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def can_hear() -> bool:

@@ -43,7 +43,7 @@ class Selection:
         """Whether files in this directory may count."""
         if not self._recursive or (not self._hidden and path.rpartition("/")[2].startswith(".")):
             return False
-        return not self._exclude(path)
+        return not (self._temporary(path) or self._exclude(path))
 
 
 class Markers:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 from pathlib import Path
@@ -134,6 +135,21 @@ def test_links_are_followed_only_where_that_is_said(folder: Path, journal: Path,
         # What cannot be looked at is said, and harms nothing else.
         assert "itself cannot be looked at: Too many levels" in seen.report.document()["problems"][0]
         assert set(seen.subjects) == {"fence", "link/far.tif", "link/further.tif", "near.tif"}
+
+
+def test_names_that_are_no_text_are_announced_as_well(folder: Path, journal: Path) -> None:
+    # The library can neither tell of such files nor be told of such directories.
+    with watched(folder, journal, poll_every_s=0.1) as seen:
+        eventually(lambda: seen.is_("watching"))
+        (folder / os.fsdecode(b"m\xe4rz.tif")).touch()
+        (event,) = seen.wait("m\ufffdrz.tif")
+        assert base64.b64decode(event["data"]["path_base64"]) == bytes(folder) + b"/m\xe4rz.tif"
+        (folder / os.fsdecode(b"m\xe4rz")).mkdir()
+        (folder / os.fsdecode(b"m\xe4rz") / "1.tif").touch()
+        seen.wait("m\ufffdrz.tif", "m\ufffdrz/1.tif")
+        assert seen.is_("polling")
+        (folder / "april.tif").touch()
+        seen.wait("m\ufffdrz.tif", "m\ufffdrz/1.tif", "april.tif")
 
 
 def test_two_thousand_files_at_once_are_announced_once_each(folder: Path, journal: Path) -> None:

@@ -121,6 +121,7 @@ def test_hidden_and_temporary_files_and_markers_do_not_count() -> None:
     assert plain.enters("x")
     assert not plain.enters("x/.cache")
     assert not plain.enters("badly")
+    assert not plain.enters("run.part")
     assert not Selection(rule(recursive=False)).enters("x")
     assert Selection(rule(hidden=True, temporary=[])).takes(".a.part")
     marked = Selection(rule(complete="marker"))
