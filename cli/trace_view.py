@@ -70,7 +70,17 @@ def _delivery(delivery: Document) -> _Lines:
     if letter is not None:
         named = f"dead letter {letter['dead_letter_id']}, {letter['created_at']}, {letter['code']}"
         branches.append(iter([named, _short(f"   {letter['reason']}")]))
+    if delivery["announced"] is not None:
+        branches.append(_announced(delivery["announced"]))
     yield from _below(branches)
+
+
+def _announced(announced: Document) -> _Lines:
+    yield f"announced {announced['stored_at']} as number {announced['sequence']} of the bus {announced['bus']!r}:"
+    if announced["trace"] is not None:
+        yield from _below([tree(announced["trace"])])
+    else:
+        yield from _below([iter([f"Event {announced['id']} of {announced['source']} ({announced['type']})"])])
 
 
 def _attempt(attempt: Document) -> _Lines:

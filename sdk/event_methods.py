@@ -105,14 +105,21 @@ class EventMethods:
         event_type: str | None = None,
         subscription_id: Id | None = None,
         explain: bool = False,
+        follow: bool = True,
     ) -> Document:
         """Everything that followed from an event, as far as it is yours to see.
 
         event: its sequence, or its source and id (an event that is found sooner where its `event_type` is named). The
         answer has the event as it is `stored`, and the `subscriptions` that it met, each with its `deliveries`: their
-        `state`, `attempts`, `redrives` and `dead_letter`. explain: also why each of them matched, or did not.
+        `state`, `attempts`, `redrives`, `dead_letter`, and the event that was `announced`, with the trace of that.
+        explain: also why each of them matched, or did not. follow: whether announced events are followed.
         """
-        path, query = "events/trace", {"bus": bus, **({"explain": "true"} if explain else {})}
+        path = "events/trace"
+        query: Document = {
+            "bus": bus,
+            "explain": "true" if explain else "false",
+            "follow": "true" if follow else "false",
+        }
         if isinstance(event, tuple):
             query |= {"source": event[0], "id": event[1], **given(type=event_type)}
         else:

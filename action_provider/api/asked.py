@@ -26,12 +26,12 @@ def number(call: Call, name: str, *, default: int, least: int = 1, most: int) ->
     return int(given)
 
 
-def truth(call: Call, name: str) -> bool:
-    """Whether something is wanted; not where nothing is said. Raises `InvalidRequest`."""
+def truth(call: Call, name: str, *, default: bool = False) -> bool:
+    """Whether something is wanted. Raises `InvalidRequest`."""
     given = call.query(name)
     if given not in (None, "true", "false"):
         raise refusal(name, f"{str(given)[:40]!r} is neither true nor false")
-    return given == "true"
+    return default if given is None else given == "true"
 
 
 def moment(call: Call, name: str) -> datetime | None:

@@ -116,9 +116,14 @@ async def _at(call: Call, bus: str, sequence: int) -> Arrived | None:
 
 async def _seen(call: Call, bus: str, arrived: Arrived | None, name: str) -> Arrived:
     """The event, if there is one that the caller may see: as one of those who may listen, or as its publisher."""
-    if arrived is None or not (_published(call, arrived) or await _listens(call, bus)):
+    if arrived is None or not await may_see(call, bus, arrived):
         raise NotFound(f"the bus {bus[:80]!r} holds no {name} (any more), or it is not yours to see")
     return arrived
+
+
+async def may_see(call: Call, bus: str, arrived: Arrived) -> bool:
+    """Whether the caller may see an event."""
+    return _published(call, arrived) or await _listens(call, bus)
 
 
 async def _listens(call: Call, bus: str) -> bool:

@@ -6,6 +6,8 @@ everything.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
@@ -19,17 +21,21 @@ from headrace.action_provider.api.stored_events import (
     TYPE,
     asked_bus,
     asked_event,
+    may_see,
     named_event,
     stored_document,
 )
 from headrace.action_provider.errors import NotFound
 from headrace.action_provider.http import Call, Operation, Query, reply
+from headrace.bus.eventing.replays.models import ReplayRecord
 from headrace.bus.eventing.subscriptions import SubscriptionRecord
+from headrace.bus.eventing.traces.announced import find_announced
 from headrace.bus.eventing.traces.stories import AttemptStory, Story
 from headrace.bus.eventing.traces.tracing import Trace, Traced, Tried, trace, trace_one
 
 _DEFAULT = 50
 _MOST = 200
+_MOST_FOLLOWED = 20
 _LARGEST = (1 << 63) - 1
 _TIMES = ("due_at", "stored_at", "started_at", "ended_at", "result_stored_at")
 _TEXTS = ("error", "message", "traceback")
@@ -42,7 +48,7 @@ async def trace_place(call: Call) -> Response:
     event = arrived.event
     if event is None:
         raise NotFound(f"the event {arrived.sequence} cannot be read, so it was passed over")
-    return await _trace(call, Traced(asked_bus(call), event.source, event.id, arrived))
+    return reply(await _trace(call, Traced(asked_bus(call), event.source, event.id, arrived)))
 
 
 async def trace_named(call: Call) -> Response:
@@ -53,32 +59,55 @@ async def trace_named(call: Call) -> Response:
     then.
     """
     source, event_id, arrived = await named_event(call)
-    return await _trace(call, Traced(asked_bus(call), source, event_id, arrived))
+    return reply(await _trace(call, Traced(asked_bus(call), source, event_id, arrived)))
 
 
-async def _trace(call: Call, event: Traced) -> Response:
-    service, explain = call.service, truth(call, "explain")
-    subscription = _subscription(call)
-    rows = await service.tables.replays.list()
+async def _trace(call: Call, event: Traced) -> dict[str, Any]:
+    rows = await call.service.tables.replays.list()
     replays = [row.value for row in rows if call.caller.admin or call.caller.is_(row.value.owner)]
-    if subscription is not None:
-        row = await service.tables.subscriptions.get(subscription.hex)
+    asked = _Asked(
+        subscription=_subscription(call),
+        explain=truth(call, "explain"),
+        limit=number(call, "limit", default=_DEFAULT, most=_MOST),
+        start=number(call, "start", default=1, most=_LARGEST),
+        replays=replays,
+        further=iter(range(_MOST_FOLLOWED if truth(call, "follow", default=True) else 0)),
+    )
+    return await _document(call, event, asked)
+
+
+@dataclasses.dataclass(slots=True)
+class _Asked:
+    """What a trace is to show. `further` are the announced events that are still followed."""
+
+    subscription: UUID | None
+    explain: bool
+    limit: int
+    start: int
+    replays: list[ReplayRecord]
+    further: Iterator[int]
+
+
+async def _found(call: Call, event: Traced, asked: _Asked) -> Trace:
+    service = call.service
+    if asked.subscription is not None:
+        row = await service.tables.subscriptions.get(asked.subscription.hex)
         if row is None or not _visible(call, row.value):
-            raise NotFound(f"there is no subscription {subscription} of yours")
-        found = await trace_one(service.connection, service.keys, row, event, explain=explain, replays=replays)
-    else:
-        found = await trace(
-            service.connection,
-            service.keys,
-            service.tables.subscriptions,
-            event,
-            is_visible=lambda record: _visible(call, record),
-            explain=explain,
-            limit=number(call, "limit", default=_DEFAULT, most=_MOST),
-            start=number(call, "start", default=1, most=_LARGEST),
-            replays=replays,
+            raise NotFound(f"there is no subscription {asked.subscription} of yours")
+        return await trace_one(
+            service.connection, service.keys, row, event, explain=asked.explain, replays=asked.replays
         )
-    return reply(_document(call, event, found))
+    return await trace(
+        service.connection,
+        service.keys,
+        service.tables.subscriptions,
+        event,
+        is_visible=lambda record: _visible(call, record),
+        explain=asked.explain,
+        limit=asked.limit,
+        start=asked.start,
+        replays=asked.replays,
+    )
 
 
 def _visible(call: Call, record: SubscriptionRecord) -> bool:
@@ -93,19 +122,20 @@ def _subscription(call: Call) -> UUID | None:
         raise refusal("subscription_id", f"{str(given)[:80]!r} is not a UUID") from None
 
 
-def _document(call: Call, event: Traced, found: Trace) -> dict[str, Any]:
+async def _document(call: Call, event: Traced, asked: _Asked) -> dict[str, Any]:
+    found = await _found(call, event, asked)
     return {
         "bus": event.bus,
         "source": event.source,
         "id": event.event_id,
         "stored": None if event.arrived is None else stored_document(call, event.arrived),
-        "subscriptions": [_tried(each) for each in found.tried],
+        "subscriptions": [await _tried(call, each, asked) for each in found.tried],
         "passed_over": found.passed_over,
         "next": found.next,
     }
 
 
-def _tried(tried: Tried) -> dict[str, Any]:
+async def _tried(call: Call, tried: Tried, asked: _Asked) -> dict[str, Any]:
     record = tried.record
     return {
         "subscription_id": record.subscription_id,
@@ -114,11 +144,11 @@ def _tried(tried: Tried) -> dict[str, Any]:
         "function_id": record.function_id,
         "matched": tried.matched,
         "explanation": None if tried.explanation is None else tried.explanation.document(),
-        "deliveries": [_delivery(story) for story in tried.stories],
+        "deliveries": [await _delivery(call, story, asked) for story in tried.stories],
     }
 
 
-def _delivery(story: Story) -> dict[str, Any]:
+async def _delivery(call: Call, story: Story, asked: _Asked) -> dict[str, Any]:
     letter = story.letter
     return {
         "state": story.state,
@@ -134,6 +164,29 @@ def _delivery(story: Story) -> dict[str, Any]:
             "code": letter.code,
             "created_at": timestamp(letter.created_at),
         },
+        "announced": await _announced(call, story, asked),
+    }
+
+
+async def _announced(call: Call, story: Story, asked: _Asked) -> dict[str, Any] | None:
+    """The event that came of a delivery, followed in its turn as far as the caller may see it."""
+    found = await find_announced(call.service.connection, story)
+    if found is None or found.arrived.event is None:
+        return None
+    event, arrived = found.arrived.event, found.arrived
+    followed = None
+    may = asked.subscription is None and await may_see(call, found.bus, arrived)
+    if may and next(asked.further, None) is not None:
+        further = Traced(found.bus, event.source, event.id, arrived)
+        followed = await _document(call, further, dataclasses.replace(asked, start=1, explain=False))
+    return {
+        "bus": found.bus,
+        "sequence": arrived.sequence,
+        "source": event.source,
+        "id": event.id,
+        "type": event.type,
+        "stored_at": timestamp(arrived.stored_at),
+        "trace": followed,
     }
 
 
@@ -160,6 +213,12 @@ _QUERY = (
     Query(
         name="explain",
         description="`true`: say clause by clause why each subscription matched, and show those that did not as well.",
+        schema={"type": "string", "enum": ["true", "false"]},
+    ),
+    Query(
+        name="follow",
+        description=f"`false`: do not follow the events that were announced because of it; else up to {_MOST_FOLLOWED}"
+        " are, and those that were announced because of them.",
         schema={"type": "string", "enum": ["true", "false"]},
     ),
     Query(

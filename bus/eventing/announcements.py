@@ -29,6 +29,7 @@ from headrace.bus.eventing.dead_letters import DeadLetter
 from headrace.bus.eventing.deliveries import Delivery
 from headrace.bus.eventing.events import MOST_EVENT_BYTES, CloudEvent
 from headrace.bus.eventing.publishing import Publishing
+from headrace.bus.eventing.replays.models import MARK
 from headrace.bus.eventing.subscriptions import Announcement, SubscriptionRecord
 from headrace.bus.names import event_stream, event_subject
 from headrace.bus.nats import pages
@@ -150,11 +151,12 @@ def announced(
     document = {
         "specversion": "1.0",
         "id": str(name),
-        "source": announcement.source or f"/headrace/subscriptions/{record.subscription_id}",
+        "source": source_of(record, announcement),
         "type": announcement.type,
         "datacontenttype": "application/json",
         **({"subject": str(cause.attributes["subject"])} if cause and "subject" in cause.attributes else {}),
         **consequence(cause, delivery.event_id, record.subscription_id),
+        **({MARK: str(delivery.replay)} if delivery.replay else {}),
         "data": {
             "subscription_id": str(record.subscription_id),
             "subscription_name": record.name,
@@ -170,6 +172,11 @@ def announced(
     }
     # The subscription was refused if its type or its source were none.
     return CloudEvent.of_valid(document)
+
+
+def source_of(record: SubscriptionRecord, announcement: Announcement) -> str:
+    """The source of the events of an announcement."""
+    return announcement.source or f"/headrace/subscriptions/{record.subscription_id}"
 
 
 def _value(task_id: UUID, result: TaskResult) -> dict[str, Any]:

@@ -164,6 +164,25 @@ def test_a_replay_rests_goes_on_where_it_was_and_ends_when_it_is_told_to(
     assert len(notes.args) == 31
 
 
+def test_a_replay_goes_through_the_flow_of_its_subscription_and_waits_while_that_rests(
+    desk: EventsDesk, client: Client, kind: str
+) -> None:
+    notes = desk.notes()
+    sequences = publish(desk, kind, 5)
+    input_ = {"args": [str(notes.path), "{{ events | map(attribute='id') | list }}", "{{ events[0].replayid }}"]}
+    flow = {"batch": {"size": 5, "window_s": 20}}
+    subscription = desk.subscribe(kind, notes, input=input_, flow=flow)
+    path = f"/api/v1/subscriptions/{subscription}"
+    assert desk.http.patch(path, json={"paused": True}).status_code == 200
+
+    replay = client.create_replay(subscription, from_sequence=sequences[0], to_sequence=sequences[-1])
+
+    assert desk.http.patch(path, json={"paused": False}).status_code == 200
+    assert ended(client, replay)["sent"] == 5
+    ((together, mark),) = notes.wait(1)
+    assert (together, mark) == (["0", "1", "2", "3", "4"], replay["replay_id"])
+
+
 def test_what_the_bus_holds_no_more_is_counted_and_named(
     service: RunningService, desk: EventsDesk, client: Client, kind: str
 ) -> None:

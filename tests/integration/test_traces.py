@@ -121,6 +121,58 @@ def test_what_waits_for_its_next_attempt_says_when(desk: EventsDesk, client: Cli
     assert f"attempt 2: due {second['due_at']}" in "\n".join(tree(found))
 
 
+def test_what_was_announced_is_followed_from_event_to_event(desk: EventsDesk, client: Client, kind: str) -> None:
+    first, second = desk.notes(), desk.notes()
+    desk.subscribe(kind, first, name="begins", announce={"success": {"type": f"{kind}.done"}})
+    failing = desk.subscribe(
+        f"{kind}.done",
+        second,
+        kwargs={"fail": 9},
+        name="goes on",
+        retry={"max_attempts": 1},
+        announce={"failure": {"type": f"{kind}.failed"}},
+    )
+    sequence = desk.publish(kind, "1")["sequence"]
+    desk.dead_letter(failing)
+
+    def look() -> dict[str, Any] | None:
+        found: dict[str, Any] = client.trace_event(sequence)["subscriptions"][0]["deliveries"][0]["announced"]
+        further = found and found["trace"]["subscriptions"][0]["deliveries"][0]["announced"]
+        return found if further else None
+
+    told = eventually(look, 5, "all is announced")
+
+    assert told is not None
+    assert told["type"] == f"{kind}.done"
+    followed = told["trace"]
+    assert followed["stored"]["event"]["causationid"] == "1"
+    assert [each["name"] for each in followed["subscriptions"]] == ["goes on"]
+    (delivery,) = followed["subscriptions"][0]["deliveries"]
+    assert (delivery["state"], delivery["announced"]["type"]) == ("dead", f"{kind}.failed")
+    assert delivery["announced"]["trace"]["subscriptions"] == []
+    text = "\n".join(tree(client.trace_event(sequence)))
+    assert f"({kind}.failed)" in text
+    unfollowed = client.trace_event(sequence, follow=False)["subscriptions"][0]["deliveries"][0]["announced"]
+    assert unfollowed == {**told, "trace": None}
+
+
+def test_what_is_queued_by_flow_control_is_followed(desk: EventsDesk, client: Client, kind: str) -> None:
+    notes = desk.notes()
+    retry = {"first_delay_s": 3600, "max_delay_s": 3600}
+    desk.subscribe(kind, notes, kwargs={"fail": 9}, retry=retry, flow={"order_by": "source"})
+    first, second = (desk.publish(kind, each)["sequence"] for each in ("1", "2"))
+
+    def next_attempt() -> dict[str, Any] | None:
+        (delivery,) = client.trace_event(first)["subscriptions"][0]["deliveries"]
+        return delivery if [each["state"] for each in delivery["attempts"]] == ["failed", "waiting"] else None
+
+    delivery = eventually(next_attempt, 10, "the next attempt waits")
+    assert delivery is not None
+    assert delivery["attempts"][1]["due_at"] > delivery["attempts"][0]["ended_at"]
+    (parked,) = client.trace_event(second)["subscriptions"][0]["deliveries"]
+    assert (parked["state"], [each["attempt"] for each in parked["attempts"]]) == ("waiting", [1])
+
+
 def test_a_forgotten_event_still_leads_to_its_deliveries(
     service: RunningService, desk: EventsDesk, client: Client, kind: str
 ) -> None:

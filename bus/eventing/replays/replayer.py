@@ -18,6 +18,8 @@ from headrace.bus.store.records import Record, Records
 
 logger = logging.getLogger(__name__)
 
+_MOST_KNOWN = 100
+
 
 class Replayer:
     """Keeps the replays going. `run` until cancelled; what is under way then goes on with the next holder."""
@@ -94,13 +96,19 @@ class Replayer:
 
 def finder(replays: Records[ReplayRecord], find: FindSubscription) -> FindSubscription:
     """Finds subscriptions, and those that replays with a target of their own stand for."""
+    # They never change, and each result of theirs asks.
+    known: dict[UUID, CompiledSubscription] = {}
 
     async def find_either(subscription_id: UUID) -> CompiledSubscription | None:
-        found = await find(subscription_id)
+        found = known.get(subscription_id) or await find(subscription_id)
         if found is not None:
             return found
         replay = await replays.get(subscription_id.hex)
-        own = None if replay is None else replay.value.own
-        return None if own is None else CompiledSubscription.of(own)
+        if replay is None or replay.value.own is None:
+            return None
+        if len(known) >= _MOST_KNOWN:
+            known.clear()
+        known[subscription_id] = CompiledSubscription.of(replay.value.own)
+        return known[subscription_id]
 
     return find_either

@@ -78,6 +78,7 @@ class Story:
     found: dict[tuple[int, UUID], AttemptStory] = field(default_factory=dict)
     """By number and task: where its endpoint was away, an attempt is made at another one, under the same number."""
     letter: DeadLetter | None = None
+    letter_stored_at: float = 0.0
     redrives: list[Redrive] = field(default_factory=list)
     redriven: int = 0
     """How often it was taken from the dead letters, as far as is known."""
@@ -279,7 +280,7 @@ def _tell_letter(message: StoredMessage, steps: Mapping[str, _Step]) -> None:
     step = steps.get(message.subject)
     if step is not None:
         story = step.story
-        story.letter = read_letter(message)
+        story.letter, story.letter_stored_at = read_letter(message), message.stored_at
         story.remember(each.failed() for each in story.letter.attempts)
         return
     story, redrive = steps[names.redriven_subject(message.subject)].story, read_redrive(message)
