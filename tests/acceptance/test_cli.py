@@ -234,8 +234,34 @@ def test_events_run_a_function_and_a_delivery_that_fails_for_good_is_a_dead_lett
     assert letter["attempts"][0]["message"] == "not e1"
     row = shell("dead-letter", "list", "--limit", "5").out.splitlines()[1]
     assert "refusals" in row
+    follow_and_replay(shell, letter["sequence"], subscription_id)
     shell("subscription", "delete", subscription_id, "--yes")
     assert subscription_id not in shell("subscription", "list").out
+
+
+def follow_and_replay(shell: Shell, sequence: int, subscription_id: str) -> None:
+    """What became of an event whose delivery was given up; and once more."""
+    assert str(sequence) in shell("event", "list", "--limit", "5").out
+    event = shell("event", "show", str(sequence)).json()["event"]
+    assert shell("event", "show", event["source"], event["id"]).json()["sequence"] == sequence
+    traced = shell("event", "trace", event["source"], event["id"], "--type", event["type"], "--explain").out
+    assert f"refusals ({subscription_id}) matched" in traced
+    assert "dead letter" in traced
+    assert "yes: " in traced
+    assert shell("event", "trace", str(sequence), "--json").json()["stored"]["event"] == event
+    assert "is no place on a bus" in shell("event", "trace", "/s", status=1).err
+
+    range_ = ("--from", str(sequence), "--to", str(sequence))
+    replay = shell("event", "replay", "create", "--subscription", subscription_id, *range_).out.strip()
+    eventually(lambda: shell("event", "replay", "show", replay).json()["state"] == "finished", 10, "it has ended")
+    assert "finished" in next(line for line in shell("event", "replay", "list").out.splitlines() if replay in line)
+    shell("event", "publish", "--type", event["type"], "--source", "/test", "--id", "e2")
+    other = shell(
+        *("event", "replay", "create", "--subscription", subscription_id, "--since", "1h", "--per-second", "0.001")
+    ).out.strip()
+    assert f"{other} is paused" in shell("event", "replay", "pause", other).out
+    assert "is running" in shell("event", "replay", "resume", other, "--per-second", "0.002").out
+    assert "is cancelled" in shell("event", "replay", "cancel", other).out
 
 
 def test_a_schedule_is_previewed_made_listed_paused_resumed_and_deleted(shell: Shell) -> None:
