@@ -255,7 +255,8 @@ def follow_and_replay(shell: Shell, sequence: int, subscription_id: str) -> None
     replay = shell("event", "replay", "create", "--subscription", subscription_id, *range_).out.strip()
     eventually(lambda: shell("event", "replay", "show", replay).json()["state"] == "finished", 10, "it has ended")
     assert "finished" in next(line for line in shell("event", "replay", "list").out.splitlines() if replay in line)
-    shell("event", "publish", "--type", event["type"], "--source", "/test", "--id", "e2")
+    for number in range(2, 6):
+        shell("event", "publish", "--type", event["type"], "--source", "/test", "--id", f"e{number}")
     other = shell(
         *("event", "replay", "create", "--subscription", subscription_id, "--since", "1h", "--per-second", "0.001")
     ).out.strip()
