@@ -23,6 +23,7 @@ from headrace.bus.eventing.dispatcher import Dispatcher
 from headrace.bus.eventing.feeds.feeder import Feeder
 from headrace.bus.eventing.nats_door import NatsDoor
 from headrace.bus.eventing.schedules.timer import Timer
+from headrace.bus.eventing.sinks.settings import SinkSettings
 from headrace.bus.eventing.waiter import Waiter
 from headrace.bus.store.models import EndpointRecord, SessionRecord
 from headrace.bus.store.objects import ObjectStore
@@ -53,6 +54,7 @@ async def dispatch(service: Service) -> None:
         count=lambda what: counter.labels(what).inc(),
         most_bundles_per_principal=service.settings.most_bundles_per_principal,
         pools=service.pools,
+        sinks=SinkSettings(policy=service.settings.sinks, network=service.settings.network),
     )
     await dispatcher.run()
 

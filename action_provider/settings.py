@@ -8,6 +8,7 @@ from pathlib import Path
 
 from headrace.action_provider.auth.settings import AuthSettings
 from headrace.action_provider.provider_access import Access
+from headrace.bus.eventing.sinks.addresses import AddressPolicy
 from headrace.bus.network import DIRECT, Network
 from headrace.bus.store.streams import StreamSettings
 from headrace.bus.store.tables import PRESENCE_QUIET_TTL_S, PRESENCE_TTL_S
@@ -80,6 +81,8 @@ class ServiceSettings:
 
     most_bundles_per_principal: int | None = MOST_BUNDLES_PER_PRINCIPAL
     """Unfinished ones at one endpoint, where its owner has set no limit; None sets none either."""
+    sinks: AddressPolicy = field(default_factory=AddressPolicy)
+    """Where events may be sent by HTTP besides the public internet."""
     queue_watch_s: float = 5.0
     """How often clients are looked for that have gone far beyond their limit."""
 

@@ -25,6 +25,7 @@ BusError                    something about the bus itself
 │   ├── InvalidPattern      an event pattern that is none: not JSON, or not in the pattern language
 │   └── InvalidExpression   a CESQL expression that is none
 ├── ScheduleInvalid         a schedule whose times cannot be
+├── SinkProblem             a sink gave no answer: it cannot be reached, or must not be
 ├── EventRefused            a message that is no event in any form that is read here
 ├── EventUnfit              an event that does not fit the schema that its bus has for its type
 ├── BusMissing              no bus has this name
@@ -248,6 +249,16 @@ class InvalidExpression(FilterInvalid):
         self.problem = message
         self.position = position
         super().__init__(message if position is None else f"{message} (character {position})", pointer=pointer)
+
+
+class SinkProblem(BusError):
+    """Raised when a sink gave no answer. `kind` names it: `SinkUnreachable`, `SinkTimeout` or `SinkForbidden`."""
+
+    code = "SinkProblem"
+
+    def __init__(self, message: str, *, kind: str) -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class EventRefused(BusError):

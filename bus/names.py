@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import re
 from dataclasses import dataclass
+from typing import Final
 from uuid import UUID
 
 from headrace.bus.errors import DecodeError
@@ -18,6 +19,11 @@ SHARED_LOG = "all"
 
 NEXT_SIGN_HEADER = "Headrace-Next-Sign"
 """Of the answer to a sign of life: how many seconds later the next one is expected."""
+
+SINKS: Final = UUID("5f0e1c9a-7a52-8f3e-9d10-73696e6b7300")
+"""Stands for the endpoint of what no endpoint runs: the place of deliveries to sinks in ids and subjects."""
+NO_FUNCTION: Final = UUID(int=0)
+"""Stands for their function."""
 
 _UNSAFE = re.compile(rb"[^A-Za-z0-9_-]")
 _ESCAPE = re.compile(rb"=([0-9A-F]{2})")
@@ -262,6 +268,21 @@ def delivery_plan_subject(subscription: UUID, plan: str) -> str:
 def plans_of(subscription: UUID) -> str:
     """All plans of a subscription with flow control."""
     return f"delivery.plan.{subscription.hex}.*"
+
+
+def delivery_sink_subject(subscription: UUID, bundle: UUID) -> str:
+    """Where an attempt waits for being sent to its subscription's sink."""
+    return f"delivery.sink.{subscription.hex}.{bundle.hex}"
+
+
+def sink_deliveries(subscription: UUID) -> str:
+    """All attempts that wait for being sent to a subscription's sink."""
+    return f"delivery.sink.{subscription.hex}.*"
+
+
+def sink_consumer(subscription: UUID) -> str:
+    """The durable consumer through which the dispatchers take them."""
+    return f"sink-{subscription.hex}"
 
 
 def deliveries_of(subscription: UUID) -> str:

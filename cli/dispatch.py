@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from headrace.cli.options import DEFAULT_HOME, NATS_PORT, CaFileOption, HomeOption, expanded
+from headrace.cli.sink_allow import SinkAllowOption, allowed_sinks
 
 
 def dispatch(
@@ -18,6 +19,7 @@ def dispatch(
         Path | None,
         typer.Option(help="The directory with service.json and master.key; by default HOME/keys."),
     ] = None,
+    sink_allow: SinkAllowOption = None,
     ca_file: CaFileOption = None,
     nats_wait: Annotated[float, typer.Option(min=0.0, help="Seconds to wait for NATS at the start.")] = 10.0,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
@@ -39,6 +41,7 @@ def dispatch(
         home=place.path,
         keys_dir=expanded(keys) if keys else place.keys,
         nats_url=nats_url,
+        sinks=allowed_sinks(sink_allow),
         network=Network(ca_file=expanded(ca_file) if ca_file else None),
         start_timeout_s=nats_wait,
     )

@@ -19,6 +19,7 @@ from headrace.cli.options import (
     http_address,
 )
 from headrace.cli.provider_options import ProvidersOption, provider_settings
+from headrace.cli.sink_allow import SinkAllowOption, allowed_sinks
 
 
 def serve(
@@ -57,6 +58,7 @@ def serve(
             help="Bytes that the values of an action may have together, as JSON; larger ones are given by reference.",
         ),
     ] = 49_152,
+    sink_allow: SinkAllowOption = None,
     providers: ProvidersOption = None,
     auth: AuthOption = None,
     admin: AdminOption = None,
@@ -90,6 +92,7 @@ def serve(
             action_value_bytes=action_value_bytes,
             listen_fd=listen_fd,
             dispatcher=dispatcher,
+            sinks=allowed_sinks(sink_allow),
             auth=sign_in,
             **for_providers,
             start_timeout_s=nats_wait,

@@ -21,6 +21,18 @@ from headrace.cli.service import (
     service,
     shown,
 )
+from headrace.cli.sink_options import (
+    AuthorityOption,
+    HandshakeOption,
+    HeaderFileOption,
+    ModeOption,
+    RateOption,
+    SecretFileOption,
+    TimeoutOption,
+    TokenFileOption,
+    ToOption,
+    with_target,
+)
 from headrace.cli.subscription_changes import change
 from headrace.cli.subscription_flow import (
     BatchSize,
@@ -94,6 +106,15 @@ def create(
     batch_window: BatchWindow = None,
     on_success: OnSuccess = None,
     on_failure: OnFailure = None,
+    to: ToOption = None,
+    mode: ModeOption = None,
+    timeout_s: TimeoutOption = None,
+    rate_per_minute: RateOption = None,
+    secret_file: SecretFileOption = None,
+    token_file: TokenFileOption = None,
+    header_file: HeaderFileOption = None,
+    to_ca_file: AuthorityOption = None,
+    handshake: HandshakeOption = False,
     file: Annotated[
         Path | None, typer.Option(help="A whole subscription as JSON or YAML; options replace what it says.")
     ] = None,
@@ -106,7 +127,7 @@ def create(
     as_json: JsonOption = False,
     home: OfHomeOption = None,
 ) -> None:
-    """Let every event that matches a filter run a function."""
+    """Let every event that matches a filter run a function, or go to an address by HTTP."""
     document = document_of(file, "a subscription")
     ids = {"function_id": function and str(function), "endpoint_id": endpoint and str(endpoint)}
     given = {"name": name, "bus": bus, **ids}
@@ -133,11 +154,24 @@ def create(
     document = with_flow(
         document,
         flow=flow,
-        concurrency=concurrency,
+        concurrency=None if to else concurrency,
         per_second=per_second,
         order_by=order_by,
         batch=batch,
         window=batch_window,
+    )
+    document = with_target(
+        document,
+        to,
+        mode=mode and mode.value,
+        timeout_s=timeout_s,
+        concurrency=concurrency if to else None,
+        rate_per_minute=rate_per_minute,
+        secret_file=secret_file,
+        token_file=token_file,
+        header_files=header_file,
+        ca_file=to_ca_file,
+        handshake=handshake,
     )
     if sample is not None:
         document["sample"] = json_option(sample, "--sample")
@@ -160,10 +194,10 @@ def list_subscriptions(as_json: JsonOption = False, home: OfHomeOption = None) -
     if as_json:
         output.say_json(subscriptions)
         return
-    keys = ("subscription_id", "name", "filter", "function_id", "endpoint_id")
+    keys = ("subscription_id", "name", "filter")
     output.say_table(
         ["ID", "NAME", "FILTER", "FUNCTION", "ENDPOINT"],
-        [[shown(subscription.get(key)) for key in keys] for subscription in subscriptions],
+        [[*(shown(each.get(key)) for key in keys), *_goes_to(each)] for each in subscriptions],
     )
 
 
@@ -237,6 +271,8 @@ def _say_trial(trial: dict[str, Any], *, as_json: bool) -> None:
         output.say_json(trial)
         return
     made = "This event was made for it" if trial["sample_made"] else "With the sample"
+    if trial["sample"] is not None and trial["subscription"]["target"] is not None:
+        output.say(f"{made}, and would be sent: {json.dumps(trial['sample'], ensure_ascii=False)}")
     if trial["arguments"] is not None:
         output.say(f"{made}: {json.dumps(trial['sample'], ensure_ascii=False)}")
         output.say(f"The function would be called with {json.dumps(trial['arguments'], ensure_ascii=False)}")
@@ -244,6 +280,12 @@ def _say_trial(trial: dict[str, Any], *, as_json: bool) -> None:
     for doubt in trial["doubts"]:
         output.say(f"Perhaps wrong: {doubt}")
     output.say("It can be made; nothing was stored.")
+
+
+def _goes_to(subscription: dict[str, Any]) -> list[str]:
+    if subscription.get("target") is not None:
+        return ["", subscription["target"]["url"]]
+    return [shown(subscription.get(key)) for key in ("function_id", "endpoint_id")]
 
 
 def _wanted(subscription_id: UUID | None, filter_: str | None) -> Any:

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -56,6 +57,8 @@ class UpSettings:
     public_url: str = ""
     public_nats_urls: tuple[str, ...] = ()
     nats_websocket: tuple[str, int] | None = None
+    sinks: Sequence[str] = ()
+    """Where events may be sent by HTTP besides the public internet, as `--sink-allow` says it."""
     auth: tuple[str, ...] = ()
     """Whose tokens are taken, as `--auth` says it; empty is the built-in ones."""
     admins: tuple[str, ...] = ()
@@ -214,6 +217,8 @@ class System:
         arguments += ["--public-url", self._public_url, "--nats-url", self._nats.url]
         for url in self._public_nats_urls:
             arguments += ["--public-nats-url", url]
+        for allowed in settings.sinks:
+            arguments += ["--sink-allow", allowed]
         for chosen in settings.auth:
             arguments += ["--auth", chosen]
         for urn in settings.admins:

@@ -11,6 +11,7 @@ import typer
 
 from headrace.cli.auth_options import AdminOption, AuthOption
 from headrace.cli.options import DEFAULT_HOME, HTTP_PORT, NATS_PORT, HomeOption, expanded, http_address
+from headrace.cli.sink_allow import SinkAllowOption, allowed_sinks
 
 
 class Durability(StrEnum):
@@ -85,6 +86,7 @@ def up(
             show_default=False,
         ),
     ] = None,
+    sink_allow: SinkAllowOption = None,
     auth: AuthOption = None,
     admin: AdminOption = None,
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
@@ -109,6 +111,7 @@ def up(
             public_host=public_host,
             public_url=http_address(public_url, "--public-url"),
             public_nats_urls=tuple(public_nats_url or ()),
+            sinks=allowed_sinks(sink_allow).texts(),
             auth=tuple(auth or ()),
             admins=tuple(admin or ()),
             nats_websocket=ports.host_and_port(nats_websocket, "--nats-websocket") if nats_websocket else None,

@@ -34,6 +34,7 @@ from headrace.bus.eventing.replays.models import EVERYTHING, Gap, ReplayRecord
 from headrace.bus.eventing.retries import RetryPolicy
 from headrace.bus.eventing.schedules.models import ScheduleProgress, ScheduleRecord, TickRun
 from headrace.bus.eventing.signatures import SignatureForm
+from headrace.bus.eventing.sinks.models import Sink
 from headrace.bus.eventing.starts import CatchUpRecord
 from headrace.bus.eventing.subscriptions import Announce, Announcement, SubscriptionRecord
 from headrace.bus.keys import SEAL_BYTES, KeyRing, bundle_key
@@ -342,6 +343,22 @@ _RECORDS: Final[dict[str, msgspec.Struct]] = {
             priority=4,
         ),
         pauses=Pauses(now=Pause(events="drop", since=1.6e9, after=8), resumed=6, dropped=((4, 6),)),
+        target=Sink(
+            url="https://sink.example.org/events",
+            mode="batch",
+            timeout_s=5.0,
+            concurrency=2,
+            batch_size=10,
+            rate_per_minute=60,
+            signature=SignatureForm(header="X-Signature", prefix="sha256="),
+            secret=bytes(8),
+            token=bytes(9),
+            headers=bytes(10),
+            header_names=("X-Team",),
+            ca="PEM",
+            handshake=True,
+            gone_at=1.55e9,
+        ),
     ),
     "catch_ups": CatchUpRecord(position=7),
     "schedules": ScheduleRecord(

@@ -17,6 +17,7 @@ from headrace.bus.eventing.dead_letters import Attempt, DeadLetter, find, forget
 from headrace.bus.eventing.events import CloudEvent
 from headrace.bus.eventing.places import NO_ENDPOINT
 from headrace.bus.filters import Filter, compile_filter
+from headrace.bus.names import NO_FUNCTION, SINKS
 from headrace.schemas import Violation
 
 _DEFAULT = 100
@@ -41,6 +42,8 @@ async def redrive_many(call: Call) -> Response:
     body, service = call.body, call.service
     endpoint = await _endpoint(call)
     letters = await _chosen(call)
+    if endpoint is not None and any(letter.endpoint_id == SINKS for letter in letters):
+        raise _refused("/endpoint_id", "some of these were for a sink, which no endpoint stands in for")
     subscriptions = {each.subscription_id for each in letters}
     alive = {each for each in subscriptions if await _is_alive(call, each)}
     begin, per_second = datetime.now(UTC), body.get("per_second")
@@ -128,11 +131,20 @@ def _refusal(name: str, problem: str) -> InvalidRequest:
     return InvalidRequest(f"{name}: {problem}", violations=(Violation(pointer=f"?{name}", problem=problem),))
 
 
+def _refused(pointer: str, problem: str) -> InvalidRequest:
+    return InvalidRequest(f"{pointer[1:]}: {problem}", violations=(Violation(pointer=pointer, problem=problem),))
+
+
 def _described(letter: DeadLetter) -> dict[str, Any]:
     fields = msgspec.structs.asdict(letter)
     attempts = [_described_attempt(attempt) for attempt in letter.attempts]
-    endpoint = None if letter.endpoint_id == NO_ENDPOINT else letter.endpoint_id
-    return {**fields, "endpoint_id": endpoint, "attempts": attempts, "created_at": timestamp(letter.created_at)}
+    return {
+        **fields,
+        "function_id": None if letter.function_id == NO_FUNCTION else letter.function_id,
+        "endpoint_id": None if letter.endpoint_id in (NO_ENDPOINT, SINKS) else letter.endpoint_id,
+        "attempts": attempts,
+        "created_at": timestamp(letter.created_at),
+    }
 
 
 def _described_attempt(attempt: Attempt) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import msgspec
 
 from headrace.action_provider.api.access import check_allowed, chosen_endpoint, endpoint_for, function_for, timestamp
 from headrace.action_provider.api.bus_access import check_right
+from headrace.action_provider.api.sink_bodies import described_sink, new_sink
 from headrace.action_provider.errors import Forbidden, InvalidRequest
 from headrace.action_provider.http import Call
 from headrace.bus.errors import FilterInvalid
@@ -24,6 +25,7 @@ from headrace.bus.eventing.starts import start_position
 from headrace.bus.eventing.subscriptions import Announce, Announcement, SubscriptionRecord, last_sequence
 from headrace.bus.eventing.templates import compile_input
 from headrace.bus.filters import compile_filter
+from headrace.bus.names import NO_FUNCTION, SINKS
 from headrace.bus.store.models import FunctionRecord
 from headrace.schemas import SchemaViolation, Violation
 
@@ -42,18 +44,21 @@ async def new_record(call: Call) -> SubscriptionRecord:
     """
     body, service = call.body, call.service
     _check_one_endpoint(body)
-    function = await function_for(service, call.caller, UUID(body["function_id"]))
+    subscription_id = uuid.uuid4()
+    sink = await new_sink(service, subscription_id, body)
+    function = None if sink else await function_for(service, call.caller, UUID(body["function_id"]))
     bus = await check_right(service, call.caller, body.get("bus") or DEFAULT_BUS, "subscribe", lasting=True)
     newest = await last_sequence(service.connection, bus=bus)
     start = await _start(call, bus)
     record = SubscriptionRecord(
-        subscription_id=uuid.uuid4(),
-        name=body.get("name") or function.name,
+        subscription_id=subscription_id,
+        name=body.get("name") or (function.name if function else sink.host if sink else ""),
         owner=call.caller.principal,
         linked=tuple(sorted(call.caller.linked)),
         filter=body["filter"],
-        function_id=function.function_id,
-        endpoint_id=await first_endpoint(call, body),
+        function_id=function.function_id if function else NO_FUNCTION,
+        endpoint_id=await first_endpoint(call, body) if function else SINKS,
+        target=sink,
         created_at=time.time(),
         after_sequence=newest if start is None else max(newest, start.after),
         start=start,
@@ -124,9 +129,9 @@ def _moved(record: SubscriptionRecord, body: Mapping[str, Any]) -> SubscriptionR
     return msgspec.structs.replace(moved, former_endpoints=former)
 
 
-async def check(call: Call, record: SubscriptionRecord) -> FunctionRecord:
-    """Check that it can be delivered; gives its function. Raises `FilterInvalid`, `NotFound` and `Forbidden`, which say
-    what is wrong."""
+async def check(call: Call, record: SubscriptionRecord) -> FunctionRecord | None:
+    """Check that it can be delivered; gives its function, if it has one. Raises `FilterInvalid`, `NotFound` and
+    `Forbidden`, which say what is wrong."""
     check_compiles("/filter", compile_filter, record.filter)
     check_compiles("/input", compile_input, record.input)
     check_compiles("/flow/order_by", compile_order, record.flow and record.flow.order_by)
@@ -137,6 +142,8 @@ async def check(call: Call, record: SubscriptionRecord) -> FunctionRecord:
         if told is not None:
             _check_told(record, told, f"/announce/{name}")
             await check_right(service, caller, told.bus or record.bus, "publish", lasting=True)
+    if record.target is not None:
+        return None
     function = await function_for(service, caller, record.function_id)
     for endpoint_id in sorted(_places(record), key=str):
         endpoint = await endpoint_for(service, caller, endpoint_id)
@@ -176,8 +183,8 @@ def described(record: SubscriptionRecord) -> dict[str, Any]:
         "owner": record.owner,
         "bus": record.bus,
         "filter": record.filter,
-        "function_id": record.function_id,
-        "endpoint_id": None if record.endpoint_id == NO_ENDPOINT else record.endpoint_id,
+        "function_id": None if record.function_id == NO_FUNCTION else record.function_id,
+        "endpoint_id": None if record.endpoint_id in (NO_ENDPOINT, SINKS) else record.endpoint_id,
         "endpoint": record.endpoint,
         "offline": record.offline,
         "input": record.input,
@@ -187,6 +194,7 @@ def described(record: SubscriptionRecord) -> dict[str, Any]:
         "expires_at": None if record.expires_at is None else timestamp(record.expires_at),
         "flow": record.flow,
         "paused": pause and {"since": timestamp(pause.since), "backlog": pause.events},
+        "target": described_sink(record.target),
         "created_at": timestamp(record.created_at),
     }
 

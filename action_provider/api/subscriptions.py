@@ -6,6 +6,7 @@ from uuid import UUID
 
 from starlette.responses import Response
 
+from headrace.action_provider.api.sink_bodies import with_changed_sink
 from headrace.action_provider.api.subscription_bodies import changed, check, described, new_record
 from headrace.action_provider.api.subscription_flow import flowing, queue_document
 from headrace.action_provider.api.subscription_trials import check_shape, tried
@@ -15,16 +16,19 @@ from headrace.bus.errors import RecordConflict
 from headrace.bus.eventing.deliveries import drop_waiting
 from headrace.bus.eventing.flow.queue import queue_end
 from headrace.bus.eventing.subscriptions import CompiledSubscription, SubscriptionRecord
+from headrace.bus.names import sink_consumer
 from headrace.bus.store.records import Record
+from headrace.bus.store.streams import delete_consumer
 
 
 async def create(call: Call) -> Response:
     """Let events that pass a filter run a function. Everything is checked now: what is accepted can be delivered."""
     record = flowing(await new_record(call), call.body, end=0)
     function = await check(call, record)
-    check_shape(record.input, function.input_schema or {})
+    schema = None if function is None else function.input_schema
+    check_shape(record.input, schema or {})
     if call.body.get("sample") is not None:
-        await tried(CompiledSubscription.of(record), function.input_schema, call.body["sample"])
+        await tried(CompiledSubscription.of(record), schema, call.body["sample"])
     await call.service.tables.subscriptions.create(record.subscription_id.hex, record)
     return reply(described(record), 201)
 
@@ -36,7 +40,8 @@ async def validate(call: Call) -> Response:
     """
     record = flowing(await new_record(call), call.body, end=0)
     function = await check(call, record)
-    trial = await tried(CompiledSubscription.of(record), function.input_schema, call.body.get("sample"))
+    schema = None if function is None else function.input_schema
+    trial = await tried(CompiledSubscription.of(record), schema, call.body.get("sample"))
     return reply({"subscription": described(record), **trial.document()})
 
 
@@ -51,8 +56,9 @@ async def change(call: Call) -> Response:
     while True:
         found = await own_row(call, subscription_id)
         record = flowing(changed(found.value, call.body), call.body, end=end)
+        record = await with_changed_sink(call.service, record, call.body)
         function = await check(call, record)
-        check_shape(record.input, function.input_schema or {})
+        check_shape(record.input, ({} if function is None else function.input_schema) or {})
         try:
             await call.service.tables.subscriptions.update(found, record)
         except RecordConflict:
@@ -83,6 +89,8 @@ async def delete(call: Call) -> Response:
     await call.service.tables.subscriptions.delete(record.subscription_id.hex)
     await call.service.tables.catch_ups.delete(record.subscription_id.hex)
     await drop_waiting(call.service.connection, record.subscription_id)
+    if record.target is not None:
+        await delete_consumer(call.service.connection, "DELIVERIES", sink_consumer(record.subscription_id))
     return no_content()
 
 
@@ -108,7 +116,7 @@ ROUTES = (
         method="POST",
         path="/api/v1/subscriptions",
         handler=create,
-        summary="Let events run a function",
+        summary="Let events run a function, or go to an address by HTTP",
         request_schema="subscription-request",
         response_schema="subscription",
         status=201,

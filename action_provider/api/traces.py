@@ -32,6 +32,7 @@ from headrace.bus.eventing.subscriptions import SubscriptionRecord
 from headrace.bus.eventing.traces.announced import find_announced
 from headrace.bus.eventing.traces.stories import AttemptStory, Story
 from headrace.bus.eventing.traces.tracing import Trace, Traced, Tried, trace, trace_one
+from headrace.bus.names import NO_FUNCTION, SINKS
 
 _DEFAULT = 50
 _MOST = 200
@@ -141,7 +142,7 @@ async def _tried(call: Call, tried: Tried, asked: _Asked) -> dict[str, Any]:
         "subscription_id": record.subscription_id,
         "name": record.name,
         "owner": record.owner,
-        "function_id": record.function_id,
+        "function_id": None if record.function_id == NO_FUNCTION else record.function_id,
         "matched": tried.matched,
         "explanation": None if tried.explanation is None else tried.explanation.document(),
         "deliveries": [await _delivery(call, story, asked) for story in tried.stories],
@@ -153,7 +154,7 @@ async def _delivery(call: Call, story: Story, asked: _Asked) -> dict[str, Any]:
     return {
         "state": story.state,
         "replay_id": story.delivery.replay,
-        "endpoint_id": story.endpoint,
+        "endpoint_id": _endpoint(story.endpoint),
         "attempts": [_attempt(each) for each in story.attempts],
         "redrives": [{**msgspec.structs.asdict(each), "at": timestamp(each.at)} for each in story.redrives],
         "dead_letter": None
@@ -196,11 +197,15 @@ def _attempt(attempt: AttemptStory) -> dict[str, Any]:
     return {
         "attempt": attempt.attempt,
         "task_id": attempt.task_id,
-        "endpoint_id": attempt.endpoint_id,
+        "endpoint_id": _endpoint(attempt.endpoint_id),
         "state": attempt.state,
         **texts,
         **times,
     }
+
+
+def _endpoint(endpoint_id: UUID | None) -> UUID | None:
+    return None if endpoint_id == SINKS else endpoint_id
 
 
 _QUERY = (

@@ -45,6 +45,10 @@ class Failure(msgspec.Struct, array_like=True, frozen=True):
     """How `exception` is encoded; 0 when the exception could not be."""
     exception: bytes = b""
     """The exception, or a list `[class, arguments, attributes]` of one that pickle would not restore."""
+    status: int = 0
+    """HTTP's, of an attempt to deliver to a sink."""
+    retry_after_s: float = 0.0
+    """How long the sink asked to wait."""
 
     @property
     def type_path(self) -> str:

@@ -35,6 +35,8 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     traceback: str
     started_at: float | None
     ended_at: float | None
+    status: int | None = None
+    """What a sink answered (HTTP)."""
 
     @classmethod
     def of(cls, failed: FailedAttempt) -> Attempt:
@@ -48,6 +50,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
             traceback=failed.traceback,
             started_at=failed.started_at or None,
             ended_at=failed.ended_at or None,
+            status=failed.status or None,
         )
 
     def failed(self) -> FailedAttempt:
@@ -61,6 +64,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True):
             traceback=self.traceback,
             started_at=self.started_at or 0.0,
             ended_at=self.ended_at or 0.0,
+            status=self.status or 0,
         ).shortened()
 
 

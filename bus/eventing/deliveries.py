@@ -41,6 +41,8 @@ class FailedAttempt(msgspec.Struct, array_like=True, frozen=True):
     traceback: str = ""
     started_at: float = 0.0
     ended_at: float = 0.0
+    status: int = 0
+    """What a sink answered (HTTP); 0 where it did not, and for functions."""
 
     def shortened(self) -> FailedAttempt:
         """With texts cut to what may travel along; the whole is in the task's result."""

@@ -43,6 +43,8 @@ from headrace.bus.eventing.schedules.replacing import Replacing
 from headrace.bus.eventing.schedules.runs import TickRuns
 from headrace.bus.eventing.sending import Sender
 from headrace.bus.eventing.served_buses import MOST_ACKS_PENDING, ServedBuses, ensure_matcher
+from headrace.bus.eventing.sinks.runner import SinkRunner
+from headrace.bus.eventing.sinks.settings import SinkSettings
 from headrace.bus.eventing.starts import CatchUps
 from headrace.bus.eventing.subscriptions import last_sequence
 from headrace.bus.keys import KeyRing
@@ -80,9 +82,10 @@ class Dispatcher:
         full_wait_s: float = 5.0,
         most_bundles_per_principal: int | None = MOST_BUNDLES_PER_PRINCIPAL,
         pools: Pools | None = None,
+        sinks: SinkSettings | None = None,
     ) -> None:
         """`count` is told of each of `OUTCOMES`; `full_wait_s` is how long a delivery waits for a full queue; `pools`
-        are where functions run that need packages."""
+        are where functions run that need packages; `sinks` says where events may be sent by HTTP."""
         self._connection = connection
         self._keys = keys
         self._tables = tables
@@ -116,6 +119,7 @@ class Dispatcher:
             count=count,
             full_wait_s=full_wait_s,
         )
+        self._sinks = sinks or SinkSettings()
         self._roster = Roster(tables.subscriptions, {})
 
     async def run(self) -> None:
@@ -171,6 +175,8 @@ class Dispatcher:
                 group.create_task(expiry.run(), name="subscriptions that have expired")
                 group.create_task(keeper.run(), name="queues of subscriptions")
                 group.create_task(replayer.run(), name="replays")
+                sinks = SinkRunner(self._connection, self._keys, self._tables, self._runs, leases, self._sinks)
+                group.create_task(sinks.run(), name="sinks")
                 logger.info("The dispatcher delivers events.", extra={"action": "dispatcher_ready"})
 
     async def _ensure_consumers(self) -> None:

@@ -103,7 +103,7 @@ class Outcomes:
         stored_ns: int,
     ) -> None:
         record = subscription.record
-        failure, code = failed_attempt(result, delivery.attempt, delivery.task_id(endpoint))
+        failure, code, retry_after_s = failed_attempt(result, delivery.attempt, delivery.task_id(endpoint))
         judged = verdict(
             record.retry,
             Failed(
@@ -116,6 +116,7 @@ class Outcomes:
                 published_at=delivery.published_at,
                 ended_at=stored_ns / 1e9,
                 lot=delivery.lot,
+                retry_after_s=retry_after_s,
             ),
         )
         following, event = delivery.next(failure), await self._event(delivery.bus, delivery.sequence)
@@ -160,10 +161,12 @@ def _belongs(subscription: CompiledSubscription, delivery: Delivery, where: Resu
     return (where.principal, where.bundle) == (record.owner, delivery.bundle_id(where.endpoint))
 
 
-def failed_attempt(result: TaskResult, number: int, task_id: UUID) -> tuple[FailedAttempt, str]:
-    """The failed attempt of this number, and the code of the failure."""
+def failed_attempt(result: TaskResult, number: int, task_id: UUID) -> tuple[FailedAttempt, str, float]:
+    """The failed attempt of this number, the code of the failure, and how long a sink asked to wait."""
+    status, retry_after_s = 0, 0.0
     try:
         failure = decode_failure(result.value)
+        status, retry_after_s = failure.status, failure.retry_after_s
         error, message, traceback, code = failure.type_path, failure.message, failure.traceback, failure.code
     except DecodeError as unreadable:
         error, message, traceback, code = "DecodeError", str(unreadable), "", "DecodeError"
@@ -176,5 +179,6 @@ def failed_attempt(result: TaskResult, number: int, task_id: UUID) -> tuple[Fail
         traceback=traceback,
         started_at=result.started_at,
         ended_at=result.ended_at,
+        status=status,
     )
-    return attempt.shortened(), code
+    return attempt.shortened(), code, retry_after_s

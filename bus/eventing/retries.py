@@ -17,11 +17,18 @@ from headrace.bus.errors import (
     SerializerNotAllowed,
     TaskExpired,
 )
+from headrace.bus.eventing.sinks.verdicts import PERMANENT
 
 _PERMANENT: Final = frozenset(
-    kind.code for kind in (ArgumentNotSerialisable, FunctionUnusable, ResultNotSerialisable, SerializerNotAllowed)
+    (
+        *(
+            kind.code
+            for kind in (ArgumentNotSerialisable, FunctionUnusable, ResultNotSerialisable, SerializerNotAllowed)
+        ),
+        *PERMANENT,
+    )
 )
-"""Headrace's own verdicts on a task that would be the same the next time."""
+"""Headrace's own verdicts on a task, or on what a sink has answered, that would be the same the next time."""
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,6 +95,8 @@ class Failed:
     published_at: float
     ended_at: float
     lot: float = 0.0
+    retry_after_s: float = 0.0
+    """How long a sink asked to wait."""
 
 
 def verdict(policy: RetryPolicy, failed: Failed) -> Verdict:
@@ -96,7 +105,7 @@ def verdict(policy: RetryPolicy, failed: Failed) -> Verdict:
     ended = _ended(policy, failed, said)
     if ended is not None:
         return ended
-    delay_s = policy.delay_s(failed.counted, failed.lot)
+    delay_s = max(policy.delay_s(failed.counted, failed.lot), failed.retry_after_s)
     if policy.is_too_old(failed.published_at, failed.ended_at + delay_s):
         reason = f"{_age(policy)} by the time of the next attempt; the last one: {said}"
         return Verdict(code=EventTooOld.code, reason=reason)

@@ -32,6 +32,7 @@ from headrace.bus.eventing.replays.models import marked
 from headrace.bus.eventing.retries import too_old
 from headrace.bus.eventing.rights import Rights
 from headrace.bus.eventing.schedules.runs import TickRuns
+from headrace.bus.eventing.sinks.queueing import queue
 from headrace.bus.eventing.subscriptions import CompiledSubscription, SubscriptionRecord
 from headrace.bus.eventing.templates import Arguments
 from headrace.bus.keys import KeyRing
@@ -121,7 +122,7 @@ class Sender:
             delivery = _placed(subscription, delivery, event)
             if not delivery.redriven:  # Who wants it nevertheless takes it from the dead letters.
                 check_chain(event, delivery.subscription)
-            if subscription.record.queued:
+            if subscription.record.target is not None or subscription.record.queued:
                 await self._queue(subscription.record, delivery, event)
                 return
             await self._submit(subscription, delivery, event)
@@ -142,6 +143,11 @@ class Sender:
         pause = record.pauses.now
         if pause is not None and pause.events == "drop" and delivery.attempt == 1 and delivery.replay is None:
             await self._runs.end(delivery)
+            return
+        if record.target is not None:
+            # There it rests as well, while the subscription does.
+            await queue(self._connection, delivery, marked(event, delivery.replay))
+            self._count("sent")
             return
         await enqueue(self._connection, Waiting(delivery, event.encode()), delivery.place(record.endpoint_id))
         self._count("queued")

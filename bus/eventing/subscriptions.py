@@ -13,6 +13,7 @@ from headrace.bus.eventing.flow.policy import Flow, Pauses
 from headrace.bus.eventing.lifetimes import StartPosition
 from headrace.bus.eventing.places import EndpointChoice, OfflinePolicy, Places, compile_places
 from headrace.bus.eventing.retries import RetryPolicy
+from headrace.bus.eventing.sinks.models import Sink
 from headrace.bus.eventing.templates import InputTemplate, compile_input
 from headrace.bus.filters import Filter, compile_filter
 from headrace.bus.names import event_stream
@@ -60,6 +61,8 @@ class SubscriptionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_default
     offline: OfflinePolicy = OfflinePolicy()
     former_endpoints: tuple[UUID, ...] = ()
     """Where deliveries went before it was changed: some may still be there."""
+    target: Sink | None = None
+    """Where its events go in place of a function; the function is then `NO_FUNCTION`, and the endpoint `SINKS`."""
     start: StartPosition | None = None
     """Where it starts, when that is before `after_sequence`: what lies between is delivered as well."""
     announce: Announce = Announce()

@@ -28,7 +28,7 @@ Handle = Callable[[Taken], Awaitable[None]]
 class Intake:
     """Takes messages and hands each to `handle`. One that fails comes again after a pause; others pass it by.
 
-    Messages start to be handled in the order in which they come; up to `MOST_IN_HAND` are under way at once.
+    Messages start to be handled in the order in which they come; up to `most` are under way at once.
     """
 
     def __init__(
@@ -38,6 +38,7 @@ class Intake:
         consumer: str,
         handle: Handle,
         *,
+        most: int = MOST_IN_HAND,
         on_refused: Callable[[], None] = lambda: None,
     ) -> None:
         """`on_refused` is called when the server refuses to give messages: the consumer may be gone."""
@@ -51,8 +52,8 @@ class Intake:
             stream,
             consumer,
             self._take,
-            batch=MOST_IN_HAND,
-            room=lambda: MOST_IN_HAND - len(self._in_hand),
+            batch=most,
+            room=lambda: most - len(self._in_hand),
             on_refused=on_refused,
         )
 

@@ -24,7 +24,7 @@ from uuid import UUID
 
 from headrace.bus.errors import BusError, BusUnavailable
 from headrace.bus.keys import KeyRing
-from headrace.bus.names import token
+from headrace.bus.names import SINKS, token
 from headrace.bus.nats.answers import StoredMessage
 from headrace.bus.nats.connection import Connection
 from headrace.bus.tasks.bundles import STATES
@@ -70,6 +70,8 @@ class TaskQuery:
 
     def accepts(self, view: TaskView) -> bool:
         """Whether a task under one of these subjects is wanted."""
+        if view.address.endpoint == SINKS:
+            return False  # an attempt to deliver by HTTP: no task, though its end is stored as that of one
         return view.state in self.states and (self.function is None or view.function == self.function)
 
 

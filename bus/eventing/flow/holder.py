@@ -254,7 +254,7 @@ class Holder:
         call.result = result
         self._tools.count("succeeded" if result.state == "succeeded" else "failed")
         if result.state != "succeeded":
-            failure, code = failed_attempt(result, plan.attempt, task_id(plan.plan_id, 0))
+            failure, code, _ = failed_attempt(result, plan.attempt, task_id(plan.plan_id, 0))
             await self._fail(call, failure, "Cancelled" if result.state == "cancelled" else code)
             return
         names_ = set() if batch is None or not batch.partial_failures else reported(plan, result)

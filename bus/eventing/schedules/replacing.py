@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
 
 from headrace.bus.eventing.deliveries import Delivery
+from headrace.bus.eventing.places import compile_places
 from headrace.bus.eventing.schedules.models import TickRun
 from headrace.bus.eventing.schedules.ticks import tick_id
 from headrace.bus.eventing.subscriptions import SubscriptionRecord
@@ -43,20 +43,19 @@ class Replacing:
             for record in (each.value for each in found.values()):
                 first = Delivery(record.subscription_id, run.bus, run.sequence, run.source, event_id)
                 # Which attempt it is at nobody has written down; there are few, and their ids follow from this.
-                await self._cancel(record, (first.numbered(n) for n in range(1, record.retry.max_attempts + 1)))
+                await self._cancel(record, [first.numbered(n) for n in range(1, record.retry.max_attempts + 1)])
 
     async def cancel(self, record: SubscriptionRecord, delivery: Delivery) -> None:
         """Cancel one attempt. Raises `BusError`."""
         await self._cancel(record, [delivery])
 
-    async def _cancel(self, record: SubscriptionRecord, attempts: Iterable[Delivery]) -> None:
-        tasks: defaultdict[UUID, set[UUID]] = defaultdict(set)
-        for attempt in attempts:
-            place = attempt.place(record.endpoint_id)
-            tasks[place].add(attempt.task_id(place))
+    async def _cancel(self, record: SubscriptionRecord, attempts: Sequence[Delivery]) -> None:
+        if record.target is not None:
+            return  # a request to a sink that is under way ends by itself
+        places = compile_places(record.endpoint_id, record.endpoint, record.offline.next_endpoints).all()
         cancelling = Cancelling(self._connection, self._keys, force=True, is_up=self._is_up, reasons=_REASONS)
-        for place, some in tasks.items():
-            await cancelling.tasks_at(place, some)
+        for place in (*places, *record.former_endpoints):
+            await cancelling.tasks_at(place, {attempt.task_id(place) for attempt in attempts})
 
     async def _is_up(self, address: Address) -> bool:
         if await self._tables.presence.is_online(address.endpoint):

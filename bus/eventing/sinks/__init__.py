@@ -1,0 +1,1 @@
+"""Sinks: subscriptions whose events go to an address by HTTP. Modules are imported directly."""
