@@ -252,7 +252,7 @@ class InvalidExpression(FilterInvalid):
 
 
 class SinkProblem(BusError):
-    """Raised when a sink gave no answer. `kind` names it: `SinkUnreachable`, `SinkTimeout` or `SinkForbidden`."""
+    """Raised when a sink gave no answer. `kind` says which of the codes of dead letters it is."""
 
     code = "SinkProblem"
 

@@ -272,6 +272,15 @@ def test_a_paused_subscription_sends_nothing_until_it_goes_on(sinks: Sinks) -> N
         assert [each.json["id"] for each in sink.posts[2:]] == last
 
 
+def test_an_event_that_the_mode_cannot_carry_is_a_dead_letter(sinks: Sinks) -> None:
+    with receiver() as sink:
+        subscription = sinks.subscribe(sink, mode="binary")
+        sinks.publish(datacontenttype="text/ä", data="x")
+        assert sinks.letters(subscription)[0]["code"] == "SinkUnfit"
+        ids = sinks.publish()
+        eventually(lambda: [each.headers["ce-id"] for each in sink.posts] == ids, 20)
+
+
 def test_redirects_are_not_followed_and_a_sink_that_is_gone_is_left_alone(sinks: Sinks) -> None:
     with receiver() as elsewhere, receiver(answers((410, {}, b""))) as gone:
         with receiver(answers((307, {"Location": elsewhere.url}, b""))) as moved:

@@ -7,11 +7,13 @@ what a name server says a moment later does not matter. TLS still asks for the n
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 import socket
 import ssl
 import time
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, Final
 
@@ -26,6 +28,8 @@ MOST_EXCERPT: Final = 500
 
 _MOST_READ: Final = 4096
 _KEEP_ALIVE_S: Final = 30.0
+_LOOKUPS: Final = ThreadPoolExecutor(8, thread_name_prefix="names of sinks")
+"""Threads of their own: a name server that takes its time holds up other lookups for sinks, and nothing else."""
 
 
 class SinkClient:
@@ -70,6 +74,9 @@ class SinkClient:
             raise SinkProblem(f"no answer within {took_s:.1f} s", kind="SinkTimeout") from None
         except httpcore.ConnectError as error:
             raise _unreachable(error) from None
+        except (httpcore.LocalProtocolError, UnicodeError):
+            # Without the text, which quotes what may be a secret.
+            raise SinkProblem("the event cannot be written as HTTP has it in this mode", kind="SinkUnfit") from None
         except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
             text = str(error) or type(error).__name__
             raise SinkProblem(f"the connection broke: {_clean(text)[:200]}", kind="SinkUnreachable") from None
@@ -118,7 +125,8 @@ class _JudgingBackend(httpcore.AsyncNetworkBackend):
 async def _allowed(host: str, port: int, policy: AddressPolicy, *, secure: bool) -> list[Address]:
     """The addresses of a host that may be reached: at least one. Raises `SinkProblem`."""
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+        look_up = functools.partial(socket.getaddrinfo, host.strip("[]"), port, type=socket.SOCK_STREAM)
+        found = await asyncio.get_running_loop().run_in_executor(_LOOKUPS, look_up)
     except (socket.gaierror, UnicodeError) as error:
         raise SinkProblem(f"the host {host[:100]!r} is not found: {error}", kind="SinkUnreachable") from None
     addresses = list(dict.fromkeys(ipaddress.ip_address(str(each[4][0]).partition("%")[0]) for each in found))

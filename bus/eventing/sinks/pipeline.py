@@ -182,16 +182,20 @@ class Pipeline:
         if self._secrets is None:
             message = "the secrets of the sink were concealed under keys that are forgotten; make the subscription anew"
             return SinkVerdict(code="SinkSecretLost", message=message)
-        headers, body = request_of(
-            self._sink,
-            self._secrets,
-            [item.event for item in items],
-            deliveries=[item.delivery.delivery_id(SINKS) for item in items],
-        )
         try:
+            headers, body = request_of(
+                self._sink,
+                self._secrets,
+                [item.event for item in items],
+                deliveries=[item.delivery.delivery_id(SINKS) for item in items],
+            )
             return of_answer(await self._client.send("POST", headers, body), now=time.time())
         except SinkProblem as problem:
             return of_problem(problem)
+        except Exception as error:
+            # Whatever this is, it would be the same the next time: the owner is to see it.
+            logger.exception("An unexpected error ended a delivery.", extra={"action": "delivery_broken"})
+            return SinkVerdict(code="InternalError", message=f"an internal error: {type(error).__name__}")
 
     async def _is_recorded(self, delivery: Delivery) -> bool:
         return await self._connection.read_last("RESULTS", self._address(delivery).subject) is not None

@@ -20,7 +20,9 @@ MOST_RETRY_AFTER_S: Final = 86_400.0
 
 OF_THIS_MOMENT: Final = frozenset({408, 425, 429})
 """The 4xx that are said of the moment, not of the request."""
-PERMANENT: Final = frozenset({"SinkRefused", "SinkRedirected", "SinkGone", "SinkForbidden", "SinkSecretLost"})
+PERMANENT: Final = frozenset(
+    {"SinkRefused", "SinkRedirected", "SinkGone", "SinkForbidden", "SinkSecretLost", "SinkUnfit", "InternalError"}
+)
 """The codes of failures that trying again does not change."""
 
 
