@@ -63,9 +63,10 @@ class SinkClient:
         sent = {"host": _host_header(self._url), **headers, "content-length": str(len(body))}
         begun = time.monotonic()
         try:
+            lines = [(name.encode("ascii"), value.encode("ascii")) for name, value in sent.items()]
             async with (
                 asyncio.timeout(self._timeout_s),
-                self._pool.stream(method, self._url, headers=list(sent.items()), content=body) as response,
+                self._pool.stream(method, self._url, headers=lines, content=body) as response,
             ):
                 found = {name.decode("latin-1").lower(): _plain(value) for name, value in response.headers}
                 return Answer(status=response.status, headers=found, excerpt=await _excerpt(response))
