@@ -95,7 +95,12 @@ async def read_feeds(service: Service) -> None:
 async def take_events(service: Service) -> None:
     """Take events that programs publish over NATS until cancelled."""
     counter = service.metrics.nats_events
-    door = NatsDoor(service.connection, service.tables, count=lambda what: counter.labels(what).inc())
+    door = NatsDoor(
+        service.connection,
+        service.tables.sessions,
+        service.publishing,
+        count=lambda what: counter.labels(what).inc(),
+    )
     await door.run()
 
 

@@ -74,6 +74,14 @@ async def end_hooks_of(service: Service, principal: str) -> None:
             await service.tables.hooks.delete(record.key)
 
 
+async def end_feeds_of(service: Service, principal: str) -> None:
+    """Remove the feeds of a user: messages of other systems are not taken in their name any more. Raises
+    `BusUnavailable`."""
+    for record in await service.tables.feeds.list():
+        if record.value.owner == principal:
+            await service.tables.feeds.delete(record.key)
+
+
 async def keep_removing(service: Service) -> None:
     """Work off the records of removals until cancelled."""
     while True:

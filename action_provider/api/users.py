@@ -17,6 +17,7 @@ from headrace.action_provider.auth.withdrawal import end_lost_sessions, end_sess
 from headrace.action_provider.errors import Conflict, Forbidden, NotFound
 from headrace.action_provider.http import Call, Operation, Query, no_content, reply
 from headrace.action_provider.removals import (
+    end_feeds_of,
     end_hooks_of,
     end_schedules_of,
     end_subscriptions_of,
@@ -101,6 +102,7 @@ async def remove_user(call: Call) -> Response:
     await end_schedules_of(service, user.principal)
     await end_subscriptions_of(service, user.principal)
     await end_hooks_of(service, user.principal)
+    await end_feeds_of(service, user.principal)
     for endpoint in await tables.endpoints.list():
         if endpoint.value.owner == user.principal:
             await remove_endpoint(service, endpoint.value)

@@ -12,6 +12,7 @@ from headrace.bus.errors import BusLimit, RecordConflict, StreamMissing
 from headrace.bus.eventing.buses import MOST_BUSES, MOST_BUSES_OF_ONE, BusRecord
 from headrace.bus.eventing.deliveries import drop_waiting
 from headrace.bus.eventing.schedules.keeping import remove_schedule
+from headrace.bus.eventing.waits import end_waits_on
 from headrace.bus.names import event_stream
 from headrace.bus.nats.connection import Connection
 from headrace.bus.store.streams import ensure_stream
@@ -60,8 +61,8 @@ async def change_bus(
 
 
 async def remove_bus(connection: Connection, tables: Tables, name: str) -> None:
-    """Remove a bus with its events, the subscriptions to it and what waits for them, and the schedules,
-    webhooks and feeds that publish to it. Raises `RecordMissing` and `BusUnavailable`."""
+    """Remove a bus with its events, the subscriptions to it and what waits for them, and the schedules, webhooks and
+    feeds that publish to it; actions that wait for its events fail. Raises `RecordMissing` and `BusUnavailable`."""
 
     def removed(record: BusRecord) -> BusRecord:
         return msgspec.structs.replace(record, removed_at=record.removed_at or time.time(), schemas={})
@@ -81,6 +82,7 @@ async def remove_bus(connection: Connection, tables: Tables, name: str) -> None:
     for feed in await tables.feeds.list():
         if feed.value.bus == name:
             await tables.feeds.delete(feed.key)
+    await end_waits_on(tables.actions, name)
     await _remove_stream(connection, tables, name)
 
 

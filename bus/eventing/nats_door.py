@@ -37,7 +37,7 @@ from headrace.bus.nats.connection import Connection
 from headrace.bus.nats.message import Message
 from headrace.bus.nats.steadfast import run_steadfastly
 from headrace.bus.store.models import SessionRecord
-from headrace.bus.store.tables import Tables
+from headrace.bus.store.records import Records
 from headrace.schemas import SchemaViolation, Violation
 
 logger = logging.getLogger(__name__)
@@ -72,11 +72,18 @@ class _RefusedError(Exception):
 class NatsDoor:
     """Takes what publishers send. `run` until cancelled."""
 
-    def __init__(self, connection: Connection, tables: Tables, *, count: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        sessions: Records[SessionRecord],
+        publishing: Publishing,
+        *,
+        count: Callable[[str], None],
+    ) -> None:
         """`count` is told of each event: "stored", "refused" or "turned_away"."""
         self._connection = connection
-        self._sessions = tables.sessions
-        self._publishing = Publishing(connection, tables.buses, tables.users)
+        self._sessions = sessions
+        self._publishing = publishing
         self._count = count
         self._in_hand = 0
         self._known: dict[str, tuple[SessionRecord, float]] = {}

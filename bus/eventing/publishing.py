@@ -6,6 +6,7 @@ All doors lead through here: HTTP, webhooks, schedules, actions, and what other 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
@@ -19,13 +20,14 @@ from headrace.bus.names import DEFAULT_BUS, event_stream
 from headrace.bus.nats.connection import Connection
 from headrace.bus.nats.gathering import Gatherings
 from headrace.bus.store.models import UserRecord
-from headrace.bus.store.recent import RecentRecords
+from headrace.bus.store.recent import BELIEVED_S, RecentRecords
 from headrace.bus.store.records import Records
 from headrace.schemas import TOO_LONG, SchemaViolation, Violation, validate_given
 
 _STEPS_AT_ONCE: Final = 2_000
 """Some milliseconds; what takes longer is checked on a thread."""
 _MOST_PROBLEM = 500
+_MOST_KNOWN = 10_000
 _MOST_VIOLATIONS = 20
 
 
@@ -45,6 +47,7 @@ class Publishing:
         self._gatherings = gatherings
         self._buses = buses
         self._users = users
+        self._standing: dict[str, tuple[frozenset[str] | None, float]] = {}
 
     async def publish(
         self, event: CloudEvent, *, publisher: str, bus: str = DEFAULT_BUS, check: bool = False
@@ -81,13 +84,23 @@ class Publishing:
         return found.value
 
     async def _check(self, record: BusRecord, owner: str) -> None:
+        urns = await self._urns(owner)
+        if urns is None or not record.lets_publish(urns):
+            raise PublishingForbidden(f"{owner} may not publish to the bus {record.name!r} (any more)")
+
+    async def _urns(self, owner: str) -> frozenset[str] | None:
+        """The names and groups of an owner, at most a second old; None for one who is no user any more."""
+
         async def find(key: str) -> UserRecord | None:
             found = await self._users.get(key)
             return None if found is None else found.value
 
-        urns = await urns_of(find, owner)
-        if urns is None or not record.lets_publish(urns):
-            raise PublishingForbidden(f"{owner} may not publish to the bus {record.name!r} (any more)")
+        known = self._standing.get(owner)
+        if known is None or known[1] < time.monotonic():
+            if len(self._standing) >= _MOST_KNOWN:
+                self._standing.clear()
+            known = self._standing[owner] = (await urns_of(find, owner), time.monotonic() + BELIEVED_S)
+        return known[0]
 
 
 async def _checked(record: BusRecord, given: Sequence[CloudEvent]) -> list[tuple[CloudEvent, str]]:

@@ -27,6 +27,9 @@ MOST_SHOWN_BYTES: Final = 64 * 1024
 TOO_LATE: Final = "DeadlineExceeded"
 """The code of an action whose deadline has passed."""
 
+BUS_DELETED: Final = "BusDeleted"
+"""The code of an action that waited for events of a bus which is there no more."""
+
 _REMEMBERED_S = 3600.0
 
 Row = Record[ActionRecord]
@@ -163,6 +166,24 @@ async def end(actions: Actions, row: Row, ended: ActionRecord) -> Row | None:
         if stored is None or stored.value.final:
             return stored
         row = stored
+
+
+async def end_waits_on(actions: Actions, bus: str) -> None:
+    """Fail the actions that wait for events of a bus which was deleted. Raises `BusUnavailable`."""
+    for pointer in await actions.waits.list():
+        if pointer.value.bus != bus or pointer.value.ended:
+            continue
+        row = await actions.by_key(pointer.key)
+        if row is not None and row.value.action_id == pointer.value.action_id and not row.value.final:
+            ended = failure(
+                row.value,
+                _state_of(row),
+                code=BUS_DELETED,
+                description=f"the bus {bus!r} was deleted",
+                display_status="Bus deleted",
+            )
+            await end(actions, row, ended)
+        await forget(actions, pointer)
 
 
 async def save(actions: Actions, wait: Wait) -> bool:

@@ -46,6 +46,7 @@ class Intake:
         self._name = consumer
         self._handle = handle
         self._in_hand: dict[str, Taken] = {}
+        self._busy = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
         self._puller = Puller(
             connection,
@@ -78,6 +79,7 @@ class Intake:
         if taken.ack_subject in self._in_hand:
             return
         self._in_hand[taken.ack_subject] = taken
+        self._busy.set()
         if self._group is not None:
             self._group.create_task(self._work(taken), name=f"{self._name}: {taken.sequence}")
 
@@ -105,9 +107,13 @@ class Intake:
 
     async def _give_signs(self) -> None:
         while True:
+            # There may be hundreds of us, of which few have anything in hand.
+            await self._busy.wait()
             await asyncio.sleep(_SIGN_S)
             for taken in list(self._in_hand.values()):
                 await self._answer(taken, b"+WPI")
+            if not self._in_hand:
+                self._busy.clear()
 
     async def _answer(self, taken: Taken, answer: bytes) -> None:
         # An answer that is lost costs a repetition, and repetitions have no effect.

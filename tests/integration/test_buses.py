@@ -17,8 +17,9 @@ from running_pool import running_pool
 from service import RunningService
 from waiting import eventually
 
-from headrace.bus.names import event_stream
+from headrace.bus.names import event_stream, matcher_consumer
 from headrace.bus.nats.connection import Connection
+from headrace.bus.store.streams import delete_consumer
 from headrace.sdk import Client, Forbidden, NotFound, RequestRefused
 
 BATCH = {"Content-Type": "application/cloudevents-batch+json"}
@@ -111,12 +112,17 @@ def test_events_of_a_bus_run_what_is_subscribed_to_it_and_nothing_else(
     assert sorted(mine.wait(3)) == [["0"], ["1"], ["2"]]
     assert sorted(theirs.wait(3)) == [["0"], ["1"], ["2"]]
 
+    # A consumer that somebody has removed is made again, and what is then matched twice runs once.
+    service.bus(lambda connection: delete_consumer(connection, event_stream(name), matcher_consumer(name)))
+    client.publish(event(type="kind.a", id="3"), bus=name)
+    assert sorted(mine.wait(4)) == sorted(theirs.wait(4)) == [["0"], ["1"], ["2"], ["3"]]
+
     client.remove_subscriber(name, "urn:headrace:user:ada")
     client.publish(event(type="kind.a", id="after"), bus=name)
-    mine.wait(4)
+    mine.wait(5)
     client.publish(event(type="kind.a", id="d"))
     assert everybodys.wait(1) == [["d"]]
-    assert len(theirs.runs) == 3
+    assert len(theirs.runs) == 4
 
 
 @pytest.mark.parametrize("mode", ["structured", "binary", "batch"])
@@ -201,8 +207,12 @@ def test_what_hangs_on_a_bus_ends_with_it_and_its_name_stays_its_owners(
     schedule = client.create_schedule({"every_s": 3600, "bus": name})
     client.publish(event(id="1"), bus=name)
     assert notes.wait(1) == [["1"]]
+    wait = {"request_id": name, "body": {"bus": name, "filter": {"exact": {"type": "never"}}}}
+    waiting = service.http().post("/actions/events/wait/run", json=wait).json()["action_id"]
 
     client.delete_bus(name)
+    ended = service.http().get(f"/actions/events/wait/{waiting}/status").json()
+    assert (ended["status"], ended["details"]["code"]) == ("FAILED", "BusDeleted")
     for path in (f"subscriptions/{subscription}", f"hooks/{hook['hook_id']}", f"schedules/{schedule['schedule_id']}"):
         assert service.http().get(f"/api/v1/{path}").status_code == 404
     with pytest.raises(NotFound):

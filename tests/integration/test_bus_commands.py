@@ -1,0 +1,90 @@
+"""Buses, feeds and credentials on the command line."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from service import RunningService
+from typer.testing import CliRunner
+
+from headrace.cli.main import app
+
+KIND = "org.example.scan"
+
+
+@pytest.fixture
+def run(service: RunningService, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("HEADRACE_URL", service.url)
+    monkeypatch.setenv("HEADRACE_TOKEN", service.token)
+
+    def command(*words: str, status: int = 0) -> str:
+        result = CliRunner().invoke(app, list(words))
+        assert result.exit_code == status, result.output
+        return result.stdout
+
+    return command
+
+
+def test_a_bus_is_made_used_changed_and_deleted(service: RunningService, run: Any, tmp_path: Path) -> None:
+    service.add_user("grace")
+    schemas = json.dumps({KIND: {"schema": {"required": ["path"]}, "policy": "mark"}})
+    made = run(
+        *("bus", "create", "lab", "--publisher", "grace", "--subscriber", "public", "--description", "ours"),
+        *("--max-age", "2d", "--max-size", "5MB", "--schemas", schemas),
+    )
+    assert "2d, 5 MB" in made
+    assert f"{KIND} (mark)" in made
+    publish = ("event", "publish", "--bus", "lab", "--type", KIND, "--source", "/s", "--id")
+    assert "Stored event 1" in run(*publish, "1", "--data", '{"path": "/x"}')
+    assert "problem" in json.loads(run(*publish, "2", "--data", "{}", "--json"))
+    assert "before" in run(*publish, "1", "--data", "{}")
+    assert "2 events" in run("bus", "show", "lab")
+    assert run("bus", "publishers", "lab", "--add", "public", "--remove", "grace").split() == ["public"]
+    assert run("bus", "subscribers", "lab", "--remove", "public") == ""
+    assert "2h" in run("bus", "update", "lab", "--max-age", "2h")
+    assert [bus["name"] for bus in json.loads(run("bus", "list", "--json"))] == ["default", "lab"]
+    assert "lab" in run("bus", "list")
+
+    out = tmp_path / "plc.creds"
+    subject = run("bus", "credential", "create", "lab", "--out", str(out), "--label", "plc", "--ttl", "1h").strip()
+    assert subject.startswith("publish.lab.")
+    assert "USER NKEY SEED" in out.read_text()
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+    assert "plc" in run("bus", "credential", "list", "lab")
+    run("bus", "credential", "delete", "lab", subject.rsplit(".", 1)[1])
+    assert json.loads(run("bus", "credential", "list", "lab", "--json")) == []
+
+    run("bus", "delete", "lab", status=1)
+    assert "Deleted" in run("bus", "delete", "lab", "--yes")
+    for words in (
+        ("bus", "show", "lab"),
+        ("bus", "update", "default"),
+        ("bus", "create", "x", "--max-size", "much"),
+        ("bus", "create", "x", "--publisher", "a:b"),
+    ):
+        run(*words, status=1)
+
+
+def test_a_feed_is_made_looked_at_paused_and_deleted(run: Any, tmp_path: Path) -> None:
+    secret = tmp_path / "password"
+    secret.write_text("hidden\n")
+    feed = run(
+        *("feed", "create", "plc", "--url", "nats://127.0.0.1:9", "--subject", "plc.>", "--stream", "PLC"),
+        *("--start", "all", "--type", "org.example.{{ message.tokens[1] }}", "--data", "json"),
+        *("--user", "ada", "--password-file", str(secret)),
+    ).strip()
+    shown = run("feed", "show", feed)
+    assert "plc.>" in shown
+    assert "hidden" not in shown + run("feed", "list", "--json") + run("feed", "show", feed, "--json")
+    run("feed", "pause", feed)
+    assert "paused" in run("feed", "list")
+    run("feed", "set-credential", feed, "--token-file", str(secret))
+    run("feed", "resume", feed)
+    assert json.loads(run("feed", "show", feed, "--json"))["paused"] is False
+    run("feed", "delete", feed, "--yes")
+    run("feed", "show", feed, status=1)
+    run("feed", "create", "--url", "nats://x", status=1)
