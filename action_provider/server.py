@@ -18,6 +18,7 @@ from pathlib import Path
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from headrace.action_provider import runtime
 from headrace.action_provider.app import create_app, open_service
 from headrace.action_provider.errors import ServiceUnusable
 from headrace.action_provider.providers import PROVIDERS, Registry
@@ -37,8 +38,7 @@ def serve(settings: ServiceSettings) -> None:
     Once it answers, `home/serving.json` says `{"url", "pid"}`; the file goes when the service stops. Raises
     `ServiceUnusable`, `KeysUnusable` or `BusError` when the service cannot start.
     """
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(serve_async(settings))
+    runtime.run(serve_async(settings))
 
 
 async def serve_async(
@@ -187,12 +187,3 @@ def _url(host: str, listener: socket.socket) -> str:
     port = listener.getsockname()[1]
     shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
     return f"http://{shown}:{port}"
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop  # not on every system
-    except ImportError:
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory

@@ -25,8 +25,7 @@ def dispatch(
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
 ) -> None:
     """Match events and watch deliveries, without HTTP, until Ctrl-C. Any number of them may run."""
-    import asyncio
-
+    from headrace.action_provider import runtime
     from headrace.action_provider.dispatching import dispatch_async
     from headrace.action_provider.settings import ServiceSettings
     from headrace.bus.network import Network
@@ -52,4 +51,4 @@ def dispatch(
             await signals.unless_stopped(dispatch_async(settings))
         return 130 if signals.number == signals.number.SIGINT else 0
 
-    sys.exit(asyncio.run(run()))
+    sys.exit(runtime.run(run()))
