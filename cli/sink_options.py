@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
 from headrace.cli.errors import CommandError
 from headrace.cli.service import read_text
+
+_KEPT: Final = ("url", "mode", "timeout_s", "concurrency", "batch_size", "rate_per_minute", "ca", "handshake")
 
 
 class Mode(StrEnum):
@@ -64,6 +66,13 @@ def with_target(document: dict[str, Any], to: str | None, **given: Any) -> dict[
     if target and "url" not in target:
         raise CommandError("say where the events go: --to URL")
     return {**document, "target": target} if target else document
+
+
+def kept_target(known: dict[str, Any] | None) -> dict[str, Any]:
+    """What of a target stays when some of it is changed; its secrets stay by themselves. Raises `CommandError`."""
+    if known is None:
+        raise CommandError("this subscription runs a function; make another one for an address")
+    return {name: known[name] for name in _KEPT if known[name] is not None}
 
 
 def _headers(given: Iterable[str]) -> dict[str, str]:

@@ -10,6 +10,14 @@ import typer
 
 from headrace.cli import output
 from headrace.cli.service import JsonOption, OfHomeOption, document_of, json_option, service
+from headrace.cli.sink_options import (
+    RateOption,
+    SecretFileOption,
+    TokenFileOption,
+    ToOption,
+    kept_target,
+    with_target,
+)
 from headrace.cli.subscription_flow import (
     BatchSize,
     BatchWindow,
@@ -57,6 +65,10 @@ def change(
     batch_window: BatchWindow = None,
     on_success: OnSuccess = None,
     on_failure: OnFailure = None,
+    to: ToOption = None,
+    rate_per_minute: RateOption = None,
+    secret_file: SecretFileOption = None,
+    token_file: TokenFileOption = None,
     file: Annotated[
         Path | None, typer.Option(help="What changes, as JSON or YAML; options replace what it says.")
     ] = None,
@@ -97,6 +109,14 @@ def change(
             batch=batch,
             window=batch_window,
         )
+        if any(each is not None for each in (to, rate_per_minute, secret_file, token_file)):
+            changed = with_target(
+                {**changed, "target": {**kept_target(known["target"]), **(document.get("target") or {})}},
+                to,
+                rate_per_minute=rate_per_minute,
+                secret_file=secret_file,
+                token_file=token_file,
+            )
         answer = client.change_subscription(
             subscription_id, {each: value for each, value in changed.items() if value != known.get(each)} or document
         )

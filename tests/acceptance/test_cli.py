@@ -211,6 +211,16 @@ def test_a_webhook_is_made_listed_given_another_secret_and_removed(shell: Shell,
     assert hook["hook_id"] not in shell("hook", "list").out
 
 
+def test_events_go_to_an_address_only_where_they_may(shell: Shell, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("shared with the sink\n")
+    create = ("subscription", "create", "--type", "t")
+    assert "--sink-allow" in shell(*create, "--to", "https://127.0.0.1:1/x", status=1).err
+    assert "cannot be read" in shell(*create, "--to", "https://192.0.2.1/", "--secret-file", "none", status=1).err
+    assert "--to URL" in shell(*create, "--secret-file", str(secret), status=1).err
+    assert "neither a host" in shell("dispatch", "--sink-allow", "10.0.0.0/33", status=1).err
+
+
 def test_events_run_a_function_and_a_delivery_that_fails_for_good_is_a_dead_letter(
     shell: Shell, up: Up, source: Path, tmp_path: Path
 ) -> None:

@@ -147,14 +147,16 @@ async def test_a_run_goes_on_while_a_delivery_waits_for_its_next_attempt(
         assert [args[0][14:16] for args in notes.args] == ["01", "01", "02"]
 
 
+@pytest.mark.parametrize("flow", [None, {"concurrency": 1}], ids=["at once", "one at a time"])
 async def test_replace_cancels_what_runs_and_leaves_no_dead_letter(
-    service: RunningService, client: Client, pool: RunningPool, tmp_path: Path
+    service: RunningService, client: Client, pool: RunningPool, tmp_path: Path, flow: dict[str, Any] | None
 ) -> None:
     notes = tmp_path / "notes"
     body = {
         "function_id": service.add_function(NEVER_ENDS, "f"),
         "endpoint_id": pool.endpoint_id,
         "input": {"args": [str(notes), "{{ event.scheduledtime[14:16] }}"]},
+        **({} if flow is None else {"flow": flow}),
     }
 
     async def runs(*expected: str) -> None:

@@ -96,9 +96,16 @@ class Beginnings:
                 self._scheduler.add(dataclasses.replace(entry, message=None))
         return []
 
+    async def _still_queued(self, place: int) -> Waiting | None:
+        waiting = await queue.read_place(self._connection, place)
+        if waiting is None or await self._runs.goes_on(waiting.delivery):
+            return waiting
+        await queue.remove(self._connection, [place])
+        return None
+
     async def _of_plan(self, begin: Begin, plan: Plan) -> Call | None:
         """Its deliveries may be gone: dropped, or it had ended and was not removed."""
-        found = [await queue.read_place(self._connection, member.place) for member in plan.members]
+        found = [await self._still_queued(member.place) for member in plan.members]
         queued = [waiting for waiting in found if waiting is not None]
         if len(queued) < len(found):
             left = [member for member, waiting in zip(plan.members, found, strict=True) if waiting is not None]

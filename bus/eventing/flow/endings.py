@@ -45,8 +45,10 @@ class Endings:
     async def _do(self, step: Step, call: Call, verdict: Verdict) -> None:
         if step.bury is not None:
             member, delivery = step.bury
-            event = call.events[call.plan.members.index(member)]
-            await self._burials.bury(self._record, delivery, event, verdict.reason, verdict.code)
+            # What the next tick of its schedule has replaced was ended on purpose.
+            if await self._runs.goes_on(delivery):
+                event = call.events[call.plan.members.index(member)]
+                await self._burials.bury(self._record, delivery, event, verdict.reason, verdict.code)
         if step.remove:
             for member in step.remove:
                 await self._runs.end(member.delivery)
