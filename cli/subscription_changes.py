@@ -32,6 +32,7 @@ from headrace.cli.subscription_options import (
     EndpointFrom,
     Expires,
     Hold,
+    JoinOption,
     MaxAge,
     MaxAttempts,
     NextEndpoints,
@@ -69,6 +70,7 @@ def change(
     rate_per_minute: RateOption = None,
     secret_file: SecretFileOption = None,
     token_file: TokenFileOption = None,
+    join: JoinOption = None,
     file: Annotated[
         Path | None, typer.Option(help="What changes, as JSON or YAML; options replace what it says.")
     ] = None,
@@ -99,6 +101,7 @@ def change(
             expires=expires,
             on_success=on_success,
             on_failure=on_failure,
+            join=join,
         )
         changed = with_flow(
             changed,

@@ -51,6 +51,7 @@ from headrace.cli.subscription_options import (
     EndpointFrom,
     Expires,
     Hold,
+    JoinOption,
     MaxAge,
     MaxAttempts,
     NextEndpoints,
@@ -106,6 +107,7 @@ def create(
     batch_window: BatchWindow = None,
     on_success: OnSuccess = None,
     on_failure: OnFailure = None,
+    join: JoinOption = None,
     to: ToOption = None,
     mode: ModeOption = None,
     timeout_s: TimeoutOption = None,
@@ -150,6 +152,7 @@ def create(
         expires=expires,
         on_success=on_success,
         on_failure=on_failure,
+        join=join,
     )
     document = with_flow(
         document,

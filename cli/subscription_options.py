@@ -9,6 +9,7 @@ from uuid import UUID
 
 import typer
 
+from headrace.cli.service import json_option
 from headrace.cli.token_commands import duration_s
 
 MaxAttempts = Annotated[int | None, typer.Option(min=1, help="How often a failing delivery is tried.")]
@@ -53,6 +54,15 @@ OnFailure = Annotated[
     str | None, typer.Option(help="Publish an event of this type, with the reason, when a delivery is given up.")
 ]
 
+JoinOption = Annotated[
+    str | None,
+    typer.Option(
+        "--join",
+        help='Events that come together, as JSON: {"of": {NAME: FILTER, ...}, "key": "{{ event.subject }}", "within_s":'
+        " 600}; @FILE for a file.",
+    ),
+]
+
 
 def with_policies(
     document: dict[str, Any],
@@ -68,6 +78,7 @@ def with_policies(
     expires: str | None = None,
     on_success: str | None = None,
     on_failure: str | None = None,
+    join: str | None = None,
 ) -> dict[str, Any]:
     """The document of a subscription, with what was given; policies keep what is not named.
 
@@ -90,6 +101,8 @@ def with_policies(
         said = {key: value for key, value in policy.items() if value is not None}
         if said:
             document[name] = {**(document.get(name) or {}), **said}
+    if join is not None:
+        document["join"] = json_option(join, "--join")
     if start is not None:
         document["start"] = _start(start)
     if expires is not None:

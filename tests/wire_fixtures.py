@@ -27,6 +27,7 @@ from headrace.bus.eventing.deliveries import Waiting as WaitingDelivery
 from headrace.bus.eventing.feeds.models import FeedRecord, FeedShape, FeedStatus
 from headrace.bus.eventing.flow.policy import Batch, Flow, Pause, Pauses, Rate
 from headrace.bus.eventing.hooks import HookRecord
+from headrace.bus.eventing.joins import ClosedSet, Join, JoinRecord, Part
 from headrace.bus.eventing.leases import LeaseRecord
 from headrace.bus.eventing.lifetimes import StartPosition
 from headrace.bus.eventing.places import EndpointChoice, OfflinePolicy
@@ -333,6 +334,9 @@ _RECORDS: Final[dict[str, msgspec.Struct]] = {
         start=StartPosition(after=3, asked={"sequence": 4}),
         announce=Announce(success=Announcement(type="t", source="/s", bus="other"), failure=Announcement(type="u")),
         expires_at=1.6e9,
+        join=Join(
+            of={"a": {"exact": {"type": "a"}}, "b": {"exact": {"type": "b"}}}, key="{{ event.id }}", within_s=5.0
+        ),
         flow=Flow(
             concurrency=2,
             rate=Rate(per_second=0.5, burst=3),
@@ -359,6 +363,12 @@ _RECORDS: Final[dict[str, msgspec.Struct]] = {
             handshake=True,
             gone_at=1.55e9,
         ),
+    ),
+    "joins": JoinRecord(
+        key="k",
+        waiting={"a": (Part(id="1", sequence=1, at=1.5e9),)},
+        closed=(ClosedSet(kind="expired", parts={"b": (Part(id="2", sequence=2, at=1.6e9),)}),),
+        used=("2",),
     ),
     "catch_ups": CatchUpRecord(position=7),
     "schedules": ScheduleRecord(

@@ -18,6 +18,7 @@ from headrace.action_provider.http import Call
 from headrace.bus.errors import FilterInvalid
 from headrace.bus.eventing.events import DEFAULT_BUS, CloudEvent
 from headrace.bus.eventing.flow.policy import compile_order
+from headrace.bus.eventing.joins import Join, compile_join
 from headrace.bus.eventing.lifetimes import StartPosition, as_written, moment
 from headrace.bus.eventing.places import NO_ENDPOINT, EndpointChoice, OfflinePolicy, compile_places
 from headrace.bus.eventing.retries import RetryPolicy
@@ -89,6 +90,8 @@ def changed(record: SubscriptionRecord, body: Mapping[str, Any]) -> Subscription
     """The record with what the body says. Raises `InvalidRequest` for two kinds of endpoint at once."""
     _check_one_endpoint(body)
     fields = {name: body[name] for name in ("name", "filter", "input") if name in body}
+    if "join" in body:
+        fields["join"] = None if body["join"] is None else msgspec.convert(body["join"], Join)
     if "expires_at" in body:
         fields["expires_at"] = None if body["expires_at"] is None else _expiry(body["expires_at"])
     if "function_id" in body:
@@ -136,7 +139,10 @@ async def check(call: Call, record: SubscriptionRecord) -> FunctionRecord | None
     check_compiles("/input", compile_input, record.input)
     check_compiles("/flow/order_by", compile_order, record.flow and record.flow.order_by)
     check_compiles("/endpoint", lambda choice: compile_places(record.endpoint_id, choice), record.endpoint)
+    check_compiles("/join", compile_join, record.join)
     service, caller = call.service, call.caller
+    if record.join is not None:
+        await check_right(service, caller, record.bus, "publish", lasting=True)
     for name in ("success", "failure"):
         told = getattr(record.announce, name)
         if told is not None:
@@ -190,6 +196,7 @@ def described(record: SubscriptionRecord) -> dict[str, Any]:
         "input": record.input,
         "retry": record.retry,
         "announce": record.announce,
+        "join": record.join,
         "start": as_written(record.start),
         "expires_at": None if record.expires_at is None else timestamp(record.expires_at),
         "flow": record.flow,

@@ -11,6 +11,7 @@ from headrace.action_provider.api.subscription_bodies import refused
 from headrace.action_provider.errors import InvalidRequest
 from headrace.bus.errors import EndpointNotAllowed, InputFailed
 from headrace.bus.eventing.events import CloudEvent
+from headrace.bus.eventing.joins import COMPLETE_TYPE
 from headrace.bus.eventing.subscriptions import CompiledSubscription
 from headrace.bus.eventing.templates import Arguments
 from headrace.bus.filters.samples import sample_for
@@ -50,6 +51,8 @@ async def tried(
     Raises `InvalidRequest` for what cannot work: with any event, or with the one that was given.
     """
     check_shape(subscription.record.input, schema or {})
+    if subscription.join is not None and given is None:
+        return Trial(None, True, None, None, ["what is delivered is an event of several; give one as `sample`"])
     if given is None:
         sample = sample_for(subscription.filter)
         if sample is None:
@@ -57,7 +60,9 @@ async def tried(
             return Trial(None, True, None, None, doubts)
     else:
         sample = _read(given)
-        if not subscription.filter.matches(sample):
+        if subscription.join is not None:
+            sample = _joined(subscription, sample)
+        elif not subscription.filter.matches(sample):
             raise refused("/sample", "it does not pass the filter; `explain` says why")
     if subscription.record.target is not None:
         return Trial(sample, given is None, None, None, [])
@@ -70,6 +75,12 @@ async def tried(
         # It was made of what the filter names: real events have more.
         return Trial(sample, True, None, None, [f"with an event that has only what the filter names: {problem}"])
     return Trial(sample, given is None, arguments, endpoint, [])
+
+
+def _joined(subscription: CompiledSubscription, sample: CloudEvent) -> CloudEvent:
+    """A sample of what is delivered where events are joined."""
+    own = {"source": subscription.record.joined_source, "type": COMPLETE_TYPE}
+    return CloudEvent.of_valid({**sample.document, **own})
 
 
 def check_shape(template: Any, schema: Mapping[str, Any]) -> None:

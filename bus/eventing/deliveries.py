@@ -26,6 +26,8 @@ from headrace.bus.store.streams import purge
 SCHEDULE_HEADER: Final = "Nats-Schedule"
 SCHEDULE_TARGET_HEADER: Final = "Nats-Schedule-Target"
 
+JOIN: Final = "join"
+
 _MOST_TEXT = 4000
 
 
@@ -141,6 +143,8 @@ class Waiting(msgspec.Struct, array_like=True, frozen=True):
 
     delivery: Delivery
     event: bytes
+    purpose: str = ""
+    """What is due then: an attempt; or, as `JOIN`, the end of a join's window (`source` is its key)."""
 
     def encode(self) -> bytes:
         """As it is stored in DELIVERIES."""

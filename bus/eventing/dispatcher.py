@@ -25,12 +25,13 @@ from headrace.bus import names
 from headrace.bus.errors import DecodeError
 from headrace.bus.eventing.announcements import Announcer
 from headrace.bus.eventing.burials import Burials
-from headrace.bus.eventing.deliveries import Waiting
+from headrace.bus.eventing.deliveries import JOIN, Waiting
 from headrace.bus.eventing.events import DEFAULT_BUS, CloudEvent
 from headrace.bus.eventing.expiry import Expiry, expires
 from headrace.bus.eventing.flow.holder import Tools
 from headrace.bus.eventing.flow.keeper import Keeper
 from headrace.bus.eventing.holds import Holds, limits_the_wait
+from headrace.bus.eventing.joining import Joining
 from headrace.bus.eventing.leases import Leases
 from headrace.bus.eventing.matching import Matcher
 from headrace.bus.eventing.outcomes import Outcomes
@@ -93,7 +94,9 @@ class Dispatcher:
         self._full_wait_s = full_wait_s
         self._rights = Rights(tables)
         self._runs = TickRuns(tables.schedule_progress, Replacing(connection, keys, tables))
-        self._announcer = Announcer(connection, Publishing(connection, tables.buses, tables.users))
+        publishing = Publishing(connection, tables.buses, tables.users)
+        self._announcer = Announcer(connection, publishing)
+        self._joining = Joining(connection, tables.joins, tables.catch_ups, publishing)
         self._burials = Burials(connection, self._announcer, self._runs, count=count)
         lanes = Lanes(connection, keys, tables.lanes)
         self._sender = Sender(
@@ -132,7 +135,16 @@ class Dispatcher:
         leases = Leases(self._tables.leases)
         keeper = Keeper(self._tools, leases)
         self._roster = Roster(self._tables.subscriptions, {DEFAULT_BUS: newest}, on_change=keeper.changed)
-        matcher = Matcher(self._connection, self._roster, self._rights, self._sender, self._runs, count=self._count)
+        matcher = Matcher(
+            self._connection,
+            self._roster,
+            self._rights,
+            self._sender,
+            self._runs,
+            self._joining,
+            self._burials,
+            count=self._count,
+        )
         buses = ServedBuses(self._connection, self._roster, matcher)
         find = finder(self._tables.replays, self._roster.find)
         outcomes = Outcomes(
@@ -198,6 +210,9 @@ class Dispatcher:
     async def _on_due(self, find: FindSubscription, taken: Taken) -> None:
         try:
             waiting = Waiting.decode(taken.data)
+            if waiting.purpose == JOIN:
+                await self._on_join_due(find, waiting)
+                return
             event = CloudEvent.of_stored(waiting.event)
         except DecodeError as error:
             logger.error("A waiting delivery cannot be read and is dropped: %s", error, extra={"action": "dropped"})
@@ -205,3 +220,8 @@ class Dispatcher:
         subscription = await find(waiting.delivery.subscription)
         if subscription is not None:
             await self._sender.send(subscription, waiting.delivery, event)
+
+    async def _on_join_due(self, find: FindSubscription, waiting: Waiting) -> None:
+        subscription = await find(waiting.delivery.subscription)
+        if subscription is not None:
+            await self._joining.on_due(subscription, waiting, waiting.delivery.published_at)

@@ -6,14 +6,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
 from headrace.bus import names
 from headrace.bus.errors import BusUnavailable, DecodeError, RecordConflict, StreamMissing
-from headrace.bus.eventing.arrivals import sequence_before
 from headrace.bus.eventing.deliveries import Delivery
+from headrace.bus.eventing.progress import has_matched, has_passed
 from headrace.bus.eventing.subscriptions import CompiledSubscription, SubscriptionRecord
 from headrace.bus.keys import KeyRing
 from headrace.bus.nats import pages
@@ -90,7 +89,7 @@ class Expiry:
         settled = self._settled.get(name)
         if settled is None:
             self._settled[name] = int((await self._connection.api("STREAM.INFO.RESULTS"))["state"]["last_seq"])
-        elif await self._has_passed("RESULTS", self._results_consumer, settled):
+        elif await has_passed(self._connection, "RESULTS", self._results_consumer, settled):
             if await self._is_under_way(record):
                 self._settled.pop(name)
             else:
@@ -121,14 +120,7 @@ class Expiry:
 
     async def _all_matched(self, record: SubscriptionRecord) -> bool:
         expires_at = record.expires_at or 0.0
-        last = await sequence_before(self._connection, datetime.fromtimestamp(expires_at, UTC), bus=record.bus)
-        return await self._has_passed(names.event_stream(record.bus), names.matcher_consumer(record.bus), last)
-
-    async def _has_passed(self, stream: str, consumer: str, sequence: int) -> bool:
-        """Whether a consumer is done with everything up to this sequence."""
-        info = await self._connection.api(f"CONSUMER.INFO.{stream}.{consumer}")
-        nothing_left = not info["num_pending"] and not info["num_ack_pending"]
-        return nothing_left or int(info["ack_floor"]["stream_seq"]) >= sequence
+        return await has_matched(self._connection, record.bus, expires_at)
 
     async def _has_waiting(self, record: SubscriptionRecord) -> bool:
         subject = names.deliveries_of(record.subscription_id)

@@ -9,9 +9,11 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from headrace.bus import names
-from headrace.bus.errors import BusUnavailable, DecodeError, StreamMissing
+from headrace.bus.errors import BusUnavailable, DecodeError, InputFailed, StreamMissing
+from headrace.bus.eventing.burials import Burials
 from headrace.bus.eventing.deliveries import Delivery
 from headrace.bus.eventing.events import CloudEvent
+from headrace.bus.eventing.joining import Joining
 from headrace.bus.eventing.rights import Rights
 from headrace.bus.eventing.roster import Roster
 from headrace.bus.eventing.schedules.runs import TickRuns
@@ -37,6 +39,8 @@ class Matcher:
         rights: Rights,
         sender: Sender,
         runs: TickRuns,
+        joining: Joining,
+        burials: Burials,
         *,
         count: Callable[[str], None],
     ) -> None:
@@ -46,6 +50,8 @@ class Matcher:
         self._roster = roster
         self._sender = sender
         self._runs = runs
+        self._joining = joining
+        self._burials = burials
         self._count = count
 
     def intake(self, bus: str, *, on_refused: Callable[[], None] = lambda: None) -> Intake:
@@ -93,6 +99,12 @@ class Matcher:
         delivery = Delivery(
             record.subscription_id, record.bus, sequence, event.source, event.id, published_at=stored_at
         )
+        if subscription.join is not None and not subscription.has_joined(event):
+            try:
+                await self._joining.take(subscription, subscription.join, event, sequence, stored_at)
+            except InputFailed as error:
+                await self._burials.bury(record, delivery, event, f"the join's key: {error}", error.code)
+            return True
         return await self._sender.send(subscription, delivery, event)
 
     async def catch_up(self) -> None:

@@ -64,7 +64,7 @@ class Roster:
         """The subscriptions that get this event, which was stored there and then (unix seconds)."""
         self._newest[bus] = max(self._newest.get(bus, 0), sequence)
         found = (self._known[each] for each in self._indexes[bus].matching(event))
-        return [subscription for subscription in found if subscription.record.wants(sequence, stored_at)]
+        return [subscription for subscription in found if subscription.wants(event, sequence, stored_at)]
 
     async def wanted(self) -> str:
         """Wait for a bus that somebody subscribes to and whose events nobody here takes."""

@@ -10,6 +10,7 @@ import msgspec
 
 from headrace.bus.eventing.events import DEFAULT_BUS, CloudEvent
 from headrace.bus.eventing.flow.policy import Flow, Pauses
+from headrace.bus.eventing.joins import COMPLETE_TYPE, CompiledJoin, Join, compile_join
 from headrace.bus.eventing.lifetimes import StartPosition
 from headrace.bus.eventing.places import EndpointChoice, OfflinePolicy, Places, compile_places
 from headrace.bus.eventing.retries import RetryPolicy
@@ -66,6 +67,8 @@ class SubscriptionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_default
     start: StartPosition | None = None
     """Where it starts, when that is before `after_sequence`: what lies between is delivered as well."""
     announce: Announce = Announce()
+    join: Join | None = None
+    """Which events come together before anything is delivered: what is delivered is the event that tells of it."""
     expires_at: float | None = None
     """What is stored from this moment on (unix seconds, the server's clock) is not delivered."""
 
@@ -73,9 +76,10 @@ class SubscriptionRecord(msgspec.Struct, frozen=True, kw_only=True, omit_default
     """Limits, order and batches; None: each event is delivered at once, and nothing is kept of it."""
     pauses: Pauses = Pauses()
 
-    def wants(self, sequence: int, stored_at: float) -> bool:
-        """Whether an event that was stored there and then is one of those that come while it lasts."""
-        return self.after_sequence < sequence and not self.has_ended(stored_at)
+    @property
+    def joined_source(self) -> str:
+        """The source of the events in which others have come together for this subscription."""
+        return f"/headrace/subscriptions/{self.subscription_id}/joined"
 
     def has_ended(self, at: float) -> bool:
         """Whether it has expired by this moment."""
@@ -100,20 +104,38 @@ class CompiledSubscription:
     filter: Filter
     input: InputTemplate
     places: Places
+    join: CompiledJoin | None
 
     def gets(self, event: CloudEvent, stored_at: float) -> bool:
         """Whether an event that was stored then is one for it."""
-        return not self.record.has_ended(stored_at) and self.filter.matches(event)
+        return (self.has_joined(event) or not self.record.has_ended(stored_at)) and self.filter.matches(event)
+
+    def wants(self, event: CloudEvent, sequence: int, stored_at: float) -> bool:
+        """Whether an event that was stored there and then, and passes the filter, comes while it lasts."""
+        if self.record.after_sequence >= sequence:
+            return False
+        return not self.record.has_ended(stored_at) or self.has_joined(event)
+
+    def has_joined(self, event: CloudEvent) -> bool:
+        """Whether this is an event in which others have come together for it; then their time counts, not its own."""
+        return self.join is not None and event.source == self.record.joined_source
 
     @classmethod
     def of(cls, record: SubscriptionRecord) -> CompiledSubscription:
         """Compile a record. Raises `FilterInvalid`."""
         return cls(
             record,
-            compile_filter(record.filter),
+            compile_filter(_whole_filter(record)),
             compile_input(record.input),
             compile_places(record.endpoint_id, record.endpoint, record.offline.next_endpoints),
+            compile_join(record.join),
         )
+
+
+def _whole_filter(record: SubscriptionRecord) -> Any:
+    if record.join is None:
+        return record.filter
+    return {"any": [record.filter, {"exact": {"source": record.joined_source, "type": COMPLETE_TYPE}}]}
 
 
 async def last_sequence(connection: Connection, *, bus: str = DEFAULT_BUS) -> int:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from headrace.bus.eventing.buses import BusRecord
 from headrace.bus.eventing.feeds.models import FeedRecord, FeedStatus
 from headrace.bus.eventing.hooks import HookRecord
+from headrace.bus.eventing.joins import JoinRecord
 from headrace.bus.eventing.leases import LeaseRecord
 from headrace.bus.eventing.replays.models import ReplayRecord
 from headrace.bus.eventing.schedules.models import ScheduleProgress, ScheduleRecord
@@ -59,6 +60,7 @@ class Tables:
     removals: Records[RemovalRecord]
     subscriptions: Records[SubscriptionRecord]
     catch_ups: Records[CatchUpRecord]
+    joins: Records[JoinRecord]
     schedules: Records[ScheduleRecord]
     schedule_progress: Records[ScheduleProgress]
     hooks: Records[HookRecord]
@@ -89,6 +91,7 @@ class Tables:
             removals=Records(connection, "removals", RemovalRecord),
             subscriptions=Records(connection, "subscriptions", SubscriptionRecord),
             catch_ups=Records(connection, "catch_ups", CatchUpRecord),
+            joins=Records(connection, "joins", JoinRecord),
             schedules=Records(connection, "schedules", ScheduleRecord),
             schedule_progress=Records(connection, "schedule_progress", ScheduleProgress),
             hooks=Records(connection, "hooks", HookRecord),
@@ -118,6 +121,7 @@ class Tables:
         await self.removals.ensure(replicas=replicas)
         await self.subscriptions.ensure(replicas=replicas)
         await self.catch_ups.ensure(replicas=replicas)
+        await self.joins.ensure(replicas=replicas)
         await self.schedules.ensure(replicas=replicas)
         await self.schedule_progress.ensure(replicas=replicas)
         await self.hooks.ensure(replicas=replicas)
