@@ -9,11 +9,17 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from headrace.bus.filters.patterns.many import Intervals
 
 _V4 = re.compile(r"[0-9]+\.[0-9]+\.[0-9]+\.[0-9]+")
 _V6 = re.compile(r"[0-9a-fA-F:]*:[0-9a-fA-F:]*")
-_HEX = frozenset("0123456789ABCDEF")
+_HEX_DIGITS = "0123456789ABCDEF"
+_HEX = frozenset(_HEX_DIGITS)
+_DIGITS = (8, 32)
+"""Of addresses of IPv4 and IPv6."""
 
 
 def address(text: str) -> bytes | None:
@@ -57,6 +63,37 @@ class AddressRange:
             if not at_bottom and not at_top:
                 return True
         return len(digits) >= len(self.bottom)
+
+
+class AddressRanges:
+    """Several ranges, asked at once."""
+
+    def __init__(self, ranges: Sequence[AddressRange]) -> None:
+        self._ranges = {size: [each for each in ranges if len(each.bottom) == size] for size in _DIGITS}
+        self._intervals: dict[tuple[int, int], Intervals[str]] = {}
+
+    def hold(self, digits: str) -> bool:
+        """Whether one of them holds these digits, as `AddressRange.holds_digits` says it."""
+        known = len(digits) - len(digits.lstrip(_HEX_DIGITS))
+        return any(self._hold(digits[: min(known, size)], size, len(digits)) for size in _DIGITS if self._ranges[size])
+
+    def _hold(self, digits: str, size: int, whole: int) -> bool:
+        if self._ranges[size][0].strict:
+            # All ranges of a field are strict, or none.
+            if whole != size:
+                return False
+            return self._of(size, size).hold(digits) if len(digits) == size else False
+        return self._of(size, len(digits)).hold(digits)
+
+    def _of(self, size: int, count: int) -> Intervals[str]:
+        """The ranges of so many digits, for addresses of which only `count` digits can be compared."""
+        found = self._intervals.get((size, count))
+        if found is None:
+            # Where digits are missing at the end, what lies at an end of the range is not decided, and so not in it.
+            bottom, top = (0, 1) if count == size else (1, 0)
+            pairs = (((each.bottom[:count], bottom), (each.top[:count], top)) for each in self._ranges[size])
+            found = self._intervals[size, count] = Intervals(pairs)
+        return found
 
 
 def one_address(text: str, *, strict: bool = False) -> AddressRange | None:

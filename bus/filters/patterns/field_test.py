@@ -8,6 +8,8 @@ from typing import Any, Final, Literal
 
 from headrace.bus.filters.explanation import Explanation
 from headrace.bus.filters.needs import Anchor, Needs, need
+from headrace.bus.filters.patterns.addresses import AddressRanges, address
+from headrace.bus.filters.patterns.many import combined
 from headrace.bus.filters.patterns.operators import Alternatives, Test
 from headrace.bus.filters.patterns.paths import Fields, Place
 from headrace.bus.filters.patterns.reading import plain
@@ -27,7 +29,7 @@ class FieldTest:
         self.absent = alternatives.absent
         self._exists = alternatives.exists
         self._literals = frozenset(alternatives.literals)
-        self._tests: tuple[Test, ...] = tuple(alternatives.tests) + _range_tests(alternatives)
+        self._tests: tuple[Test, ...] = combined(alternatives.tests, alternatives.many) + _range_tests(alternatives)
         self._groups = tuple(alternatives.groups)
         self._lengths = tuple(alternatives.lengths)
 
@@ -107,14 +109,15 @@ class FieldTest:
 def _range_tests(alternatives: Alternatives) -> tuple[Test, ...]:
     def holds(value: Scalar) -> bool:
         if type(value) is str:
-            return any(each.holds(value) for each in ranges)
+            found = address(value)
+            return found is not None and ranges.hold(found.hex().upper())
         if alternatives.numeric or not isinstance(value, (float, LongNumber)):
             return False
         digits = value.text if isinstance(value, LongNumber) else repr(int(value) if value.is_integer() else value)
-        return any(each.holds_digits(digits) for each in ranges)
+        return ranges.hold(digits)
 
-    ranges = tuple(alternatives.ranges)
-    return (holds,) if ranges else ()
+    ranges = AddressRanges(alternatives.ranges)
+    return (holds,) if alternatives.ranges else ()
 
 
 def _is_attribute(name: str) -> bool:

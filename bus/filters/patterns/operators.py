@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +38,8 @@ class Alternatives:
     """Whether addresses and numbers are what they are, not what event-ruler makes of them."""
     literals: set[Scalar] = field(default_factory=set)
     tests: list[Test] = field(default_factory=list)
+    many: dict[str, dict[int, Any]] = field(default_factory=dict)
+    """By kind: which of the tests are of it, and what each of them wants."""
     ranges: list[AddressRange] = field(default_factory=list)
     groups: list[GroupTest] = field(default_factory=list)
     lengths: list[Test] = field(default_factory=list)
@@ -58,9 +61,13 @@ class Alternatives:
             else:
                 self._literal(element)
 
-    def of_text(self, test: texts.TextTest) -> None:
-        """Take in a test that only texts can pass."""
-        self.tests.append(lambda value: type(value) is str and test(value))
+    def of_text(self, test: texts.TextTest, kind: str, wanted: Any) -> None:
+        """Take in a test that only texts can pass; of its kind there may be many."""
+        self._of_kind(lambda value: type(value) is str and test(value), kind, wanted)
+
+    def _of_kind(self, test: Test, kind: str, wanted: Any) -> None:
+        self.many.setdefault(kind, {})[len(self.tests)] = wanted
+        self.tests.append(test)
 
     def _literal(self, element: Node) -> None:
         match element.kind:
@@ -94,24 +101,27 @@ class Alternatives:
 
     def _prefix(self, body: Node) -> None:
         if body.kind == "object":
-            self.of_text(texts.begins_in_any_case(_in_any_case(body)))
+            wanted = _in_any_case(body)
+            self.of_text(texts.begins_in_any_case(wanted), "any-case prefix", wanted)
         else:
             prefix = text_of(body)
-            self.of_text(texts.begins(prefix))
+            self.of_text(texts.begins(prefix), "prefix", prefix)
             if prefix and not prefix.endswith('"'):
                 self.beginnings.append(prefix)
 
     def _suffix(self, body: Node) -> None:
         if body.kind == "object":
-            self.of_text(texts.ends_in_any_case(_in_any_case(body)))
+            wanted = _in_any_case(body)
+            self.of_text(texts.ends_in_any_case(wanted), "any-case suffix", wanted)
         else:
-            self.of_text(texts.ends(text_of(body)))
+            self.of_text(texts.ends(text_of(body)), "suffix", text_of(body))
 
     def _equals_ignore_case(self, body: Node) -> None:
-        self.of_text(texts.equals_in_any_case(text_of(body)))
+        self.of_text(texts.equals_in_any_case(text_of(body)), "any-case", text_of(body))
 
     def _wildcard(self, body: Node) -> None:
-        self.of_text(_wildcard(body))
+        pieces = _pieces(body)
+        self.of_text(texts.fits_wildcard(pieces), "wildcard", pieces)
 
     def _exists(self, body: Node) -> None:
         if body.kind != "word" or body.value is None:
@@ -129,7 +139,11 @@ class Alternatives:
 
     def _numeric(self, body: Node) -> None:
         self.numeric = True
-        self.tests.append(numeric_test(body, strict=self.strict))
+        test = numeric_test(body, strict=self.strict)
+        if self.strict:
+            self.tests.append(test)
+        else:
+            self._of_kind(test, "numeric", _interval(body))
 
     def _anything_but(self, body: Node) -> None:
         if body.kind == "object":
@@ -257,10 +271,32 @@ def _one_or_more(body: Node) -> list[Node]:
     return list(body.value)
 
 
+def _interval(body: Node) -> tuple[tuple[float, int], tuple[float, int]]:
+    """The interval that a `numeric_test` of doubles asks for; see `headrace.bus.filters.patterns.many`."""
+    bottom, top = (-math.inf, 0), (math.inf, 1)
+    for sign, node in zip(body.value[::2], body.value[1::2], strict=True):
+        value = comparable(node)
+        match sign.value:
+            case ">":
+                bottom = (value, 1)
+            case ">=":
+                bottom = (value, 0)
+            case "<":
+                top = (value, 0)
+            case "<=":
+                top = (value, 1)
+            case _:
+                bottom, top = (value, 0), (value, 1)
+    return bottom, top
+
+
 def _wildcard(body: Node) -> texts.TextTest:
-    wanted = text_of(body)
+    return texts.fits_wildcard(_pieces(body))
+
+
+def _pieces(body: Node) -> list[str]:
     try:
-        return texts.fits_wildcard(texts.wildcard_pieces(wanted))
+        return texts.wildcard_pieces(text_of(body))
     except ValueError as error:
         raise body.place.refuse(str(error)) from None
 
