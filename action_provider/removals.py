@@ -15,8 +15,8 @@ from uuid import UUID
 from headrace.action_provider.auth.withdrawal import end_sessions
 from headrace.action_provider.state import Service
 from headrace.bus.errors import BusError
-from headrace.bus.eventing.deliveries import drop_waiting
 from headrace.bus.eventing.schedules.keeping import remove_schedule
+from headrace.bus.eventing.subscription_keeping import remove_subscription
 from headrace.bus.names import Address, token
 from headrace.bus.store.models import EndpointRecord, RemovalRecord
 from headrace.bus.store.streams import purge
@@ -56,8 +56,7 @@ async def end_subscriptions_of(service: Service, principal: str) -> None:
     """Remove the subscriptions of a user, with the deliveries that wait. Raises `BusUnavailable`."""
     for record in await service.tables.subscriptions.list():
         if record.value.owner == principal:
-            await service.tables.subscriptions.delete(record.key)
-            await drop_waiting(service.connection, record.value.subscription_id)
+            await remove_subscription(service.connection, service.tables, record.value)
 
 
 async def end_schedules_of(service: Service, principal: str) -> None:

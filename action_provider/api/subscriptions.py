@@ -13,12 +13,10 @@ from headrace.action_provider.api.subscription_trials import check_shape, tried
 from headrace.action_provider.errors import NotFound
 from headrace.action_provider.http import Call, Operation, no_content, reply
 from headrace.bus.errors import RecordConflict
-from headrace.bus.eventing.deliveries import drop_waiting
 from headrace.bus.eventing.flow.queue import queue_end
+from headrace.bus.eventing.subscription_keeping import remove_subscription
 from headrace.bus.eventing.subscriptions import CompiledSubscription, SubscriptionRecord
-from headrace.bus.names import sink_consumer
 from headrace.bus.store.records import Record
-from headrace.bus.store.streams import delete_consumer
 
 
 async def create(call: Call) -> Response:
@@ -85,12 +83,7 @@ async def get(call: Call) -> Response:
 async def delete(call: Call) -> Response:
     """End a subscription: events that come later are not delivered, and deliveries that wait are dropped."""
     record = await _own(call)
-    # The record goes first: what a dispatcher stores between the two finds no subscription when its time comes.
-    await call.service.tables.subscriptions.delete(record.subscription_id.hex)
-    await call.service.tables.catch_ups.delete(record.subscription_id.hex)
-    await drop_waiting(call.service.connection, record.subscription_id)
-    if record.target is not None:
-        await delete_consumer(call.service.connection, "DELIVERIES", sink_consumer(record.subscription_id))
+    await remove_subscription(call.service.connection, call.service.tables, record)
     return no_content()
 
 

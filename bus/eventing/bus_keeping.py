@@ -10,8 +10,8 @@ import msgspec
 
 from headrace.bus.errors import BusLimit, RecordConflict, StreamMissing
 from headrace.bus.eventing.buses import MOST_BUSES, MOST_BUSES_OF_ONE, BusRecord
-from headrace.bus.eventing.deliveries import drop_waiting
 from headrace.bus.eventing.schedules.keeping import remove_schedule
+from headrace.bus.eventing.subscription_keeping import remove_subscription
 from headrace.bus.eventing.waits import end_waits_on
 from headrace.bus.names import event_stream
 from headrace.bus.nats.connection import Connection
@@ -71,8 +71,7 @@ async def remove_bus(connection: Connection, tables: Tables, name: str) -> None:
     await tables.buses.change(name, removed)
     for subscription in await tables.subscriptions.list():
         if subscription.value.bus == name:
-            await tables.subscriptions.delete(subscription.key)
-            await drop_waiting(connection, subscription.value.subscription_id)
+            await remove_subscription(connection, tables, subscription.value)
     for schedule in await tables.schedules.list():
         if schedule.value.bus == name:
             await remove_schedule(tables, schedule.value.schedule_id)

@@ -180,7 +180,7 @@ class Dispatcher:
                 expiry = Expiry(
                     self._connection,
                     self._keys,
-                    self._tables.subscriptions,
+                    self._tables,
                     self._roster.select(expires).all,
                     results_consumer=RESULTS_CONSUMER,
                 )

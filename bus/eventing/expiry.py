@@ -13,11 +13,12 @@ from headrace.bus import names
 from headrace.bus.errors import BusUnavailable, DecodeError, RecordConflict, StreamMissing
 from headrace.bus.eventing.deliveries import Delivery
 from headrace.bus.eventing.progress import has_matched, has_passed
+from headrace.bus.eventing.subscription_keeping import clear_after
 from headrace.bus.eventing.subscriptions import CompiledSubscription, SubscriptionRecord
 from headrace.bus.keys import KeyRing
 from headrace.bus.nats import pages
 from headrace.bus.nats.connection import Connection
-from headrace.bus.store.records import Records
+from headrace.bus.store.tables import Tables
 from headrace.bus.tasks.submission import DELIVERIES_GROUP
 from headrace.bus.tasks.task_views import queued_tasks
 
@@ -40,7 +41,7 @@ class Expiry:
         self,
         connection: Connection,
         keys: KeyRing,
-        records: Records[SubscriptionRecord],
+        tables: Tables,
         subscriptions: Callable[[], Iterable[CompiledSubscription]],
         *,
         results_consumer: str,
@@ -49,7 +50,7 @@ class Expiry:
         """`subscriptions` gives those that there are; `results_consumer` is who reads the results of deliveries."""
         self._connection = connection
         self._keys = keys
-        self._records = records
+        self._tables = tables
         self._subscriptions = subscriptions
         self._results_consumer = results_consumer
         self._look_s = look_s
@@ -96,13 +97,14 @@ class Expiry:
                 await self._remove(record)
 
     async def _remove(self, record: SubscriptionRecord) -> None:
-        found = await self._records.get(record.subscription_id.hex)
+        found = await self._tables.subscriptions.get(record.subscription_id.hex)
         if found is None or found.value.expires_at != record.expires_at:
             return  # It was changed since.
         try:
-            await self._records.remove(found)
+            await self._tables.subscriptions.remove(found)
         except RecordConflict:
             return
+        await clear_after(self._connection, self._tables, record)
         logger.info(
             "Subscription %s has expired and is removed.",
             record.subscription_id,

@@ -76,9 +76,11 @@ class Outcomes:
 
     async def _on_success(self, delivery: Delivery, result: TaskResult, where: ResultAddress, stored_ns: int) -> None:
         subscription = await self._find(delivery.subscription)
-        if subscription is None or not _belongs(subscription, delivery, where):
+        if subscription is None:
             return
-        record = subscription.record
+        record, is_tick = subscription.record, tick_of(delivery.event_id) is not None
+        if (record.announce.success is None and not is_tick) or not _belongs(subscription, delivery, where):
+            return
         if record.announce.success is not None:
             event = await self._event(delivery.bus, delivery.sequence)
             await self._announcer.success(
@@ -90,7 +92,7 @@ class Outcomes:
                 task_id=delivery.task_id(where.endpoint),
                 stored_at=stored_ns / 1e9,
             )
-        if tick_of(delivery.event_id) is not None:
+        if is_tick:
             # Tell who waits for the end of what a tick has started.
             await self._runs.end(delivery)
 
