@@ -18,10 +18,14 @@ from running_pool import running_pool
 from service import RunningService, running_service
 from waiting import eventually
 
+from headrace.bus.eventing.deliveries import Delivery
 from headrace.bus.eventing.leases import holder_of
+from headrace.bus.installation.service_keys import ServiceKeys
 from headrace.bus.names import event_stream
+from headrace.bus.nats import pages
 from headrace.bus.nats.connection import Connection
 from headrace.bus.store.tables import Tables
+from headrace.bus.tasks.task_views import queued_tasks
 from headrace.cli.trace_view import tree
 from headrace.sdk import Client, NotFound, RequestRefused
 
@@ -162,6 +166,26 @@ def test_a_replay_rests_goes_on_where_it_was_and_ends_when_it_is_told_to(
         client.resume_replay(other["replay_id"])
     eventually(lambda: client.get_replay(other["replay_id"])["sent"] == 1, message="what was sent is counted")
     assert len(notes.args) == 31
+
+
+def test_deliveries_of_a_replay_are_stored_in_the_order_of_the_bus(
+    service: RunningService, desk: EventsDesk, client: Client, kind: str
+) -> None:
+    away, _ = service.add_endpoint(f"away-{kind}")
+    client.publish_batch({"type": kind, "source": "/s", "id": str(n)} for n in range(200))
+    last = client.list_events(event_type=kind, limit=1)[0]["sequence"]
+    replay = client.create_replay(
+        function_id=desk.function, endpoint_id=away, from_sequence=last - 199, to_sequence=last, per_second=10_000
+    )
+    assert ended(client, replay)["sent"] == 200
+
+    async def order(connection: Connection) -> list[int]:
+        subject = f"task.{uuid.UUID(away).hex}.>"
+        queued = [each async for page in pages.messages(connection, "TASKS", subject, batch=200) for each in page]
+        keys = ServiceKeys.load(service.keys_dir).key_ring()
+        return [Delivery.decode(view.origin).sequence for view in queued_tasks(keys, queued).values()]
+
+    assert service.bus(order) == list(range(last - 199, last + 1))
 
 
 def test_a_replay_goes_through_the_flow_of_its_subscription_and_waits_while_that_rests(

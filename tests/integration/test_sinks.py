@@ -391,3 +391,26 @@ def test_a_subscription_has_a_function_or_a_sink(sinks: Sinks, service: RunningS
         sinks.client.create_subscription({**body, "target": target, "input": {"args": [1]}})
     made = sinks.client.create_subscription({**body, "target": target})
     assert (made["name"], made["function_id"], made["endpoint_id"]) == ("127.0.0.1", None, None)
+
+
+def test_a_replay_goes_to_a_sink_as_well_and_a_trace_shows_both_deliveries(sinks: Sinks) -> None:
+    with receiver() as one:
+        subscription = sinks.subscribe(one)
+        (event_id,) = sinks.publish()
+        eventually(lambda: len(one.posts) == 1, 10)
+        sequence = sinks.client.list_events(event_type=sinks.kind)[0]["sequence"]
+
+        replay = sinks.client.create_replay(subscription, from_sequence=sequence, to_sequence=sequence)
+
+        eventually(lambda: len(one.posts) == 2, 10)
+        assert [each.json.get("replayid") for each in one.posts] == [None, replay["replay_id"]]
+        assert [each.json["id"] for each in one.posts] == [event_id] * 2
+
+        def states() -> bool:
+            traced = sinks.client.trace_event(sequence)["subscriptions"][0]["deliveries"]
+            return [(each["replay_id"], each["state"]) for each in traced] == [
+                (None, "succeeded"),
+                (replay["replay_id"], "succeeded"),
+            ]
+
+        eventually(states, 10, "both have succeeded")

@@ -112,7 +112,8 @@ class ReplayRun:
                 await self._send(subscription, arrived)
                 if self.stop.is_set():
                     return
-                sent, is_queued = True, subscription.record.queued
+                sent = True
+                is_queued = subscription.record.queued or subscription.record.target is not None
         self._now = msgspec.structs.replace(
             self._now,
             position=arrived.sequence,
@@ -120,7 +121,7 @@ class ReplayRun:
             unreadable=self._now.unreadable + (arrived.event is None),
             sent=self._now.sent + sent,
         )
-        # A batch does not know who was in an earlier one: with flow control no seconds are repeated.
+        # A batch does not know who was in an earlier one, nor does a sink: for these no seconds are repeated.
         if is_queued or time.monotonic() - self._saved_at >= _SAVED_EVERY_S:
             await self._save()
 
@@ -138,6 +139,7 @@ class ReplayRun:
                 subscription = await self._subscription()
                 continue
             try:
+                # One after the other: side by side they would be stored in the order in which the bus answers.
                 await self._sender.send_now(subscription, self._now.delivery(arrived.sequence, event), event)
             except (QueueFull, StreamFull):
                 # There is room once something was run: until then nothing is moved to where it would wait out of order.
@@ -165,7 +167,7 @@ class ReplayRun:
         record = subscription.record
         if not await self._rights.may_read(record.owner, record.bus, record.linked):
             raise DeliveryForbidden(f"{record.owner} may not subscribe to the bus {record.bus!r} any more")
-        if record.endpoint is None:
+        if record.endpoint is None and record.target is None:
             await self._rights.check(record.owner, record.function_id, record.endpoint_id, record.linked)
 
     async def _pass_over(self, sequence: int) -> None:

@@ -215,7 +215,9 @@ async def _ask(connection: Connection, keys: KeyRing, steps: Sequence[_Step]) ->
 def _waits(step: _Step, bundle: UUID) -> tuple[str, ...]:
     subscription = step.story.record.subscription_id
     later = names.delivery_later_subject(subscription, bundle, 0)
-    waiting = names.delivery_due_subject(subscription, bundle), f"{later.rpartition('.')[0]}.*"
+    waiting: tuple[str, ...] = (names.delivery_due_subject(subscription, bundle), f"{later.rpartition('.')[0]}.*")
+    if step.story.record.target is not None:
+        waiting = (*waiting, names.delivery_sink_subject(subscription, bundle))
     if not step.story.record.kept:
         return waiting
     # The plan of one that goes alone: that of a batch has an id of all that are in it.
