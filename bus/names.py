@@ -247,12 +247,22 @@ def delivery_due_subject(subscription: UUID, bundle: UUID) -> str:
 
 def delivery_queued_subject(subscription: UUID, bundle: UUID) -> str:
     """Where a delivery of a subscription with flow control lies until it is done; the bundle is its first one."""
-    return f"delivery.queued.{subscription.hex}.{bundle.hex}"
+    return f"delivery.queued.{subscription.hex}.{bundle.hex}.waiting"
+
+
+def delivery_done_subject(subscription: UUID, bundle: UUID) -> str:
+    """Where it is noted for a while that it is done, so that it is not queued again."""
+    return f"delivery.queued.{subscription.hex}.{bundle.hex}.done"
+
+
+def delivery_queued_subjects(subscription: UUID, bundle: UUID) -> str:
+    """Both of these."""
+    return f"delivery.queued.{subscription.hex}.{bundle.hex}.*"
 
 
 def queued_of(subscription: UUID) -> str:
     """All that is queued of a subscription with flow control."""
-    return f"delivery.queued.{subscription.hex}.*"
+    return f"delivery.queued.{subscription.hex}.*.waiting"
 
 
 def queued_news(subscription: UUID) -> str:

@@ -26,6 +26,29 @@ def note(path, *args, fail=0, **kwargs):
     return runs
 """
 
+FLOW_NOTES = """
+import json, os, time
+def work(path, events, seconds=0, bad=(), gate="", report=None):
+    events = events if isinstance(events, list) else [events]
+    names = [event["id"] for event in events]
+    def note(what):
+        with open(path, "ab", buffering=0) as file:
+            file.write((json.dumps([time.time(), what, names]) + "\\n").encode())
+    note("begin")
+    time.sleep(seconds)
+    deadline = time.time() + 20
+    while gate and not os.path.exists(gate) and time.time() < deadline:
+        time.sleep(0.01)
+    failing = [name for name in names if name in bad]
+    note("failed" if failing else "end")
+    if failing and report:
+        return {"batchItemFailures": [{"itemIdentifier": name} for name in failing]}
+    if failing:
+        raise ValueError(f"poison: {failing}")
+    return None
+"""
+"""A line for each beginning and each end of a call with one or more events; those named `bad` fail."""
+
 
 @dataclass
 class Notes:

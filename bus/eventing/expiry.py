@@ -127,7 +127,7 @@ class Expiry:
     async def _has_waiting(self, record: SubscriptionRecord) -> bool:
         subject = names.deliveries_of(record.subscription_id)
         info = await self._connection.api("STREAM.INFO.DELIVERIES", {"subjects_filter": subject})
-        return bool(info["state"].get("subjects"))
+        return any(not each.endswith(".done") for each in info["state"].get("subjects") or ())
 
     async def _has_queued(self, record: SubscriptionRecord) -> bool:
         subject = f"task.*.*.{names.token(record.owner)}.{DELIVERIES_GROUP.hex}.*"

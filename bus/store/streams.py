@@ -145,6 +145,7 @@ def streams(settings: StreamSettings) -> tuple[Stream, ...]:
                 "allow_direct": True,
                 # Whoever looks after a queue is woken, and reads it: the store, not this, says what there is.
                 "republish": {"src": "delivery.queued.>", "dest": "changed.delivery.queued.>", "headers_only": True},
+                "allow_msg_ttl": True,
             },
         ),
         Stream(

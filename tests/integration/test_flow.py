@@ -9,32 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from events_desk import EventsDesk, Notes
+from events_desk import FLOW_NOTES, EventsDesk, Notes
 from running_pool import running_pool
 from service import RunningService
 from waiting import eventually
-
-WORKERS = """
-import json, os, time
-def work(path, events, seconds=0, bad=(), gate="", report=None):
-    events = events if isinstance(events, list) else [events]
-    names = [event["id"] for event in events]
-    def note(what):
-        with open(path, "ab", buffering=0) as file:
-            file.write((json.dumps([time.time(), what, names]) + "\\n").encode())
-    note("begin")
-    time.sleep(seconds)
-    deadline = time.time() + 20
-    while gate and not os.path.exists(gate) and time.time() < deadline:
-        time.sleep(0.01)
-    failing = [name for name in names if name in bad]
-    note("failed" if failing else "end")
-    if failing and report:
-        return {"batchItemFailures": [{"itemIdentifier": name} for name in failing]}
-    if failing:
-        raise ValueError(f"poison: {failing}")
-    return None
-"""
 
 _kinds = (f"org.example.flow{n}" for n in itertools.count())
 
@@ -47,7 +25,7 @@ def endpoint(service: RunningService, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture
 def desk(service: RunningService, endpoint: str, tmp_path: Path) -> EventsDesk:
-    return EventsDesk(service.http(), tmp_path, service.add_function(WORKERS, "work"), endpoint)
+    return EventsDesk(service.http(), tmp_path, service.add_function(FLOW_NOTES, "work"), endpoint)
 
 
 @pytest.fixture

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import time
+from typing import Final
 from uuid import UUID
 
 from headrace.bus.eventing.deliveries import Waiting
@@ -15,6 +17,9 @@ from headrace.bus.eventing.flow.scheduler import Begin, Entry, Scheduler
 from headrace.bus.eventing.schedules.runs import TickRuns
 from headrace.bus.eventing.subscriptions import SubscriptionRecord
 from headrace.bus.nats.connection import Connection
+
+_SOON_S: Final = 3.0
+"""What was queued later than so long after its event may have been queued before, by a dispatcher that died then."""
 
 
 class Beginnings:
@@ -40,8 +45,7 @@ class Beginnings:
 
     async def take_over(self) -> None:
         """What is queued by now may have begun before, alone and without a plan. Raises `BusUnavailable`."""
-        if self._record.flow is not None and self._record.flow.batch is not None:
-            self._taken_over_at = await queue.queue_end(self._connection)
+        self._taken_over_at = await queue.queue_end(self._connection)
 
     async def call(self, begin: Begin) -> Call | None:
         """The call of what begins; None when nothing of it is left. Raises `StreamFull` and `BusUnavailable`."""
@@ -55,6 +59,7 @@ class Beginnings:
         for entry, waiting in queued:
             if self._place(waiting) != place:
                 self._scheduler.add(dataclasses.replace(entry, message=None))
+        known = any(self._may_have_ended(*each) for each in queued)
         here = [(entry.place, waiting) for entry, waiting in queued if self._place(waiting) == place]
         if len(here) == 1:
             plan = single(here[0][0], here[0][1].delivery, place, begin.key)
@@ -62,7 +67,7 @@ class Beginnings:
             plan = together([(number, waiting.delivery) for number, waiting in here], place, begin.key)
             # Stored before it begins: whoever takes over must make the same batch of them.
             await queue.keep_plan(self._connection, self._id, plan)
-        return Call(begin, plan, [waiting for _, waiting in here], time.monotonic())
+        return Call(begin, plan, [waiting for _, waiting in here], time.monotonic(), known=known)
 
     async def _read(self, begin: Begin) -> list[tuple[Entry, Waiting]]:
         """The entries that are still queued, and to be delivered."""
@@ -79,10 +84,12 @@ class Beginnings:
 
     async def _not_begun(self, begin: Begin, queued: list[tuple[Entry, Waiting]]) -> list[tuple[Entry, Waiting]]:
         """Without those that a predecessor has begun alone, and that have ended since: they must not go in a batch."""
+        if self._record.flow is None or self._record.flow.batch is None:
+            return queued
         old = [
             single(entry.place, waiting.delivery, self._place(waiting), begin.key)
             for entry, waiting in queued
-            if entry.place <= self._taken_over_at
+            if self._may_have_ended(entry, waiting)
         ]
         ended = await self._calls.ended(old) if old else []
         if not ended:
@@ -105,7 +112,7 @@ class Beginnings:
 
     async def _of_plan(self, begin: Begin, plan: Plan) -> Call | None:
         """Its deliveries may be gone: dropped, or it had ended and was not removed."""
-        found = [await self._still_queued(member.place) for member in plan.members]
+        found = await asyncio.gather(*(self._still_queued(each.place) for each in plan.members))
         queued = [waiting for waiting in found if waiting is not None]
         if len(queued) < len(found):
             left = [member for member, waiting in zip(plan.members, found, strict=True) if waiting is not None]
@@ -114,7 +121,13 @@ class Beginnings:
                 await queue.keep_plan(self._connection, self._id, rest)
             await queue.drop_plan(self._connection, self._id, plan)
             plan = rest
-        return Call(begin, plan, queued, time.monotonic()) if queued else None
+        return Call(begin, plan, queued, time.monotonic(), known=True) if queued else None
+
+    def _may_have_ended(self, entry: Entry, waiting: Waiting) -> bool:
+        """Whether a predecessor may have begun it, or somebody queued it again who did not know that it is done."""
+        delivery = waiting.delivery
+        repeated = delivery.published_at > 0 and entry.queued_at - delivery.published_at > _SOON_S
+        return entry.place <= self._taken_over_at or repeated or delivery.replay is not None
 
     def _place(self, waiting: Waiting) -> UUID:
         return waiting.delivery.place(self._record.endpoint_id)

@@ -44,6 +44,8 @@ class Call:
     queued: list[Waiting]
     begun_at: float
     result: TaskResult | None = None
+    known: bool = False
+    """Whether it may have ended already."""
 
     @property
     def stored(self) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 
 from headrace.bus.eventing.announcements import Announcer
@@ -9,7 +11,7 @@ from headrace.bus.eventing.burials import Burials
 from headrace.bus.eventing.deliveries import FailedAttempt
 from headrace.bus.eventing.flow import queue
 from headrace.bus.eventing.flow.calls import Call
-from headrace.bus.eventing.flow.plans import Plan
+from headrace.bus.eventing.flow.plans import Member, Plan
 from headrace.bus.eventing.flow.verdicts import Step, Verdict, reported_failures, steps
 from headrace.bus.eventing.schedules.runs import TickRuns
 from headrace.bus.eventing.subscriptions import SubscriptionRecord
@@ -52,11 +54,17 @@ class Endings:
         if step.remove:
             for member in step.remove:
                 await self._runs.end(member.delivery)
+            if self._record.flow is not None and self._record.flow.batch is not None:
+                await asyncio.gather(*(self._note_done(member) for member in step.remove))
             await queue.remove(self._connection, [member.place for member in step.remove])
         if step.keep is not None:
             await queue.keep_plan(self._connection, self._record.subscription_id, step.keep)
         if step.drop is not None:
             await queue.drop_plan(self._connection, self._record.subscription_id, step.drop)
+
+    async def _note_done(self, member: Member) -> None:
+        place = member.delivery.place(self._record.endpoint_id)
+        await queue.note_done(self._connection, member.delivery, place)
 
     async def _announce(self, call: Call, verdict: Verdict) -> None:
         if self._record.announce.success is None or call.result is None:

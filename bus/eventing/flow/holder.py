@@ -122,8 +122,8 @@ class Holder:
                 stack.push_async_callback(listening.cancel)
             await self._connection.flush()
             async with asyncio.TaskGroup() as self._tasks:
-                await self._recover()
                 await self._inflow.gather_early()
+                await self._recover()
                 self._tasks.create_task(self._calls.look_after(self._submit), name=f"calls of {self._id}")
                 await self._serve(self._tasks)
 
@@ -144,7 +144,7 @@ class Holder:
                 await self._adopt(queued)
 
     async def _adopt(self, plan: Plan) -> None:
-        found = [await queue.read_place(self._connection, member.place) for member in plan.members]
+        found = await asyncio.gather(*(queue.read_place(self._connection, each.place) for each in plan.members))
         queued = [waiting for waiting in found if waiting is not None]
         if len(queued) < len(found):
             self._scheduler.restore(plan)  # It has ended, and is not tidied up.
@@ -188,8 +188,8 @@ class Holder:
             self._news.set()
             return
         self._calls.add(call)
-        # Of what was planned before, the result may be there already.
-        if begin.plan is not None and await self._calls.look_up([call]):
+        # Of what was planned, begun or queued before, the result may be there already.
+        if call.known and await self._calls.look_up([call]):
             return
         if self._flow.batch is None and len(call.plan.members) > 1:
             # Its owner wants no batches any more.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 from collections.abc import Iterable
@@ -10,8 +11,8 @@ from typing import Final
 from uuid import UUID
 
 from headrace.bus import names
-from headrace.bus.errors import AlreadyStored, BusError, BusUnavailable, DecodeError, RecordConflict
-from headrace.bus.eventing.deliveries import Waiting
+from headrace.bus.errors import BusError, BusUnavailable, DecodeError, RecordConflict
+from headrace.bus.eventing.deliveries import Delivery, Waiting
 from headrace.bus.eventing.flow.plans import Plan
 from headrace.bus.nats import pages
 from headrace.bus.nats.answers import StoredMessage
@@ -25,6 +26,10 @@ _STREAM_OF_TASKS: Final = "TASKS"
 _PAGE_BYTES: Final = 4 * 1024 * 1024
 _AT_ONCE: Final = 64
 _PLANS: Final = 200
+_OF_SUBJECTS: Final = "Nats-Expected-Last-Subject-Sequence-Subject"
+_DONE_S: Final = 3600
+"""So long it is known of a delivery that went in a batch that it is done: whoever queues it again repeats what he did
+before a crash, within seconds."""
 _ONLY_ONCE: Final = {EXPECTED_SEQUENCE_HEADER: "0"}
 
 
@@ -39,13 +44,17 @@ async def enqueue(connection: Connection, waiting: Waiting, endpoint: UUID) -> N
     Raises `StreamFull`, `PayloadTooLarge` and `BusUnavailable`.
     """
     delivery = waiting.delivery
-    subject = names.delivery_queued_subject(delivery.subscription, delivery.bundle_id(endpoint))
-    await _store_once(connection, subject, waiting.encode())
+    subscription, bundle = delivery.subscription, delivery.bundle_id(endpoint)
+    headers = {**_ONLY_ONCE, _OF_SUBJECTS: names.delivery_queued_subjects(subscription, bundle)}
+    with contextlib.suppress(RecordConflict):  # it is queued already, or done
+        await connection.store(names.delivery_queued_subject(subscription, bundle), waiting.encode(), headers=headers)
 
 
 async def keep_plan(connection: Connection, subscription: UUID, plan: Plan) -> None:
     """Store a plan, unless it is. Raises as `enqueue` does."""
-    await _store_once(connection, names.delivery_plan_subject(subscription, plan.name), plan.encode())
+    with contextlib.suppress(RecordConflict):  # by somebody who repeats himself, or a try whose answer was lost
+        subject = names.delivery_plan_subject(subscription, plan.name)
+        await connection.store(subject, plan.encode(), headers=_ONLY_ONCE)
 
 
 async def drop_plan(connection: Connection, subscription: UUID, plan: Plan) -> None:
@@ -119,16 +128,16 @@ async def depth(connection: Connection, subscription: UUID) -> int:
     return len(messages) + more
 
 
+async def note_done(connection: Connection, delivery: Delivery, endpoint: UUID) -> None:
+    """Note that a delivery is done, before it is removed. Alone it has a bundle, whose result says so for as long as
+    results are kept; in a batch it has none. Raises as `enqueue` does."""
+    subject = names.delivery_done_subject(delivery.subscription, delivery.bundle_id(endpoint))
+    await connection.store(subject, b"", headers={"Nats-TTL": f"{_DONE_S}s"})
+
+
 async def queue_end(connection: Connection) -> int:
     """The last message of DELIVERIES. Raises `BusUnavailable`."""
     return int((await connection.api(f"STREAM.INFO.{_STREAM}"))["state"]["last_seq"])
-
-
-async def _store_once(connection: Connection, subject: str, payload: bytes) -> None:
-    try:
-        await connection.store(subject, payload, headers=_ONLY_ONCE)
-    except (AlreadyStored, RecordConflict):
-        return  # by somebody who repeats himself, or a try whose answer was lost
 
 
 async def _remove(connection: Connection, place: int) -> None:
