@@ -10,7 +10,7 @@ from typing import Final
 from uuid import UUID
 
 from headrace.bus import names
-from headrace.bus.errors import BusUnavailable, DecodeError, RecordConflict, StreamMissing
+from headrace.bus.errors import BusError, BusUnavailable, DecodeError, RecordConflict, StreamMissing
 from headrace.bus.eventing.deliveries import Delivery
 from headrace.bus.eventing.progress import has_matched, has_passed
 from headrace.bus.eventing.subscription_keeping import clear_after
@@ -69,6 +69,13 @@ class Expiry:
                     await self._see_to(record, now)
                 except BusUnavailable:
                     break
+                except BusError as error:
+                    logger.warning(
+                        "Subscription %s has expired, and cannot be removed now (%s); trying again.",
+                        record.subscription_id,
+                        error,
+                        extra={"action": "expiry_waits", "subscription": str(record.subscription_id)},
+                    )
             gone = self._pauses.keys() - {each.subscription_id for each in expired}
             for each in gone:
                 self._pauses.pop(each)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
-from headrace.bus.errors import BusUnavailable, DecodeError, EndpointOffline, EventTooOld, TaskError
+from headrace.bus.errors import BusError, BusUnavailable, DecodeError, EndpointOffline, EventTooOld, TaskError
 from headrace.bus.eventing.deliveries import Delivery
 from headrace.bus.eventing.flow.queue import group_of
 from headrace.bus.eventing.retries import too_old
@@ -83,6 +83,12 @@ class Holds:
                 await self._look()
             except BusUnavailable:
                 continue
+            except BusError as error:
+                logger.warning(
+                    "Deliveries that wait for an endpoint cannot be ended now (%s); looking again.",
+                    error,
+                    extra={"action": "holds_wait"},
+                )
 
     async def _look(self) -> None:
         wanted = self._limited()
@@ -131,10 +137,14 @@ class Holds:
         return next_at
 
     async def _end(self, view: TaskView, error: TaskError) -> None:
-        # First the cancellation: from here on no pool begins it, however soon it comes back.
+        # What has begun, and whose endpoint was lost then, is waited for: a pool that comes back runs it again.
+        if (await with_mark(self._connection, view)).marked_at:
+            return
+        # First the cancellation: from here on no pool begins it, however soon it comes back. Looked at again, because
+        # one may have come back in between; what it runs then goes on.
         await cancel(self._connection, self._keys, view.address, [view.index])
         if (await with_mark(self._connection, view)).marked_at:
-            return  # It has begun, and its endpoint was lost then: what it gives is waited for.
+            return
         await end_unstarted(self._connection, self._keys, [(view, error)], "expired", dated=False)
         logger.info(
             "A delivery has waited long enough at endpoint %s, which is away.",

@@ -15,7 +15,7 @@ from uuid import UUID
 
 import msgspec
 
-from headrace.bus.errors import BusUnavailable, StreamMissing
+from headrace.bus.errors import BusError, BusUnavailable, StreamMissing
 from headrace.bus.eventing.arrivals import sequence_before
 from headrace.bus.eventing.leases import Lease, Leases
 from headrace.bus.eventing.lifetimes import StartPosition, moment
@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 LEASE: Final = "catch-up."
 _LOOK_S: Final = 0.25
 _PAUSE_S: Final = 0.5
+_LONG_PAUSE_S: Final = 5.0
 
 Offer = Callable[[CompiledSubscription, range], Awaitable[range]]
 
@@ -115,6 +116,14 @@ class CatchUps:
                 return
             except BusUnavailable:
                 await asyncio.sleep(_PAUSE_S)
+            except BusError as error:
+                logger.warning(
+                    "Subscription %s cannot go on with what was there before it (%s); trying again.",
+                    subscription,
+                    error,
+                    extra={"action": "catch_up_waits", "subscription": str(subscription)},
+                )
+                await asyncio.sleep(_LONG_PAUSE_S)
 
 
 def _begins_in_the_past(subscription: CompiledSubscription) -> bool:

@@ -479,3 +479,38 @@ def refused(shell: Shell) -> str:
         return shell("token", "list", status=1).err
     except AssertionError:
         return ""
+
+
+def test_a_subscription_is_tried_made_with_policies_and_changed(shell: Shell, up: Up, source: Path) -> None:
+    function = shell("function", "register", str(source), "--name", "refuse").out.strip()
+    create = ["subscription", "create", "policies", "--function", function, "--endpoint", up.endpoint_id]
+    create += ["--type", "test.policies"]
+    sample = json.dumps({"type": "test.policies", "source": "/s", "data": {"n": 1}})
+    args = json.dumps({"args": ["{{ event.data.n }}"]})
+
+    tried = shell(*create, "--input", args, "--dry-run", "--sample", sample).out
+    assert '"args": [1]' in tried
+    assert "nothing was stored" in tried
+    assert "Perhaps wrong" in shell(*create, "--input", args, "--dry-run").out
+    refused = shell(*create, "--input", args, "--sample", json.dumps({"type": "x", "source": "/s"}), status=1)
+    assert "does not pass the filter" in refused.err
+    assert "policies" not in shell("subscription", "list").out
+
+    policies = ["--max-age", "12h", "--permanent-error", "KeyError", "--hold", "10m", "--next-endpoint", up.endpoint_id]
+    policies += ["--start", "1h", "--expires", "30d", "--on-success", "test.done", "--on-failure", "test.failed"]
+    made = shell(*create, *policies, "--json").json()
+    assert (made["retry"]["max_age_s"], made["retry"]["permanent_errors"]) == (43_200, ["KeyError"])
+    assert made["offline"] == {"hold_s": 600, "next_endpoints": [up.endpoint_id]}
+    assert (made["announce"]["success"]["type"], made["announce"]["failure"]["type"]) == ("test.done", "test.failed")
+    assert made["expires_at"] > made["created_at"] > made["start"]["time"]
+
+    name = made["subscription_id"]
+    shell("subscription", "change", name, "--max-attempts", "9", "--endpoint-from", "{{ event.data.site }}",
+          "--allowed-endpoint", f"here={up.endpoint_id}")  # fmt: skip
+    changed = shell("subscription", "change", name, "--name", "renamed", "--json").json()
+    assert (changed["subscription_id"], changed["name"], changed["endpoint_id"]) == (name, "renamed", None)
+    assert changed["endpoint"]["allowed"] == {"here": up.endpoint_id}
+    # What was not named of a policy is as it was.
+    assert changed["retry"] == {**made["retry"], "max_attempts": 9}
+    assert "--allowed-endpoint" in shell("subscription", "change", name, "--endpoint-from", "x", status=2).err
+    shell("subscription", "delete", name, "--yes")

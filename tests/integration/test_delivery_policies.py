@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -105,6 +106,46 @@ def test_an_endpoint_that_is_away_costs_no_attempt(
     assert old.args == []
 
 
+SLOW_ONCE = """
+import os, time
+def slow_once(path):
+    fd = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+    os.write(fd, b"x")
+    if os.fstat(fd).st_size == 1:
+        time.sleep(600)
+    return os.fstat(fd).st_size
+"""
+
+
+def test_an_endpoint_that_dies_while_it_runs_a_delivery_costs_no_attempt(
+    service: RunningService, desk: EventsDesk, kind: str, late: RunningPool, tmp_path: Path
+) -> None:
+    late.start()
+    marks = tmp_path / "marks"
+    body = {
+        "filter": {"exact": {"type": kind}},
+        "function_id": service.add_function(SLOW_ONCE, "slow_once"),
+        "endpoint_id": late.endpoint_id,
+        "input": {"args": [str(marks)]},
+        "retry": {"max_attempts": 1},
+        "announce": {"success": {"type": f"{kind}.done"}},
+        "offline": {"hold_s": 1, "next_endpoints": [desk.endpoint]},
+    }
+    subscription = desk.http.post("/api/v1/subscriptions", json=body).json()["subscription_id"]
+    desk.publish(kind, "1")
+    eventually(marks.exists, message="it runs")
+    late.kill()
+    late.start()
+
+    def done() -> list[Any]:
+        found: list[Any] = desk.http.get("/api/v1/events", params={"type": f"{kind}.done"}).json()["events"]
+        return found
+
+    (event,) = eventually(done, 20.0, "it has run again") or []
+    assert (event["event"]["data"]["attempts"], event["event"]["data"]["result"]) == (1, 2)
+    assert desk.dead_letters(subscription) == []
+
+
 def test_an_event_names_its_endpoint(service: RunningService, desk: EventsDesk, kind: str) -> None:
     notes = desk.notes()
     allowed = {"here": desk.endpoint}
@@ -163,6 +204,15 @@ def test_a_subscription_is_changed_and_keeps_its_id(desk: EventsDesk, kind: str)
 def test_a_subscription_starts_where_it_says_with_nothing_missing_and_nothing_doubled(
     desk: EventsDesk, kind: str
 ) -> None:
+    batch = [{"id": str(n), "source": "/s", "specversion": "1.0", "type": kind, "data": n} for n in range(450)]
+    headers = {"Content-Type": "application/cloudevents-batch+json"}
+    assert desk.http.post("/api/v1/events", content=json.dumps(batch), headers=headers).status_code == 202
+    many = desk.notes()
+    desk.subscribe(kind, many, start="earliest")
+    desk.publish(kind, "live")
+    # More than a page of them, while others come.
+    assert sorted(many.wait(451, 30.0)) == sorted([[str(n)] for n in range(450)] + [["live"]])
+    kind = f"{kind}.few"
     numbers = [desk.publish(kind, str(n))["sequence"] for n in range(5)]
     stored = desk.http.get("/api/v1/events", params={"type": kind}).json()["events"]
     third = next(each["stored_at"] for each in stored if each["sequence"] == numbers[3])

@@ -103,8 +103,10 @@ def test_events_that_came_while_no_dispatcher_ran_are_delivered(service: Running
 
 def test_a_dispatcher_that_repeats_everything_has_no_second_effect(service: RunningService, desk: EventsDesk) -> None:
     good, bad = desk.notes(), desk.notes()
-    desk.subscribe("good", good)
-    failing = desk.subscribe("bad", bad, kwargs={"fail": 99}, retry={"max_attempts": 2, "first_delay_s": 0.05})
+    told = {"success": {"type": "told"}, "failure": {"type": "told"}}
+    desk.subscribe("good", good, announce=told)
+    retry = {"max_attempts": 2, "first_delay_s": 0.05}
+    failing = desk.subscribe("bad", bad, kwargs={"fail": 99}, retry=retry, announce=told)
     with dispatcher(service):
         for n in range(20):
             desk.publish("good", str(n))
@@ -121,6 +123,8 @@ def test_a_dispatcher_that_repeats_everything_has_no_second_effect(service: Runn
     assert sorted(good.args) == sorted([[str(n)] for n in range(20)] + [["last"]])
     assert bad.args == [["1"], ["1"]]
     assert len(desk.dead_letters(failing)) == 1
+    # Twenty good ones, one that failed, and the last one: each was announced once.
+    assert len(desk.http.get("/api/v1/events", params={"type": "told", "limit": 100}).json()["events"]) == 22
 
 
 def test_dispatchers_that_come_and_go_lose_nothing_and_repeat_nothing(
