@@ -28,7 +28,7 @@ MOST_ACKS_PENDING: Final = 4096
 
 _IDLE_S = 60.0
 _LOOK_S = 15.0
-_GONE_S = 2.0
+_GONE_S = 0.5
 
 
 async def ensure_matcher(connection: Connection, bus: str, *, start: int = 1) -> None:
