@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import subprocess
@@ -14,10 +15,13 @@ import pytest
 from service import Loop, RunningService
 from waiting import eventually
 
+from headrace.bus.eventing.leases import holder_of
 from headrace.bus.installation.credentials import Credentials
 from headrace.bus.installation.nats_binary import find_binary
 from headrace.bus.names import event_stream
 from headrace.bus.nats.connection import Connection
+from headrace.bus.nats.message import Message
+from headrace.bus.store.tables import Tables
 from headrace.sdk import Client, RequestRefused
 
 USER, PASSWORD = "plc", "of a test"
@@ -79,6 +83,11 @@ def status(client: Client, feed_id: str) -> dict[str, Any]:
     return dict(client.get_feed(feed_id).get("status") or {"state": "none", "problem": ""})
 
 
+async def free(connection: Connection, feed_id: str) -> bool:
+    """Whether nobody reads a feed."""
+    return await holder_of(Tables.on(connection).leases, f"feed-{feed_id.replace('-', '')}") is None
+
+
 def test_plain_messages_become_events_as_the_feed_says(service: RunningService, client: Client, other: Other) -> None:
     shape = {
         "type": "org.example.{{ message.tokens[1] }}",
@@ -138,13 +147,32 @@ def test_messages_of_a_stream_are_stored_once_in_their_order_whatever_happens_to
     assert first["id"].startswith("LAB@")
     assert first["id"].endswith(":702")
 
+    # What a reader had in hand when it died comes first, not half a minute later.
+    async def take_and_die(connection: Connection) -> None:
+        for number in (701, 702):
+            await connection.store("lab.n", str(number).encode())
+        (consumer,) = (await connection.api("CONSUMER.NAMES.LAB"))["consumers"]
+        came: asyncio.Queue[Message] = asyncio.Queue()
+        inbox = await connection.subscribe_inbox("taken", came.put_nowait)
+        await connection.publish(f"$JS.API.CONSUMER.MSG.NEXT.LAB.{consumer}", b'{"batch": 2}', reply=inbox.subject)
+        assert [(await came.get()).data for _ in range(2)] == [b"701", b"702"]
+        await connection.store("lab.n", b"703")
+
+    client.change_feed(feed_id, paused=True)
+    eventually(lambda: service.bus(lambda connection: free(connection, feed_id)), 20, "nobody reads")
+    other.do(take_and_die)
+    client.change_feed(feed_id, paused=False)
+    eventually(lambda: client.get_bus("lab")["events"] == 704, 20, "those as well")
+    assert service.bus(held) == list(range(704))
+
     # What was not acked comes once more, and is known.
     async def forget(connection: Connection) -> None:
-        await connection.api(f"CONSUMER.DELETE.LAB.headrace-{feed_id.replace('-', '')}")
+        for name in (await connection.api("CONSUMER.NAMES.LAB"))["consumers"]:
+            await connection.api(f"CONSUMER.DELETE.LAB.{name}")
 
     other.do(forget)
-    eventually(lambda: status(client, feed_id).get("duplicates", 0) >= 701, 30, "all again")
-    assert client.get_bus("lab")["events"] == 701
+    eventually(lambda: status(client, feed_id).get("duplicates", 0) >= 704, 30, "all again")
+    assert client.get_bus("lab")["events"] == 704
     assert status(client, feed_id)["refused"] >= 1
 
     client.delete_bus("lab")

@@ -65,9 +65,9 @@ class FeedRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     paused: bool = False
 
     @property
-    def consumer(self) -> str:
-        """The durable consumer of the stream: what was taken is known there."""
-        return f"headrace-{self.feed_id.hex}"
+    def consumers(self) -> tuple[str, str]:
+        """The names of its durable consumer at the stream, by turns: what was taken is known there."""
+        return f"headrace-{self.feed_id.hex}-a", f"headrace-{self.feed_id.hex}-b"
 
     @property
     def lease(self) -> str:

@@ -29,19 +29,17 @@ from headrace.bus.errors import (
     PublishingForbidden,
     SignatureInvalid,
 )
-from headrace.bus.eventing.events import CloudEvent, Published
+from headrace.bus.eventing.events import CloudEvent, Published, message_id
 from headrace.bus.eventing.feeds.counting import Counts
 from headrace.bus.eventing.feeds.models import FeedRecord, revealed
+from headrace.bus.eventing.feeds.positions import MOST_IN_HAND, forget_position, position, stored_ids
 from headrace.bus.eventing.feeds.shaping import FeedMessage, Shaper
 from headrace.bus.eventing.publishing import Publishing
-from headrace.bus.eventing.traces.lookups import find_event
 from headrace.bus.keys import KeyRing
-from headrace.bus.names import event_subject
 from headrace.bus.nats.connection import Connection
 from headrace.bus.nats.message import Message
 from headrace.bus.nats.pull import Delivery, Puller
 from headrace.bus.network import Network
-from headrace.bus.store.streams import delete_consumer, ensure_consumer
 from headrace.schemas import SchemaViolation
 
 logger = logging.getLogger(__name__)
@@ -51,11 +49,6 @@ MOST_WAITING: Final = 10_000
 MOST_WAITING_BYTES: Final = 64 * 1024 * 1024
 
 _BATCH = 500
-_IN_HAND = 1000
-_ACK_WAIT_S = 30.0
-_INACTIVE_S = 30 * 86_400.0
-_SURELY_KNOWN_S = 100.0
-"""Our server knows the id of an event for 120 s; what may be older is looked for."""
 _CONNECT_S = 5.0
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
@@ -78,6 +71,13 @@ class _Waiting:
     bytes: int = 0
     in_hand: set[int] = field(default_factory=set)
     on_room: Callable[[], None] = lambda: None
+    doubtful: int = 0
+    """Messages up to this sequence may be stored already: then their ids are among the known ones."""
+    known: frozenset[str] = frozenset()
+
+    def may_be_stored(self, taken: _Taken) -> bool:
+        """Whether a message was given to somebody before."""
+        return taken.delivery is not None and taken.delivery.sequence <= self.doubtful
 
 
 class FeedReader:
@@ -119,7 +119,7 @@ class FeedReader:
             return
         with contextlib.suppress(BusError, TimeoutError):
             async with asyncio.timeout(_CONNECT_S), self._other() as other:
-                await delete_consumer(other, self._feed.stream, self._feed.consumer)
+                await forget_position(other, self._feed)
 
     def _other(self) -> Connection:
         try:
@@ -147,7 +147,7 @@ class FeedReader:
                 taken = [await waiting.queue.get()]
                 while len(taken) < _BATCH and not waiting.queue.empty():
                     taken.append(waiting.queue.get_nowait())
-                answers = await self._store(taken, shaper, counts)
+                answers = await self._store(taken, waiting, shaper, counts)
                 for each, answer in zip(taken, answers, strict=True):
                     waiting.bytes -= len(each.message.data)
                     if each.delivery is not None:
@@ -180,16 +180,9 @@ class FeedReader:
         created = (await other.api(f"STREAM.INFO.{feed.stream}"))["created"]
         # A stream that is made anew counts from 1 again, and its messages are others.
         origin = f"{feed.stream}@{int(datetime.fromisoformat(created).timestamp())}"
-        begin = {"deliver_policy": feed.start, "inactive_threshold": int(_INACTIVE_S * 1e9)}
-        await ensure_consumer(
-            other,
-            feed.stream,
-            feed.consumer,
-            filter_subjects=feed.subjects,
-            ack_wait_s=_ACK_WAIT_S,
-            max_ack_pending=_IN_HAND,
-            options=begin,
-        )
+        begin = await position(other, feed)
+        waiting.doubtful = begin.doubtful
+        waiting.known = await stored_ids(self._connection, feed.bus) if begin.doubtful else frozenset()
 
         def take(delivery: Delivery) -> None:
             if delivery.sequence in waiting.in_hand:
@@ -211,22 +204,24 @@ class FeedReader:
         puller = Puller(
             other,
             feed.stream,
-            feed.consumer,
+            begin.consumer,
             take,
             batch=_BATCH,
-            room=lambda: _IN_HAND - len(waiting.in_hand),
+            room=lambda: MOST_IN_HAND - len(waiting.in_hand),
             on_refused=refused.set,
         )
         waiting.on_room = puller.wake
+        # What was under way to us when a connection broke comes again behind what is newer: so after a reconnect, too,
+        # we begin where all is acked.
+        other.on_connected.append(refused.set)
         async with asyncio.TaskGroup() as group:
             group.create_task(puller.run(), name="feed: requests")
             await refused.wait()
-            # The consumer, or the stream, has gone: what there is now is looked at anew.
-            raise BusError(f"the consumer {feed.consumer!r} of the stream {feed.stream!r} is gone")
+            raise BusError("the connection was lost, or the stream or its consumer is gone; looking where it goes on")
 
     # Storing
 
-    async def _store(self, taken: Sequence[_Taken], shaper: Shaper, counts: Counts) -> list[bytes]:
+    async def _store(self, taken: Sequence[_Taken], waiting: _Waiting, shaper: Shaper, counts: Counts) -> list[bytes]:
         """Store the events of these messages; gives what to answer for each, once all are stored or passed over."""
         answers = [b"+ACK"] * len(taken)
         fit: list[tuple[int, CloudEvent]] = []
@@ -237,7 +232,7 @@ class FeedReader:
                 answers[place] = b"+TERM"
                 self._refuse(counts, each.message, error)
                 continue
-            if await self._is_known(each, event):
+            if waiting.may_be_stored(each) and message_id(event, self._feed.bus) in waiting.known:
                 counts.duplicates += 1
             else:
                 fit.append((place, event))
@@ -276,18 +271,6 @@ class FeedReader:
                 self._tell(counts, str(error))
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
-
-    async def _is_known(self, taken: _Taken, event: CloudEvent) -> bool:
-        """Whether a message that comes once more was stored before, longer ago than our server remembers by itself."""
-        delivery = taken.delivery
-        if delivery is None or delivery.deliveries <= 1 or time.time() - taken.message.stored_at < _SURELY_KNOWN_S:
-            return False
-        try:
-            subject = event_subject(self._feed.bus, event.type)
-            found = await find_event(self._connection, self._feed.bus, event.source, event.id, subject=subject)
-        except BusError:
-            return False  # Storing tells what is wrong.
-        return found is not None
 
     def _count(self, published: Sequence[Published], counts: Counts) -> None:
         counts.stored += len(published)
