@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-_FORM = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(s|m|h|d)")
+_FORM = re.compile(r"(\d{1,10}(?:\.\d{1,9})?)(s|m|h|d)")
 _UNIT_S: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 

@@ -191,7 +191,7 @@ def test_data_may_have_names_that_look_private(template: str) -> None:
     compile_input({"args": [template]})
 
 
-@pytest.mark.timeout(3)
+@pytest.mark.timeout(30)
 @pytest.mark.parametrize("template", BOMBS)
 def test_a_template_that_would_take_all_time_or_memory_is_ended(template: str) -> None:
     with pytest.raises((FilterInvalid, InputFailed)):
