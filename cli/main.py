@@ -9,6 +9,7 @@ import sys
 
 import typer
 
+from headrace.bus.collection import collect_seldom
 from headrace.cli import (
     action_commands,
     bus_commands,
@@ -98,6 +99,7 @@ def version() -> None:
 
 def main() -> None:
     """The console script."""
+    collect_seldom()
     try:
         called(app, sys.argv[1:])(prog_name="headrace")
     except HeadraceError as error:

@@ -27,6 +27,7 @@ from typing import Any
 from uuid import UUID
 
 from headrace.bus.clock import elapsed_s
+from headrace.bus.collection import collect_seldom
 from headrace.bus.data.encodings import inline_bytes
 from headrace.bus.errors import BusError
 from headrace.bus.functions.allow_list import AllowList
@@ -367,6 +368,7 @@ def _on_lifeline() -> None:
 
 def main() -> None:
     """Run the pool that the settings file describes; the manager may write it only after it has started us."""
+    collect_seldom()
     path = Path(sys.argv[1])
     _wait_for(path)
     settings = PoolSettings.read(path)
