@@ -126,9 +126,12 @@ class Story:
                 self.redriven, self.endpoint = delivery.redriven, attempt.endpoint_id
 
     def remember(self, failed: Iterable[FailedAttempt]) -> None:
-        """Add attempts of which is known how they failed."""
+        """Add attempts of which is known how they failed: also where the task succeeded, and said that of a batch this
+        event failed."""
         for each in failed:
-            self.found.setdefault((each.attempt, each.task_id), _failed(each, self._place_of(each.task_id)))
+            known = self.found.get((each.attempt, each.task_id))
+            if known is None or known.state == "succeeded":
+                self.found[each.attempt, each.task_id] = _failed(each, self._place_of(each.task_id))
 
     def _place_of(self, task: UUID) -> UUID:
         """Where a task ran: its id holds a tag of its endpoint."""
