@@ -259,9 +259,9 @@ def _of_waiting(
     messages: Iterable[StoredMessage], steps: Mapping[UUID, _Step]
 ) -> Iterator[tuple[UUID, tuple[Delivery, AttemptStory]]]:
     for message in messages:
-        kind, _, bundle, *due_ms = message.subject.split(".")[1:]
+        kind, _, bundle, *rest = message.subject.split(".")[1:]
         bundle = bundle.partition("-")[0]
-        place, due_at = steps[UUID(bundle)].endpoint, int(due_ms[0]) / 1000 if due_ms else message.stored_at
+        place, due_at = steps[UUID(bundle)].endpoint, int(rest[0]) / 1000 if kind == "later" else message.stored_at
         try:
             if kind == "plan":
                 plan = Plan.decode(message.data)
