@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -19,6 +18,7 @@ from headrace.bus.eventing.roster import Roster
 from headrace.bus.eventing.schedules.runs import TickRuns
 from headrace.bus.eventing.sending import Sender
 from headrace.bus.eventing.subscriptions import CompiledSubscription
+from headrace.bus.nats.answers import StoredMessage
 from headrace.bus.nats.connection import Connection
 from headrace.bus.nats.intake import Intake
 from headrace.bus.nats.pull import Delivery as Taken
@@ -27,6 +27,7 @@ from headrace.bus.nats.steadfast import LOST_BUS_WAIT_S
 logger = logging.getLogger(__name__)
 
 _CATCH_UP_PAGE = 200
+_TOGETHER = 50
 
 
 class Matcher:
@@ -125,20 +126,34 @@ class Matcher:
         bus = subscription.record.bus
         query = {"seq": sequences.start, "next_by_subj": names.bus_events(bus), "batch": _CATCH_UP_PAGE}
         messages, _ = await self._connection.read_many(names.event_stream(bus), query)
-        for message in messages:
-            with contextlib.suppress(DecodeError):
-                event = CloudEvent.of_stored(message.data)
-                if message.sequence not in sequences or not subscription.gets(event, message.stored_at):
-                    continue
-                if not await self._runs.begin(bus, event, [subscription.record.subscription_id]):
-                    continue
-                if not await self._start(subscription, event, message.sequence, message.stored_at):
-                    await asyncio.sleep(full_wait_s)
+        wanted = [message for message in messages if message.sequence in sequences]
+        # What is queued for flow control keeps its order; the rest goes side by side, as live events do.
+        together = 1 if subscription.record.queued else _TOGETHER
+        for start in range(0, len(wanted), together):
+            some = [self._offered(subscription, message) for message in wanted[start : start + together]]
+            if not all(await _all(some)):
+                await asyncio.sleep(full_wait_s)
         return range(messages[-1].sequence + 1, sequences.stop) if messages else range(0)
 
+    async def _offered(self, subscription: CompiledSubscription, message: StoredMessage) -> bool:
+        """Deliver a stored event, if it is one for it; gives False where there was no room."""
+        try:
+            event = CloudEvent.of_stored(message.data)
+        except DecodeError:
+            return True  # Whoever matched it has told.
+        record = subscription.record
+        if not subscription.gets(event, message.stored_at):
+            return True
+        if not await self._runs.begin(record.bus, event, [record.subscription_id]):
+            return True
+        return await self._start(subscription, event, message.sequence, message.stored_at)
 
-async def _all(starts: list[Coroutine[Any, Any, bool]]) -> None:
+
+async def _all(starts: list[Coroutine[Any, Any, bool]]) -> list[bool]:
     """Await all of them, whatever becomes of the others; then raise the first error."""
+    done: list[bool] = []
     for outcome in await asyncio.gather(*starts, return_exceptions=True):
         if isinstance(outcome, BaseException):
             raise outcome
+        done.append(outcome)
+    return done
