@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import signal
 import sys
@@ -29,6 +30,8 @@ def pytest_configure() -> None:
     """
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
+    # Five thousand tests are much to search for garbage again and again.
+    gc.set_threshold(20_000, 20, 20)
     # A shell that runs us in the background, or `nohup`, has us ignore them, and what we start would inherit
     # that. It does not inherit a handler.
     for each in (signal.SIGHUP, signal.SIGINT):
@@ -37,6 +40,11 @@ def pytest_configure() -> None:
     # How long an example takes says more about the machine's other work than about the code. Each run has others.
     hypothesis.settings.register_profile("headrace", deadline=None, max_examples=50)
     hypothesis.settings.load_profile("headrace")
+
+
+def pytest_collection_finish() -> None:
+    """What was collected stays."""
+    gc.freeze()
 
 
 @pytest.hookimpl(trylast=True)  # pytest-randomly has shuffled
