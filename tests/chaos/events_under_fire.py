@@ -93,6 +93,8 @@ class EventsUnderFire:
         self.publishers: dict[str, subprocess.Popen[bytes]] = {}
         self.dispatchers: dict[str, subprocess.Popen[bytes]] = {}
         self.subscriptions: dict[str, str] = {}
+        self.counts: dict[str, int] = {}
+        self._starts: Counter[str] = Counter()
         self.killed: set[str] = set()
         self._offered = 0
         with self.http() as http:
@@ -143,6 +145,7 @@ class EventsUnderFire:
             "directory": str(self.directory),
         }
         self._offered += count
+        self.counts[name] = count
         self.publishers[name] = self._start(f"{name}.log", "event_publisher.py", json.dumps(settings))
 
     def dispatch(self, name: str) -> None:
@@ -150,7 +153,8 @@ class EventsUnderFire:
         up = self.system.up
         places = ("--home", str(self.directory / "home"), "--keys", str(up.home / "keys"), "--nats-url", up.nats_url)
         command = ("-m", "headrace.cli.main", "dispatch", *places, "--nats-wait", "60")
-        self.dispatchers[name] = self._start(f"{name}.log", *command)
+        self._starts[name] += 1
+        self.dispatchers[name] = self._start(f"{name}-{self._starts[name]}.log", *command)
 
     # Failures
 
@@ -162,6 +166,7 @@ class EventsUnderFire:
 
     def kill_dispatcher(self, name: str) -> None:
         """Kill a dispatcher, and start another one in its place."""
+        self._await_work_of(name)
         self._kill(self.dispatchers[name])
         self._note("dispatcher")
         self.dispatch(name)
@@ -169,6 +174,7 @@ class EventsUnderFire:
     @contextlib.contextmanager
     def suspended(self, name: str) -> Iterator[None]:
         """A dispatcher that stands still for a while, with what it holds, and then goes on as if nothing were."""
+        self._await_work_of(name)
         process = self.dispatchers[name]
         process.send_signal(signal.SIGSTOP)
         try:
@@ -192,17 +198,20 @@ class EventsUnderFire:
                 process.kill()
                 process.wait()
 
+    def offered(self) -> int:
+        """How many events have been, or will be, offered: what a killed publisher still had is not."""
+        by_the_dead = sum(len(offer.numbers) for name in self.killed for offer in self._offers(name))
+        return by_the_dead + sum(count for name, count in self.counts.items() if name not in self.killed)
+
     def offers(self) -> list[Offer]:
         """What all publishers offered, as far as they have come."""
-        offers = []
-        for name in self.publishers:
-            lines = _lines(self.directory / f"{name}.offers")
-            good = {line["acknowledged"]: line["at"] for line in lines if "acknowledged" in line}
-            for line in lines:
-                if "offered" in line:
-                    numbers = tuple(line["offered"])
-                    offers.append(Offer(numbers, line["at"], good.get(numbers[0])))
-        return offers
+        return [offer for name in self.publishers for offer in self._offers(name)]
+
+    def _offers(self, name: str) -> list[Offer]:
+        lines = _lines(self.directory / f"{name}.offers")
+        good = {line["acknowledged"]: line["at"] for line in lines if "acknowledged" in line}
+        offers = [(tuple(line["offered"]), line["at"]) for line in lines if "offered" in line]
+        return [Offer(numbers, at, good.get(numbers[0])) for numbers, at in offers]
 
     def runs(self, name: str) -> Counter[int]:
         """How often each number ran a function."""
@@ -299,6 +308,10 @@ class EventsUnderFire:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("HEADRACE_")}
         with (self.directory / log).open("ab") as output:
             return subprocess.Popen([sys.executable, *script], stdout=output, stderr=subprocess.STDOUT, env=environment)
+
+    def _await_work_of(self, name: str) -> None:
+        log = self.directory / f"{name}-{self._starts[name]}.log"
+        eventually(lambda: "The dispatcher delivers events" in log.read_text(), 30, f"the dispatcher {name} works")
 
     def _kill(self, process: subprocess.Popen[bytes]) -> None:
         assert process.poll() is None, "it ended by itself"

@@ -72,14 +72,14 @@ def test_acknowledged_events_run_once_for_each_attempt_in_a_long_siege(tmp_path:
     seed = int(os.environ.get("CHAOS_SEED") or random.randrange(1 << 30))  # noqa: S311 - a repeatable misfortune
     print(f"\nCHAOS_SEED={seed} CHAOS_EVENTS={count}", flush=True)  # noqa: T201 - shown in a long run, and when it fails
     with under_load(tmp_path, seed) as fire:
-        rounds, offered = 0, 0
+        rounds = 0
         chance = fire.system.random
-        while offered < count:
+        while (offered := fire.offered()) < count:
             running = [name for name, each in fire.publishers.items() if each.poll() is None]
             if len(running) < len(KINDS):
                 kind, size = KINDS[rounds % len(KINDS)], min(500, count - offered)
                 fire.publish(f"{kind}-{rounds}", kind, size, pause_s=0.01)
-                rounds, offered = rounds + 1, offered + size
+                rounds += 1
                 continue
             let_pass(chance.uniform(0.0, 1.5), "a random moment, also while the last failure is recovered from")
             what = chance.choice(["publisher", "dispatcher", "dispatcher", "stand still", "service", "nats", "outage"])
@@ -93,16 +93,20 @@ def test_acknowledged_events_run_once_for_each_attempt_in_a_long_siege(tmp_path:
 
 @pytest.mark.soak
 @pytest.mark.timeout(0)
-def test_what_a_killed_dispatcher_held_goes_to_another_one_within_seconds(tmp_path: Path) -> None:
+def test_what_a_dispatcher_held_goes_to_another_one_within_seconds(tmp_path: Path) -> None:
     with under_load(tmp_path, seed=1) as fire:
-        fire.publish("steady", "single", 1_500, pause_s=0.01)
+        fire.publish("steady", "single", 3_000, pause_s=0.01)
         fire.publish("bursts", "batch", 1_500, pause_s=0.01)
-        for _ in range(8):
-            _after_some_runs(fire, 150, lambda: fire.kill_dispatcher(fire.system.random.choice(["first", "second"])))
+        for _ in range(6):
+            _after_some_runs(fire, 100, lambda: fire.kill_dispatcher(fire.system.random.choice(["first", "second"])))
+        # One that stands still is worse than one that dies: the server goes on giving it events.
+        for name in ("first", "second"):
+            with fire.suspended(name):
+                let_pass(7.0, "what it holds has gone to others")
         fire.await_publishers(300)
         reckoning = fire.reckon(120)
         late = [wait_s for wait_s in reckoning.waits_s if wait_s > 1.0]
-        print(f"\n{reckoning}\n{len(late)} events waited for more than a second: in the hands of the dead, mostly")  # noqa: T201 - shown in a long run
+        print(f"\n{reckoning}\n{len(late)} events waited for more than a second")  # noqa: T201 - shown in a long run
 
 
 def _fail(fire: EventsUnderFire, what: str, chance: random.Random) -> None:
