@@ -18,6 +18,7 @@ from headrace.endpoint.watch.files import look
 from headrace.endpoint.watch.filesystems import file_system_of
 from headrace.endpoint.watch.journal import Journal, Known, Noted
 from headrace.endpoint.watch.notices import KernelNotices, NoNotices, Notices
+from headrace.endpoint.watch.paths import is_within, joined, parent
 from headrace.endpoint.watch.report import Report
 from headrace.endpoint.watch.selection import Selection
 from headrace.endpoint.watch.tree import Listing, Tree
@@ -32,6 +33,7 @@ _LEAST_BETWEEN_S: Final = 0.05
 """A scan that takes long comes seldom: at most a tenth of the time goes into scans."""
 _MOST_ROUNDS: Final = 5
 _HEAR_AGAIN_S: Final = 60.0
+_KEEP_EVERY_S: Final = 3600.0
 _BURST: Final = 4096
 """So many paths at once may be more than the kernel has kept (`fs.inotify.max_queued_events`, mostly 16 384)."""
 _AFTER_BURST_S: Final = 2.0
@@ -95,6 +97,10 @@ class _Watch:
         )
         self._candidates = Candidates(announcer, self._tree, report, stop)
         self._directories: dict[str, tuple[int, int]] = {}
+        self._remembered = set(journal.directories(rule.name))
+        """Directories of which files are remembered, or may be."""
+        self._is_elsewhere = False
+        self._keep_at = 0.0
         self._hear_again = 0.0
         self._not_before = 0.0
         self._skips = not journal.begin_folder(rule.name, rule.folder) and rule.existing == "skip"
@@ -166,17 +172,23 @@ class _Watch:
         self._report.keep_problems("path ", {f"path {path}" for path in troubled})
         self._directories = {path: identity for path, identity in self._directories.items() if path in found}
         self._note_lost_directories(found, troubled)
-        self._tell_of_other_file_system()
+        self._keep_journal()
         self._skips = False
-        self._journal.all_known(self._rule.name)
-        self._journal.forget_gone(self._rule.name)
         now = time.monotonic()
         self._not_before = now + max(_LEAST_BETWEEN_S, (now - began) * _SCAN_SHARE)
         every_s = self._rule.poll_every_s if self._is_deaf else self._rule.scan_every_s
         return max(now + every_s, self._not_before)
 
-    def _tell_of_other_file_system(self) -> None:
+    def _keep_journal(self) -> None:
+        """What takes the journal longer the more it holds: after the first scan, and each hour."""
+        now = time.monotonic()
+        if now < self._keep_at and not self._is_elsewhere:
+            return
+        self._keep_at = now + _KEEP_EVERY_S
+        self._journal.all_known(self._rule.name)
+        self._journal.forget_gone(self._rule.name)
         before = self._journal.seen_elsewhere(self._rule.name, self._device)
+        self._is_elsewhere = before is not None
         if before is None:
             self._report.mended("mount")
         else:
@@ -196,6 +208,7 @@ class _Watch:
                     found[listing.directory] = listing.identity
                     self._take(listing)
             everything |= found.keys()
+            self._remembered |= found.keys()
             fresh = {path for path, identity in found.items() if self._directories.get(path) != identity}
             self._directories |= found
             if not fresh:
@@ -203,19 +216,19 @@ class _Watch:
             self._notices.watch(map(self._tree.absolute, self._directories))
             if isinstance(self._notices, NoNotices):
                 break
-            roots = [path for path in fresh if not path or _parent(path) not in fresh]
+            roots = [path for path in fresh if not path or parent(path) not in fresh]
         return everything
 
     def _take(self, listing: Listing) -> None:
         known = self._journal.known(self._rule.name, listing.directory)
         noted = []
         for name, seen in listing.files.items():
-            path = _joined(listing.directory, name)
+            path = joined(listing.directory, name)
             markers = self._selection.markers
             marker_ns = None if markers is None else listing.markers.get(markers.marker_of(name))
             noted += self._judge(path, seen, known.get(name), marker_ns)
         noted += self._gone(
-            (_joined(listing.directory, name), each) for name, each in known.items() if name not in listing.names
+            (joined(listing.directory, name), each) for name, each in known.items() if name not in listing.names
         )
         self._note(noted)
 
@@ -250,14 +263,15 @@ class _Watch:
         return self._announcer.deleted(path, known.seen, known.version) if self._rule.deleted else None
 
     def _note_lost_directories(self, found: set[str], troubled: dict[str, str]) -> None:
-        for directory in self._journal.directories(self._rule.name):
-            if directory in found or any(_is_within(directory, path) for path in troubled):
+        for directory in self._remembered - found:
+            if any(is_within(directory, path) for path in troubled):
                 continue
             if os.path.lexists(self._tree.absolute(directory)):
                 # It does not count any more, or came back just now.
                 continue
+            self._remembered.discard(directory)
             known = self._journal.known(self._rule.name, directory)
-            self._note(self._gone((_joined(directory, name), each) for name, each in known.items()))
+            self._note(self._gone((joined(directory, name), each) for name, each in known.items()))
 
     # What is told
 
@@ -271,14 +285,14 @@ class _Watch:
                 if self._selection.enters(path):
                     roots.add(path)
             elif self._selection.markers is not None and self._selection.markers.is_marker(os.path.basename(path)):
-                marked.add(_parent(path))
+                marked.add(parent(path))
             elif self._selection.takes(path):
                 self._consider(path)
         if roots:
             # It may have been another directory of that name that was heard of.
             for root in roots:
                 self._directories = {
-                    path: each for path, each in self._directories.items() if not _is_within(path, root)
+                    path: each for path, each in self._directories.items() if not is_within(path, root)
                 }
             self._look_from(roots, {})
         for directory in marked:
@@ -303,7 +317,7 @@ class _Watch:
         markers = self._selection.markers
         if markers is None:
             return None
-        marker = _joined(_parent(path), markers.marker_of(os.path.basename(path)))
+        marker = joined(parent(path), markers.marker_of(os.path.basename(path)))
         try:
             found = look(self._tree.absolute(marker), follow=self._tree.follow, inodes=False)
         except OSError:
@@ -332,15 +346,3 @@ def _is_same(known: Known, seen: Seen, device: str) -> bool:
         return True
     is_elsewhere = known.device != device or 0 in (known.seen.inode, seen.inode)
     return is_elsewhere and (known.seen.size, known.seen.mtime_ns) == (seen.size, seen.mtime_ns)
-
-
-def _joined(directory: str, name: str) -> str:
-    return f"{directory}/{name}" if directory else name
-
-
-def _parent(path: str) -> str:
-    return path.rpartition("/")[0]
-
-
-def _is_within(path: str, directory: str) -> bool:
-    return not directory or path == directory or path.startswith(directory + "/")
