@@ -96,7 +96,7 @@ class Slurm:
         for process in reversed(self._processes):
             process.terminate()
             try:
-                process.wait(10)
+                process.wait(60)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

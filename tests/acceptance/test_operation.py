@@ -113,7 +113,7 @@ def test_the_tasks_at_an_endpoint_are_listed_and_killed_whoever_waits_for_them(s
         assert "add --yes" in shell("endpoint", "kill", "--all", status=1).err
         assert "Cancelled 1 tasks" in shell("endpoint", "kill", "--task", waiting).out
         assert "Asked to stop 1 that run." in shell("endpoint", "kill", "default", "--all", "--yes").out
-        states = {client.get_task(task, wait_s=10)["state"] for task in (running, waiting)}
+        states = {client.get_task(task, wait_s=30)["state"] for task in (running, waiting)}
 
     assert states == {"cancelled"}
     assert shell("endpoint", "tasks", "--json").json() == []

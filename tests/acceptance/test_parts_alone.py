@@ -29,7 +29,7 @@ def running(log: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     try:
         yield process
         process.terminate()
-        assert process.wait(10) == 0, log.read_text()
+        assert process.wait(60) == 0, log.read_text()
     finally:
         process.kill()
         process.wait()

@@ -80,7 +80,7 @@ def test_source_that_does_not_compile_is_refused_here_with_its_position(client: 
 def test_a_call_with_json_arguments_gives_its_value(client: Client, pool: RunningPool, double: str) -> None:
     task_id = client.run(3, endpoint_id=pool.endpoint_id, function_id=double, times=3)
 
-    assert client.get_result(task_id, wait_s=10) == 24
+    assert client.get_result(task_id, wait_s=30) == 24
     assert client.get_task(task_id)["state"] == "succeeded"
 
 
@@ -88,7 +88,7 @@ def test_a_failed_task_is_a_plain_document_until_its_result_is_asked_for(client:
     boom = client.register_source_code(SOURCE, "boom")
     task_id = client.run(endpoint_id=pool.endpoint_id, function_id=boom)
 
-    task = client.get_task(task_id, wait_s=10)
+    task = client.get_task(task_id, wait_s=30)
 
     assert task["state"] == "failed"
     assert task["error"]["type"] == "ZeroDivisionError"
@@ -119,7 +119,7 @@ def test_a_task_that_nobody_takes_is_pending_and_can_be_cancelled(service: Runni
 def test_a_value_that_only_an_executor_can_read_is_named(client: Client, pool: RunningPool) -> None:
     with Executor(pool.endpoint_id, client=client) as executor:
         future = executor.submit(complex, 1, 2)
-        assert future.result(10) == 1 + 2j
+        assert future.result(60) == 1 + 2j
 
     assert future.task_id is not None
     assert client.get_task(future.task_id)["state"] == "succeeded"
@@ -129,7 +129,7 @@ def test_a_value_that_only_an_executor_can_read_is_named(client: Client, pool: R
 
 def test_a_group_has_its_tasks(client: Client, pool: RunningPool, double: str) -> None:
     task_id = client.run(3, endpoint_id=pool.endpoint_id, function_id=double)
-    group = client.get_task(task_id, wait_s=10)["task_group_id"]
+    group = client.get_task(task_id, wait_s=30)["task_group_id"]
 
     tasks = client.get_task_group(group)["tasks"]
 

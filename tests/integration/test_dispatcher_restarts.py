@@ -62,7 +62,7 @@ def dispatcher(service: RunningService, counts: Counter[str] | None = None, **se
     finally:
         future.cancel()
         with contextlib.suppress(concurrent.futures.CancelledError):
-            future.result(5)
+            future.result(60)
 
 
 def all_done(service: RunningService) -> bool:

@@ -82,13 +82,13 @@ def test_an_executor_goes_on_while_its_tokens_end_and_others_take_their_place(
         Executor(pool.endpoint_id, client=client) as executor,
     ):
         assert client.whoami()["principal"] == urn_of(ADA)
-        assert executor.submit(pow, 2, 5).result(10) == 32
+        assert executor.submit(pow, 2, 5).result(60) == 32
         asked = globus.asked["/v2/oauth2/token/introspect"]
         tokens.append(globus.token(ADA))
         globus.revoke(tokens[0])
         # Long enough for the session to be renewed with the new one.
         eventually(lambda: globus.asked["/v2/oauth2/token/introspect"] > asked + 3, within_s=10)
-        assert executor.submit(pow, 2, 6).result(10) == 64
+        assert executor.submit(pow, 2, 6).result(60) == 64
         assert client.whoami()["principal"] == urn_of(ADA)
 
 
@@ -212,7 +212,7 @@ def test_a_user_of_an_issuer_comes_through_a_group_of_this_service(
             owner.share_endpoint(pool.endpoint_id, "urn:headrace:group:readers")
         eventually(lambda: client.whoami()["groups"] == ["urn:headrace:group:readers"], within_s=5)
         with Executor(pool.endpoint_id, client=client) as executor:
-            assert executor.submit(pow, 3, 3).result(10) == 27
+            assert executor.submit(pow, 3, 3).result(60) == 27
         admin.delete_user(principal)
         with pytest.raises(Forbidden, match="was removed"):
             client.whoami()

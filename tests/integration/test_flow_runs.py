@@ -244,7 +244,7 @@ def test_a_run_that_was_killed_goes_on_with_the_same_action(
 ) -> None:
     with started(service, pool, functions, tmp_path) as process:
         process.kill()
-        assert process.wait(10) == -signal.SIGKILL
+        assert process.wait(60) == -signal.SIGKILL
     first = next(entry for entry in lines(tmp_path / "run.jsonl") if entry["code"] == "ActionPolled")
     (tmp_path / "runs").unlink()
 

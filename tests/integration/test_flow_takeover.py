@@ -60,7 +60,7 @@ def dispatcher(service: RunningService) -> Iterator[None]:
     finally:
         future.cancel()
         with contextlib.suppress(concurrent.futures.CancelledError):
-            future.result(5)
+            future.result(60)
 
 
 @contextlib.contextmanager

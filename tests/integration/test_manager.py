@@ -138,7 +138,7 @@ def running(home: Path, name: str, *options: str, **env: str) -> Iterator[Runnin
         if process.poll() is None:
             process.terminate()
             try:
-                process.wait(10)
+                process.wait(60)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

@@ -338,7 +338,7 @@ def test_a_replay_whose_dispatcher_is_killed_is_finished_by_another_one_with_not
         finally:
             for process in (first, second):
                 process.kill()
-                process.wait(10)
+                process.wait(60)
 
 
 def _dispatch(service: RunningService, log: Path) -> subprocess.Popen[bytes]:

@@ -133,7 +133,7 @@ def test_one_call_is_stored_and_answered_without_reading_anything_twice(
     plan = Plan(desk.submission([Call(function=double, args=["ab"])]), max_payload=1_000_000)
 
     async def work(connection: Connection) -> Any:
-        return await submit_and_collect(connection, desk.keys, desk.lanes(connection), plan, wait_s=10)
+        return await submit_and_collect(connection, desk.keys, desk.lanes(connection), plan, wait_s=30)
 
     (result,) = service.bus(work)
 

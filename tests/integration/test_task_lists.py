@@ -68,9 +68,9 @@ def test_a_list_has_what_runs_and_waits_before_what_has_ended_latest_first(
     service.http().patch(f"/api/v1/endpoints/{pool.endpoint_id}", json={"public": True})
     functions = {name: client.register_source_code(SOURCE, name) for name in ("echo", "fail", "wait_for")}
     first = client.submit(pool.endpoint_id, functions["echo"], ["a value"])
-    assert client.get_result(first, wait_s=10) == "a value"
+    assert client.get_result(first, wait_s=30) == "a value"
     second = client.submit(pool.endpoint_id, functions["fail"], ["on purpose"])
-    client.get_task(second, wait_s=10)
+    client.get_task(second, wait_s=30)
     runs = client.submit(pool.endpoint_id, functions["wait_for"], [str(tmp_path / "go")])
     nobody, _ = service.add_endpoint(f"nobody {uuid.uuid4().hex}", public=True)
     waits = client.submit(nobody, functions["echo"], [2])
@@ -98,7 +98,7 @@ def test_a_list_has_what_runs_and_waits_before_what_has_ended_latest_first(
     assert listed(client, since=since) == [waits, runs]
 
     (tmp_path / "go").touch()
-    client.get_task(runs, wait_s=10)
+    client.get_task(runs, wait_s=30)
     client.cancel(waits)
     assert listed(client, state="pending,running") == []
     assert listed(client) == [waits, runs, second, first]
@@ -114,7 +114,7 @@ def test_the_command_line_lists_tasks_by_the_names_of_their_functions(
         tasks = []
         for n in range(3):  # one at a time: the order is that in which they end
             tasks.append(mine.submit(pool.endpoint_id, function, [f"{name} {n}"]))
-            mine.get_task(tasks[-1], wait_s=10)
+            mine.get_task(tasks[-1], wait_s=30)
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "headrace.cli.main", "task", "list", *arguments]

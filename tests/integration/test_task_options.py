@@ -142,7 +142,7 @@ def test_an_invocation_takes_options(service: RunningService, executor: Executor
 
 
 def client_state(executor: Executor, task_id: Any) -> str:
-    return str(executor.client.get_task(task_id, wait_s=10)["state"])
+    return str(executor.client.get_task(task_id, wait_s=30)["state"])
 
 
 def test_a_task_that_waits_too_long_for_a_worker_never_starts(
@@ -160,14 +160,14 @@ def test_a_task_that_waits_too_long_for_a_worker_never_starts(
 
         for future in [*impatient, marked]:
             with pytest.raises(TaskExpired, match=r"longer than its limit of 0\.5 s \(queue_timeout_s\)"):
-                future.result(10)
+                future.result(60)
 
         assert not first.done()
         assert impatient[0].attempts == 0
         assert client_state(executor, impatient[0].task_id) == "expired"
         gate.touch()
-        assert first.result(10) == "done"
-        assert patient.result(10)
+        assert first.result(60) == "done"
+        assert patient.result(60)
         assert not note.exists()
 
 
@@ -180,7 +180,7 @@ def test_a_task_that_starts_in_time_runs_as_long_as_it_likes(executor: Executor,
     assert executor.client.get_task(future.task_id, wait_s=0.8)["state"] in ("pending", "running")
 
     gate.touch()
-    assert future.result(10) == "done"
+    assert future.result(60) == "done"
 
 
 def test_what_waited_too_long_for_its_endpoint_never_starts(client: Client, late: RunningPool, tmp_path: Path) -> None:
@@ -192,8 +192,8 @@ def test_what_waited_too_long_for_its_endpoint_never_starts(client: Client, late
         late.start()
 
         with pytest.raises(TaskExpired, match="queue_timeout_s"):
-            impatient.result(10)
-        assert patient.result(10) == "done"
+            impatient.result(60)
+        assert patient.result(60) == "done"
         assert not note.exists()
 
 
@@ -223,7 +223,7 @@ def test_what_waited_too_long_is_expired_though_its_endpoint_never_comes(client:
 
         eventually(lambda: client.get_task(asked)["state"] == "expired")
         with pytest.raises(TaskExpired, match="queue_timeout_s"):
-            seen.result(10)
+            seen.result(60)
 
 
 def test_what_waited_too_long_in_front_of_a_full_pool_is_expired(
@@ -238,8 +238,8 @@ def test_what_waited_too_long_in_front_of_a_full_pool_is_expired(
         impatient = executor.with_options(queue_timeout_s=0.5).submit(len, "x")
 
         with pytest.raises(TaskExpired, match="queue_timeout_s"):
-            impatient.result(15)
+            impatient.result(60)
         assert not patient[0].done()
         gate.touch()
-        assert first.result(10) == "done"
-        assert [future.result(10) for future in patient] == [1] * 200
+        assert first.result(60) == "done"
+        assert [future.result(60) for future in patient] == [1] * 200

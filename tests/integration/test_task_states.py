@@ -65,7 +65,7 @@ def test_a_task_is_pending_then_running_then_done_with_the_time_of_each(
         assert [each["state"] for each in group["tasks"]] == ["running"]
 
         gate.touch()
-        assert future.result(10) == "done"
+        assert future.result(60) == "done"
         done = task(client, future)
         assert done["state"] == "succeeded"
         assert len(moments(done)) == len(TIMES)
@@ -84,12 +84,12 @@ def test_a_long_poll_that_ends_early_says_that_the_task_runs(
     assert task(client, future, wait_s=1.0)["state"] == "running"
 
     gate.touch()
-    assert task(client, future, wait_s=10)["state"] == "succeeded"
+    assert task(client, future, wait_s=30)["state"] == "succeeded"
 
 
 def test_a_future_has_the_same_times_as_the_service(client: Client, executor: Executor) -> None:
     future = executor.submit(len, "abc")
-    assert future.result(10) == 3
+    assert future.result(60) == 3
 
     times = future.times
     assert times is not None
@@ -156,8 +156,8 @@ def test_a_future_that_is_cancelled_in_any_moment_agrees_with_the_service(
 
     eventually(lambda: {state(client, future) for future in futures} <= {"cancelled", "unsent"})
     gate.touch()
-    assert first.result(10) == "done"
-    assert executor.submit(len, "ab").result(10) == 2
+    assert first.result(60) == "done"
+    assert executor.submit(len, "ab").result(60) == 2
     assert not any(trace.exists() for trace in traces)
 
 
@@ -174,7 +174,7 @@ def test_a_cancelled_task_that_waits_in_the_pool_is_cancelled_within_millisecond
 
     assert answers["state"] == "cancelled"
     gate.touch()
-    assert first.result(10) == "done"
+    assert first.result(60) == "done"
 
 
 def test_without_force_a_running_task_goes_on_and_with_force_it_is_stopped(
@@ -192,7 +192,7 @@ def test_without_force_a_running_task_goes_on_and_with_force_it_is_stopped(
     assert isinstance(future.exception(10), TaskCancelled)
     ended = task(client, future, wait_s=5)
     assert ended["state"] == "cancelled"
-    assert executor.submit(len, "ab").result(10) == 2
+    assert executor.submit(len, "ab").result(60) == 2
     # Final: nothing that is asked later changes it.
     assert client.cancel(future.task_id, force=True) == ended
     assert ended["taken_at"] <= ended["started_at"] <= ended["ended_at"]
@@ -230,7 +230,7 @@ def test_one_of_many_who_cancel_while_the_task_ends_decides_for_all(
         list(threads.map(lambda _: client.cancel(future.task_id or "", force=True), range(4)))
     opener.join()
 
-    final = task(client, future, wait_s=10)
+    final = task(client, future, wait_s=30)
 
     error = future.exception(10)
     assert final["state"] == ("cancelled" if isinstance(error, TaskCancelled) else "succeeded")

@@ -254,7 +254,7 @@ def test_a_changed_template_counts_for_the_next_task_and_no_task_is_lost_by_a_ki
         mine.unlink()
         eventually(mine.exists, 15)
         endpoint.process.kill()
-        endpoint.process.wait(10)
+        endpoint.process.wait(60)
         mine.unlink()
 
         again = stack.enter_context(lab(up, home=endpoint.directory.path.parent.parent))

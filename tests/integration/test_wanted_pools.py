@@ -112,7 +112,7 @@ def test_a_manager_that_waits_hears_of_a_pool_at_once(service: RunningService, m
         waiting = threads.submit(manager.wanted, "30s")
         session(service, manager.endpoint_id, {"nodes": 3})
 
-        assert waiting.result(10)[0]["user_endpoint_config"] == {"nodes": 3}
+        assert waiting.result(60)[0]["user_endpoint_config"] == {"nodes": 3}
 
 
 def test_options_that_the_endpoint_refuses_are_refused_by_the_session(
@@ -123,7 +123,7 @@ def test_options_that_the_endpoint_refuses_are_refused_by_the_session(
         opening = threads.submit(session, service, manager.endpoint_id, {"knots": 1})
         manager.report(manager.wanted()[0], "failed", "the option 'knots': did you mean 'nodes'?")
 
-        answer = opening.result(10)
+        answer = opening.result(60)
 
     assert answer.status_code == 422
     assert answer.json()["code"] == "PoolFailed"
@@ -198,13 +198,13 @@ def test_what_is_queued_for_a_pool_that_cannot_be_had_ends_with_the_endpoints_wo
 
         for future in futures:
             with pytest.raises(PoolFailed, match="no queue 'short'"):
-                future.result(10)
+                future.result(60)
 
         # It may work by now: whoever submits asks again, and is told again.
         late = executor.submit(abs, -1)
         manager.report(manager.wanted()[0], "failed", "still none")
         with pytest.raises(PoolFailed, match="still none"):
-            late.result(10)
+            late.result(60)
 
 
 def test_a_pool_fails_only_when_no_machine_of_the_endpoint_can_have_it(
@@ -219,7 +219,7 @@ def test_a_pool_fails_only_when_no_machine_of_the_endpoint_can_have_it(
             submitted = threads.submit(executor.submit, abs, -1)
             manager.report(manager.wanted()[0], "failed", "not here")
             there.report(there.wanted()[0], "running")
-            future = submitted.result(10)
+            future = submitted.result(60)
 
         assert not future.done()
         assert future.cancel()

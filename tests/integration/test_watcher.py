@@ -116,7 +116,7 @@ def test_nothing_is_missed_and_nothing_told_twice_whoever_dies(
         shell = Shell(home)
         assert f"scope ({folder}): watching, {len(expected)} announced" in shell("watch", "status").out
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
     assert "not watched" in shell("watch", "status", "scope", status=3).out
     events = stored(service, source)
     assert sorted(event["subject"] for event in events) == sorted(expected)

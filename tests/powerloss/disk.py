@@ -74,7 +74,7 @@ def power_disk(path: Path, model: Model = Model.POSIX) -> Iterator[PowerDisk]:
         yield PowerDisk(path, process)
     finally:
         process.stdin.close()
-        status = process.wait(10)
+        status = process.wait(60)
         process.stdout.close()
     assert status == 0
 

@@ -120,6 +120,6 @@ def test_a_forked_child_has_futures_that_work() -> None:
     if child == 0:
         future = LightFuture()
         future.set_result(0)
-        os._exit(future.result(5))
+        os._exit(future.result(60))
 
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
