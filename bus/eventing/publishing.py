@@ -25,10 +25,15 @@ from headrace.bus.store.records import Records
 from headrace.schemas import TOO_LONG, SchemaViolation, Violation, validate_given
 
 _STEPS_AT_ONCE: Final = 2_000
-"""Some milliseconds; what takes longer is checked on a thread."""
+"""Some milliseconds; what takes longer is checked on a thread, and so are batches of more than a few."""
+_FEW: Final = 4
 _MOST_PROBLEM = 500
 _MOST_KNOWN = 10_000
 _MOST_VIOLATIONS = 20
+
+
+class _TakesLongerError(Exception):
+    """So many steps do not suffice."""
 
 
 class Publishing:
@@ -105,16 +110,29 @@ class Publishing:
 
 async def _checked(record: BusRecord, given: Sequence[CloudEvent]) -> list[tuple[CloudEvent, str]]:
     """The events as they are to be stored, each with what is wrong with it. Raises `EventUnfit`."""
-    checked, refused = [], []
+    concerned = sum(event.type in record.schemas for event in given)
+    if not concerned:
+        return [(event, "") for event in given]
+    if concerned <= _FEW:
+        try:
+            return _compared(record, given, steps=_STEPS_AT_ONCE)
+        except _TakesLongerError:
+            pass
+    # Others do not wait for this one.
+    return await asyncio.to_thread(_compared, record, given, steps=None)
+
+
+def _compared(record: BusRecord, given: Sequence[CloudEvent], *, steps: int | None) -> list[tuple[CloudEvent, str]]:
+    checked, refused, kinds = [], [], []
     for place, event in enumerate(given):
         wanted = record.schemas.get(event.type)
-        problems = () if wanted is None else await _problems(wanted, event)
+        problems = () if wanted is None else _problems(wanted, event, steps)
         if problems and wanted is not None and wanted.policy == "reject":
             where = f"/{place}" if len(given) > 1 else ""
             refused += [replace(each, pointer=where + each.pointer) for each in problems]
+            kinds.append(event.type)
         checked.append(_marked(event, problems) if problems else (event, ""))
     if refused:
-        kinds = sorted({event.type for event in given if event.type in record.schemas})
         raise EventUnfit(
             f"this does not fit the schema that the bus {record.name!r} has for the type {kinds[0]!r}",
             violations=tuple(refused[:_MOST_VIOLATIONS]),
@@ -122,20 +140,17 @@ async def _checked(record: BusRecord, given: Sequence[CloudEvent]) -> list[tuple
     return checked
 
 
-async def _problems(wanted: EventSchema, event: CloudEvent) -> tuple[Violation, ...]:
+def _problems(wanted: EventSchema, event: CloudEvent, steps: int | None) -> tuple[Violation, ...]:
+    """What is wrong with an event. Raises `_TakesLongerError` when so many steps do not suffice to know; without a
+    number, that is what is wrong."""
     if "data" not in event.document:
         held = "bytes (data_base64)" if "data_base64" in event.document else "none"
         return (Violation(pointer="/data", problem=f"this type of event needs data that is JSON; here is {held}"),)
-    data = event.document["data"]
     try:
-        try:
-            validate_given(wanted.schema, data, name="data", steps=_STEPS_AT_ONCE)
-        except SchemaViolation as error:
-            if error.violations[0].keyword != TOO_LONG:
-                raise
-            # Others do not wait for this one.
-            await asyncio.to_thread(validate_given, wanted.schema, data, name="data")
+        validate_given(wanted.schema, event.document["data"], name="data", steps=steps)
     except SchemaViolation as error:
+        if steps is not None and error.violations[0].keyword == TOO_LONG:
+            raise _TakesLongerError from None
         return tuple(replace(each, pointer=f"/data{each.pointer}") for each in error.violations)
     return ()
 
