@@ -29,7 +29,7 @@ from headrace.bus.store.records import Record, Records
 
 logger = logging.getLogger(__name__)
 
-SESSION_S: Final = 3.0
+SESSION_S: Final = 5.0
 """So long a session lives without being renewed; the server counts in whole seconds."""
 
 _MARGIN_S = 0.5
@@ -144,7 +144,7 @@ class Leases:
     async def _renew(self, session: _Session) -> None:
         """Renew until it is lost."""
         while True:
-            await asyncio.sleep(self._session_s / 4)
+            await asyncio.sleep(self._session_s / 5)
             begun = time.monotonic()
             try:
                 async with asyncio.timeout(max(0.0, session.deadline - begun)):

@@ -64,6 +64,7 @@ from headrace.bus.tasks.bundles import TaskResult
 logger = logging.getLogger(__name__)
 
 _LOOK_AT_QUEUE_S: Final = 10.0
+_READ_TOGETHER: Final = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,11 +122,16 @@ class Holder:
                 listening = await self._connection.subscribe(subject, heard)
                 stack.push_async_callback(listening.cancel)
             await self._connection.flush()
-            async with asyncio.TaskGroup() as self._tasks:
-                await self._inflow.gather_early()
-                await self._recover()
-                self._tasks.create_task(self._calls.look_after(self._submit), name=f"calls of {self._id}")
-                await self._serve(self._tasks)
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                try:
+                    await self._inflow.gather_early()
+                    await self._recover()
+                    tasks.create_task(self._calls.look_after(self._submit), name=f"calls of {self._id}")
+                    await self._serve(tasks)
+                finally:
+                    # What is heard from here on is found in the store by whoever goes on.
+                    self._tasks = None
 
     async def _recover(self) -> None:
         """Take over what is planned, and what runs: that counts against the limits from now on."""
@@ -137,11 +143,16 @@ class Holder:
                 await self._adopt(plan)
             else:
                 self._scheduler.restore(plan)
-        for bundle in sorted(running - self._calls.bundles()):
-            queued = await self._inflow.queued_as(bundle)
-            if queued is not None:
-                self._inflow.leave_out(queued)
-                await self._adopt(queued)
+        bundles = sorted(running - self._calls.bundles())
+        for start in range(0, len(bundles), _READ_TOGETHER):
+            await asyncio.gather(*map(self._adopt_bundle, bundles[start : start + _READ_TOGETHER]))
+
+    async def _adopt_bundle(self, bundle: str) -> None:
+        """What runs without a plan: a delivery alone, in its first attempt."""
+        plan = await self._inflow.queued_as(bundle)
+        if plan is not None:
+            self._inflow.leave_out(plan)
+            await self._adopt(plan)
 
     async def _adopt(self, plan: Plan) -> None:
         found = await asyncio.gather(*(queue.read_place(self._connection, each.place) for each in plan.members))

@@ -115,7 +115,7 @@ class Inflow:
         """Where order matters, a new subscription begins when nothing earlier can come any more: every dispatcher has
         heard of it, and what they matched before that is queued here. Raises `BusUnavailable`."""
         age_s = time.time() - self._record.created_at
-        if self._key is None or age_s > _NEW_S:
+        if self._key is None or self._record.join is not None or age_s > _NEW_S:
             return
         await asyncio.sleep(max(0.0, _HEARD_OF_S - age_s))
         position, newest = self._record.after_sequence, await last_sequence(self._connection, bus=self._record.bus)

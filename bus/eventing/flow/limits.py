@@ -8,7 +8,7 @@ from typing import Final
 
 from headrace.bus.eventing.flow.policy import Rate
 
-MOST_AT_ONCE: Final = 512
+MOST_AT_ONCE: Final = 256
 """Calls of a subscription that are under way where its owner sets no limit: what is behind them waits in the store."""
 
 
