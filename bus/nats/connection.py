@@ -46,7 +46,7 @@ class Connection:
     """A connection to the bus. Use as `async with Connection(urls, credentials, …) as connection`.
 
     `on_connected` is called after each reconnect and renewal, `on_closed` when the server ended the connection for
-    good (an expired credential): then `renew`.
+    good (an expired credential): then `renew`; `on_denied` with each subject that the credential does not allow.
     """
 
     def __init__(
@@ -74,6 +74,7 @@ class Connection:
         self._closing = False
         self.on_connected: list[Callable[[], None]] = []
         self.on_closed: list[Callable[[], None]] = []
+        self.on_denied: list[Callable[[str], None]] = []
 
     async def __aenter__(self) -> Connection:
         await self.open()
@@ -345,6 +346,8 @@ class Connection:
         denied = _DENIED.search(text)
         if denied:
             self._requests.deny(link, denied[1])
+            for listener in list(self.on_denied):
+                listener(denied[1])
             logger.warning("The bus refused a subject.", extra={"action": "bus_denied", "subject": denied[1]})
         else:
             logger.warning("The bus reported: %s", text, extra={"action": "bus_error", "connection": self._name})

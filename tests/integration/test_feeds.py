@@ -51,7 +51,8 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Other]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    users = {"users": [{"user": USER, "password": PASSWORD}]}
+    narrow = {"user": "narrow", "password": PASSWORD, "permissions": {"subscribe": ["_INBOX.>"]}}
+    users = {"users": [{"user": USER, "password": PASSWORD}, narrow]}
     config = {"port": port, "host": "127.0.0.1", "jetstream": {"store_dir": str(home)}, "authorization": users}
     (home / "nats.conf").write_text(json.dumps(config))
     with (home / "log").open("wb") as log:
@@ -191,9 +192,14 @@ def test_a_feed_that_cannot_go_on_says_why(service: RunningService, client: Clie
             "credential": {"user": USER, "password": PASSWORD},
         }
     )["feed_id"]
+    narrow = {"user": "narrow", "password": PASSWORD}
+    denied = client.create_feed({"urls": [other.url], "subjects": ["x"], "bus": "wrong", "credential": narrow})[
+        "feed_id"
+    ]
+    eventually(lambda: "does not allow" in status(client, denied)["problem"], 20, "a refusal")
     eventually(lambda: "does not accept" in status(client, wrong)["problem"], 20, "a refusal")
     eventually(lambda: "stream not found" in status(client, missing)["problem"], 20, "a refusal")
-    for feed_id in (wrong, missing):
+    for feed_id in (wrong, missing, denied):
         client.delete_feed(feed_id)
 
 

@@ -169,9 +169,14 @@ class FeedReader:
             waiting.bytes += len(message.data)
             waiting.queue.put_nowait(_Taken(FeedMessage.now(message.subject, message.headers, message.data)))
 
+        denied: list[str] = []
+        other.on_denied.append(denied.append)
         for subject in self._feed.subjects:
             await other.subscribe(subject, take)
+        # What the server refuses it says before it answers this.
         await other.flush()
+        if denied:
+            raise PermissionDenied(f"the credential does not allow to subscribe to {', '.join(denied)}")
 
     # What a stream holds
 
