@@ -49,6 +49,10 @@ def _subscription(tried: Document) -> _Lines:
     branches = [_delivery(each) for each in tried["deliveries"]]
     if tried["explanation"] is not None:
         branches.insert(0, _clause(tried["explanation"]))
+    if tried["joined"] is not None:
+        branches.append(_announced(tried["joined"], "joined with others"))
+    elif tried["is_part"] and tried["matched"] and not tried["deliveries"]:
+        branches.append(iter(["waits for others to join, or is none of those that do"]))
     yield from _below(branches)
 
 
@@ -75,8 +79,8 @@ def _delivery(delivery: Document) -> _Lines:
     yield from _below(branches)
 
 
-def _announced(announced: Document) -> _Lines:
-    yield f"announced {announced['stored_at']} as number {announced['sequence']} of the bus {announced['bus']!r}:"
+def _announced(announced: Document, how: str = "announced") -> _Lines:
+    yield f"{how} {announced['stored_at']} as number {announced['sequence']} of the bus {announced['bus']!r}:"
     if announced["trace"] is not None:
         yield from _below([tree(announced["trace"])])
     else:

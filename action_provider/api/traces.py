@@ -29,7 +29,7 @@ from headrace.action_provider.errors import NotFound
 from headrace.action_provider.http import Call, Operation, Query, reply
 from headrace.bus.eventing.replays.models import ReplayRecord
 from headrace.bus.eventing.subscriptions import SubscriptionRecord
-from headrace.bus.eventing.traces.announced import find_announced
+from headrace.bus.eventing.traces.announced import Announced, find_announced
 from headrace.bus.eventing.traces.stories import AttemptStory, Story
 from headrace.bus.eventing.traces.tracing import Trace, Traced, Tried, trace, trace_one
 from headrace.bus.names import NO_FUNCTION, SINKS
@@ -146,6 +146,8 @@ async def _tried(call: Call, tried: Tried, asked: _Asked) -> dict[str, Any]:
         "matched": tried.matched,
         "explanation": None if tried.explanation is None else tried.explanation.document(),
         "deliveries": [await _delivery(call, story, asked) for story in tried.stories],
+        "is_part": tried.is_part,
+        "joined": await _announced(call, tried.joined, asked),
     }
 
 
@@ -165,13 +167,12 @@ async def _delivery(call: Call, story: Story, asked: _Asked) -> dict[str, Any]:
             "code": letter.code,
             "created_at": timestamp(letter.created_at),
         },
-        "announced": await _announced(call, story, asked),
+        "announced": await _announced(call, await find_announced(call.service.connection, story), asked),
     }
 
 
-async def _announced(call: Call, story: Story, asked: _Asked) -> dict[str, Any] | None:
-    """The event that came of a delivery, followed in its turn as far as the caller may see it."""
-    found = await find_announced(call.service.connection, story)
+async def _announced(call: Call, found: Announced | None, asked: _Asked) -> dict[str, Any] | None:
+    """An event that followed, and what followed from it in its turn, as far as the caller may see it."""
     if found is None or found.arrived.event is None:
         return None
     event, arrived = found.arrived.event, found.arrived

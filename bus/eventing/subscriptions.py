@@ -120,19 +120,24 @@ class CompiledSubscription:
         """Whether this is an event in which others have come together for it; then their time counts, not its own."""
         return self.join is not None and event.source == self.record.joined_source
 
+    def is_part(self, event: CloudEvent) -> bool:
+        """Whether an event that passes the filter waits for others, and is not delivered itself."""
+        return self.join is not None and not self.has_joined(event)
+
     @classmethod
     def of(cls, record: SubscriptionRecord) -> CompiledSubscription:
         """Compile a record. Raises `FilterInvalid`."""
         return cls(
             record,
-            compile_filter(_whole_filter(record)),
+            compile_filter(whole_filter(record)),
             compile_input(record.input),
             compile_places(record.endpoint_id, record.endpoint, record.offline.next_endpoints),
             compile_join(record.join),
         )
 
 
-def _whole_filter(record: SubscriptionRecord) -> Any:
+def whole_filter(record: SubscriptionRecord) -> Any:
+    """Its filter, and with a join that of the events in which others have come together for it."""
     if record.join is None:
         return record.filter
     return {"any": [record.filter, {"exact": {"source": record.joined_source, "type": COMPLETE_TYPE}}]}

@@ -173,6 +173,31 @@ def test_what_is_queued_by_flow_control_is_followed(desk: EventsDesk, client: Cl
     assert (parked["state"], [each["attempt"] for each in parked["attempts"]]) == ("waiting", [1])
 
 
+def test_what_joins_others_is_followed_to_what_came_of_all_of_them(desk: EventsDesk, client: Client, kind: str) -> None:
+    notes = desk.notes()
+    of = {name: {"exact": {"type": f"{kind}.{name}"}} for name in ("image", "header")}
+    join = {"of": of, "key": "{{ event.subject }}", "within_s": 60}
+    subscription = desk.subscribe(kind, notes, filter={"prefix": {"type": f"{kind}."}}, join=join)
+    image = desk.publish(f"{kind}.image", "i", subject="one")["sequence"]
+
+    (waiting,) = client.trace_event(image)["subscriptions"]
+
+    assert (waiting["is_part"], waiting["joined"], waiting["deliveries"]) == (True, None, [])
+    desk.publish(f"{kind}.header", "h", subject="one")
+    notes.wait(1)
+    joined = eventually(lambda: client.trace_event(image)["subscriptions"][0]["joined"], 5, "it is joined")
+    assert joined is not None
+    (whole,) = joined["trace"]["subscriptions"]
+    assert (whole["subscription_id"], whole["is_part"]) == (subscription, False)
+    assert len(whole["deliveries"]) == 1
+    assert "joined with others" in "\n".join(tree(client.trace_event(image)))
+    # A replay brings what was joined, and begins no join.
+    replay = client.create_replay(subscription, from_sequence=image, per_second=1000)
+    assert len(notes.wait(2)) == 2
+    eventually(lambda: client.get_replay(replay["replay_id"])["state"] == "finished", 5, "the replay has ended")
+    assert client.get_replay(replay["replay_id"])["sent"] == 1
+
+
 def test_a_forgotten_event_still_leads_to_its_deliveries(
     service: RunningService, desk: EventsDesk, client: Client, kind: str
 ) -> None:

@@ -108,7 +108,7 @@ class ReplayRun:
         sent = is_queued = False
         if arrived.event is not None and (self._wanted is None or self._wanted.matches(arrived.event)):
             subscription = await self._subscription()
-            if subscription.filter.matches(arrived.event):
+            if subscription.filter.matches(arrived.event) and not subscription.is_part(arrived.event):
                 await self._send(subscription, arrived)
                 if self.stop.is_set():
                     return

@@ -17,7 +17,8 @@ from headrace.bus.errors import StreamMissing
 from headrace.bus.eventing.announcements import source_of
 from headrace.bus.eventing.arrivals import Arrived
 from headrace.bus.eventing.events import MESSAGE_ID_HEADER, message_id_of
-from headrace.bus.eventing.subscriptions import Announcement
+from headrace.bus.eventing.joins import COMPLETE_TYPE, EXPIRED_TYPE
+from headrace.bus.eventing.subscriptions import Announcement, SubscriptionRecord
 from headrace.bus.eventing.traces.stories import Story
 from headrace.bus.names import event_stream, event_subject
 from headrace.bus.nats.connection import Connection
@@ -71,3 +72,30 @@ def _end_of(story: Story) -> tuple[Announcement, UUID, float] | None:
     if story.state == "dead" and announce.failure is not None and letter is not None:
         return announce.failure, letter.dead_letter_id, story.letter_stored_at
     return None
+
+
+async def find_joined(connection: Connection, record: SubscriptionRecord, part: Arrived) -> Announced | None:
+    """The event in which this one and others have come together for a subscription, or that tells that they have not.
+
+    None while it waits, and where it is not found. Raises `BusUnavailable`.
+    """
+    for kind in (COMPLETE_TYPE, EXPIRED_TYPE):
+        query = {
+            "start_time": datetime.fromtimestamp(part.stored_at, UTC).isoformat(),
+            "next_by_subj": event_subject(record.bus, kind),
+            "batch": MOST_LOOKED_AT,
+            "max_bytes": _MOST_BYTES,
+        }
+        messages, _ = await connection.read_many(event_stream(record.bus), query)
+        for arrived in map(Arrived.of, messages):
+            if arrived.event is not None and _holds(arrived.event.document.get("data"), record, part.sequence):
+                return Announced(record.bus, arrived)
+    return None
+
+
+def _holds(data: object, record: SubscriptionRecord, sequence: int) -> bool:
+    """Whether this is what is told of a join of the subscription, with this part in it."""
+    if not isinstance(data, dict) or data.get("subscription_id") != str(record.subscription_id):
+        return False
+    named = data.get("sequences")
+    return isinstance(named, dict) and any(sequence in each for each in named.values() if isinstance(each, list))

@@ -18,7 +18,8 @@ from headrace.bus.eventing.arrivals import Arrived
 from headrace.bus.eventing.deliveries import Delivery
 from headrace.bus.eventing.places import compile_places
 from headrace.bus.eventing.replays.models import ReplayRecord
-from headrace.bus.eventing.subscriptions import SubscriptionRecord
+from headrace.bus.eventing.subscriptions import SubscriptionRecord, whole_filter
+from headrace.bus.eventing.traces.announced import Announced, find_joined
 from headrace.bus.eventing.traces.stories import Story, tell_stories
 from headrace.bus.filters import Explanation, compile_filter
 from headrace.bus.keys import KeyRing
@@ -52,6 +53,10 @@ class Tried:
     matched: bool | None
     explanation: Explanation | None = None
     stories: list[Story] = field(default_factory=list)
+    is_part: bool = False
+    """Whether it does not go to the function itself, but joins others."""
+    joined: Announced | None = None
+    """The event in which it did, or which tells that nobody came."""
 
 
 @dataclass(slots=True)
@@ -137,11 +142,12 @@ def _try(record: SubscriptionRecord, event: Traced, *, explain: bool) -> Tried:
     if event.arrived is None or event.arrived.event is None:
         return Tried(record, None)
     try:
-        wanted = compile_filter(record.filter)
+        wanted = compile_filter(whole_filter(record))
     except FilterInvalid:
         return Tried(record, None)  # This release cannot use it: the dispatchers passed it over as well.
     explanation = wanted.explain(event.arrived.event) if explain else None
-    return Tried(record, wanted.matches(event.arrived.event), explanation)
+    is_part = record.join is not None and event.source != record.joined_source
+    return Tried(record, wanted.matches(event.arrived.event), explanation, is_part=is_part)
 
 
 async def _follow(
@@ -152,6 +158,11 @@ async def _follow(
             places = _places(tried.record, event)
             tried.stories += [Story(tried.record, each, places) for each in _deliveries(tried.record, event, replays)]
     await tell_stories(connection, keys, [story for tried in found.tried for story in tried.stories])
+    for tried in found.tried:
+        if tried.is_part and tried.matched and event.arrived is not None:
+            # Of a part there is a delivery only where its key could not be told: a dead letter.
+            tried.stories = [story for story in tried.stories if story.state != "unknown"]
+            tried.joined = await find_joined(connection, tried.record, event.arrived)
     # Where nobody can say any more whether it matched, what is stored says it.
     found.tried = [tried for tried in found.tried if tried.matched is not None or _is_known(tried.stories)]
 
