@@ -108,8 +108,8 @@ def client_process(service: RunningService, endpoint_id: str) -> Iterator[Client
     )
     assert process.stdin is not None
     assert process.stdout is not None
-    process.stdin.write(json.dumps([service.url, service.token, endpoint_id]) + "\n")
     try:
+        process.stdin.write(json.dumps([service.url, service.token, endpoint_id]) + "\n")
         yield ClientProcess(process)
     finally:
         process.kill()

@@ -114,9 +114,9 @@ def running_pool(
         )
     )
     pool = RunningPool(endpoint_id, settings_path, directory / "pool.log", status_path)
-    if started:
-        pool.start()
     try:
+        if started:
+            pool.start()
         yield pool
     finally:
         pool.stop()

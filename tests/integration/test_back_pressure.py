@@ -227,7 +227,7 @@ def test_ctrl_c_ends_a_blocked_submission(service: RunningService, away: str) ->
         assert child.communicate(timeout=30)[0] == "interrupted 1\n"
     finally:
         child.kill()
-        child.wait()
+        child.communicate()  # and its pipe is closed
 
 
 def test_the_limit_of_an_endpoints_queue_raises_or_blocks_until_there_is_room(

@@ -250,7 +250,7 @@ def test_a_run_that_was_killed_goes_on_with_the_same_action(
 
     again = command(service, "resume", str(tmp_path / "run.jsonl"))
     (tmp_path / "go").touch()
-    out, err = again.communicate(timeout=20)
+    out, err = again.communicate(timeout=60)
 
     assert again.returncode == 0, err
     assert json.loads(out)["wait_for_result"]["action_id"] == first["details"]["action_id"]
@@ -264,7 +264,7 @@ def test_an_interrupt_cancels_the_action_and_the_run(
 ) -> None:
     with started(service, pool, functions, tmp_path) as process:
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=60)
 
     assert process.returncode == 130, err
     assert out == ""
@@ -279,7 +279,7 @@ def test_a_termination_leaves_the_action_for_whoever_resumes(
 ) -> None:
     with started(service, pool, functions, tmp_path) as process:
         process.send_signal(signal.SIGTERM)
-        _, err = process.communicate(timeout=20)
+        _, err = process.communicate(timeout=60)
     assert process.returncode == 143
     assert f"To go on: headrace flow resume {tmp_path / 'run.jsonl'}" in err
 
