@@ -8,12 +8,15 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from events_desk import NOTES, EventsDesk
 from running_pool import RunningPool, running_pool
 from service import RunningService
 from waiting import eventually
+
+from headrace.sdk import Client
 
 _kinds = (f"org.example.policy{n}" for n in itertools.count())
 
@@ -307,3 +310,28 @@ def test_a_subscription_is_tried_on_an_event_before_it_is_made(
             status, refusal = post(path, **more)
             assert (status, refusal["errors"][0]["pointer"]) == (422, pointer)
     assert made not in desk.http.get("/api/v1/subscriptions").text
+
+
+def test_a_program_subscribes_by_keywords_tries_and_changes(
+    service: RunningService, desk: EventsDesk, kind: str
+) -> None:
+    ends = datetime.now(UTC) + timedelta(days=1)
+    fields: dict[str, Any] = {
+        "filter": {"exact": {"type": kind}},
+        "endpoint_id": UUID(desk.endpoint),
+        "offline": {"hold_s": 5, "next_endpoints": (UUID(desk.endpoint),)},
+        "input": {"args": ["{{ event.id }}"]},
+    }
+    with Client(service.url, service.token) as client:
+        made = client.subscribe(UUID(desk.function), **fields, expires_at=ends, name=None)
+        assert made["offline"]["next_endpoints"] == [desk.endpoint]
+        assert datetime.fromisoformat(made["expires_at"]) == ends.replace(microsecond=ends.microsecond // 1000 * 1000)
+        changed = client.change_subscription(
+            made["subscription_id"], {"expires_at": None, "retry": {"max_attempts": 2}}
+        )
+        assert (changed["expires_at"], changed["retry"]["max_attempts"]) == (None, 2)
+        trial = client.validate_subscription(
+            {"function_id": desk.function, "endpoint_id": desk.endpoint, "filter": fields["filter"]}
+        )
+        assert (trial["sample"]["type"], trial["arguments"]["args"][0]["type"]) == (kind, kind)
+        client.delete_subscription(made["subscription_id"])
