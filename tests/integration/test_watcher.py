@@ -27,6 +27,7 @@ from headrace.action_provider.app import OPERATIONS
 from headrace.bus.network import DIRECT
 from headrace.endpoint.config import EndpointConfig
 from headrace.endpoint.directory import EndpointDirectory
+from headrace.endpoint.watch import notices
 from headrace.endpoint.watch.completeness import Seen
 from headrace.endpoint.watch.journal import Journal, Noted
 from headrace.endpoint.watch.publishing import EventService, Publisher
@@ -227,11 +228,15 @@ def test_a_token_for_an_instruments_computer_does_nothing_but_publish(service: R
         assert answer.status_code in (401, 403, 422), f"{operation.name} answers {answer.status_code}"
 
 
-def test_what_cannot_be_watched_is_said_before_anything_is(service: RunningService, tmp_path: Path) -> None:
+def test_what_cannot_be_watched_is_said_before_anything_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shell = Shell(tmp_path)
     assert "is no folder" in shell("watch", "start", str(tmp_path / "none"), status=1).err
     wrong = shell("watch", "start", str(tmp_path), "--complete", "soon", status=1).err
     assert "complete: " in wrong
+    with monkeypatch.context() as patch:
+        patch.setattr(notices, "can_hear", lambda: False)
+        status, _, err = shell._here(("watch", "start", str(tmp_path)), "")
+        assert (status, "pip install 'headrace[watch]'" in err) == (1, True)
     assert "there is no watcher 'x'" in shell("watch", "status", "x", status=1).err
     assert shell("watch", "status").err == "(none)\n"
 
