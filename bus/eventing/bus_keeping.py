@@ -90,8 +90,16 @@ async def mend_buses(connection: Connection, tables: Tables, *, replicas: int) -
     for record in await tables.buses.list():
         if record.value.is_there:
             await ensure_stream(connection, record.value.stream(), replicas=replicas)
-        else:
+        elif await _has_stream(connection, record.key):  # which goes last of all
             await remove_bus(connection, tables, record.key)
+
+
+async def _has_stream(connection: Connection, name: str) -> bool:
+    try:
+        await connection.api(f"STREAM.INFO.{event_stream(name)}")
+    except StreamMissing:
+        return False
+    return True
 
 
 async def _remove_stream(connection: Connection, tables: Tables, name: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from events_desk import CLOUDEVENT, NOTES, EventsDesk
 from plain_http import NO_TLS
@@ -17,9 +18,12 @@ from running_pool import running_pool
 from service import RunningService
 from waiting import eventually
 
+from headrace.bus.eventing.bus_keeping import mend_buses
+from headrace.bus.installation.backup import stream_names
 from headrace.bus.names import event_stream, matcher_consumer
 from headrace.bus.nats.connection import Connection
 from headrace.bus.store.streams import delete_consumer
+from headrace.bus.store.tables import Tables
 from headrace.sdk import Client, Forbidden, NotFound, RequestRefused
 
 BATCH = {"Content-Type": "application/cloudevents-batch+json"}
@@ -266,3 +270,28 @@ def test_one_bus_is_everybodys_and_cannot_be_changed(client: Client) -> None:
         client.create_bus("default")
     with pytest.raises(RequestRefused, match="name"):
         client.create_bus("Not A Name")
+
+
+def test_what_a_crash_leaves_of_a_bus_is_mended(service: RunningService, client: Client, desk: EventsDesk) -> None:
+    made, removed = next(_names), next(_names)
+    for each in (made, removed):
+        client.create_bus(each)
+    client.publish(event(), bus=removed)
+    subscription = desk.subscribe("t", desk.notes(), bus=removed)
+
+    async def crash_and_mend(connection: Connection) -> set[str]:
+        tables = Tables.on(connection)
+        # Made, but for its stream; removed, but for all that hangs on it.
+        await connection.api(f"STREAM.DELETE.{event_stream(made)}")
+        await tables.buses.change(removed, lambda record: msgspec.structs.replace(record, removed_at=1.0))
+        for _ in range(2):
+            await mend_buses(connection, tables, replicas=1)
+        return set(await stream_names(connection))
+
+    streams = service.bus(crash_and_mend)
+    assert event_stream(made) in streams
+    assert event_stream(removed) not in streams
+    assert service.http().get(f"/api/v1/subscriptions/{subscription}").status_code == 404
+    assert client.publish(event(), bus=made)["sequence"] == 1
+    assert client.create_bus(removed)["may_publish"]
+    assert client.publish(event(), bus=removed)["sequence"] == 2
