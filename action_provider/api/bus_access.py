@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
-from typing import Literal
+from typing import Final, Literal
 
 from headrace.action_provider.auth.callers import Caller
 from headrace.action_provider.errors import Forbidden, MalformedRequest, NotFound, ServiceError
@@ -14,12 +15,15 @@ from headrace.bus.store.models import PUBLIC
 
 Right = Literal["publish", "subscribe"]
 
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]*")  # schemas/bus-name.json
+
 
 async def bus_of(service: Service, name: str) -> BusRecord:
     """A bus, whoever asks. Raises `NotFound`."""
     if name == DEFAULT_BUS:
         return everybodys()
-    found = await service.tables.buses.recent(name)
+    # What no bus can be called is no key of a record either.
+    found = await service.tables.buses.recent(name) if _NAME.fullmatch(name) else None
     if found is None or not found.value.is_there:
         raise not_found(name)
     return found.value
