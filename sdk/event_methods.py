@@ -21,6 +21,8 @@ from headrace.sdk.event_batches import (
 from headrace.sdk.http import Http
 from headrace.sdk.publications import Publications
 
+_SUBSCRIPTIONS_OF_A_PAGE = 200
+
 
 class EventMethods:
     """What a client says of events; whoever inherits it has `_http` and, by bus, `_publications`."""
@@ -125,7 +127,12 @@ class EventMethods:
         else:
             path = f"events/{int(event)}/trace"
         query |= given(subscription_id=id_or_none(subscription_id, "subscription_id"))
+        query["limit"] = _SUBSCRIPTIONS_OF_A_PAGE
         trace: Document = self._http.request("GET", path, query=query)
+        if trace["stored"] is not None:
+            # Where it lies is known now: it need not be looked for again.
+            path = f"events/{trace['stored']['sequence']}/trace"
+            query = {name: query[name] for name in query.keys() - {"source", "id", "type"}}
         while trace["next"] is not None:
             page = self._http.request("GET", path, query={**query, "start": trace["next"]})
             trace["subscriptions"] += page["subscriptions"]
