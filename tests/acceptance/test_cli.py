@@ -513,4 +513,18 @@ def test_a_subscription_is_tried_made_with_policies_and_changed(shell: Shell, up
     # What was not named of a policy is as it was.
     assert changed["retry"] == {**made["retry"], "max_attempts": 9}
     assert "--allowed-endpoint" in shell("subscription", "change", name, "--endpoint-from", "x", status=2).err
+
+    limits = ["--concurrency", "4", "--per-second", "10", "--order-by", "data.n"]
+    shell("subscription", "change", name, *limits, "--batch", "100", "--batch-window", "5s")
+    shell("subscription", "change", name, "--concurrency", "2")
+    shell("subscription", "pause", name, "--backlog", "drop")
+    shown = shell("subscription", "show", name, "--json").json()
+    assert shown["flow"]["concurrency"] == 2
+    assert shown["flow"]["rate"]["per_second"] == 10
+    assert shown["flow"]["batch"] == {"size": 100, "window_s": 5}
+    assert shown["paused"]["backlog"] == "drop"
+    shell("subscription", "resume", name)
+    assert "0 deliveries wait or run" in shell("subscription", "show", name).out
+    assert shell("subscription", "change", name, "--flow", "null", "--json").json()["flow"] is None
+    assert "data..n" in shell("subscription", "change", name, "--order-by", "data..n", status=1).err
     shell("subscription", "delete", name, "--yes")
