@@ -1,6 +1,6 @@
 """A publisher under test, as a process of its own: offers numbered events and writes down what was acknowledged.
 
-    python event_publisher.py '{"kind": "batch" | "single" | "http", …}'
+    python event_publisher.py '{"kind": "batch" | "single" | "http" | "mixed", …}'
 
 Each offer is one event or a batch. Before it is sent its numbers are written, afterwards that it was acknowledged. One
 that fails is tried again until it is acknowledged, or given up at once: then it may be there, or not. The process ends
@@ -52,21 +52,24 @@ class Publisher:
     def run(self) -> None:
         number, last = self.settings["first_number"], self.settings["first_number"] + self.settings["count"]
         while number < last and not (self.directory / "stop").exists():
-            size = self.random.randint(2, LARGEST_BATCH) if self.settings["kind"] == "batch" else 1
+            kind = self.settings["kind"]
+            if kind == "mixed":
+                kind = self.random.choice(("batch", "single", "http"))
+            size = self.random.randint(2, LARGEST_BATCH) if kind == "batch" else 1
             numbers = list(range(number, min(last, number + size)))
             number += len(numbers)
-            self.offer(numbers)
+            self.offer(kind, numbers)
             time.sleep(
                 self.settings["pause_s"] * len(numbers)
             )  # a rate, so that the load lasts as long as the failures
 
-    def offer(self, numbers: list[int]) -> None:
+    def offer(self, kind: str, numbers: list[int]) -> None:
         events = [event(number) for number in numbers]
         careful = self.random.random() < CAREFUL_SHARE
         self.journal.write(offered=numbers)
         while True:
             try:
-                self.publish(events)
+                self.publish(kind, events)
             except (HeadraceError, httpx.HTTPError) as error:
                 self.journal.write(failed=numbers[0], error=str(error)[:200])
                 if not careful:
@@ -76,8 +79,8 @@ class Publisher:
             self.journal.write(acknowledged=numbers[0])
             return
 
-    def publish(self, events: list[dict[str, Any]]) -> None:
-        match self.settings["kind"]:
+    def publish(self, kind: str, events: list[dict[str, Any]]) -> None:
+        match kind:
             case "batch":
                 self.client.publish_batch(events)
             case "single":

@@ -185,6 +185,10 @@ class EventsUnderFire:
 
     # The end
 
+    def stop(self) -> None:
+        """Let the publishers end after what they are at."""
+        (self.directory / "stop").touch()
+
     def await_publishers(self, within_s: float) -> None:
         """Wait until all that were not killed have offered everything."""
         for name, process in self.publishers.items():
@@ -223,7 +227,7 @@ class EventsUnderFire:
 
     def reckon(self, within_s: float) -> Reckoning:
         """Wait until everything is there, and hold it to the promises. Raises `AssertionError` for a broken one."""
-        eventually(self._is_settled, within_s, "nothing waits any more")
+        asyncio.run(self._settle(within_s))
         offers = self.offers()
         good = [number for offer in offers if offer.acknowledged_at is not None for number in offer.numbers]
         seen = set(self.runs("all"))
@@ -246,25 +250,15 @@ class EventsUnderFire:
         reckoning.waits_s = self._waits(offers)
         return reckoning
 
-    def _is_settled(self) -> bool:
-        """Whether every event has been matched, every attempt has run, and every outcome was taken."""
-        return asyncio.run(self._waiting()) == 0
-
-    async def _waiting(self) -> int:
-        """What the dispatchers and pools have not taken, or not acknowledged."""
+    async def _settle(self, within_s: float) -> None:
+        """Wait until every event has been matched, every attempt has run, and every outcome was taken."""
         up = self.system.up
-        credentials = Operator.open(up.home / "keys").minter.core_user("reckoning", 60)
-        waiting = 0
+        credentials = Operator.open(up.home / "keys").minter.core_user("reckoning", 3600)
         async with Connection([up.nats_url], credentials, name="reckoning") as bus:
-            for stream, consumer in (
-                (event_stream(DEFAULT_BUS), matcher_consumer(DEFAULT_BUS)),
-                ("RESULTS", RESULTS_CONSUMER),
-            ):
-                info = await bus.api(f"CONSUMER.INFO.{stream}.{consumer}")
-                waiting += int(info["num_pending"]) + int(info["num_ack_pending"])
-            for stream in ("TASKS", "DELIVERIES"):
-                waiting += int((await bus.api(f"STREAM.INFO.{stream}"))["state"]["messages"])
-        return waiting
+            # Patient, as `eventually` is.
+            async with asyncio.timeout(4 * within_s):
+                while await _waiting(bus):  # noqa: ASYNC110 - it is another process that is waited for
+                    await asyncio.sleep(0.2)
 
     def _check_dead_letters(self, there: set[int], within_s: float) -> int:
         wanted = sorted(number for number in there if number % MODULUS == POISON_REST)
@@ -310,8 +304,14 @@ class EventsUnderFire:
             return subprocess.Popen([sys.executable, *script], stdout=output, stderr=subprocess.STDOUT, env=environment)
 
     def _await_work_of(self, name: str) -> None:
-        log = self.directory / f"{name}-{self._starts[name]}.log"
-        eventually(lambda: "The dispatcher delivers events" in log.read_text(), 30, f"the dispatcher {name} works")
+        def works() -> bool:
+            log = (self.directory / f"{name}-{self._starts[name]}.log").read_text()
+            if self.dispatchers[name].poll() is not None:
+                self.dispatch(name)  # as its keeper does when the bus was away at its start
+            assert "The dispatcher delivers events" in log, log[-2000:]
+            return True
+
+        eventually(works, 30, f"the dispatcher {name} works")
 
     def _kill(self, process: subprocess.Popen[bytes]) -> None:
         assert process.poll() is None, "it ended by itself"
@@ -338,6 +338,18 @@ def expected(name: str, numbers: Any) -> Counter[int]:
             return Counter({number: ATTEMPTS for number in numbers if number % MODULUS == POISON_REST})
         case _:
             return Counter()
+
+
+async def _waiting(bus: Connection) -> int:
+    """What the dispatchers and pools have not taken, or not acknowledged."""
+    waiting = 0
+    matcher = (event_stream(DEFAULT_BUS), matcher_consumer(DEFAULT_BUS))
+    for stream, consumer in (matcher, ("RESULTS", RESULTS_CONSUMER)):
+        info = await bus.api(f"CONSUMER.INFO.{stream}.{consumer}")
+        waiting += int(info["num_pending"]) + int(info["num_ack_pending"])
+    for stream in ("TASKS", "DELIVERIES"):
+        waiting += int((await bus.api(f"STREAM.INFO.{stream}"))["state"]["messages"])
+    return waiting
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
