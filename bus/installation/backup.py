@@ -8,7 +8,7 @@ Then it may be in both places, never in neither; and being in both is what happe
     subscriptions  each begins behind an event that is in the copy of the events
     actions        an action in the copy has its bundles in the copy, or had ended
     replays        one goes on behind what is in the copies that follow, under the same ids
-    EVENTS         an event that is not acked is matched again: the ids of its bundles follow from it
+    EVENTS         of every bus: an event that is not acked is matched again, the ids of its bundles follow from it
     DELIVERIES     a waiting attempt becomes a bundle
     TASKS          a bundle is removed when its results are stored; what is copied with both is not run again
     CONTROL        cancellations of what is in the copy
@@ -30,17 +30,15 @@ from headrace.bus.nats.connection import Connection
 from headrace.bus.nats.message import Message
 
 _ORDER: Final = (
-    *(
-        "KV_subscriptions",
-        "KV_actions",
-        "KV_replays",
-        "EVENTS",
-        "DELIVERIES",
-        "TASKS",
-        "CONTROL",
-        "PROGRESS",
-        "RESULTS",
-    ),
+    "KV_subscriptions",
+    "KV_actions",
+    "KV_replays",
+    "EVENTS",
+    "DELIVERIES",
+    "TASKS",
+    "CONTROL",
+    "PROGRESS",
+    "RESULTS",
 )
 _CHUNK_BYTES = 512 * 1024
 _WINDOW_BYTES = 8 * 1024 * 1024
