@@ -198,3 +198,32 @@ def test_the_more_important_subscription_of_a_share_goes_first(desk: EventsDesk,
     begun = [name for _, what, (name,) in notes.runs if what == "begin"]
     assert begun[0] == "first"
     assert sorted(begun[1:4]) == ["high0", "high1", "high2"]
+
+
+def test_what_waits_flows_as_its_owner_says_now(desk: EventsDesk, kind: str) -> None:
+    notes = desk.notes()
+    subscription = desk.subscribe(
+        kind,
+        notes,
+        input={"args": [str(notes.path), "{{ events if events is defined else event }}"], "kwargs": {"bad": ["1"]}},
+        flow={"batch": {"size": 2, "window_s": 20}},
+        retry={"max_attempts": 2, "first_delay_s": 0.5},
+    )
+    for n in range(2):
+        desk.publish(kind, str(n))
+    eventually(lambda: read(desk, subscription)["queue"]["failing"], 10)
+    assert change(desk, subscription, flow=None)["flow"] is None
+    assert desk.dead_letter(subscription)["event_id"] == "1"
+    eventually(lambda: drained(desk, subscription), 10)
+    assert sorted((what, *names) for _, what, names in notes.runs if len(names) == 1 and what != "begin") == [
+        ("end", "0"),
+        ("failed", "1"),
+    ]
+    change(desk, subscription, paused=True)
+    heard = desk.notes()
+    desk.unsubscribe(delivered(desk, f"{kind}.heard", heard))
+    for n in range(2, 6):
+        desk.publish(kind, str(n), subject="same")
+    change(desk, subscription, paused=False, flow={"order_by": "subject"})
+    eventually(lambda: drained(desk, subscription), 20)
+    assert [names[0] for _, what, names in notes.runs if what == "end"][-4:] == ["2", "3", "4", "5"]
