@@ -168,8 +168,7 @@ class Pipeline:
                 await self._send(some)
             return
         ended = time.time()
-        for item in items:
-            await self._store(item, verdict, begun, ended)
+        await asyncio.gather(*(self._store(item, verdict, begun, ended) for item in items))
         if verdict.status == HTTPStatus.GONE:
             await self._on_gone()
 
