@@ -91,7 +91,7 @@ def show(name: Annotated[str, typer.Argument()], as_json: JsonOption = False, ho
 
 
 @app.command()
-def update(
+def change(
     name: Annotated[str, typer.Argument()],
     description: _Description = None,
     publisher: _Publishers = None,
@@ -110,7 +110,7 @@ def update(
     if not given:
         raise CommandError("say what is to change")
     with service(home) as client:
-        _say(client.update_bus(name, **given), as_json=as_json)
+        _say(client.change_bus(name, **given), as_json=as_json)
 
 
 @app.command()

@@ -44,7 +44,7 @@ class BusMethods:
         """The buses that you may use, the one for everybody first."""
         return items(self._http.request("GET", "buses"), "buses")
 
-    def update_bus(
+    def change_bus(
         self,
         name: str,
         *,

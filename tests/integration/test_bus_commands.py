@@ -58,7 +58,7 @@ def test_a_bus_is_made_used_changed_and_deleted(
     assert "2 events" in run("bus", "show", "lab")
     assert run("bus", "publishers", "lab", "--add", "public", "--remove", "grace").split() == ["public"]
     assert run("bus", "subscribers", "lab", "--remove", "public") == ""
-    assert "2h" in run("bus", "update", "lab", "--max-age", "2h")
+    assert "2h" in run("bus", "change", "lab", "--max-age", "2h")
     assert [bus["name"] for bus in json.loads(run("bus", "list", "--json"))] == ["default", "lab"]
     assert "lab" in run("bus", "list")
 
@@ -75,7 +75,7 @@ def test_a_bus_is_made_used_changed_and_deleted(
     assert "Deleted" in run("bus", "delete", "lab", "--yes")
     for words in (
         ("bus", "show", "lab"),
-        ("bus", "update", "default"),
+        ("bus", "change", "default"),
         ("bus", "create", "x", "--max-size", "much"),
         ("bus", "create", "x", "--publisher", "a:b"),
     ):

@@ -74,7 +74,7 @@ def test_only_its_owner_and_whom_the_owner_names_publish_subscribe_and_know_of_i
         with pytest.raises(Forbidden, match="you may not publish"):
             reader.publish(event(), bus=name)
         with pytest.raises(Forbidden, match="only its owner"):
-            reader.update_bus(name, description="mine")
+            reader.change_bus(name, description="mine")
         assert reader.get_bus(name)["events"] == 1
         assert reader.list_buses()[0]["name"] == "default"
         assert name in [each["name"] for each in reader.list_buses()]
@@ -180,7 +180,7 @@ def test_what_does_not_fit_its_types_schema_is_refused_or_marked_and_the_rest_of
     assert "needs data that is JSON" in marked.pop("schemaproblem")
     assert marked == odd
 
-    client.update_bus(name, schemas={})
+    client.change_bus(name, schemas={})
     assert "problem" not in client.publish(event(type="strict", data="anything"), bus=name)
 
 
@@ -192,7 +192,7 @@ def test_a_bus_keeps_as_much_as_its_retention_says(client: Client, service: Runn
     assert 0 < held["events"] < 60
     assert held["last_sequence"] == 60
 
-    changed = client.update_bus(name, retention={"max_age_s": 3600})
+    changed = client.change_bus(name, retention={"max_age_s": 3600})
     assert changed["retention"] == {"max_age_s": 3600.0, "max_bytes": 1 << 20}
 
     async def limits(connection: Connection) -> Any:
@@ -263,7 +263,7 @@ def test_webhooks_schedules_and_actions_publish_to_a_bus_as_long_as_their_owner_
 
 def test_one_bus_is_everybodys_and_cannot_be_changed(client: Client) -> None:
     assert client.list_buses()[0]["owner"] is None
-    for change in (lambda: client.update_bus("default", description="x"), lambda: client.delete_bus("default")):
+    for change in (lambda: client.change_bus("default", description="x"), lambda: client.delete_bus("default")):
         with pytest.raises(Forbidden, match="everybody's"):
             change()
     with pytest.raises(RequestRefused, match="everybody's"):

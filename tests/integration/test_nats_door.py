@@ -148,7 +148,7 @@ def test_a_credential_is_worth_nothing_once_it_or_the_right_behind_it_is_withdra
         assert ask(service, kept, message)[0][0] == 403
         with pytest.raises(NotFound):
             lender.create_bus_credential("lent")
-    client.update_bus("lent", subscribers=["public"])
+    client.change_bus("lent", subscribers=["public"])
     with Client(service.url, token) as lender:
         with pytest.raises(Forbidden, match="may not publish"):
             lender.create_bus_credential("lent")
