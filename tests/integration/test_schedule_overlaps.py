@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from events_desk import NOTES, EventsDesk
 from running_pool import RunningPool
 from schedule_desk import BEGIN, Desk, opened
 from service import RunningService
-from waiting import eventually_async
+from waiting import eventually, eventually_async
 
 from headrace.bus.eventing.deliveries import Delivery
 from headrace.bus.eventing.schedules.models import ScheduleProgress, ScheduleRecord, TickRun
@@ -73,7 +74,14 @@ class Overlapping:
     async def end(self, minute: int) -> None:
         """End the run of a tick: its task is cancelled, which makes a dead letter."""
         await self.started(minute)
-        await asyncio.to_thread(self.client.cancel, self.task_id(minute))
+        # It is noted who gets an event before the task is stored.
+        await asyncio.to_thread(eventually, functools.partial(self._cancelled, self.task_id(minute)), 20)
+
+    def _cancelled(self, task_id: UUID) -> bool:
+        with contextlib.suppress(NotFound):
+            self.client.cancel(task_id)
+            return True
+        return False
 
 
 @contextlib.asynccontextmanager
