@@ -25,6 +25,7 @@ from headrace.bus.eventing.dead_letters import Attempt, DeadLetter, Redrive
 from headrace.bus.eventing.deliveries import Delivery, FailedAttempt
 from headrace.bus.eventing.deliveries import Waiting as WaitingDelivery
 from headrace.bus.eventing.feeds.models import FeedRecord, FeedShape, FeedStatus
+from headrace.bus.eventing.flow.plans import Member, Plan
 from headrace.bus.eventing.flow.policy import Batch, Flow, Pause, Pauses, Rate
 from headrace.bus.eventing.hooks import HookRecord
 from headrace.bus.eventing.joins import ClosedSet, Join, JoinRecord, Part
@@ -211,6 +212,24 @@ MESSAGES: Final = {
         write=msgspec.json.encode,
         read=msgspec.json.Decoder(Redrive).decode,
         suffix="json",
+    ),
+    "plan": Sample(
+        value=Plan(
+            ID["endpoint"],
+            [
+                Member(
+                    7,
+                    Delivery(ID["subscription"], "default", 3, "/s", "1", endpoint=ID["endpoint"], published_at=1.5e9),
+                )
+            ],
+            attempt=2,
+            used_up=1,
+            failed=[FailedAttempt(1, ID["bundle"], "failed", "builtins.ValueError", "no", "Traceback", 1.5e9, 1.6e9)],
+            due=1.6e9,
+            key="k",
+        ),
+        write=Plan.encode,
+        read=Plan.decode,
     ),
     "lane-news": Sample(
         value=LaneName("pool-x", ADA),
