@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from headrace.bus.clock import Deadline
 from headrace.bus.errors import BusError, BusUnavailable
 from headrace.bus.nats.answers import Stored, read_stored
 from headrace.bus.nats.connection import RETRY_HEADER, Connection
@@ -80,10 +81,11 @@ class Gathering:
     ) -> Stored:
         """Store a message as `Connection.store` does, perhaps together with others. Raises what that raises."""
         mine = _Waiting(subject, payload, headers, retry, asyncio.get_running_loop().create_future())
+        deadline = Deadline(timeout_s)
         if self._under_way < MOST_UNDER_WAY and not self._waiting:
             self._under_way += 1
         else:
-            stored = await self._in_turn(mine)
+            stored = await self._in_turn(mine, timeout_s)
             if stored is not None:
                 return stored
         try:
@@ -91,16 +93,23 @@ class Gathering:
                 stored = await self._together(mine, mine.others)
                 if stored is not None:
                     return stored
-            return await self._connection.store(
-                subject, payload, headers=headers, retry=mine.retry, timeout_s=timeout_s
-            )
+            left_s = None if timeout_s is None else deadline.cut(timeout_s)
+            return await self._connection.store(subject, payload, headers=headers, retry=mine.retry, timeout_s=left_s)
         finally:
             self._under_way -= 1
             self._pass_on()
 
-    async def _in_turn(self, mine: _Waiting) -> Stored | None:
+    async def _in_turn(self, mine: _Waiting, timeout_s: float | None) -> Stored | None:
         """Wait for a place, or for somebody whose batch takes this one along."""
         self._waiting.append(mine)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._turn(mine)
+        except TimeoutError:
+            problem = f"{mine.subject!r} could not be stored within {timeout_s:g} s: others are before it"
+            raise BusUnavailable(problem) from None
+
+    async def _turn(self, mine: _Waiting) -> Stored | None:
         try:
             return await mine.turn
         except asyncio.CancelledError:

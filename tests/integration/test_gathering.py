@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from headrace.bus.errors import AlreadyStored, PayloadTooLarge
+from headrace.bus.errors import AlreadyStored, BusUnavailable, PayloadTooLarge
 from headrace.bus.installation.operator import Operator
 from headrace.bus.installation.server import NatsServer, ServerSettings
 from headrace.bus.nats.connection import RETRY_HEADER, Connection
@@ -96,3 +96,16 @@ async def test_who_leaves_takes_nobody_along_and_a_bus_that_comes_back_has_every
     there = {subject for subject, _ in (await desk.stored()).values()}
     assert {f"parcel.{place}" for place in range(MANY) if place % 7} <= there
     assert {f"parcel.more-{place}" for place in range(MANY)} <= there
+
+
+async def test_nobody_waits_longer_than_its_time_also_behind_many_others(desk: Desk) -> None:
+    desk.server.kill()
+    await desk.server.wait()
+
+    async with asyncio.timeout(10):  # one after the other they would take longer
+        answers = await asyncio.gather(
+            *(desk.gathering.store(f"parcel.{place}", b"x", timeout_s=1) for place in range(MANY)),
+            return_exceptions=True,
+        )
+
+    assert {type(each) for each in answers} == {BusUnavailable}
