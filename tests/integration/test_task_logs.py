@@ -435,9 +435,12 @@ def following_shell(desk: Desk, task_id: str) -> Iterator[subprocess.Popen[str]]
         text=True,
         env={**os.environ, "HEADRACE_URL": desk.service.url, "HEADRACE_TOKEN": desk.service.token},
     ) as shell:
-        assert shell.stdout is not None
-        assert shell.stdout.readline() == "begun\n"
-        yield shell
+        try:
+            assert shell.stdout is not None
+            assert shell.stdout.readline() == "begun\n"
+            yield shell
+        finally:
+            shell.kill()  # whatever went wrong: it follows for as long as the task runs
 
 
 def test_the_command_line_follows_a_task(desk: Desk, tmp_path: Path) -> None:
