@@ -18,6 +18,7 @@ import fcntl
 import json
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,9 @@ class Home:
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.logs.mkdir(mode=0o700, exist_ok=True)
-            write_private(self.path / ".writable", "")
-            (self.path / ".writable").unlink()
+            # Under a name of its own: dispatchers of one home may start in the same moment.
+            with tempfile.NamedTemporaryFile(dir=self.path, prefix=".writable-"):
+                pass
         except OSError as error:
             raise HomeUnusable(
                 f"the home {self.path} cannot be written: {error.strerror or error};"

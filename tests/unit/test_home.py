@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -96,3 +97,13 @@ def test_the_end_of_a_log_is_shown(tmp_path: Path) -> None:
 
     assert last_lines(log, 2) == "\n  line 9998\n  line 9999"
     assert last_lines(tmp_path / "missing") == ""
+
+
+def test_many_may_prepare_one_home_in_the_same_moment(tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+
+    with ThreadPoolExecutor(8) as threads:
+        for done in [threads.submit(home.prepare) for _ in range(400)]:
+            done.result()
+
+    assert [each.name for each in home.path.iterdir()] == ["logs"]
