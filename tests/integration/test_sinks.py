@@ -249,6 +249,36 @@ def test_what_was_recorded_is_not_sent_again_and_what_was_only_sent_is_sent_once
         assert sink.posts[2].json["id"] != event_id
 
 
+def test_a_delivery_that_is_queued_twice_at_once_is_sent_once(service: RunningService, sinks: Sinks) -> None:
+    go = threading.Event()
+    asked: list[str] = []
+
+    def waits(request: Received) -> Reply:
+        asked.append(request.json["id"])
+        go.wait(30)
+        return 200, {}, b""
+
+    with receiver(waits) as sink:
+        subscription = UUID(sinks.subscribe(sink, concurrency=4))
+        (event_id,) = sinks.publish()
+        eventually(lambda: asked == [event_id], 10)
+
+        async def queue_again(connection: Connection) -> None:
+            event = CloudEvent.of_document(sink.posts[0].json)
+            delivery = Delivery(subscription, "default", 1, event.source, event.id)
+            where = delivery_sink_subject(subscription, delivery.bundle_id(SINKS))
+            await connection.store(where, Waiting(delivery, event.encode()).encode())
+
+        service.bus(queue_again)
+        (other,) = sinks.publish()
+        eventually(lambda: other in asked, 10)
+        go.set()
+        eventually(lambda: _traced(sinks, event_id), 20)
+        (last,) = sinks.publish()
+        eventually(lambda: last in asked, 10)
+        assert asked == [event_id, other, last]
+
+
 def _traced(sinks: Sinks, event_id: str) -> Any:
     found = sinks.client.trace_event((f"/t/{sinks.kind}", event_id))
     (tried,) = found["subscriptions"]

@@ -21,6 +21,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
+from uuid import UUID
 
 from headrace.bus import names
 from headrace.bus.data.encodings import JSON
@@ -88,6 +89,8 @@ class Pipeline:
         self._worker = worker
         self._pace = Pace(sink.concurrency, sink.rate_per_minute)
         self._pending: deque[_Item] = deque()
+        self._in_hand: dict[UUID, asyncio.Future[None]] = {}
+        """Bundles of attempts that are being dealt with."""
         self._news = asyncio.Event()
 
     async def run(self) -> None:
@@ -116,13 +119,24 @@ class Pipeline:
         except DecodeError as error:
             logger.error("A delivery to a sink cannot be read and is dropped: %s", error, extra={"action": "dropped"})
             return
-        delivery = waiting.delivery
+        bundle = waiting.delivery.bundle_id(SINKS)
+        while (twin := self._in_hand.get(bundle)) is not None:
+            # Queued twice, by dispatchers that did not know of each other: once the first is sent, there is a record.
+            await asyncio.wait({twin})
+        mine = self._in_hand[bundle] = asyncio.get_running_loop().create_future()
+        try:
+            await self._deal_with(waiting.delivery, event, taken)
+        finally:
+            del self._in_hand[bundle]
+            mine.set_result(None)
+
+    async def _deal_with(self, delivery: Delivery, event: CloudEvent, taken: Taken) -> None:
         if not await self._runs.goes_on(delivery) or await self._is_recorded(delivery):
             return
         if delivery.attempt == 1 and any(first < taken.sequence <= last for first, last in self._record.pauses.dropped):
             await self._runs.end(delivery)
             return
-        item = _Item(waiting.delivery, event, taken.stored_ns, asyncio.get_running_loop().create_future())
+        item = _Item(delivery, event, taken.stored_ns, asyncio.get_running_loop().create_future())
         self._pending.append(item)
         self._news.set()
         try:
