@@ -58,14 +58,15 @@ def test_what_a_killed_pool_held_goes_to_the_other_and_nothing_else_runs_twice(t
         for number in range(240):
             chosen = once if number % 20 == 0 else executor
             futures[number] = chosen.submit(leave_a_trace, str(effects), number, 0.4 if number % 40 < 2 else 0.02)
-        eventually(lambda: len(read_runs(effects)) > 40, 10, "both work")
-        held_by_both = eventually(lambda: [p for p in (first, second) if _bundles(p)] == [first, second], 5)
-        assert held_by_both
-
-        victim = first._process
+        eventually(lambda: len(read_runs(effects)) > 20, 10, "they work")
+        victim = eventually(
+            lambda: next((pool for pool in (first, second) if _bundles(pool)), None), 5, "one holds some"
+        )
         assert victim is not None
-        first.kill()
-        assert victim.returncode == -9
+        process = victim._process
+        assert process is not None
+        victim.kill()
+        assert process.returncode == -9
 
         ends = {number: future.exception(30) for number, future in futures.items()}
         runs = read_runs(effects)

@@ -194,7 +194,8 @@ def test_what_is_queued_for_a_pool_that_cannot_be_had_ends_with_the_endpoints_wo
     with Executor(manager.endpoint_id, client, user_endpoint_config={"nodes": 6}) as executor:
         futures = [executor.submit(abs, -x) for x in range(20)]
         manager.is_there()
-        eventually(lambda: all(future.task_id for future in futures), 10, "all are stored: later ones would ask again")
+        # All of them are stored: later ones would ask again.
+        eventually(lambda: len(list(client.list_tasks(endpoint_id=manager.endpoint_id, state="pending"))) == 20, 10)
         manager.report(manager.wanted()[0], "failed", "engine.provider: there is no queue 'short'")
 
         for future in futures:
