@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import gc
+import logging
 import os
 import signal
 import sys
+from collections.abc import Generator
 from pathlib import Path
 
 import hypothesis
@@ -40,6 +42,19 @@ def pytest_configure() -> None:
     # How long an example takes says more about the machine's other work than about the code. Each run has others.
     hypothesis.settings.register_profile("headrace", deadline=None, max_examples=50)
     hypothesis.settings.load_profile("headrace")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, object, object]:
+    """A command that is run in this process sets up logging as a process of its own would: that ends with its test."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    try:
+        return (yield)
+    finally:
+        root.setLevel(level)
+        for handler in set(root.handlers) - set(handlers):
+            root.removeHandler(handler)
 
 
 def pytest_collection_finish() -> None:
