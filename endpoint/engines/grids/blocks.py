@@ -65,6 +65,10 @@ class Blocks:
         # The pool holds most calls back, so the strategy is told how many there are.
         self.demand = 0
         executor.outstanding = lambda: max(self.demand, len(executor.tasks))
+        scale_in = executor.scale_in
+        # Asked for none, Parsl gives back every idle block, and one that is still to come counts as idle: with fewer
+        # calls than slots, jobs would be cancelled while they wait, and asked for anew.
+        executor.scale_in = lambda blocks, max_idletime=None: scale_in(blocks, max_idletime) if blocks > 0 else []
         self._poller = JobStatusPoller(
             strategy=scaling.strategy, max_idletime=scaling.max_idletime, strategy_period=scaling.strategy_period
         )
