@@ -49,6 +49,8 @@ class SinkRunner:
         self._settings = settings
         self._worker = f"{socket.gethostname()}/{os.getpid()}"
         self._wanted: dict[UUID, SubscriptionRecord] = {}
+        self._leaving: dict[UUID, asyncio.Task[None]] = {}
+        """Pipelines that were stopped, by their sinks, until they have ended."""
         self._news = asyncio.Event()
 
     async def run(self) -> None:
@@ -74,15 +76,20 @@ class SinkRunner:
             if wanted is None or _settings_of(wanted) != _settings_of(record):
                 del working[subscription_id]
                 task.cancel()
-                # What it has in hand goes back first: a lease, or a consumer, is not to be used by two of ours.
-                await asyncio.wait({task})
+                self._leaving[subscription_id] = task
         for subscription_id, record in list(self._wanted.items()):
             if subscription_id not in working:
-                task = group.create_task(self._keep(record), name=f"sink of {subscription_id}")
+                leaving = self._leaving.pop(subscription_id, None)
+                task = group.create_task(self._keep(record, leaving), name=f"sink of {subscription_id}")
                 working[subscription_id] = record, task
+        self._leaving = {each: task for each, task in self._leaving.items() if not task.done()}
 
-    async def _keep(self, record: SubscriptionRecord) -> None:
+    async def _keep(self, record: SubscriptionRecord, leaving: asyncio.Task[None] | None) -> None:
         """Work for one sink; what goes wrong there is told, and tried again."""
+        if leaving is not None:
+            # What it has in hand goes back first: a lease, or a consumer, is not to be used by two of ours. That may
+            # take a while, for which no other sink waits.
+            await asyncio.wait({leaving})
         while True:
             try:
                 # One dispatcher for each sink: its rate, and what it says with Retry-After, are the same for all.
