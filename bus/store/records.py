@@ -226,10 +226,13 @@ class Watch(Generic[T]):
                 self._again.set()
 
     async def _read_all(self) -> None:
+        before = dict(self._revisions)
         records = await self._records.list()
-        gone = set(self._revisions) - {record.key for record in records}
+        there = {record.key for record in records}
+        # What was heard of while we read need not be in what was read: it is no less there.
+        gone = [key for key, revision in before.items() if key not in there and self._revisions.get(key) == revision]
         for key in gone:
-            self._tell(key, None, self._revisions[key] + 1)
+            self._tell(key, None, before[key] + 1)
         for record in records:
             self._tell(record.key, record, record.revision)
 

@@ -279,6 +279,28 @@ async def test_a_watch_tells_what_is_there_what_changes_and_what_happened_while_
     await watch.stop()
 
 
+async def test_a_record_that_is_heard_of_while_all_are_read_is_not_taken_for_gone(bus: Bus) -> None:
+    known: dict[str, Record[Thing] | None] = {}
+
+    class SlowlyRead(Records[Thing]):
+        """What is read is answered late: a record was made, and heard of, since."""
+
+        async def list(self, prefix: str = "") -> list[Record[Thing]]:
+            found = await super().list(prefix)
+            await self.create("meanwhile", Thing(2))
+            await eventually_async(lambda: known.get("meanwhile"))
+            return found
+
+    things = SlowlyRead(bus.core, "things", Thing)
+    await things.ensure()
+    await things.create("before", Thing(1))
+
+    watch = await things.watch(known.__setitem__)
+
+    assert {key: record and record.value.size for key, record in known.items()} == {"before": 1, "meanwhile": 2}
+    await watch.stop()
+
+
 async def test_a_record_with_a_time_to_live_goes_away_and_the_watch_tells(bus: Bus) -> None:
     things = Records(bus.core, "things", Thing)
     await things.ensure()
