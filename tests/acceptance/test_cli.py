@@ -393,7 +393,7 @@ def test_the_endpoint_of_headrace_up_is_seen_and_protected(shell: Shell, up: Up)
     status = shell("endpoint", "status")
     assert "service:     online" in status.out
     assert ": 1 workers" in status.out
-    assert "queue:       0 bundles are not finished" in status.out
+    eventually(lambda: "queue:       0 bundles are not finished" in shell("endpoint", "status").out)
     assert "running already" in shell("endpoint", "start", status=1).err
     assert "running already" in shell("endpoint", "delete", "default", "--yes", status=1).err
 
