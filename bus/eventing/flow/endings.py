@@ -54,7 +54,8 @@ class Endings:
         if step.remove:
             for member in step.remove:
                 await self._runs.end(member.delivery)
-            if self._record.flow is not None and self._record.flow.batch is not None:
+            # Of a first attempt alone the result says so; whoever looks for that finds none of what began in a batch.
+            if call.stored or (self._record.flow is not None and self._record.flow.batch is not None):
                 await asyncio.gather(*(self._note_done(member) for member in step.remove))
             await queue.remove(self._connection, [member.place for member in step.remove])
         if step.keep is not None:
