@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import enum
-import itertools
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from headrace.cli import output
-from headrace.cli.service import JsonOption, OfHomeOption, service, shown
+from headrace.cli.records import Columns, first_of, say_records, shown
+from headrace.cli.service import JsonOption, OfHomeOption, service
 
 _SHOWN = (
     *("action_id", "status", "display_status", "label", "creator_id", "monitor_by", "manage_by"),
@@ -59,14 +59,15 @@ def list_actions(
         found = client.list_actions(
             provider, status=status or list(Status), roles=role or [Role.CREATOR], page_size=min(limit + 1, 500)
         )
-        actions = list(itertools.islice(found, limit))
-        more = next(found, None) is not None
-    if as_json:
-        output.say_json(actions)
-        return
-    output.say_table(["ACTION", "STATUS", "LABEL", "STARTED", "SAYS"], [_row(action) for action in actions])
-    if more:
-        output.note(f"(the first {limit}; --limit gives more)")
+        actions, more = first_of(found, limit)
+    columns: Columns = {
+        "ACTION": "action_id",
+        "STATUS": "status",
+        "LABEL": "label",
+        "STARTED": lambda action: action["start_time"][:19].replace("T", " "),
+        "SAYS": "display_status",
+    }
+    say_records(actions, columns, as_json=as_json, more=more)
 
 
 @app.command()
@@ -87,8 +88,3 @@ def show(
             output.say(f"{key + ':':18}{shown(action[key])}")
     output.say("details:")
     output.say_json(action["details"])
-
-
-def _row(action: dict[str, Any]) -> list[str]:
-    started = action["start_time"][:19].replace("T", " ")
-    return [action["action_id"], action["status"], shown(action.get("label")), started, action["display_status"]]

@@ -12,18 +12,9 @@ from headrace.bus.durations import shown_duration
 from headrace.bus.sizes import parse_size, shown_size
 from headrace.cli import output
 from headrace.cli.errors import CommandError
-from headrace.cli.service import (
-    JsonOption,
-    OfHomeOption,
-    YesOption,
-    confirmed,
-    json_option,
-    read_document,
-    service,
-    shown,
-)
-from headrace.cli.sharing_commands import urn_of
-from headrace.cli.token_commands import duration_s
+from headrace.cli.records import say_records, shown
+from headrace.cli.service import JsonOption, OfHomeOption, YesOption, confirmed, service
+from headrace.cli.values import document_of, duration_s, given, json_given, urn_of
 
 app = typer.Typer(help="Make, change and delete buses, and say who may publish and subscribe.", no_args_is_help=True)
 
@@ -62,11 +53,11 @@ def create(
     home: OfHomeOption = None,
 ) -> None:
     """Make a bus of your own. You may publish and subscribe there, and whom you name."""
-    given = _document(file)
-    given.pop("name", None)
-    given |= _given(description, publisher, subscriber, max_age, max_size, schemas)
+    document = document_of(file, "a bus", "publishers, subscribers, retention")
+    document.pop("name", None)
+    document |= _fields(description, publisher, subscriber, max_age, max_size, schemas)
     with service(home) as client:
-        _say(client.create_bus(name, **given), as_json=as_json)
+        _say(client.create_bus(name, **document), as_json=as_json)
 
 
 @app.command("list")
@@ -74,13 +65,14 @@ def list_buses(as_json: JsonOption = False, home: OfHomeOption = None) -> None:
     """List the buses that you may use."""
     with service(home) as client:
         buses = client.list_buses()
-    if as_json:
-        output.say_json(buses)
-        return
-    keys = ("name", "owner", "may_publish", "may_subscribe", "description")
-    output.say_table(
-        ["NAME", "OWNER", "PUBLISH", "SUBSCRIBE", "DESCRIPTION"], [[shown(bus[key]) for key in keys] for bus in buses]
-    )
+    columns = {
+        "NAME": "name",
+        "OWNER": "owner",
+        "PUBLISH": "may_publish",
+        "SUBSCRIBE": "may_subscribe",
+        "DESCRIPTION": "description",
+    }
+    say_records(buses, columns, as_json=as_json)
 
 
 @app.command()
@@ -104,13 +96,13 @@ def change(
     home: OfHomeOption = None,
 ) -> None:
     """Change a bus of yours; what is not given stays. Publishers, subscribers and schemas are replaced as a whole."""
-    given = _given(description, publisher, subscriber, max_age, max_size, schemas)
+    fields = _fields(description, publisher, subscriber, max_age, max_size, schemas)
     if owner is not None:
-        given["owner"] = urn_of(owner)
-    if not given:
+        fields["owner"] = urn_of(owner)
+    if not fields:
         raise CommandError("say what is to change")
     with service(home) as client:
-        _say(client.change_bus(name, **given), as_json=as_json)
+        _say(client.change_bus(name, **fields), as_json=as_json)
 
 
 @app.command()
@@ -184,12 +176,8 @@ def list_credentials(
     """List the credentials of a bus: yours, and those of others where it is yours."""
     with service(home) as client:
         credentials = client.list_bus_credentials(bus)
-    if as_json:
-        output.say_json(credentials)
-        return
-    keys = ("credential_id", "label", "principal", "source", "expires_at")
-    rows = [[shown(each[key]) for key in keys] for each in credentials]
-    output.say_table(["ID", "LABEL", "OF", "SOURCE", "UNTIL"], rows)
+    columns = {"ID": "credential_id", "LABEL": "label", "OF": "principal", "SOURCE": "source", "UNTIL": "expires_at"}
+    say_records(credentials, columns, as_json=as_json)
 
 
 @credential_app.command("delete")
@@ -221,7 +209,7 @@ def _change(
         output.say(str(guest))
 
 
-def _given(
+def _fields(
     description: str | None,
     publishers: list[str] | None,
     subscribers: list[str] | None,
@@ -229,22 +217,17 @@ def _given(
     max_size: str | None,
     schemas: str | None,
 ) -> dict[str, Any]:
-    given: dict[str, Any] = {}
-    if description is not None:
-        given["description"] = description
-    for name, guests in (("publishers", publishers), ("subscribers", subscribers)):
-        if guests is not None:
-            given[name] = [urn_of(each) for each in guests]
-    retention: dict[str, Any] = {}
-    if max_age is not None:
-        retention["max_age_s"] = duration_s(max_age)
-    if max_size is not None:
-        retention["max_bytes"] = _bytes(max_size)
-    if retention:
-        given["retention"] = retention
-    if schemas is not None:
-        given["schemas"] = json_option(schemas, "--schemas")
-    return given
+    retention = given(
+        max_age_s=None if max_age is None else duration_s(max_age),
+        max_bytes=None if max_size is None else _bytes(max_size),
+    )
+    fields = given(
+        description=description,
+        publishers=None if publishers is None else [urn_of(each) for each in publishers],
+        subscribers=None if subscribers is None else [urn_of(each) for each in subscribers],
+        retention=retention or None,
+    )
+    return fields | json_given(schemas=schemas)
 
 
 def _bytes(text: str) -> int:
@@ -252,15 +235,6 @@ def _bytes(text: str) -> int:
         return parse_size(text)
     except ValueError as error:
         raise CommandError(str(error)) from None
-
-
-def _document(file: Path | None) -> dict[str, Any]:
-    if file is None:
-        return {}
-    document = read_document(file)
-    if not isinstance(document, dict):
-        raise CommandError(f"{file} does not hold a bus: expected an object with publishers, subscribers, retention …")
-    return document
 
 
 def _say(bus: dict[str, Any], *, as_json: bool) -> None:

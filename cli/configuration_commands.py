@@ -14,7 +14,7 @@ from headrace.cli import output
 from headrace.cli.endpoint_commands import NameArgument, endpoints_of
 from headrace.cli.errors import CommandError
 from headrace.cli.options import DEFAULT_HOME, HomeOption
-from headrace.cli.service import json_option
+from headrace.cli.values import json_option
 
 if TYPE_CHECKING:
     from headrace.endpoint.configuration.files import ConfigurationFiles

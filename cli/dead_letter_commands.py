@@ -8,7 +8,9 @@ from uuid import UUID
 import typer
 
 from headrace.cli import output
-from headrace.cli.service import JsonOption, OfHomeOption, YesOption, confirmed, json_option, service, shown
+from headrace.cli.records import Columns, say_records
+from headrace.cli.service import JsonOption, OfHomeOption, YesOption, confirmed, service
+from headrace.cli.values import json_option
 
 app = typer.Typer(help="Deliveries that were given up: list, show, redrive and purge them.", no_args_is_help=True)
 
@@ -34,13 +36,15 @@ def list_dead_letters(
     """List deliveries that were given up, whole with --json: the event, why, and every attempt."""
     with service(home) as client:
         letters = client.list_dead_letters(subscription, limit)
-    if as_json:
-        output.say_json(letters)
-        return
-    output.say_table(
-        ["ID", "SUBSCRIPTION", "SOURCE", "EVENT", "ATTEMPTS", "REASON"],
-        [_row(letter) for letter in letters],
-    )
+    columns: Columns = {
+        "ID": "dead_letter_id",
+        "SUBSCRIPTION": "subscription_name",
+        "SOURCE": "source",
+        "EVENT": "event_id",
+        "ATTEMPTS": lambda letter: len(letter.get("attempts") or ()),
+        "REASON": "reason",
+    }
+    say_records(letters, columns, as_json=as_json)
 
 
 @app.command()
@@ -93,12 +97,3 @@ def _which(
         raise typer.BadParameter("say which: letters, --subscription, --code or --filter")
     which = {"dead_letter_ids": letters or None, "subscription_id": subscription, "code": code, "limit": limit}
     return {**which, "filter": json_option(filter_, "--filter")}
-
-
-def _row(letter: dict[str, Any]) -> list[str]:
-    keys = ("dead_letter_id", "subscription_name", "source", "event_id")
-    return [
-        *(shown(letter.get(key)) for key in keys),
-        str(len(letter.get("attempts") or ())),
-        shown(letter.get("reason")),
-    ]

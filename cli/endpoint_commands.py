@@ -14,7 +14,9 @@ from headrace.bus.names import DEFAULT_POOL
 from headrace.cli import output
 from headrace.cli.errors import CommandError
 from headrace.cli.options import DEFAULT_HOME, HomeOption, expanded
-from headrace.cli.service import JsonOption, YesOption, confirmed, read_text, shown
+from headrace.cli.records import say_records
+from headrace.cli.service import JsonOption, YesOption, confirmed
+from headrace.cli.values import read_text
 
 if TYPE_CHECKING:
     from headrace.bus.network import Network
@@ -163,14 +165,8 @@ def _grace_s(directory: EndpointDirectory) -> float:
 def list_endpoints(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
     """List the endpoints on this machine."""
     endpoints = [described(directory) for directory in endpoints_of(home).list()]
-    if as_json:
-        output.say_json(endpoints)
-        return
-    keys = ("name", "endpoint_id", "state", "pid", "directory")
-    output.say_table(
-        ["NAME", "ID", "STATE", "PROCESS", "DIRECTORY"],
-        [[shown(endpoint[key]) for key in keys] for endpoint in endpoints],
-    )
+    columns = {"NAME": "name", "ID": "endpoint_id", "STATE": "state", "PROCESS": "pid", "DIRECTORY": "directory"}
+    say_records(endpoints, columns, as_json=as_json)
 
 
 @app.command()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from headrace.cli import output
 from headrace.cli.endpoint_commands import NameArgument, described, endpoints_of, network_of
 from headrace.cli.options import DEFAULT_HOME, HomeOption
-from headrace.cli.service import JsonOption, shown
+from headrace.cli.records import Columns, Record, say_records, shown
+from headrace.cli.service import JsonOption
 from headrace.cli.watch_status import watcher_lines
 
 if TYPE_CHECKING:
@@ -60,29 +62,27 @@ def pools(name: NameArgument = _DEFAULT, home: HomeOption = DEFAULT_HOME, as_jso
     known = _known(endpoints_of(home).get(name))
     if "problem" in known:
         raise CommandError(known["problem"])
-    if as_json:
-        output.say_json(known["pools"])
-        return
-    output.say_table(
-        ["POOL", "OF", "HOST", "STATE", "WORKERS", "IDLE", "QUEUED", "MEMORY"],
-        [_row(pool) for pool in known["pools"]],
-    )
+    columns: Columns = {
+        "POOL": "pool",
+        "OF": "principal",
+        "HOST": "host",
+        "STATE": lambda pool: pool.get("state", "running"),
+        "WORKERS": _while_it_runs(lambda pool: pool.get("workers")),
+        "IDLE": _while_it_runs(_idle),
+        "QUEUED": _while_it_runs(lambda pool: pool.get("queued")),
+        "MEMORY": _memory,
+    }
+    say_records(known["pools"], columns, as_json=as_json)
 
 
-def _row(pool: dict[str, Any]) -> list[str]:
+def _while_it_runs(cell: Callable[[Record], object]) -> Callable[[Record], object]:
+    # A pool that cannot be had, or sleeps, says its state, and nothing of workers.
+    return lambda pool: None if "state" in pool else cell(pool)
+
+
+def _memory(pool: Record) -> str | None:
     memory = pool.get("memory_bytes")
-    return [
-        pool["pool"],
-        shown(pool.get("principal")),
-        shown(pool.get("host")),
-        pool.get("state", "running"),
-        *(
-            [shown(pool.get("workers")), shown(_idle(pool)), shown(pool.get("queued"))]
-            if "state" not in pool
-            else "---"
-        ),
-        "-" if memory is None else f"{memory / _MIB:.0f} MiB",
-    ]
+    return None if memory is None else f"{memory / _MIB:.0f} MiB"
 
 
 def _idle(pool: dict[str, Any]) -> int:

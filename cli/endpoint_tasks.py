@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -15,7 +14,8 @@ from headrace.cli import output
 from headrace.cli.endpoint_commands import NameArgument, endpoints_of, network_of
 from headrace.cli.errors import CommandError
 from headrace.cli.options import DEFAULT_HOME, HomeOption
-from headrace.cli.service import JsonOption, YesOption, confirmed, shown
+from headrace.cli.records import first_of, say_records
+from headrace.cli.service import JsonOption, YesOption, confirmed
 
 if TYPE_CHECKING:
     from headrace.sdk.client import Client
@@ -37,18 +37,16 @@ def tasks(
     """List the tasks at an endpoint of yours, whoever submitted them; without values and messages, which are theirs."""
     with _asked(name, home) as (client, endpoint_id):
         found = client.list_endpoint_tasks(endpoint_id, state=state or _UNFINISHED, page_size=min(limit, 1000))
-        some = list(itertools.islice(found, limit))
-        more = next(found, None) is not None
-    if as_json:
-        output.say_json(some)
-        return
-    keys = ("task_id", "state", "principal", "function_id", "submitted_at", "started_at")
-    output.say_table(
-        ["TASK", "STATE", "OF", "FUNCTION", "SUBMITTED", "STARTED"],
-        [[shown(task.get(key)) for key in keys] for task in some],
-    )
-    if more:
-        output.note(f"(the first {limit}; --limit gives more)")
+        some, more = first_of(found, limit)
+    columns = {
+        "TASK": "task_id",
+        "STATE": "state",
+        "OF": "principal",
+        "FUNCTION": "function_id",
+        "SUBMITTED": "submitted_at",
+        "STARTED": "started_at",
+    }
+    say_records(some, columns, as_json=as_json, more=more)
 
 
 def kill(

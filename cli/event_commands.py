@@ -11,10 +11,10 @@ import typer
 
 from headrace.cli import output, replay_commands
 from headrace.cli.errors import CommandError
-from headrace.cli.service import JsonOption, OfHomeOption, json_option, read_document, service, shown
+from headrace.cli.records import EVENT_COLUMNS, say_records
+from headrace.cli.service import JsonOption, OfHomeOption, service
 from headrace.cli.trace_view import tree
-
-_NAMES = ("type", "source", "id", "subject")
+from headrace.cli.values import given, json_option, read_document
 
 app = typer.Typer(help="Publish, list and follow events.", no_args_is_help=True)
 app.add_typer(replay_commands.app, name="replay")
@@ -52,8 +52,7 @@ def publish(
         "id": id_ or str(uuid.uuid4()),
         "source": source,
         "type": type_,
-        **({"subject": subject} if subject is not None else {}),
-        **({"time": time} if time is not None else {}),
+        **given(subject=subject, time=time),
         **_attributes(attribute or []),
     }
     if data is not None or file is not None:
@@ -95,14 +94,7 @@ def list_events(
             until=until,
             limit=limit,
         )
-    if as_json:
-        output.say_json(events)
-        return
-    rows = [
-        [str(each["sequence"]), each["stored_at"], *(shown((each["event"] or {}).get(name)) for name in _NAMES)]
-        for each in events
-    ]
-    output.say_table(["SEQUENCE", "STORED", "TYPE", "SOURCE", "ID", "SUBJECT"], rows)
+    say_records(events, EVENT_COLUMNS, as_json=as_json)
 
 
 @app.command()
@@ -152,8 +144,8 @@ def _sequence(text: str) -> int:
     return int(text)
 
 
-def _attributes(given: list[str]) -> dict[str, str]:
-    pairs = [text.partition("=") for text in given]
+def _attributes(texts: list[str]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in texts]
     for name, equals, _ in pairs:
         if not (name and equals):
             raise CommandError(f"--attribute {name!r} is not NAME=VALUE")

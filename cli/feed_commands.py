@@ -11,16 +11,9 @@ import typer
 
 from headrace.cli import output
 from headrace.cli.errors import CommandError
-from headrace.cli.service import (
-    JsonOption,
-    OfHomeOption,
-    YesOption,
-    confirmed,
-    read_document,
-    read_text,
-    service,
-    shown,
-)
+from headrace.cli.records import Columns, say_made, say_records, shown
+from headrace.cli.service import JsonOption, OfHomeOption, YesOption, confirmed, service
+from headrace.cli.values import document_of, given, read_text
 
 app = typer.Typer(help="Let messages of another NATS server become events. For administrators.", no_args_is_help=True)
 
@@ -85,21 +78,13 @@ def create(
     home: OfHomeOption = None,
 ) -> None:
     """Let messages of another NATS server become events of a bus, in your name."""
-    document = _document(file)
-    given = {
-        "name": name,
-        "urls": url,
-        "subjects": subject,
-        "bus": bus,
-        "stream": stream,
-        "start": start and start.value,
-    }
-    document.update({key: value for key, value in given.items() if value})
-    shape = {"type": type_, "source": source, "subject": event_subject, "id": id_, "data": data and data.value}
+    document = document_of(file, "a feed", "urls, subjects, bus")
+    document |= given(name=name, urls=url, subjects=subject, bus=bus, stream=stream, start=start and start.value)
+    shape = given(type=type_, source=source, subject=event_subject, id=id_, data=data and data.value)
     if cloudevents:
         shape["form"] = "cloudevents"
-    if any(shape.values()):
-        document["shape"] = {**document.get("shape", {}), **{key: value for key, value in shape.items() if value}}
+    if shape:
+        document["shape"] = {**document.get("shape", {}), **shape}
     if credential := _credential(credentials, user, password_file, token_file):
         document["credential"] = credential
     for needed in ("urls", "subjects"):
@@ -107,10 +92,7 @@ def create(
             raise CommandError(f"say from where: --{needed[:-1]}")
     with service(home) as client:
         created = client.create_feed(document)
-    if as_json:
-        output.say_json(created)
-    else:
-        output.say(str(created["feed_id"]))
+    say_made(created, "feed_id", as_json=as_json)
 
 
 @app.command("list")
@@ -118,14 +100,15 @@ def list_feeds(as_json: JsonOption = False, home: OfHomeOption = None) -> None:
     """List all feeds, and what they do."""
     with service(home) as client:
         feeds = client.list_feeds()
-    if as_json:
-        output.say_json(feeds)
-        return
-    rows = [
-        [feed["feed_id"], feed["name"], shown(feed["subjects"]), feed["bus"], _state(feed), _stored(feed)]
-        for feed in feeds
-    ]
-    output.say_table(["ID", "NAME", "SUBJECTS", "BUS", "STATE", "STORED"], rows)
+    columns: Columns = {
+        "ID": "feed_id",
+        "NAME": "name",
+        "SUBJECTS": "subjects",
+        "BUS": "bus",
+        "STATE": _state,
+        "STORED": _stored,
+    }
+    say_records(feeds, columns, as_json=as_json)
 
 
 @app.command()
@@ -184,17 +167,13 @@ def delete(feed_id: _FeedId, yes: YesOption = False, home: OfHomeOption = None) 
 def _credential(
     credentials: Path | None, user: str | None, password_file: Path | None, token_file: Path | None
 ) -> dict[str, str]:
-    given: dict[str, str] = {}
-    if credentials is not None:
-        text = read_text(credentials).strip()
-        given["creds" if "BEGIN NATS USER JWT" in text else "nkey"] = text
-    if user is not None:
-        given["user"] = user
-    if password_file is not None:
-        given["password"] = read_text(password_file).strip()
-    if token_file is not None:
-        given["token"] = read_text(token_file).strip()
-    return given
+    text = _secret(credentials)
+    kind = "creds" if text and "BEGIN NATS USER JWT" in text else "nkey"
+    return given(**{kind: text}, user=user, password=_secret(password_file), token=_secret(token_file))
+
+
+def _secret(file: Path | None) -> str | None:
+    return None if file is None else read_text(file).strip()
 
 
 def _state(feed: dict[str, Any]) -> str:
@@ -205,12 +184,3 @@ def _state(feed: dict[str, Any]) -> str:
 
 def _stored(feed: dict[str, Any]) -> str:
     return str((feed.get("status") or {}).get("stored", "-"))
-
-
-def _document(file: Path | None) -> dict[str, Any]:
-    if file is None:
-        return {}
-    document = read_document(file)
-    if not isinstance(document, dict):
-        raise CommandError(f"{file} does not hold a feed: expected an object with urls, subjects, bus …")
-    return document

@@ -18,7 +18,8 @@ import typer
 from headrace.cli import output
 from headrace.cli.errors import CommandError
 from headrace.cli.options import expanded
-from headrace.cli.service import JsonOption, OfHomeOption, read_text
+from headrace.cli.service import JsonOption, OfHomeOption
+from headrace.cli.values import read_text
 
 if TYPE_CHECKING:
     from headrace.cli.flow_view import Lines

@@ -10,16 +10,9 @@ from uuid import UUID
 import typer
 
 from headrace.cli import output
-from headrace.cli.service import (
-    JsonOption,
-    OfHomeOption,
-    YesOption,
-    confirmed,
-    read_document,
-    read_text,
-    service,
-    shown,
-)
+from headrace.cli.records import say_made, say_records, shown
+from headrace.cli.service import JsonOption, OfHomeOption, YesOption, confirmed, service
+from headrace.cli.values import read_document, read_text
 
 app = typer.Typer(help="Register, list, show and delete functions.", no_args_is_help=True)
 
@@ -63,10 +56,7 @@ def register(
             input_schema=None if input_schema is None else read_document(input_schema),
             default_endpoint=default_endpoint,
         )
-    if as_json:
-        output.say_json({"function_id": function_id})
-    else:
-        output.say(function_id)
+    say_made({"function_id": function_id}, "function_id", as_json=as_json)
 
 
 @app.command("list")
@@ -74,14 +64,15 @@ def list_functions(as_json: JsonOption = False, home: OfHomeOption = None) -> No
     """List your functions and the public ones."""
     with service(home) as client:
         functions = client.list_functions()
-    if as_json:
-        output.say_json(functions)
-        return
-    keys = ("function_id", "name", "owner", "public", "python_version", "created_at")
-    output.say_table(
-        ["ID", "NAME", "OWNER", "PUBLIC", "PYTHON", "REGISTERED"],
-        [[shown(function[key]) for key in keys] for function in functions],
-    )
+    columns = {
+        "ID": "function_id",
+        "NAME": "name",
+        "OWNER": "owner",
+        "PUBLIC": "public",
+        "PYTHON": "python_version",
+        "REGISTERED": "created_at",
+    }
+    say_records(functions, columns, as_json=as_json)
 
 
 @app.command()

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from headrace.cli import output
+from headrace.cli.records import say_records
 from headrace.cli.service import JsonOption, OfHomeOption, service
 
 app = typer.Typer(help="List groups of users, and say who is in them (administrators only).", no_args_is_help=True)
@@ -38,7 +39,4 @@ def list_groups(as_json: JsonOption = False, home: OfHomeOption = None) -> None:
     """List groups and their members: all for an administrator, else your own."""
     with service(home) as client:
         groups = client.list_groups()
-    if as_json:
-        output.say_json(groups)
-        return
-    output.say_table(["GROUP", "MEMBERS"], [[each["group"], ", ".join(each["members"])] for each in groups])
+    say_records(groups, {"GROUP": "group", "MEMBERS": "members"}, as_json=as_json)

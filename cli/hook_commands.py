@@ -11,16 +11,9 @@ import typer
 
 from headrace.cli import output
 from headrace.cli.errors import CommandError
-from headrace.cli.service import (
-    JsonOption,
-    OfHomeOption,
-    YesOption,
-    confirmed,
-    read_document,
-    read_text,
-    service,
-    shown,
-)
+from headrace.cli.records import say_records
+from headrace.cli.service import JsonOption, OfHomeOption, YesOption, confirmed, service
+from headrace.cli.values import document_of, given, read_text
 
 app = typer.Typer(help="Create, list and delete webhooks, and change their secrets.", no_args_is_help=True)
 
@@ -56,9 +49,8 @@ def create(
     home: OfHomeOption = None,
 ) -> None:
     """Make a webhook. Its secret is shown this once."""
-    document = _document(file)
-    named = {"name": name, "bus": bus, "kind": kind and kind.value, "type": type_, "source": source, "subject": subject}
-    document.update({key: value for key, value in named.items() if value is not None})
+    document = document_of(file, "a webhook", "kind, name, type")
+    document |= given(name=name, bus=bus, kind=kind and kind.value, type=type_, source=source, subject=subject)
     if origin:
         document["origins"] = origin
     if secret_file is not None:
@@ -74,11 +66,8 @@ def list_hooks(as_json: JsonOption = False, home: OfHomeOption = None) -> None:
     """List your webhooks, without their secrets."""
     with service(home) as client:
         hooks = client.list_hooks()
-    if as_json:
-        output.say_json(hooks)
-        return
-    keys = ("hook_id", "name", "kind", "url", "created_at")
-    output.say_table(["ID", "NAME", "KIND", "URL", "CREATED"], [[shown(hook[key]) for key in keys] for hook in hooks])
+    columns = {"ID": "hook_id", "NAME": "name", "KIND": "kind", "URL": "url", "CREATED": "created_at"}
+    say_records(hooks, columns, as_json=as_json)
 
 
 @app.command("rotate-secret")
@@ -115,12 +104,3 @@ def _say(hook: dict[str, Any], *, as_json: bool) -> None:
 
 def _secret(path: Path) -> str:
     return read_text(path).strip()
-
-
-def _document(file: Path | None) -> dict[str, Any]:
-    if file is None:
-        return {}
-    document = read_document(file)
-    if not isinstance(document, dict):
-        raise CommandError(f"{file} does not hold a webhook: expected an object with kind, name, type …")
-    return document

@@ -14,7 +14,7 @@ from headrace.cli.errors import HomeUnusable
 from headrace.cli.home import Home
 from headrace.cli.options import DEFAULT_HOME, HomeOption, expanded
 from headrace.cli.service import YesOption, confirmed
-from headrace.cli.token_commands import duration_s
+from headrace.cli.values import duration_s
 
 if TYPE_CHECKING:
     from headrace.bus.installation.operator import Operator

@@ -11,7 +11,7 @@ import typer
 from headrace.cli import output
 from headrace.cli.errors import CommandError
 from headrace.cli.options import DEFAULT_HOME, CaFileOption, HomeOption, expanded
-from headrace.cli.service import read_text
+from headrace.cli.values import read_text
 
 
 def login(

@@ -8,7 +8,9 @@ from uuid import UUID
 import typer
 
 from headrace.cli import output
-from headrace.cli.service import JsonOption, OfHomeOption, json_option, service, shown
+from headrace.cli.records import say_made, say_records
+from headrace.cli.service import JsonOption, OfHomeOption, service
+from headrace.cli.values import json_option
 
 app = typer.Typer(help="Deliver events of the past once more: create, list, show, pause, resume, cancel.")
 
@@ -62,11 +64,8 @@ def create(
             name=name,
             bus=bus,
         )
-    if as_json:
-        output.say_json(replay)
-        return
-    output.say(str(replay["replay_id"]))
-    if replay["forgotten_until"]:
+    say_made(replay, "replay_id", as_json=as_json)
+    if replay["forgotten_until"] and not as_json:
         output.note(f"The bus holds nothing that was stored before {replay['forgotten_until']} any more.")
 
 
@@ -75,14 +74,16 @@ def list_replays(as_json: JsonOption = False, home: OfHomeOption = None) -> None
     """List your replays, newest first."""
     with service(home) as client:
         replays = client.list_replays()
-    if as_json:
-        output.say_json(replays)
-        return
-    keys = ("replay_id", "name", "state", "sent", "left", "missing", "created_at")
-    output.say_table(
-        ["ID", "NAME", "STATE", "SENT", "LEFT", "MISSING", "CREATED"],
-        [[shown(replay.get(key)) for key in keys] for replay in replays],
-    )
+    columns = {
+        "ID": "replay_id",
+        "NAME": "name",
+        "STATE": "state",
+        "SENT": "sent",
+        "LEFT": "left",
+        "MISSING": "missing",
+        "CREATED": "created_at",
+    }
+    say_records(replays, columns, as_json=as_json)
 
 
 @app.command()

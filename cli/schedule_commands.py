@@ -9,17 +9,9 @@ from uuid import UUID
 import typer
 
 from headrace.cli import output
-from headrace.cli.errors import CommandError
-from headrace.cli.service import (
-    JsonOption,
-    OfHomeOption,
-    YesOption,
-    confirmed,
-    json_option,
-    read_document,
-    service,
-    shown,
-)
+from headrace.cli.records import Columns, say_made, say_records, shown
+from headrace.cli.service import JsonOption, OfHomeOption, YesOption, confirmed, service
+from headrace.cli.values import document_of, given, json_option
 
 app = typer.Typer(help="Create, look at, pause and delete schedules: events at given times.", no_args_is_help=True)
 
@@ -73,30 +65,26 @@ def create(
     home: OfHomeOption = None,
 ) -> None:
     """Publish an event at given times: --cron, --every-s or --at."""
-    document = _document(file)
-    given = {
-        "name": name,
-        "bus": bus,
-        "cron": cron,
-        "every_s": every_s,
-        "at": at,
-        "timezone": timezone,
-        "start": start,
-        "end": end,
-        "jitter_s": jitter_s,
-        "misfire": misfire,
-        "overlap": overlap,
-    }
-    document.update(_set(given))
-    event = {"type": type_, "source": source, "subject": subject, "data": json_option(data, "--data")}
-    if _set(event):
-        document["event"] = {**document.get("event", {}), **_set(event)}
+    document = document_of(file, "a schedule", "name, cron, event")
+    document |= given(
+        name=name,
+        bus=bus,
+        cron=cron,
+        every_s=every_s,
+        at=at,
+        timezone=timezone,
+        start=start,
+        end=end,
+        jitter_s=jitter_s,
+        misfire=misfire,
+        overlap=overlap,
+    )
+    event = given(type=type_, source=source, subject=subject, data=json_option(data, "--data"))
+    if event:
+        document["event"] = {**document.get("event", {}), **event}
     with service(home) as client:
         created = client.create_schedule(document)
-    if as_json:
-        output.say_json(created)
-    else:
-        output.say(str(created["schedule_id"]))
+    say_made(created, "schedule_id", as_json=as_json)
 
 
 @app.command("list")
@@ -104,14 +92,8 @@ def list_schedules(as_json: JsonOption = False, home: OfHomeOption = None) -> No
     """List your schedules."""
     with service(home) as client:
         schedules = client.list_schedules()
-    if as_json:
-        output.say_json(schedules)
-        return
-    rows = [
-        [shown(each["schedule_id"]), shown(each["name"]), _times(each), _state(each), shown(each["last_tick"])]
-        for each in schedules
-    ]
-    output.say_table(["ID", "NAME", "TIMES", "NEXT", "LAST"], rows)
+    columns: Columns = {"ID": "schedule_id", "NAME": "name", "TIMES": _times, "NEXT": _state, "LAST": "last_tick"}
+    say_records(schedules, columns, as_json=as_json)
 
 
 @app.command()
@@ -136,27 +118,12 @@ def preview(
     home: OfHomeOption = None,
 ) -> None:
     """Show the next ticks of a schedule of yours, or of one that you have not made yet."""
-    given = _set(
-        {
-            "cron": cron,
-            "every_s": every_s,
-            "at": at,
-            "timezone": timezone,
-            "start": start,
-            "end": end,
-            "jitter_s": jitter_s,
-        }
-    )
-    if schedule_id is not None and given:
+    times = given(cron=cron, every_s=every_s, at=at, timezone=timezone, start=start, end=end, jitter_s=jitter_s)
+    if schedule_id is not None and times:
         raise typer.BadParameter("give the id of a schedule or times, not both")
     with service(home) as client:
-        ticks = client.preview_schedule(given if schedule_id is None else schedule_id, count)
-    if as_json:
-        output.say_json(ticks)
-        return
-    output.say_table(
-        ["TICK", "LOCAL", "PUBLISHED"], [[each["scheduled"], each["local"], each["due"]] for each in ticks]
-    )
+        ticks = client.preview_schedule(times if schedule_id is None else schedule_id, count)
+    say_records(ticks, {"TICK": "scheduled", "LOCAL": "local", "PUBLISHED": "due"}, as_json=as_json)
 
 
 @app.command()
@@ -184,10 +151,6 @@ def delete(schedule_id: Annotated[UUID, typer.Argument()], yes: YesOption = Fals
     output.say(f"Deleted {schedule_id}.")
 
 
-def _set(given: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in given.items() if value is not None}
-
-
 def _times(schedule: dict[str, Any]) -> str:
     if schedule["cron"] is not None:
         return f"{schedule['cron']} ({schedule['timezone']})"
@@ -196,12 +159,3 @@ def _times(schedule: dict[str, Any]) -> str:
 
 def _state(schedule: dict[str, Any]) -> str:
     return "paused" if schedule["paused"] else schedule["next_tick"] or "ended"
-
-
-def _document(file: Path | None) -> dict[str, Any]:
-    if file is None:
-        return {}
-    document = read_document(file)
-    if not isinstance(document, dict):
-        raise CommandError(f"{file} does not hold a schedule: expected an object with name, cron, event …")
-    return document

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
 import typer
@@ -13,11 +13,10 @@ from headrace.cli.endpoint_commands import endpoints_of, profile_of
 from headrace.cli.errors import CommandError
 from headrace.cli.options import DEFAULT_HOME, HomeOption, expanded
 from headrace.cli.service import JsonOption
+from headrace.cli.values import PUBLIC, urn_of
 
 if TYPE_CHECKING:
     from headrace.sdk.client import Client
-
-_PUBLIC: Final = "public"
 
 _NameArgument = Annotated[
     str, typer.Argument(help="The endpoint's name on this machine or at the service, or its id; it must be yours.")
@@ -88,20 +87,8 @@ def _note_what_comes_back(name: str, guests: list[str], home: Path) -> None:
         return
     config = directory.config()
     for guest in guests:
-        if guest in config.shared_with or (guest == _PUBLIC and config.public):
+        if guest in config.shared_with or (guest == PUBLIC and config.public):
             output.note(f"{directory.config_file} still says so: take it out there, or the next start shares it again.")
-
-
-def urn_of(text: str) -> str:
-    """The URN of a user (`ada`), a group (`group:lab`) or everybody (`public`). Raises `CommandError`."""
-    if text == _PUBLIC or text.startswith("urn:"):
-        return text
-    kind, colon, name = text.partition(":")
-    if not colon:
-        return f"urn:headrace:user:{text}"
-    if kind not in ("user", "group"):
-        raise CommandError(f"{text!r} is neither a user (ada), a group (group:lab), a URN, nor `{_PUBLIC}`")
-    return f"urn:headrace:{kind}:{name}"
 
 
 def _say(endpoint: dict[str, Any], as_json: bool) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from headrace.cli.errors import CommandError
-from headrace.cli.service import read_text
+from headrace.cli.values import read_text
 
 _KEPT: Final = ("url", "mode", "timeout_s", "concurrency", "batch_size", "rate_per_minute", "ca", "handshake")
 

@@ -9,7 +9,7 @@ from uuid import UUID
 import typer
 
 from headrace.cli import output
-from headrace.cli.service import JsonOption, OfHomeOption, document_of, json_option, service
+from headrace.cli.service import JsonOption, OfHomeOption, service
 from headrace.cli.sink_options import (
     RateOption,
     SecretFileOption,
@@ -41,6 +41,7 @@ from headrace.cli.subscription_options import (
     PermanentErrors,
     with_policies,
 )
+from headrace.cli.values import document_of, given, json_given
 
 
 def change(
@@ -78,12 +79,9 @@ def change(
     home: OfHomeOption = None,
 ) -> None:
     """Change a subscription of yours: what you do not name stays as it is."""
-    document = document_of(file, "what changes of a subscription")
-    given = {"name": name, "function_id": function and str(function), "endpoint_id": endpoint and str(endpoint)}
-    document.update({key: value for key, value in given.items() if value is not None})
-    for option, text in (("filter", filter_), ("input", input_)):
-        if text is not None:
-            document[option] = json_option(text, f"--{option}")
+    document = document_of(file, "what changes of a subscription", "filter, input, retry")
+    document |= given(name=name, function_id=function and str(function), endpoint_id=endpoint and str(endpoint))
+    document |= json_given(filter=filter_, input=input_)
     with service(home) as client:
         # A policy is replaced whole: so what is not named of it comes from what there is.
         known = client.get_subscription(subscription_id)

@@ -11,16 +11,8 @@ from uuid import UUID
 import typer
 
 from headrace.cli import output
-from headrace.cli.service import (
-    JsonOption,
-    OfHomeOption,
-    YesOption,
-    confirmed,
-    document_of,
-    json_option,
-    service,
-    shown,
-)
+from headrace.cli.records import EVENT_COLUMNS, Columns, say_made, say_records
+from headrace.cli.service import JsonOption, OfHomeOption, YesOption, confirmed, service
 from headrace.cli.sink_options import (
     AuthorityOption,
     HandshakeOption,
@@ -61,7 +53,7 @@ from headrace.cli.subscription_options import (
     Start,
     with_policies,
 )
-from headrace.cli.token_commands import duration_s
+from headrace.cli.values import document_of, duration_s, given, json_given, json_option
 
 app = typer.Typer(help="Create, list, change, pause, try and delete subscriptions.", no_args_is_help=True)
 for command in (change, show, pause, resume):
@@ -130,12 +122,14 @@ def create(
     home: OfHomeOption = None,
 ) -> None:
     """Let every event that matches a filter run a function, or go to an address by HTTP."""
-    document = document_of(file, "a subscription")
-    ids = {"function_id": function and str(function), "endpoint_id": endpoint and str(endpoint)}
-    given = {"name": name, "bus": bus, **ids}
-    document.update({key: value for key, value in given.items() if value is not None})
-    if input_ is not None:
-        document["input"] = json_option(input_, "--input")
+    document = document_of(file, "a subscription", "filter, function_id, endpoint_id")
+    document |= given(
+        name=name,
+        bus=bus,
+        function_id=function and str(function),
+        endpoint_id=endpoint and str(endpoint),
+    )
+    document |= json_given(input=input_)
     wanted = _filter(type_, source, json_option(filter_, "--filter"))
     if wanted is not None:
         document["filter"] = wanted
@@ -176,17 +170,13 @@ def create(
         ca_file=to_ca_file,
         handshake=handshake,
     )
-    if sample is not None:
-        document["sample"] = json_option(sample, "--sample")
+    document |= json_given(sample=sample)
     with service(home) as client:
         if dry_run:
             _say_trial(client.validate_subscription(document), as_json=as_json)
             return
         created = client.create_subscription(document)
-    if as_json:
-        output.say_json(created)
-    else:
-        output.say(str(created["subscription_id"]))
+    say_made(created, "subscription_id", as_json=as_json)
 
 
 @app.command("list")
@@ -194,14 +184,14 @@ def list_subscriptions(as_json: JsonOption = False, home: OfHomeOption = None) -
     """List your subscriptions."""
     with service(home) as client:
         subscriptions = client.list_subscriptions()
-    if as_json:
-        output.say_json(subscriptions)
-        return
-    keys = ("subscription_id", "name", "filter")
-    output.say_table(
-        ["ID", "NAME", "FILTER", "FUNCTION", "ENDPOINT"],
-        [[*(shown(each.get(key)) for key in keys), *_goes_to(each)] for each in subscriptions],
-    )
+    columns: Columns = {
+        "ID": "subscription_id",
+        "NAME": "name",
+        "FILTER": "filter",
+        "FUNCTION": "function_id",
+        "ENDPOINT": lambda each: each["target"]["url"] if each.get("target") else each.get("endpoint_id"),
+    }
+    say_records(subscriptions, columns, as_json=as_json)
 
 
 @app.command()
@@ -263,10 +253,7 @@ def backtest(
         return
     output.say(f"{found['matched']} of {found['scanned']} events of the last {last} match.")
     if found["samples"]:
-        rows = [
-            [str(each["sequence"]), each["stored_at"], *map(shown, _named(each["event"]))] for each in found["samples"]
-        ]
-        output.say_table(["SEQUENCE", "STORED", "TYPE", "SOURCE", "ID", "SUBJECT"], rows)
+        say_records(found["samples"], EVENT_COLUMNS, as_json=False)
 
 
 def _say_trial(trial: dict[str, Any], *, as_json: bool) -> None:
@@ -285,20 +272,10 @@ def _say_trial(trial: dict[str, Any], *, as_json: bool) -> None:
     output.say("It can be made; nothing was stored.")
 
 
-def _goes_to(subscription: dict[str, Any]) -> list[str]:
-    if subscription.get("target") is not None:
-        return ["", subscription["target"]["url"]]
-    return [shown(subscription.get(key)) for key in ("function_id", "endpoint_id")]
-
-
 def _wanted(subscription_id: UUID | None, filter_: str | None) -> Any:
     if (subscription_id is None) == (filter_ is None):
         raise typer.BadParameter("give a subscription or --filter, one of them")
     return subscription_id if subscription_id is not None else json_option(filter_, "--filter")
-
-
-def _named(event: dict[str, Any]) -> list[Any]:
-    return [event.get(name) for name in ("type", "source", "id", "subject")]
 
 
 def _clauses(clause: dict[str, Any], depth: int = 0) -> list[str]:
@@ -308,7 +285,7 @@ def _clauses(clause: dict[str, Any], depth: int = 0) -> list[str]:
 
 
 def _filter(type_: str | None, source: str | None, other: Any) -> Any:
-    exact = {key: value for key, value in (("type", type_), ("source", source)) if value is not None}
+    exact = given(type=type_, source=source)
     if exact and other is not None:
         return {"all": [{"exact": exact}, other]}
     return {"exact": exact} if exact else other

@@ -9,8 +9,9 @@ import typer
 
 from headrace.cli import output
 from headrace.cli.errors import CommandError
-from headrace.cli.service import JsonOption, OfHomeOption, json_option, service, shown
-from headrace.cli.token_commands import duration_s
+from headrace.cli.records import shown
+from headrace.cli.service import JsonOption, OfHomeOption, service
+from headrace.cli.values import duration_s, given, json_option
 
 FlowOption = Annotated[
     str | None,
@@ -49,18 +50,17 @@ def with_flow(
     """
     if flow is not None:
         document["flow"] = json_option(flow, "--flow")
-    said: dict[str, Any] = {"concurrency": concurrency, "order_by": order_by}
     known = document.get("flow") or {}
     if not isinstance(known, dict):
         raise CommandError('the flow of a subscription is an object, such as {"concurrency": 4}')
+    said = given(concurrency=concurrency, order_by=order_by)
     if per_second is not None:
         said["rate"] = {**known.get("rate", {}), "per_second": per_second}
-    parts = {"size": batch, "window_s": None if window is None else duration_s(window)}
     if batch is not None or window is not None:
-        said["batch"] = {**known.get("batch", {}), **{name: part for name, part in parts.items() if part is not None}}
-    given = {name: value for name, value in said.items() if value is not None}
-    if given:
-        document["flow"] = {**known, **given}
+        parts = given(size=batch, window_s=None if window is None else duration_s(window))
+        said["batch"] = {**known.get("batch", {}), **parts}
+    if said:
+        document["flow"] = {**known, **said}
     return document
 
 

@@ -9,8 +9,7 @@ from uuid import UUID
 
 import typer
 
-from headrace.cli.service import json_option
-from headrace.cli.token_commands import duration_s
+from headrace.cli.values import duration_s, given, json_given
 
 MaxAttempts = Annotated[int | None, typer.Option(min=1, help="How often a failing delivery is tried.")]
 MaxAge = Annotated[
@@ -84,29 +83,27 @@ def with_policies(
 
     Raises `CommandError` and `typer.BadParameter`.
     """
-    retry = {
-        "max_attempts": max_attempts,
-        "max_age_s": None if max_age is None else duration_s(max_age),
-        "permanent_errors": list(permanent_errors) if permanent_errors else None,
-    }
-    offline = {
-        "hold_s": None if hold is None else duration_s(hold),
-        "next_endpoints": [str(each) for each in next_endpoints] if next_endpoints else None,
-    }
-    announce = {
-        "success": None if on_success is None else {"type": on_success},
-        "failure": None if on_failure is None else {"type": on_failure},
-    }
+    retry = given(
+        max_attempts=max_attempts,
+        max_age_s=None if max_age is None else duration_s(max_age),
+        permanent_errors=list(permanent_errors or ()) or None,
+    )
+    offline = given(
+        hold_s=None if hold is None else duration_s(hold),
+        next_endpoints=[str(each) for each in next_endpoints or ()] or None,
+    )
+    announce = given(
+        success=None if on_success is None else {"type": on_success},
+        failure=None if on_failure is None else {"type": on_failure},
+    )
     for name, policy in (("retry", retry), ("offline", offline), ("announce", announce)):
-        said = {key: value for key, value in policy.items() if value is not None}
-        if said:
-            document[name] = {**(document.get(name) or {}), **said}
-    if join is not None:
-        document["join"] = json_option(join, "--join")
-    if start is not None:
-        document["start"] = _start(start)
-    if expires is not None:
-        document["expires_at"] = _time(expires, ahead=True)
+        if policy:
+            document[name] = {**(document.get(name) or {}), **policy}
+    document |= json_given(join=join)
+    document |= given(
+        start=None if start is None else _start(start),
+        expires_at=None if expires is None else _time(expires, ahead=True),
+    )
     if endpoint_from is not None or allowed_endpoints:
         document["endpoint"] = _choice(endpoint_from, allowed_endpoints or ())
         document.pop("endpoint_id", None)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import itertools
 import json
 import sys
-from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
@@ -15,25 +13,17 @@ from uuid import UUID
 import typer
 
 from headrace.cli import output
-from headrace.cli.service import JsonOption, OfHomeOption, service, shown
-from headrace.cli.token_commands import duration_s
+from headrace.cli.records import Columns, first_of, say_records, shown
+from headrace.cli.service import JsonOption, OfHomeOption, service
+from headrace.cli.values import duration_s
 
 if TYPE_CHECKING:
     from headrace.sdk.logs import StreamName
 
 _SHOWN = (
-    *(
-        "task_id",
-        "state",
-        "function_id",
-        "endpoint_id",
-        "task_group_id",
-        "submitted_at",
-        "stored_at",
-        "taken_at",
-        "started_at",
-    ),
-    *("ended_at", "result_stored_at", "attempts", "worker"),
+    *("task_id", "state", "function_id", "endpoint_id", "task_group_id"),
+    *("submitted_at", "stored_at", "taken_at", "started_at", "ended_at", "result_stored_at"),
+    *("attempts", "worker"),
 )
 
 app = typer.Typer(help="List, show and cancel tasks, and see what they print.", no_args_is_help=True)
@@ -103,15 +93,17 @@ def list_tasks(
             since=since,
             page_size=min(limit, 1000),
         )
-        tasks = list(itertools.islice(found, limit))
+        tasks, more = first_of(found, limit)
         names = {} if as_json or not tasks else {each["function_id"]: each["name"] for each in client.list_functions()}
-        more = next(found, None) is not None
-    if as_json:
-        output.say_json(tasks)
-        return
-    output.say_table(["TASK", "STATE", "FUNCTION", "SUBMITTED", "TOOK", "ERROR"], [_row(task, names) for task in tasks])
-    if more:
-        output.note(f"(the first {limit}; --limit gives more)")
+    columns: Columns = {
+        "TASK": "task_id",
+        "STATE": "state",
+        "FUNCTION": lambda task: names.get(task.get("function_id", ""), task.get("function_id")),
+        "SUBMITTED": "submitted_at",
+        "TOOK": _took,
+        "ERROR": _failed_with,
+    }
+    say_records(tasks, columns, as_json=as_json, more=more)
 
 
 @app.command()
@@ -190,17 +182,9 @@ def _say_cancelled(answer: dict[str, Any], *, force: bool, as_json: bool) -> Non
         output.say(f"Asked to stop {running} that run.")
 
 
-def _row(task: dict[str, Any], names: Mapping[str, str]) -> list[str]:
-    function = task.get("function_id")
-    error = task.get("error") or {}
-    return [
-        task["task_id"],
-        task["state"],
-        shown(names.get(function or "", function)),
-        shown(task.get("submitted_at")),
-        _took(task),
-        shown(f"{_kind(error)}: {error['message']}".splitlines()[0][:60] if error else None),
-    ]
+def _failed_with(task: dict[str, Any]) -> str | None:
+    error = task.get("error")
+    return f"{_kind(error)}: {error['message']}".splitlines()[0][:60] if error else None
 
 
 def _kind(error: dict[str, Any]) -> str:
@@ -209,9 +193,9 @@ def _kind(error: dict[str, Any]) -> str:
     return error["code"] if own.startswith("headrace.") or not own else own
 
 
-def _took(task: dict[str, Any]) -> str:
+def _took(task: dict[str, Any]) -> str | None:
     """How long its last attempt ran."""
     if "started_at" not in task or "ended_at" not in task:
-        return "-"
+        return None
     started, ended = (datetime.fromisoformat(task[name]) for name in ("started_at", "ended_at"))
     return f"{max(0.0, (ended - started).total_seconds()):.3f} s"

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
-from headrace.bus.durations import parse_duration
 from headrace.cli import output
-from headrace.cli.errors import CommandError
-from headrace.cli.service import JsonOption, OfHomeOption, service, shown
+from headrace.cli.records import say_records
+from headrace.cli.service import JsonOption, OfHomeOption, service
+from headrace.cli.values import duration_s
 
 app = typer.Typer(help="Create, list and revoke tokens.", no_args_is_help=True)
 
@@ -51,14 +51,15 @@ def list_tokens(
     """List tokens, without what makes them valid."""
     with service(home) as client:
         tokens = client.list_tokens("*" if everybody else user)
-    if as_json:
-        output.say_json(tokens)
-        return
-    keys = ("token_id", "kind", "principal", "label", "created_at", "expires_at")
-    output.say_table(
-        ["ID", "KIND", "PRINCIPAL", "LABEL", "CREATED", "EXPIRES"],
-        [[shown(token[key]) for key in keys] for token in tokens],
-    )
+    columns = {
+        "ID": "token_id",
+        "KIND": "kind",
+        "PRINCIPAL": "principal",
+        "LABEL": "label",
+        "CREATED": "created_at",
+        "EXPIRES": "expires_at",
+    }
+    say_records(tokens, columns, as_json=as_json)
 
 
 @app.command()
@@ -69,14 +70,3 @@ def revoke(
     with service(home) as client:
         client.revoke_token(token_id)
     output.say(f"Revoked {token_id}.")
-
-
-def duration_s(text: str) -> float:
-    """Seconds of `90s`, `15m`, `12h`, `30d`. Raises `CommandError`."""
-    try:
-        seconds = parse_duration(text)
-    except ValueError:
-        seconds = 0.0
-    if not seconds:
-        raise CommandError(f"{text!r} is not a duration: write for example 90s, 15m, 12h or 30d")
-    return seconds

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from headrace.cli import output
-from headrace.cli.service import JsonOption, OfHomeOption, YesOption, confirmed, service, shown
+from headrace.cli.records import say_records
+from headrace.cli.service import JsonOption, OfHomeOption, YesOption, confirmed, service
 
 app = typer.Typer(help="Add, list and remove users (administrators only).", no_args_is_help=True)
 
@@ -45,13 +46,8 @@ def list_users(as_json: JsonOption = False, home: OfHomeOption = None) -> None:
     """List all users."""
     with service(home) as client:
         users = client.list_users()
-    if as_json:
-        output.say_json(users)
-        return
-    output.say_table(
-        ["NAME", "PRINCIPAL", "GROUPS", "ADMIN", "ADDED"],
-        [[shown(user[key]) for key in ("name", "principal", "groups", "admin", "created_at")] for user in users],
-    )
+    columns = {"NAME": "name", "PRINCIPAL": "principal", "GROUPS": "groups", "ADMIN": "admin", "ADDED": "created_at"}
+    say_records(users, columns, as_json=as_json)
 
 
 @app.command()

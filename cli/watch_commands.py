@@ -15,6 +15,7 @@ from headrace.cli.endpoint_commands import profile_of
 from headrace.cli.errors import CommandError
 from headrace.cli.options import DEFAULT_HOME, HomeOption, expanded
 from headrace.cli.service import JsonOption
+from headrace.cli.values import given
 from headrace.cli.watch_status import say_watcher
 
 if TYPE_CHECKING:
@@ -66,35 +67,34 @@ def start(
     """Announce each file of a folder once it is complete, until Ctrl-C. Files that come meanwhile are announced at the
     next start, and nothing twice: what was announced is kept in HOME/watch/NAME."""
     rule = _rule(
-        {
-            "folder": str(folder.expanduser().absolute()),
-            "name": name,
-            "type": type_,
-            "bus": bus,
-            "complete": complete,
-            "stable_s": stable,
-            "marker": marker,
-            "include": include or None,
-            "exclude": exclude or None,
-            "hidden": hidden,
-            "recursive": not flat,
-            "follow_symlinks": follow_symlinks,
-            "checksum": checksum,
-            "deleted": deleted,
-            "existing": "skip" if skip_existing else None,
-            "poll": "always" if poll_every is not None else None,
-            "poll_every_s": poll_every,
-        }
+        given(
+            folder=str(folder.expanduser().absolute()),
+            name=name,
+            type=type_,
+            bus=bus,
+            complete=complete,
+            stable_s=stable,
+            marker=marker,
+            include=include or None,
+            exclude=exclude or None,
+            hidden=hidden,
+            recursive=not flat,
+            follow_symlinks=follow_symlinks,
+            checksum=checksum,
+            deleted=deleted,
+            existing="skip" if skip_existing else None,
+            poll="always" if poll_every is not None else None,
+            poll_every_s=poll_every,
+        )
     )
     _check(rule)
     _run(rule, source, expanded(home))
 
 
-def _rule(given: dict[str, Any]) -> FolderRule:
+def _rule(document: dict[str, Any]) -> FolderRule:
     from headrace.endpoint.watch.rules import FolderRule
     from headrace.schemas import SchemaViolation, validate
 
-    document = {key: value for key, value in given.items() if value is not None}
     try:
         validate("watch-folder", document)
     except SchemaViolation as error:
