@@ -118,6 +118,10 @@ async def _ask_again(monkeypatch: pytest.MonkeyPatch) -> None:
     assert await cache.get(lambda: grant, use, "ada") is service.answer
 
 
+def _listed(client: Client, pool: RunningPool) -> set[str]:
+    return {each["task_id"] for each in client.list_tasks(endpoint_id=pool.endpoint_id)}
+
+
 @pytest.mark.usefixtures("quick_renewals")
 def test_unfinished_tasks_of_a_deleted_endpoint_are_cancelled_for_everybody(
     service: RunningService, admin: Client, ada: Client, pool: RunningPool, tmp_path: Path
@@ -130,7 +134,7 @@ def test_unfinished_tasks_of_a_deleted_endpoint_are_cancelled_for_everybody(
         eventually(runs.running, WITHIN_S, "it runs")
         waits = executor.submit(wait_for, str(tmp_path / "go"))
         others = [ada.submit(pool.endpoint_id, ada.register_source_code(ECHO), [n]) for n in range(3)]
-        eventually(lambda: waits.task_id, WITHIN_S)
+        eventually(lambda: str(waits.task_id) in _listed(admin, pool), WITHIN_S, "it is stored")
         admin.delete_endpoint(pool.endpoint_id)
 
         for client, task in [(admin, runs.task_id), (admin, waits.task_id), *((ada, task) for task in others)]:
