@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from events_desk import NOTES, EventsDesk
 from headrace_up import Up, headrace_up
 from running_pool import RunningPool, running_pool
 from service import RunningService, running_service
 
 from headrace.sdk import Client, Executor
+
+_numbers = itertools.count()
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +33,12 @@ def pool(
     workers = getattr(request.module, "WORKERS", 2)
     with running_pool(service, tmp_path_factory.mktemp("pool"), workers=workers) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def endpoint(pool: RunningPool) -> str:
+    """The id of the endpoint of `pool`."""
+    return pool.endpoint_id
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +74,15 @@ def executor(pool: RunningPool, client: Client) -> Iterator[Executor]:
     """The administrator's, for the endpoint of `pool`."""
     with Executor(pool.endpoint_id, client=client) as made:
         yield made
+
+
+@pytest.fixture
+def desk(service: RunningService, endpoint: str, tmp_path: Path) -> EventsDesk:
+    """The administrator's view of events, with `NOTES` to run at `endpoint`."""
+    return EventsDesk(service.http(), tmp_path, service.add_function(NOTES, "note"), endpoint)
+
+
+@pytest.fixture
+def kind() -> str:
+    """A type of events that no other test has, and that none has the beginning of."""
+    return f"org.example.kind{next(_numbers):04}"

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 import uuid
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from events_desk import NOTES, EventsDesk
-from running_pool import running_pool
+from events_desk import EventsDesk
 from service import RunningService
 from waiting import eventually
 
@@ -24,24 +20,6 @@ from headrace.bus.names import event_subject
 from headrace.bus.nats.connection import Connection
 from headrace.bus.store.tables import Tables
 from headrace.bus.tasks.bundles import TaskResult
-
-_kinds = (f"org.example.told{n}" for n in itertools.count())
-
-
-@pytest.fixture(scope="module")
-def endpoint(service: RunningService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running_pool(service, tmp_path_factory.mktemp("pool")) as pool:
-        yield pool.endpoint_id
-
-
-@pytest.fixture
-def desk(service: RunningService, endpoint: str, tmp_path: Path) -> EventsDesk:
-    return EventsDesk(service.http(), tmp_path, service.add_function(NOTES, "note"), endpoint)
-
-
-@pytest.fixture
-def kind() -> str:
-    return next(_kinds)
 
 
 def stored(desk: EventsDesk, kind: str, count: int = 1) -> list[dict[str, Any]]:

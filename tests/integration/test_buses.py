@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import msgspec
 import pytest
 from events_desk import CLOUDEVENT, NOTES, EventsDesk
 from plain_http import NO_TLS
-from running_pool import running_pool
+from running_pool import RunningPool
 from service import RunningService
 from waiting import eventually
 
@@ -45,10 +44,9 @@ def bob(service: RunningService) -> str:
 
 
 @pytest.fixture(scope="module")
-def endpoint(service: RunningService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running_pool(service, tmp_path_factory.mktemp("pool")) as pool:
-        service.http().post(f"/api/v1/endpoints/{pool.endpoint_id}/shares", json={"with": "public"})
-        yield pool.endpoint_id
+def endpoint(service: RunningService, pool: RunningPool) -> str:
+    service.http().post(f"/api/v1/endpoints/{pool.endpoint_id}/shares", json={"with": "public"})
+    return pool.endpoint_id
 
 
 @pytest.fixture

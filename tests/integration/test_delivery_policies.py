@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import pytest
-from events_desk import NOTES, EventsDesk
-from running_pool import RunningPool, running_pool
+from events_desk import EventsDesk
+from running_pool import RunningPool
 from service import RunningService
 from waiting import eventually
 
 from headrace.sdk import Client
-
-_kinds = (f"org.example.policy{n}" for n in itertools.count())
 
 PICKY = """
 class PermanentFailure(Exception):
@@ -32,22 +28,6 @@ def picky(kind):
         raise Ours("never ever")
     raise {"key": KeyError, "value": ValueError}[kind](kind)
 """
-
-
-@pytest.fixture(scope="module")
-def endpoint(service: RunningService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running_pool(service, tmp_path_factory.mktemp("pool")) as pool:
-        yield pool.endpoint_id
-
-
-@pytest.fixture
-def desk(service: RunningService, endpoint: str, tmp_path: Path) -> EventsDesk:
-    return EventsDesk(service.http(), tmp_path, service.add_function(NOTES, "note"), endpoint)
-
-
-@pytest.fixture
-def kind() -> str:
-    return next(_kinds)
 
 
 def test_permanent_errors_go_straight_to_the_dead_letters(service: RunningService, desk: EventsDesk, kind: str) -> None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
 from events_desk import NOTES, EventsDesk
-from running_pool import running_pool
 from service import RunningService
 from waiting import eventually
 
@@ -21,24 +18,6 @@ from headrace.bus.names import event_subject
 from headrace.bus.nats.connection import Connection
 from headrace.bus.store.streams import purge
 from headrace.bus.tasks.submission import DELIVERIES_GROUP
-
-_kinds = (f"org.example.kind{n}" for n in itertools.count())
-
-
-@pytest.fixture(scope="module")
-def endpoint(service: RunningService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running_pool(service, tmp_path_factory.mktemp("pool")) as pool:
-        yield pool.endpoint_id
-
-
-@pytest.fixture
-def desk(service: RunningService, endpoint: str, tmp_path: Path) -> EventsDesk:
-    return EventsDesk(service.http(), tmp_path, service.add_function(NOTES, "note"), endpoint)
-
-
-@pytest.fixture
-def kind() -> str:
-    return next(_kinds)
 
 
 def test_an_event_runs_a_function_with_rendered_arguments(desk: EventsDesk, kind: str) -> None:

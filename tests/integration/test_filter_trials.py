@@ -12,11 +12,6 @@ from service import RunningService
 from headrace.sdk import Client, NotFound, RequestRefused
 
 
-@pytest.fixture
-def kind() -> str:
-    return f"test.{uuid.uuid4().hex}"
-
-
 def pattern(kind: str) -> dict[str, Any]:
     return {"pattern": {"type": [kind], "data": {"level": [{"numeric": [">", 3]}]}}}
 

@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from events_desk import FLOW_NOTES, EventsDesk, Notes
-from running_pool import running_pool
 from service import RunningService
 from waiting import eventually
 
-_kinds = (f"org.example.flow{n}" for n in itertools.count())
-
-
-@pytest.fixture(scope="module")
-def endpoint(service: RunningService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running_pool(service, tmp_path_factory.mktemp("pool"), workers=4) as pool:
-        yield pool.endpoint_id
+WORKERS = 4
 
 
 @pytest.fixture
 def desk(service: RunningService, endpoint: str, tmp_path: Path) -> EventsDesk:
     return EventsDesk(service.http(), tmp_path, service.add_function(FLOW_NOTES, "work"), endpoint)
-
-
-@pytest.fixture
-def kind() -> str:
-    return next(_kinds)
 
 
 def read(desk: EventsDesk, subscription: str) -> dict[str, Any]:

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import uuid
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from events_desk import NOTES, EventsDesk
-from running_pool import running_pool
+from events_desk import EventsDesk
 from service import RunningService
 
 from headrace.bus.errors import BusUnavailable
@@ -26,24 +22,6 @@ from headrace.bus.eventing.subscriptions import CompiledSubscription, Subscripti
 from headrace.bus.installation.service_keys import ServiceKeys
 from headrace.bus.nats.connection import Connection
 from headrace.bus.store.tables import Tables
-
-_kinds = (f"org.example.joined{n}" for n in itertools.count())
-
-
-@pytest.fixture(scope="module")
-def endpoint(service: RunningService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running_pool(service, tmp_path_factory.mktemp("pool")) as pool:
-        yield pool.endpoint_id
-
-
-@pytest.fixture
-def desk(service: RunningService, endpoint: str, tmp_path: Path) -> EventsDesk:
-    return EventsDesk(service.http(), tmp_path, service.add_function(NOTES, "note"), endpoint)
-
-
-@pytest.fixture
-def kind() -> str:
-    return next(_kinds)
 
 
 def join(kind: str, within_s: float = 60.0) -> dict[str, Any]:

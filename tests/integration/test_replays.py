@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,24 +26,6 @@ from headrace.bus.store.tables import Tables
 from headrace.bus.tasks.task_views import queued_tasks
 from headrace.cli.trace_view import tree
 from headrace.sdk import Client, NotFound, RequestRefused
-
-_kinds = (f"org.replayed.kind{n}" for n in itertools.count())
-
-
-@pytest.fixture(scope="module")
-def endpoint(service: RunningService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running_pool(service, tmp_path_factory.mktemp("pool")) as pool:
-        yield pool.endpoint_id
-
-
-@pytest.fixture
-def desk(service: RunningService, endpoint: str, tmp_path: Path) -> EventsDesk:
-    return EventsDesk(service.http(), tmp_path, service.add_function(NOTES, "note"), endpoint)
-
-
-@pytest.fixture
-def kind() -> str:
-    return next(_kinds)
 
 
 def publish(desk: EventsDesk, kind: str, count: int) -> list[int]:

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import uuid
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-from events_desk import NOTES, EventsDesk
-from running_pool import running_pool
+from events_desk import EventsDesk
 from service import RunningService
 from waiting import eventually
 
@@ -20,24 +16,6 @@ from headrace.bus.nats.connection import Connection
 from headrace.bus.store.streams import purge
 from headrace.cli.trace_view import tree
 from headrace.sdk import Client, NotFound, RequestRefused
-
-_kinds = (f"org.traced.kind{n}" for n in itertools.count())
-
-
-@pytest.fixture(scope="module")
-def endpoint(service: RunningService, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with running_pool(service, tmp_path_factory.mktemp("pool")) as pool:
-        yield pool.endpoint_id
-
-
-@pytest.fixture
-def desk(service: RunningService, endpoint: str, tmp_path: Path) -> EventsDesk:
-    return EventsDesk(service.http(), tmp_path, service.add_function(NOTES, "note"), endpoint)
-
-
-@pytest.fixture
-def kind() -> str:
-    return next(_kinds)
 
 
 def traced(client: Client, event: int | tuple[str, str], state: str, **more: Any) -> dict[str, Any]:
