@@ -22,6 +22,7 @@ from uuid import UUID, SafeUUID
 
 MOST_TASKS_PER_BUNDLE = 1 << 16
 
+_DAY_S = 86_400.0
 _RANDOM_BITS = 46
 _INDEX_BITS = 16
 _KIND_BITS = 0xF << 76 | 3 << 62
@@ -60,9 +61,16 @@ def fits_endpoint(task: UUID, endpoint: UUID) -> bool:
     return (task.int >> 64) & 0xFFF == endpoint.int & 0xFFF
 
 
-def submitted_at(task: UUID) -> float:
-    """When the id was made: unix seconds, by the clock of whoever submitted the task."""
-    return (task.int >> 80) / 1000
+def submitted_at(task: UUID, stored_at: float = 0.0) -> float:
+    """When the id was made: unix seconds, by the clock of whoever submitted the task.
+
+    Where `stored_at` is known and the id's time cannot belong to it, it is `stored_at`: in the id of a delivery these
+    bits follow from the event, and are no time.
+    """
+    made_at = (task.int >> 80) / 1000
+    # A client may have been away for weeks between the two; clocks go wrong by less than a day.
+    believable = not stored_at or stored_at - 31 * _DAY_S < made_at < stored_at + _DAY_S
+    return made_at if believable else stored_at
 
 
 # A pool makes several ids for each task. UUID's own constructor tries six forms of arguments and checks a number that

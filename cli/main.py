@@ -6,6 +6,7 @@ Statuses: 0 done, 1 an error that the message names, 2 wrong usage, 130 stopped 
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
@@ -95,6 +96,21 @@ def version() -> None:
     from importlib.metadata import version as installed  # takes a while, and only this command asks
 
     output.say(f"headrace {installed('headrace')}")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        version()
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """What all commands have in common."""
 
 
 def main() -> None:

@@ -29,7 +29,8 @@ def tree(trace: Document) -> _Lines:
         branches = [iter(["no subscription of yours matched"])]
     yield from _below(branches)
     if trace["passed_over"]:
-        yield f"({trace['passed_over']} other subscriptions did not match)"
+        count = trace["passed_over"]
+        yield f"({count} other subscription{'s' if count > 1 else ''} did not match)"
 
 
 def _event(trace: Document) -> _Lines:
@@ -64,7 +65,9 @@ def _clause(clause: Document) -> _Lines:
 
 def _delivery(delivery: Document) -> _Lines:
     replayed = f"replay {delivery['replay_id']}: " if delivery.get("replay_id") else ""
-    yield f"{replayed}{_WORDS[delivery['state']]}, at endpoint {delivery['endpoint_id']}"
+    # A sink has none, and neither has what was given up before the event had named one.
+    place = f", at endpoint {delivery['endpoint_id']}" if delivery["endpoint_id"] else ""
+    yield f"{replayed}{_WORDS[delivery['state']]}{place}"
     branches = [_attempt(each) for each in delivery["attempts"]]
     branches += [
         iter([_short(f"delivered anew {each['at']} after {each['code']}: {each['reason']}")])

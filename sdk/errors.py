@@ -194,6 +194,10 @@ class RequestRefused(ClientError):
         self.service_code = service_code
         self.detail = detail
         self.errors = errors
+        if [error.problem for error in errors] == [detail]:
+            # One error that says all: once is enough.
+            super().__init__(f"{errors[0].pointer or '/'}: {detail} ({service_code}, HTTP {status})")
+            return
         places = "".join(f"\n  {error.pointer or '/'}: {error.problem}" for error in errors)
         super().__init__(f"{detail} ({service_code}, HTTP {status}){places}")
 

@@ -112,7 +112,7 @@ class TaskFuture(LightFuture):
             return None
         stored_at, taken_at, started_at, ended_at, result_stored_at, delivered_at = _MOMENTS.unpack(self._moments)
         return TaskTimes(
-            submitted_at=submitted_at(task),
+            submitted_at=submitted_at(task, stored_at),
             stored_at=stored_at,
             taken_at=taken_at,
             started_at=started_at,

@@ -18,7 +18,7 @@ def task_document(view: TaskView) -> dict[str, Any]:
     """A task: its state, its value or error, and when what happened."""
     result = view.result
     times = {
-        "submitted_at": submitted_at(view.task_id),
+        "submitted_at": submitted_at(view.task_id, view.stored_at),
         "stored_at": view.stored_at,
         "taken_at": result.taken_at if result else 0.0,
         "started_at": result.started_at if result else view.marked_at,

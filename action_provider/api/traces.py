@@ -27,6 +27,7 @@ from headrace.action_provider.api.stored_events import (
 )
 from headrace.action_provider.errors import NotFound
 from headrace.action_provider.http import Call, Operation, Query, reply
+from headrace.bus.eventing.places import NO_ENDPOINT
 from headrace.bus.eventing.replays.models import ReplayRecord
 from headrace.bus.eventing.subscriptions import SubscriptionRecord
 from headrace.bus.eventing.traces.announced import Announced, find_announced
@@ -206,7 +207,7 @@ def _attempt(attempt: AttemptStory) -> dict[str, Any]:
 
 
 def _endpoint(endpoint_id: UUID | None) -> UUID | None:
-    return None if endpoint_id == SINKS else endpoint_id
+    return None if endpoint_id in (NO_ENDPOINT, SINKS) else endpoint_id
 
 
 _QUERY = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from typing import Any
 from uuid import UUID
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from headrace.bus.errors import DecodeError
 from headrace.bus.eventing.deliveries import Delivery, FailedAttempt, Waiting
 from headrace.bus.eventing.retries import RetryPolicy
-from headrace.bus.ids import split_task_id
+from headrace.bus.ids import new_bundle_id, split_task_id, submitted_at
 
 ENDPOINT = uuid.uuid4()
 DELIVERY = Delivery(uuid.uuid4(), "default", 7, "/s", "1")
@@ -49,6 +50,14 @@ def test_what_differs_in_anything_else_has_other_ids() -> None:
     assert len({each.bundle_id(ENDPOINT) for each in others}) == len(others)
     assert DELIVERY.delivery_id(ENDPOINT) == delivery(attempt=2).delivery_id(ENDPOINT)
     assert DELIVERY.delivery_id(ENDPOINT) not in {each.bundle_id(ENDPOINT) for each in others}
+
+
+def test_a_delivery_was_submitted_when_it_was_stored_for_its_id_holds_no_time() -> None:
+    now = time.time()
+    for number in range(100):
+        assert submitted_at(delivery(event_id=str(number)).task_id(ENDPOINT), now) == now
+    called = new_bundle_id(ENDPOINT)
+    assert submitted_at(called, now + 5) == submitted_at(called) == pytest.approx(now, abs=60)
 
 
 def test_ids_of_many_deliveries_do_not_meet() -> None:
