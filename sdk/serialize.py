@@ -20,9 +20,10 @@ from headrace.bus.data.encodings import ENCODING_NAMES, JSON, OBJECT
 from headrace.bus.data.json_values import encode_json
 from headrace.bus.data.payloads import Large, Part, Source
 from headrace.bus.data.values import decode, encode
-from headrace.bus.errors import DecodeError, FunctionUnusable
+from headrace.bus.errors import FunctionUnusable
 from headrace.bus.functions.code import FunctionCode, from_function, load
 from headrace.bus.functions.serializers import CODE_NAMES, DATA_NAMES, PICKLED, PLAIN, SOURCE, Allowed
+from headrace.bus.structs import reader
 from headrace.sdk.payloads import encode_call
 
 
@@ -116,6 +117,8 @@ class JSONData(DataStrategy):
     identifier = "11"
 
 
+_read_code = reader(FunctionCode, "a function")
+
 STRATEGIES: Final[Mapping[str, type[SerializationStrategy]]] = {
     kind.__name__: kind for base in (CodeStrategy, DataStrategy) for kind in base.__subclasses__()
 }
@@ -194,13 +197,6 @@ class ComputeSerializer:
             self.deserialize(self.serialize(function)),
             *(self.deserialize(self.serialize(each)) for each in (list(args), kwargs)),
         ]
-
-
-def _read_code(data: bytes) -> FunctionCode:
-    try:
-        return msgspec.msgpack.decode(data, type=FunctionCode)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise DecodeError(f"a function cannot be read: {error}", raw=data) from error
 
 
 def only_json(strategies: Iterable[Strategy] | None) -> bool:

@@ -17,8 +17,9 @@ import msgspec
 from headrace.bus import errors
 from headrace.bus.data.encodings import MSGPACK
 from headrace.bus.data.values import decode, encode
-from headrace.bus.errors import DecodeError, TaskError, TaskFailed
+from headrace.bus.errors import TaskError, TaskFailed
 from headrace.bus.functions.serializers import PICKLES
+from headrace.bus.structs import reader
 from headrace.schemas.errors import HeadraceError
 
 RAISED: Final = TaskFailed.code
@@ -71,7 +72,7 @@ class RemoteTraceback(HeadraceError):
 
 
 _encode_failure = msgspec.msgpack.Encoder().encode
-_decode_failure = msgspec.msgpack.Decoder(Failure).decode
+_read_failure = reader(Failure, "a failure")
 
 
 def encode_failure(failure: Failure) -> tuple[int, bytes]:
@@ -81,10 +82,7 @@ def encode_failure(failure: Failure) -> tuple[int, bytes]:
 
 def decode_failure(data: bytes) -> Failure:
     """Read a failure; nothing is unpickled yet. Raises `DecodeError`."""
-    try:
-        return _decode_failure(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise DecodeError(f"a failure cannot be read: {error}", raw=data) from error
+    return _read_failure(data)
 
 
 def of_error(error: TaskError) -> Failure:

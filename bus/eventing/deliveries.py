@@ -19,9 +19,9 @@ from uuid import UUID
 import msgspec
 
 from headrace.bus import ids, names
-from headrace.bus.errors import DecodeError
 from headrace.bus.nats.connection import Connection
 from headrace.bus.store.streams import purge
+from headrace.bus.structs import reader
 
 SCHEDULE_HEADER: Final = "Nats-Schedule"
 SCHEDULE_TARGET_HEADER: Final = "Nats-Schedule-Target"
@@ -118,10 +118,7 @@ class Delivery(msgspec.Struct, array_like=True, frozen=True):
     @classmethod
     def decode(cls, data: bytes) -> Delivery:
         """Raises `DecodeError`."""
-        try:
-            return _decode_delivery(data)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise DecodeError(f"not the origin of a delivery: {error}", raw=data) from error
+        return _read_delivery(data)
 
     def _id(self, endpoint: UUID, attempt: str) -> UUID:
         if self.replay is not None:
@@ -153,15 +150,12 @@ class Waiting(msgspec.Struct, array_like=True, frozen=True):
     @classmethod
     def decode(cls, data: bytes) -> Waiting:
         """Raises `DecodeError`."""
-        try:
-            return _decode_waiting(data)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise DecodeError(f"not a waiting delivery: {error}", raw=data) from error
+        return _read_waiting(data)
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_delivery = msgspec.msgpack.Decoder(Delivery).decode
-_decode_waiting = msgspec.msgpack.Decoder(Waiting).decode
+_read_delivery = reader(Delivery, "the origin of a delivery")
+_read_waiting = reader(Waiting, "a waiting delivery")
 
 
 async def wait_until(connection: Connection, waiting: Waiting, endpoint: UUID, due: datetime) -> None:

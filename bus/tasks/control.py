@@ -1,6 +1,6 @@
 """Cancellations: what the service asks of a pool about one bundle.
 
-    control  b"HC" version(1)  MAC(32)  body
+    control  b"HC" version(1)  MAC(32)  body         (`headrace.bus.signed`)
 
 Stored under the bundle's control subject, one message per bundle: a later cancellation is added to what is stored, so
 whoever reads the last message knows all of them. The MAC covers subject and body under the pool's secret: only the
@@ -10,15 +10,11 @@ service can cancel.
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Final
 
 import msgspec
 
-from headrace.bus.errors import DecodeError
-from headrace.bus.keys import MAC_BYTES, Keys, check_mac, mac
-
-_MAGIC: Final = b"HC\x01"
-_PURPOSE: Final = "control"
+from headrace.bus.keys import Keys
+from headrace.bus.signed import Signed
 
 
 class Control(msgspec.Struct, array_like=True, frozen=True):
@@ -54,26 +50,17 @@ def cancel_tasks(indices: Collection[int] | None, *, force: bool = False) -> Con
     return Control(chosen, chosen if force else frozenset())
 
 
-_encode = msgspec.msgpack.Encoder(order="deterministic").encode
-_decode = msgspec.msgpack.Decoder(Control).decode
+_signed = Signed(Control, "a cancellation", magic=b"HC\x01", purpose="control")
 
 
 def encode_control(control: Control, *, subject: str, pool_secret: bytes) -> bytes:
     """The message that stores a cancellation under `subject`."""
-    body = _encode(control)
-    return b"".join((_MAGIC, mac(pool_secret, _PURPOSE, subject, body), body))
+    return _signed.encode(control, subject=subject, key=pool_secret)
 
 
 def decode_control(message: bytes, *, subject: str, pool_secret: Keys) -> Control:
     """Read a cancellation. Raises `SignatureInvalid` and `DecodeError`."""
-    if message[:3] != _MAGIC or len(message) < 3 + MAC_BYTES:
-        raise DecodeError("not a cancellation of wire version 1", raw=message)
-    signature, body = message[3 : 3 + MAC_BYTES], message[3 + MAC_BYTES :]
-    check_mac(pool_secret, signature, _PURPOSE, subject, body)
-    try:
-        return _decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise DecodeError(f"a signed cancellation cannot be read: {error}", raw=message) from error
+    return _signed.decode(message, subject=subject, key=pool_secret)
 
 
 def _holds(indices: frozenset[int] | None, index: int) -> bool:

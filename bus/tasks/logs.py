@@ -1,6 +1,6 @@
 """What tasks print: how it travels, and how it is read.
 
-    log message  b"HL" version(1)  MAC(32)  body
+    log message  b"HL" version(1)  MAC(32)  body         (`headrace.bus.signed`)
 
 The body is a msgpack array of chunks, of one task (stored under its own subject) or of several of one bundle (under the
 subject that they share). A chunk says at which byte of its stream it begins: what is missing, because it was cut or
@@ -16,11 +16,9 @@ from typing import Final, Literal
 
 import msgspec
 
-from headrace.bus.errors import DecodeError
-from headrace.bus.keys import MAC_BYTES, Keys, check_mac, mac
+from headrace.bus.keys import Keys
+from headrace.bus.signed import Signed
 from headrace.bus.tasks.bundles import LogEnd
-
-_MAGIC: Final = b"HL\x01"
 
 StreamName = Literal["stdout", "stderr"]
 STREAMS: Final[tuple[StreamName, StreamName]] = ("stdout", "stderr")
@@ -49,26 +47,17 @@ class LogMessage(msgspec.Struct, array_like=True, frozen=True):
     chunks: list[LogChunk]
 
 
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(LogMessage).decode
+_signed = Signed(LogMessage, "a log message", magic=b"HL\x01", purpose=b"HL\x01")
 
 
 def encode_log(chunks: list[LogChunk], *, subject: str, key: bytes) -> bytes:
     """The message that stores chunks under `subject`."""
-    body = _encode(LogMessage(chunks))
-    return b"".join((_MAGIC, mac(key, _MAGIC, subject, body), body))
+    return _signed.encode(LogMessage(chunks), subject=subject, key=key)
 
 
 def decode_log(message: bytes, *, subject: str, key: Keys) -> list[LogChunk]:
     """Read a log message. Raises `SignatureInvalid` and `DecodeError`."""
-    if message[:3] != _MAGIC or len(message) < 3 + MAC_BYTES:
-        raise DecodeError("not a log message of wire version 1", raw=message)
-    signature, body = message[3 : 3 + MAC_BYTES], message[3 + MAC_BYTES :]
-    check_mac(key, signature, _MAGIC, subject, body)
-    try:
-        return _decode(body).chunks
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise DecodeError(f"a signed log message cannot be read: {error}", raw=message) from error
+    return _signed.decode(message, subject=subject, key=key).chunks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,8 +18,8 @@ from uuid import UUID
 import msgspec
 
 from headrace.bus import ids
-from headrace.bus.errors import DecodeError
 from headrace.bus.eventing.deliveries import Delivery, FailedAttempt
+from headrace.bus.structs import reader
 
 
 class Member(msgspec.Struct, array_like=True, frozen=True):
@@ -108,14 +108,11 @@ class Plan(msgspec.Struct, array_like=True, frozen=True):
     @classmethod
     def decode(cls, data: bytes) -> Plan:
         """Raises `DecodeError`."""
-        try:
-            return _decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise DecodeError(f"not a plan of deliveries: {error}", raw=data) from error
+        return _read(data)
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Plan).decode
+_read = reader(Plan, "a plan of deliveries")
 
 
 def single(place: int, delivery: Delivery, endpoint: UUID, key: str | None) -> Plan:
