@@ -81,7 +81,7 @@ def test_a_long_poll_that_ends_early_says_that_the_task_runs(
     future = executor.submit(wait_for, str(gate))
     eventually(lambda: state(client, future) in ("pending", "running"))
 
-    assert task(client, future, wait_s=1.0)["state"] == "running"
+    eventually(lambda: task(client, future, wait_s=1.0)["state"] == "running", message="it is said to run")
 
     gate.touch()
     assert task(client, future, wait_s=30)["state"] == "succeeded"
@@ -115,8 +115,8 @@ def test_what_is_cancelled_while_its_endpoint_is_away_is_cancelled_for_everybody
 
         assert client.cancel(cancelled.task_id or "")["state"] == "cancelled"
 
-        assert isinstance(seen.exception(5), TaskCancelled)
-        assert isinstance(cancelled.exception(5), TaskCancelled)
+        assert isinstance(seen.exception(20), TaskCancelled)
+        assert isinstance(cancelled.exception(20), TaskCancelled)
         document = task(client, cancelled)
         assert document["state"] == "cancelled"
         assert document["attempts"] == 0
@@ -140,7 +140,7 @@ def test_a_bundle_whose_tasks_are_all_cancelled_leaves_the_queue_without_its_end
 
     assert all(future.cancelled() for future in futures)
     assert {state(client, future) for future in futures} == {"cancelled"}
-    assert _queued(service) == 0
+    eventually(lambda: _queued(service) == 0, message="nothing is left in the queue")
 
 
 def test_a_future_that_is_cancelled_in_any_moment_agrees_with_the_service(
@@ -189,7 +189,7 @@ def test_without_force_a_running_task_goes_on_and_with_force_it_is_stopped(
     assert task(client, future, wait_s=0.3)["state"] == "running"
     assert future.cancel(force=True)
 
-    assert isinstance(future.exception(10), TaskCancelled)
+    assert isinstance(future.exception(20), TaskCancelled)
     ended = task(client, future, wait_s=5)
     assert ended["state"] == "cancelled"
     assert executor.submit(len, "ab").result(60) == 2
@@ -205,13 +205,13 @@ def test_what_ran_when_its_endpoint_was_lost_can_be_cancelled_and_does_not_run_a
     late.start()
     with Executor(late.endpoint_id, client=client) as executor:
         future = executor.submit(wait_for, str(gate), str(runs))
-        eventually(lambda: state(client, future) == "running")
+        eventually(lambda: state(client, future) == "running" and runs.exists(), 10)
         late.kill()
         runs.unlink()
 
         eventually(lambda: client.cancel(future.task_id or "")["state"] == "cancelled", message="it is cancelled")
 
-        assert isinstance(future.exception(5), TaskCancelled)
+        assert isinstance(future.exception(20), TaskCancelled)
         late.start()
         assert executor.submit(len, "ab").result(20) == 2
         assert not runs.exists()
@@ -232,7 +232,7 @@ def test_one_of_many_who_cancel_while_the_task_ends_decides_for_all(
 
     final = task(client, future, wait_s=30)
 
-    error = future.exception(10)
+    error = future.exception(20)
     assert final["state"] == ("cancelled" if isinstance(error, TaskCancelled) else "succeeded")
     assert task(client, future) == final
 
@@ -247,7 +247,7 @@ def test_a_cancel_is_visible_to_all_as_soon_as_it_is_answered(
             assert client.cancel(future.task_id or "")["state"] == "cancelled"
             assert service.http().get(f"/api/v1/tasks/{future.task_id}").json()["state"] == "cancelled"
 
-        assert all(isinstance(future.exception(5), TaskCancelled) for future in futures)
+        assert all(isinstance(future.exception(20), TaskCancelled) for future in futures)
 
 
 def _queued(service: RunningService) -> int:
