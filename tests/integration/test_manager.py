@@ -153,7 +153,7 @@ def _runs(pid: int, part: str) -> bool:
 
 def test_the_first_start_registers_and_the_endpoint_runs_tasks(up: Up, client: Client, home: Path, name: str) -> None:
     with running(home, name) as endpoint:
-        eventually(lambda: online(client, endpoint), 10)
+        eventually(lambda: workers_at(client, endpoint) == [1], 10)
 
         status = client.get_endpoint_status(endpoint.id)
         (pool,), (manager,) = status["pools"], status["managers"]
@@ -527,6 +527,11 @@ def test_a_configuration_that_cannot_be_used_is_named_with_its_line(
 
 def _read(path: Path) -> str:
     return path.read_text() if path.exists() else ""
+
+
+def workers_at(client: Client, endpoint: Running) -> list[int]:
+    """How many workers each pool has, as the service knows it."""
+    return [pool["workers"] for pool in client.get_endpoint_status(endpoint.id)["pools"]]
 
 
 def online(client: Client, endpoint: Running) -> bool:
