@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import itertools
@@ -20,15 +21,23 @@ import pytest
 from certificates import make_certificate
 from receiver import Received, Receiver, Reply, receiver
 from service import RunningService, running_service
-from waiting import eventually
+from waiting import eventually, eventually_async
 
 from headrace.bus.eventing.bindings import read_event
 from headrace.bus.eventing.deliveries import Delivery, Waiting
 from headrace.bus.eventing.events import CloudEvent
+from headrace.bus.eventing.leases import Leases
+from headrace.bus.eventing.schedules.replacing import Replacing
+from headrace.bus.eventing.schedules.runs import TickRuns
 from headrace.bus.eventing.signatures import GITHUB, SignatureForm, verify
 from headrace.bus.eventing.sinks.addresses import AddressPolicy
+from headrace.bus.eventing.sinks.runner import SinkRunner
+from headrace.bus.eventing.sinks.settings import SinkSettings
+from headrace.bus.eventing.subscriptions import SubscriptionRecord
+from headrace.bus.installation.service_keys import ServiceKeys
 from headrace.bus.names import SINKS, delivery_sink_subject
 from headrace.bus.nats.connection import Connection
+from headrace.bus.store.tables import Tables
 from headrace.sdk import Client, RequestRefused
 
 SECRET = "it is a secret"
@@ -312,6 +321,68 @@ def test_a_paused_subscription_sends_nothing_until_it_goes_on(sinks: Sinks) -> N
         last = sinks.publish()
         eventually(lambda: len(sink.posts) >= 3, 20)
         assert [each.json["id"] for each in sink.posts[2:]] == last
+
+
+class SlowToStop(SinkRunner):
+    """The sinks of a dispatcher: nothing is sent, and the pipelines of the one named "slow" stop when they may."""
+
+    def __init__(self, *given: Any) -> None:
+        super().__init__(*given)
+        self.wanted: list[tuple[str, int]] = []
+        self.story: list[tuple[str, str, int]] = []
+        self.may_stop = asyncio.Event()
+
+    async def _keep(self, record: SubscriptionRecord, leaving: Any) -> None:
+        self.wanted.append((record.name, record.retry.max_attempts))
+        await super()._keep(record, leaving)
+
+    async def _work(self, record: SubscriptionRecord) -> None:
+        self.story.append(("begins", record.name, record.retry.max_attempts))
+        try:
+            await asyncio.Event().wait()
+        finally:
+            if record.name == "slow":
+                await self.may_stop.wait()
+            self.story.append(("ends", record.name, record.retry.max_attempts))
+
+
+def test_a_sink_that_is_changed_again_while_it_stops_is_served_by_one_pipeline_at_a_time(tmp_path: Path) -> None:
+    policy = AddressPolicy.of(["127.0.0.1"])
+    with (
+        running_service(tmp_path, dispatcher=False, sinks=policy) as service,
+        Client(service.url, service.token) as client,
+        receiver() as sink,
+    ):
+
+        def make(name: str) -> str:
+            body = {"name": name, "filter": {"exact": {"type": "t"}}, "target": {"url": sink.url}}
+            return str(client.create_subscription({**body, "retry": {"max_attempts": 1}})["subscription_id"])
+
+        async def story(connection: Connection) -> list[tuple[str, str, int]]:
+            keys, tables = ServiceKeys.load(service.keys_dir).key_ring(), Tables.on(connection)
+            leases, runs = (
+                Leases(tables.leases),
+                TickRuns(tables.schedule_progress, Replacing(connection, keys, tables)),
+            )
+            runner = SlowToStop(connection, keys, tables, runs, leases, SinkSettings(policy=policy))
+            tasks = [asyncio.create_task(each) for each in (leases.run(), runner.run())]
+            slow = await asyncio.to_thread(make, "slow")
+            await eventually_async(lambda: runner.story == [("begins", "slow", 1)], 10)
+            for attempts in (2, 3):
+                await asyncio.to_thread(client.change_subscription, slow, {"retry": {"max_attempts": attempts}})
+                await eventually_async(lambda: ("slow", attempts) in runner.wanted, 10)  # noqa: B023 - called in this turn only
+            # Another one, which waits for nobody: by its beginning the slow one would have begun as well.
+            await asyncio.to_thread(make, "other")
+            await eventually_async(lambda: ("begins", "other", 1) in runner.story, 10)
+            runner.may_stop.set()
+            await eventually_async(lambda: ("begins", "slow", 3) in runner.story, 10)
+            for task in tasks:
+                task.cancel()
+            told = [each for each in runner.story if each[1] == "slow"]
+            await asyncio.wait(tasks)
+            return told
+
+        assert service.bus(story, 60.0) == [("begins", "slow", 1), ("ends", "slow", 1), ("begins", "slow", 3)]
 
 
 def test_an_event_that_the_mode_cannot_carry_is_a_dead_letter(sinks: Sinks) -> None:

@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Set
 from typing import Final
 from uuid import UUID
 
@@ -49,7 +50,7 @@ class SinkRunner:
         self._settings = settings
         self._worker = f"{socket.gethostname()}/{os.getpid()}"
         self._wanted: dict[UUID, SubscriptionRecord] = {}
-        self._leaving: dict[UUID, asyncio.Task[None]] = {}
+        self._leaving: dict[UUID, set[asyncio.Task[None]]] = {}
         """Pipelines that were stopped, by their sinks, until they have ended."""
         self._news = asyncio.Event()
 
@@ -76,20 +77,22 @@ class SinkRunner:
             if wanted is None or _settings_of(wanted) != _settings_of(record):
                 del working[subscription_id]
                 task.cancel()
-                self._leaving[subscription_id] = task
+                self._leaving.setdefault(subscription_id, set()).add(task)
         for subscription_id, record in list(self._wanted.items()):
             if subscription_id not in working:
-                leaving = self._leaving.pop(subscription_id, None)
+                leaving = frozenset(self._leaving.get(subscription_id, ()))
                 task = group.create_task(self._keep(record, leaving), name=f"sink of {subscription_id}")
                 working[subscription_id] = record, task
-        self._leaving = {each: task for each, task in self._leaving.items() if not task.done()}
+        left = {each: {task for task in tasks if not task.done()} for each, tasks in self._leaving.items()}
+        self._leaving = {each: tasks for each, tasks in left.items() if tasks}
 
-    async def _keep(self, record: SubscriptionRecord, leaving: asyncio.Task[None] | None) -> None:
+    async def _keep(self, record: SubscriptionRecord, leaving: Set[asyncio.Task[None]]) -> None:
         """Work for one sink; what goes wrong there is told, and tried again."""
-        if leaving is not None:
-            # What it has in hand goes back first: a lease, or a consumer, is not to be used by two of ours. That may
-            # take a while, for which no other sink waits.
-            await asyncio.wait({leaving})
+        if leaving:
+            # What they have in hand goes back first: a lease, or a consumer, is not to be used by two of ours. That may
+            # take a while, for which no other sink waits. Of several changes in that time each stops a pipeline, so
+            # the last one may have ended long before the first.
+            await asyncio.wait(leaving)
         while True:
             try:
                 # One dispatcher for each sink: its rate, and what it says with Retry-After, are the same for all.
