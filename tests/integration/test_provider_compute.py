@@ -73,7 +73,7 @@ def test_none_is_a_result(service: RunningService, flows: Flows) -> None:
 
 
 def test_the_end_never_changes(service: RunningService, flows: Flows) -> None:
-    action = checked(flows.run(task(service, SQUARE, "square", 5)), 202)
+    action = flows.ended(checked(flows.run(task(service, SQUARE, "square", 5)), 202))
     here = f"{BASE}/{action['action_id']}"
 
     assert flows.status(action) == action

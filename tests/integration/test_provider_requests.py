@@ -103,7 +103,7 @@ def sleeping(flows: Flows) -> str:
 
 def test_a_request_is_repeated_even_when_its_function_has_gone(service: RunningService, flows: Flows) -> None:
     square = task(service, SQUARE, "square", 6)
-    action = checked(flows.run(square, request_id="gone"), 202)
+    action = flows.ended(checked(flows.run(square, request_id="gone"), 202))
     assert flows.http.delete(f"/api/v1/functions/{square['function_id']}").is_success
 
     assert checked(flows.run(square, request_id="gone"), 200) == action
@@ -113,7 +113,7 @@ def test_a_request_is_repeated_even_when_its_function_has_gone(service: RunningS
 
 def test_another_replica_knows_the_action(service: RunningService, flows: Flows, replica: httpx.Client) -> None:
     square = task(service, SQUARE, "square", 9)
-    action = checked(flows.run(square, request_id="replica"), 202)
+    action = flows.ended(checked(flows.run(square, request_id="replica"), 202))
 
     elsewhere = Flows(replica, flows.endpoint_id)
     assert elsewhere.status(action) == action
