@@ -64,6 +64,11 @@ async def look_after_waits(service: Service) -> None:
     await Waiter(service.connection, service.tables.actions).run()
 
 
+async def write_ends(service: Service) -> None:
+    """Write the ends of actions that are shown already until cancelled."""
+    await service.tables.actions.write_ends()
+
+
 async def tick(service: Service) -> None:
     """Publish the ticks of schedules until cancelled."""
     await Timer(service.connection, service.keys, service.tables).run()
@@ -174,6 +179,7 @@ async def _cut_off(service: Service, endpoint: EndpointRecord, principal: str) -
 BACKGROUND: tuple[Job, ...] = (
     Job(name="buses", run=keep_buses, wanted=lambda settings: True),
     Job(name="dispatcher", run=dispatch, wanted=lambda settings: settings.dispatcher),
+    Job(name="ends", run=write_ends, wanted=lambda settings: True),
     Job(name="feeds", run=read_feeds, wanted=lambda settings: settings.dispatcher),
     Job(name="lanes", run=keep_lanes, wanted=lambda settings: True),
     Job(name="lists", run=keep_lists, wanted=lambda settings: True),

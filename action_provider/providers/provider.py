@@ -89,7 +89,7 @@ class Provider(Protocol):
         """
 
     async def status(self, service: Service, action: ActionRow) -> ActionRow:
-        """The action as it is now; when it has ended, the end is written first."""
+        """The action as it is now. An end is written by then, or follows from what is stored: it never changes."""
 
     async def resume(self, service: Service, caller: Caller, action: ActionRow) -> ActionRow:
         """Go on with an action that had begun when it became INACTIVE; `caller` is whoever started it.

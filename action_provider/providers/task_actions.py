@@ -143,7 +143,7 @@ class TaskProvider(Provider, abc.ABC):
         return await self._seen(service, action, results)
 
     async def _seen(self, service: Service, action: ActionRow, results: TaskResults) -> ActionRow:
-        """The action with what its results say; the end, if this is one, is written before anybody sees it."""
+        """The action with what its results say; the end, if this is one, never changes from here on."""
         record = action.value
         if record.final:
             return action if record.details is not None else self._with_details(service, action, results)
@@ -211,7 +211,10 @@ async def _finish(
         details=outcome.details,
         ended_at=ended_at,
     )
-    finished = await service.tables.actions.finish(action, record)
+    actions = service.tables.actions
+    # What follows from results alone follows from them always. What was decided, or put elsewhere, is written first.
+    follows = results.complete and not results.has("cancelled", "expired") and not outcome.whole
+    finished = await (actions.finish_soon if follows else actions.finish)(action, record)
     if finished is None:
         raise NotFound(f"the action {record.action_id!r} was released in this moment")
     return finished

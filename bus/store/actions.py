@@ -23,7 +23,9 @@ import msgspec
 from headrace.bus.errors import RecordConflict
 from headrace.bus.names import Address, token
 from headrace.bus.nats.connection import Connection
+from headrace.bus.nats.gathering import Gathering
 from headrace.bus.nats.message import Message
+from headrace.bus.store.action_ends import TOGETHER_S, EndsToWrite
 from headrace.bus.store.action_keys import key_of_id, old_request_key, request_key
 from headrace.bus.store.action_lists import ActionLists, Listed, ListState, Mended, Role
 from headrace.bus.store.records import Record, Records
@@ -180,7 +182,8 @@ class Start:
 class Actions:
     """The actions of all providers."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, *, together_s: float = TOGETHER_S) -> None:
+        """`together_s` is how long an end waits for others to be written with."""
         self._connection = connection
         self._records = Records(connection, "actions", ActionRecord)
         self._ids = Records(connection, "action_ids", ActionIdRecord)
@@ -188,11 +191,13 @@ class Actions:
         self._old_keys = True
         self._fresh: OrderedDict[str, None] = OrderedDict()
         """Keys of actions that began here and are in no list yet."""
+        self._together = Records(connection, "actions", ActionRecord, store=Gathering(connection))
+        self._ends = EndsToWrite(self._write_end, together_s=together_s)
         self.waits = Records(connection, "waits", WaitRecord)
 
     async def ensure(self, *, replicas: int = 1) -> None:
         """Create the buckets where they are missing, and see whether there are records of an earlier release."""
-        await self._records.ensure(replicas=replicas)
+        await self._records.ensure(replicas=replicas, in_batches=True)
         await self._ids.ensure(replicas=replicas)
         await self.lists.ensure(replicas=replicas)
         # A service of the earlier release that goes on meanwhile may write some more.
@@ -207,11 +212,12 @@ class Actions:
             found = await self._records.get(old_request_key(provider, creator, request_id))
         if found is None or not _is_of(found.value, provider, creator, request_id):
             return None
-        return found
+        return self._ends.over(found)
 
     async def by_key(self, key: str) -> Record[ActionRecord] | None:
         """The action whose record lies under this key, or None."""
-        return await self._records.get(key)
+        found = await self._records.get(key)
+        return None if found is None else self._ends.over(found)
 
     async def by_id(self, action_id: str) -> Record[ActionRecord] | None:
         """The action of this id, or None when it never was, or was released."""
@@ -221,11 +227,12 @@ class Actions:
             pointer = await self._ids.get(token(action_id))
             record = None if pointer is None else await self._records.get(pointer.value.key)
         # After a release the same request may have started another action under the same key.
-        return record if record is not None and record.value.action_id == action_id else None
+        return self._ends.over(record) if record is not None and record.value.action_id == action_id else None
 
     async def under(self, keys: Sequence[str]) -> dict[str, Record[ActionRecord]]:
         """The actions whose records lie under these keys; at most some hundred, in one read."""
-        return await self._records.several(keys)
+        found = await self._records.several(keys)
+        return {key: self._ends.over(record) for key, record in found.items()}
 
     async def start(self, action: ActionRecord) -> Start:
         """Create the record, unless there is one of the same creator and request id: exactly one caller creates it.
@@ -245,7 +252,7 @@ class Actions:
                     continue  # Released in this moment: the request starts a new action.
                 if not _is_of(found.value, *request):
                     raise RecordConflict("another request has the place of this one: use another request_id") from None
-                return Start(found, created=False)
+                return Start(self._ends.over(found), created=False)
             self._note_fresh(key)
             return Start(Record(key, action, revision), created=True)
 
@@ -274,16 +281,25 @@ class Actions:
 
         Gives the record as it is then, or None when it was released in the meantime.
         """
-        listed = listed_as(record.key, end)
         # Sent before the end, so that who has seen that finds it in the lists. Should it not be written: see there.
-        await self.lists.enter_soon(listed)
+        await self.lists.enter_soon(listed_as(record.key, end))
         try:
-            ended = await self._records.update(record, end, ttl_s=life_s(end))
+            return await self._end(self._records, record, end)
         except RecordConflict:
             return await self.by_id(record.value.action_id)
-        if self._fresh.pop(record.key, "listed") == "listed":
-            await self.lists.leave(listed, "open")
-        return ended
+
+    async def finish_soon(self, record: Record[ActionRecord], end: ActionRecord) -> Record[ActionRecord] | None:
+        """The same for an end that everybody computes in the same way from what is stored, such as results: it counts
+        from now on, and is written a moment later, by `write_ends`."""
+        if not self._ends.has_room:
+            return await self.finish(record, end)
+        await self.lists.enter_soon(listed_as(record.key, end))
+        self._ends.add(Record(record.key, end, record.revision))
+        return self._ends.over(record)
+
+    async def write_ends(self) -> None:
+        """Write what `finish_soon` was given until cancelled, and then the rest."""
+        await self._ends.run()
 
     async def change(self, record: Record[ActionRecord], value: ActionRecord) -> Record[ActionRecord] | None:
         """Write another state of an action that goes on. Gives the record as it is then: somebody else may have been
@@ -308,7 +324,10 @@ class Actions:
 
     async def release(self, record: Record[ActionRecord]) -> None:
         """Forget the action and its request id. Raises `RecordConflict` when it changed in the meantime."""
-        await self._records.remove(record)
+        stored = await self._ends.take_back(record)
+        if stored is None:
+            raise RecordConflict(f"the action {record.value.action_id!r} was changed in this moment")
+        await self._records.remove(stored)
         # A crash before this leaves a pointer to nothing, and entries in lists: readers take them for what they are.
         if key_of_id(record.value.action_id) != record.key:
             await self._ids.delete(token(record.value.action_id))
@@ -324,7 +343,8 @@ class Actions:
         mended = await self.lists.mended()
         up_to, count, began = mended.before, 0, time.monotonic()
         async for page in self._changed_after(mended.before):
-            count += await self.lists.mend([listed_as(record.key, record.value) for record in page])
+            shown = map(self._ends.over, page)
+            count += await self.lists.mend([listed_as(record.key, record.value) for record in shown])
             up_to = max(up_to, page[-1].revision)
             await asyncio.sleep((time.monotonic() - began) * (1 / share - 1))
             began = time.monotonic()
@@ -333,6 +353,17 @@ class Actions:
 
     def _changed_after(self, revision: int) -> AsyncIterator[Sequence[Record[ActionRecord]]]:
         return self._records.pages(start=revision + 1, size=_MEND_PAGE)
+
+    async def _write_end(self, shown: Record[ActionRecord]) -> Record[ActionRecord]:
+        return await self._end(self._together, shown, shown.value)
+
+    async def _end(
+        self, records: Records[ActionRecord], record: Record[ActionRecord], end: ActionRecord
+    ) -> Record[ActionRecord]:
+        ended = await records.update(record, end, ttl_s=life_s(end))
+        if self._fresh.pop(record.key, "listed") == "listed":
+            await self.lists.leave(listed_as(record.key, end), "open")
+        return ended
 
     def _note_fresh(self, key: str) -> None:
         self._fresh[key] = None

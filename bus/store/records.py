@@ -18,6 +18,7 @@ from headrace.bus.errors import AlreadyStored, DecodeError, RecordConflict, Reco
 from headrace.bus.nats import pages
 from headrace.bus.nats.answers import StoredMessage
 from headrace.bus.nats.connection import EXPECTED_SEQUENCE_HEADER, Connection
+from headrace.bus.nats.gathering import Store
 from headrace.bus.nats.message import Message
 from headrace.bus.store.streams import Stream, ensure_stream
 
@@ -42,15 +43,20 @@ class Record(Generic[T]):
 class Records(Generic[T]):
     """The bucket `name` of records of type `kind`. Keys are safe tokens (UUIDs, hex); the caller makes them so."""
 
-    def __init__(self, connection: Connection, name: str, kind: type[T]) -> None:
+    def __init__(self, connection: Connection, name: str, kind: type[T], *, store: Store | None = None) -> None:
+        """`store` is what values are stored with, where that is not the connection itself."""
         self._connection = connection
+        self._store = store or connection
         self.name = name
         self._stream = f"KV_{name}"
         self._encode = msgspec.json.Encoder().encode
         self._decode = msgspec.json.Decoder(kind).decode
 
-    async def ensure(self, *, replicas: int = 1, max_bytes: int = -1, is_fleeting: bool = False) -> None:
-        """Create the bucket where it is missing. What is fleeting need not survive a power cut, and costs less."""
+    async def ensure(
+        self, *, replicas: int = 1, max_bytes: int = -1, is_fleeting: bool = False, in_batches: bool = False
+    ) -> None:
+        """Create the bucket where it is missing. What is fleeting need not survive a power cut, and costs less; only
+        `in_batches` may several records be stored with one sync."""
         await ensure_stream(
             self._connection,
             Stream(
@@ -66,6 +72,7 @@ class Records(Generic[T]):
                     "allow_msg_ttl": True,
                     "subject_delete_marker_ttl": 60_000_000_000,
                     "republish": {"src": f"$KV.{self.name}.>", "dest": f"changed.{self.name}.>"},
+                    **({"allow_atomic": True} if in_batches else {}),
                 },
                 at_creation={"persist_mode": "async"} if is_fleeting and replicas == 1 else {},
             ),
@@ -179,7 +186,7 @@ class Records(Generic[T]):
         if ttl_s is not None:
             headers["Nats-TTL"] = f"{max(1, round(ttl_s))}s"
         try:
-            stored = await self._connection.store(self._subject(key), self._encode(value), headers=headers or None)
+            stored = await self._store.store(self._subject(key), self._encode(value), headers=headers or None)
         except AlreadyStored as error:  # "discard new" says it in these words
             raise RecordConflict(f"the {self.name} record {key!r} exists already") from error
         return stored.sequence
