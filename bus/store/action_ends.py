@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T", bound=msgspec.Struct)
 
-TOGETHER_S: Final = 0.25
+TOGETHER_S: Final = 0.1
 """Ends that come within this time are written together: a batch costs the server as much as some thirty single ones."""
 MOST: Final = 1000
 """Where so many wait to be written, whoever brings another one writes it, and waits."""
