@@ -32,13 +32,11 @@ class BusMethods:
         `schema` (JSON schema of their data) and a `policy`: `reject` what does not fit, or `mark` it.
         """
         body = _body(description, publishers, subscribers, retention, schemas)
-        answer: Document = self._http.request("POST", "buses", body={"name": name, **body})
-        return answer
+        return self._http.document("POST", "buses", body={"name": name, **body})
 
     def get_bus(self, name: str) -> Document:
         """One bus, and how much it holds: `events`, `bytes`, `first_sequence`, `last_sequence`."""
-        answer: Document = self._http.request("GET", _path(name))
-        return answer
+        return self._http.document("GET", _path(name))
 
     def list_buses(self) -> list[Document]:
         """The buses that you may use, the one for everybody first."""
@@ -59,8 +57,7 @@ class BusMethods:
         body = _body(description, publishers, subscribers, retention, schemas)
         if owner is not None:
             body["owner"] = owner
-        answer: Document = self._http.request("PATCH", _path(name), body=body)
-        return answer
+        return self._http.document("PATCH", _path(name), body=body)
 
     def delete_bus(self, name: str) -> None:
         """Delete a bus of yours with its events, the subscriptions to it, and the schedules and webhooks that publish
@@ -93,8 +90,7 @@ class BusMethods:
         """
         given = {"label": label, "source": source, "ttl_s": ttl_s}
         body = {name: value for name, value in given.items() if value is not None}
-        answer: Document = self._http.request("POST", f"{_path(bus)}/credentials", body=body)
-        return answer
+        return self._http.document("POST", f"{_path(bus)}/credentials", body=body)
 
     def list_bus_credentials(self, bus: str) -> list[Document]:
         """The credentials for publishing to a bus over NATS: yours, and those of others where the bus is yours."""
@@ -108,13 +104,11 @@ class BusMethods:
         """Let messages of another NATS server become events of a bus (`urls`, `subjects`, `bus`, `stream`, `shape` …);
         gives the feed with its `feed_id`. For administrators."""
         check_json(feed)
-        answer: Document = self._http.request("POST", "feeds", body=dict(feed))
-        return answer
+        return self._http.document("POST", "feeds", body=dict(feed))
 
     def get_feed(self, feed_id: Id) -> Document:
         """One feed, and its `status`: whether it reads, what went wrong last, and how many messages there were."""
-        answer: Document = self._http.request("GET", f"feeds/{id_text(feed_id, 'feed_id')}")
-        return answer
+        return self._http.document("GET", f"feeds/{id_text(feed_id, 'feed_id')}")
 
     def list_feeds(self) -> list[Document]:
         """All feeds."""
@@ -123,20 +117,17 @@ class BusMethods:
     def change_feed(self, feed_id: Id, **changes: Any) -> Document:
         """Let a feed rest or go on (`paused`), or change its `urls`, `shape` or `credential`; gives the feed."""
         check_json(changes)
-        answer: Document = self._http.request("PATCH", f"feeds/{id_text(feed_id, 'feed_id')}", body=changes)
-        return answer
+        return self._http.document("PATCH", f"feeds/{id_text(feed_id, 'feed_id')}", body=changes)
 
     def delete_feed(self, feed_id: Id) -> None:
         """End a feed; events that came through it stay."""
         self._http.request("DELETE", f"feeds/{id_text(feed_id, 'feed_id')}")
 
     def _let(self, bus: str, side: Literal["publishers", "subscribers"], principal: str) -> Document:
-        answer: Document = self._http.request("POST", f"{_path(bus)}/{side}", body={"with": principal})
-        return answer
+        return self._http.document("POST", f"{_path(bus)}/{side}", body={"with": principal})
 
     def _let_no_more(self, bus: str, side: Literal["publishers", "subscribers"], principal: str) -> Document:
-        answer: Document = self._http.request("DELETE", f"{_path(bus)}/{side}", query={"with": principal})
-        return answer
+        return self._http.document("DELETE", f"{_path(bus)}/{side}", query={"with": principal})
 
 
 def _path(name: str) -> str:

@@ -67,8 +67,7 @@ class EventMethods:
     def get_event(self, sequence: int, *, bus: str = "default") -> Document:
         """A stored event by its place on the bus: the `event`, when it was `stored_at`, and, where that is yours to
         see, `published_by`."""
-        answer: Document = self._http.request("GET", f"events/{int(sequence)}", query={"bus": bus})
-        return answer
+        return self._http.document("GET", f"events/{int(sequence)}", query={"bus": bus})
 
     def list_events(
         self,
@@ -153,10 +152,9 @@ class EventMethods:
         clause, and where it passes the `arguments` that the function would be called with, or `input_error`.
         """
         tried = {"event": whole_event(event)} if isinstance(event, Mapping) else {"sequence": event, "bus": bus}
-        answer: Document = self._http.request(
+        return self._http.document(
             "POST", "filters/explain", body={**filter_or_subscription(wanted), **tried}, repeatable=True
         )
-        return answer
 
     def backtest_filter(
         self,

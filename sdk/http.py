@@ -1,4 +1,4 @@
-"""One connection pool to the service: requests, retries, and what answers mean."""
+"""One connection pool to the service: requests and retries."""
 
 from __future__ import annotations
 
@@ -13,25 +13,16 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from headrace.bus.errors import NetworkUnusable
-from headrace.bus.hosts import is_loopback
 from headrace.bus.light_httpx import httpx
 from headrace.bus.network import Network
 from headrace.bus.tasks.bundles import WIRE_VERSION
-from headrace.schemas import Violation
+from headrace.sdk.answers import document_in, refusal, unreachable
 from headrace.sdk.errors import (
     ClientError,
-    EnvironmentUnusable,
-    Forbidden,
     NotConfigured,
-    NotFound,
-    PoolFailed,
     ProtocolMismatch,
-    QueueFull,
-    RequestRefused,
     ServiceUnavailable,
     ServiceUnreachable,
-    TaskError,
-    Unauthorized,
 )
 from headrace.sdk.forks import tell_after_fork
 from headrace.sdk.profile import Profile
@@ -42,7 +33,6 @@ logger = logging.getLogger(__name__)
 PROTOCOL: Final = WIRE_VERSION
 """The version of the protocol between SDK and service that this release speaks."""
 
-_REFUSALS: Final = {401: Unauthorized, 403: Forbidden, 404: NotFound}
 _SILENCE_S: Final = 60.0
 """How long a transfer may stand still."""
 _RETRIED_FOR_S: Final = 4.0
@@ -137,7 +127,20 @@ class Http:
             timeout=self._timeout_s + wait_s,
         )
         response = self._repeated(request, again)
-        return _document(response) if response.content else None
+        return document_in(response) if response.content else None
+
+    def document(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: object = None,
+        query: Mapping[str, str | int | bool | None] | None = None,
+        repeatable: bool | None = None,
+    ) -> dict[str, Any]:
+        """The same, of what is answered with an object."""
+        answer: dict[str, Any] = self.request(method, path, body=body, query=query, repeatable=repeatable)
+        return answer
 
     def linked_pages(self, path: str, *, query: Mapping[str, str | int]) -> Iterator[list[Any]]:
         """Arrays that follow each other by the header `Link`, each asked for when the one before is used up.
@@ -148,7 +151,7 @@ class Http:
         while path:
             request = self._open().build_request("GET", path, params=params, timeout=self._timeout_s)
             response = self._repeated(request, True)
-            yield _document(response)
+            yield document_in(response)
             path, params = response.links.get("next", {}).get("url", ""), None
 
     def _repeated(self, request: httpx.Request, again: bool) -> httpx.Response:
@@ -190,7 +193,7 @@ class Http:
                 for piece in response.iter_bytes():
                     write(piece)
         except httpx.TransportError as error:
-            raise _unreachable(error, request, self.url) from error
+            raise unreachable(error, request, self.url) from error
 
     @contextlib.contextmanager
     def lines(
@@ -212,7 +215,7 @@ class Http:
         try:
             response = client.send(request, stream=True)
         except httpx.TransportError as error:
-            raise _unreachable(error, request, self.url) from error
+            raise unreachable(error, request, self.url) from error
         try:
             if not response.is_success:
                 response.read()
@@ -225,13 +228,13 @@ class Http:
         try:
             yield from response.iter_lines()
         except httpx.TransportError as error:
-            raise _unreachable(error, response.request, self.url) from error
+            raise unreachable(error, response.request, self.url) from error
 
     def _answer(self, request: httpx.Request) -> httpx.Response:
         try:
             response = self._open().send(request)
         except httpx.TransportError as error:
-            raise _unreachable(error, request, self.url) from error
+            raise unreachable(error, request, self.url) from error
         except httpx.HTTPError as error:
             raise ClientError(f"{request.method} {request.url}: {error}") from error
         if response.is_success:
@@ -256,44 +259,6 @@ def headrace_version() -> str:
     from importlib.metadata import version  # takes a while, and is not needed before the first request
 
     return version("headrace")
-
-
-def refusal(response: httpx.Response, url: str) -> ClientError | TaskError:
-    """The error that an answer other than 2xx means."""
-    code, detail, errors = _error_body(response)
-    if code == "ProtocolMismatch":
-        return ProtocolMismatch(detail)
-    if code == QueueFull.code:
-        return QueueFull(detail, **_numbers(response, "limit", "used"))
-    if code in (PoolFailed.code, EnvironmentUnusable.code):
-        return PoolFailed(detail) if code == PoolFailed.code else EnvironmentUnusable(detail)
-    if response.status_code >= 500:
-        return ServiceUnavailable(
-            f"the service at {url} cannot work now: {detail} ({code}, HTTP {response.status_code})",
-            status=response.status_code,
-        )
-    if response.status_code == 401:
-        detail = (
-            f"{detail}; the token for {url} is wrong, withdrawn or expired: "
-            f"run `headrace login --url {url}` with a new one"
-        )
-    kind = _REFUSALS.get(response.status_code, RequestRefused)
-    return kind(response.status_code, code, detail, errors, _document_of(response))
-
-
-def _document_of(response: httpx.Response) -> dict[str, Any]:
-    """All that an error's answer says, where it is an object."""
-    try:
-        body = response.json()
-    except ValueError:
-        return {}
-    return body if isinstance(body, dict) else {}
-
-
-def _numbers(response: httpx.Response, *names: str) -> dict[str, int]:
-    """Numbers that stand beside the error in an answer."""
-    body = response.json()
-    return {name: body[name] for name in names if isinstance(body.get(name), int)}
 
 
 def check_protocol(answer: Mapping[str, Any], url: str) -> None:
@@ -326,46 +291,8 @@ def _new_client(profile: Profile, timeout_s: float, token: TokenSource | None) -
     )
 
 
-def _unreachable(error: httpx.TransportError, request: httpx.Request, url: str) -> ServiceUnreachable:
-    if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-        advice = "is `headrace up` running?" if is_loopback(request.url.host) else "check the URL and the network"
-        problem = f"the service at {url} cannot be reached: {error or type(error).__name__}; {advice}"
-        return ServiceUnreachable(problem, was_sent=False)
-    if isinstance(error, httpx.TimeoutException):
-        problem = f"the service at {url} did not answer {request.method} {request.url.path} in time"
-        return ServiceUnreachable(problem, timed_out=True)
-    return ServiceUnreachable(f"the connection to the service at {url} broke: {error or type(error).__name__}")
-
-
 def _worth_repeating(error: ServiceUnreachable | ServiceUnavailable, repeatable: bool) -> bool:
     if isinstance(error, ServiceUnavailable):
         return repeatable and error.status in _RETRIED_STATUSES
     # Whoever was given all the time that there was is not asked again.
     return not error.was_sent or (repeatable and not error.timed_out)
-
-
-def _document(response: httpx.Response) -> Any:
-    try:
-        return response.json()
-    except ValueError as error:
-        raise ClientError(
-            f"{response.request.method} {response.request.url} was answered, but not with JSON: "
-            f"is this the URL of a Headrace service?"
-        ) from error
-
-
-def _error_body(response: httpx.Response) -> tuple[str, str, tuple[Violation, ...]]:
-    fallback = response.reason_phrase or f"HTTP {response.status_code}"
-    try:
-        body = response.json()
-    except ValueError:
-        body = None
-    if not isinstance(body, dict):
-        return "HttpError", f"{response.request.method} {response.request.url}: {fallback}", ()
-    places = body.get("errors")
-    errors = tuple(
-        Violation(pointer=str(place.get("pointer", "")), problem=str(place.get("problem", "")))
-        for place in (places if isinstance(places, list) else ())
-        if isinstance(place, dict)
-    )
-    return str(body.get("code", "HttpError")), str(body.get("detail") or body.get("description") or fallback), errors

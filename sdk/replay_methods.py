@@ -57,13 +57,11 @@ class ReplayMethods:
                 input=input,
                 retry=retry,
             )
-        answer: Document = self._http.request("POST", "replays", body=body)
-        return answer
+        return self._http.document("POST", "replays", body=body)
 
     def get_replay(self, replay_id: Id) -> Document:
         """One replay: what was asked for, its `state`, and how far it has come."""
-        answer: Document = self._http.request("GET", f"replays/{id_text(replay_id, 'replay_id')}")
-        return answer
+        return self._http.document("GET", f"replays/{id_text(replay_id, 'replay_id')}")
 
     def list_replays(self) -> list[Document]:
         """The replays that belong to whoever asks, newest first."""
@@ -84,5 +82,4 @@ class ReplayMethods:
     def change_replay(self, replay_id: Id, *, state: str | None = None, per_second: float | None = None) -> Document:
         """Change the state of a replay (`running`, `paused`, `cancelled`) or its rate; gives the replay."""
         path, body = f"replays/{id_text(replay_id, 'replay_id')}", given(state=state, per_second=per_second)
-        answer: Document = self._http.request("PATCH", path, body=body)
-        return answer
+        return self._http.document("PATCH", path, body=body)

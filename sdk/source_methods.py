@@ -16,13 +16,11 @@ class SourceMethods:
 
     def create_schedule(self, schedule: Mapping[str, Any]) -> Document:
         """Publish an event at given times; gives the schedule with its `schedule_id`. See `schedule-request.json`."""
-        answer: Document = self._http.request("POST", "schedules", body=dict(schedule))
-        return answer
+        return self._http.document("POST", "schedules", body=dict(schedule))
 
     def get_schedule(self, schedule_id: Id) -> Document:
         """One schedule: what was asked for, its last tick and its next one."""
-        answer: Document = self._http.request("GET", f"schedules/{id_text(schedule_id, 'schedule_id')}")
-        return answer
+        return self._http.document("GET", f"schedules/{id_text(schedule_id, 'schedule_id')}")
 
     def list_schedules(self) -> list[Document]:
         """The schedules that belong to whoever asks, newest first."""
@@ -51,19 +49,16 @@ class SourceMethods:
 
     def _change_schedule(self, schedule_id: Id, change: Mapping[str, Any]) -> Document:
         path = f"schedules/{id_text(schedule_id, 'schedule_id')}"
-        answer: Document = self._http.request("PATCH", path, body=dict(change))
-        return answer
+        return self._http.document("PATCH", path, body=dict(change))
 
     def create_hook(self, hook: Mapping[str, Any]) -> Document:
         """Make a webhook, an address at which another system announces what happens (`kind`: `github`, `generic` or
         `cloudevents`); gives it with its `url` and its `secret`, which is shown only now."""
-        answer: Document = self._http.request("POST", "hooks", body=dict(hook))
-        return answer
+        return self._http.document("POST", "hooks", body=dict(hook))
 
     def get_hook(self, hook_id: Id) -> Document:
         """One webhook, without its secret."""
-        answer: Document = self._http.request("GET", f"hooks/{id_text(hook_id, 'hook_id')}")
-        return answer
+        return self._http.document("GET", f"hooks/{id_text(hook_id, 'hook_id')}")
 
     def list_hooks(self) -> list[Document]:
         """The webhooks that belong to whoever asks, without their secrets."""
@@ -73,8 +68,7 @@ class SourceMethods:
         """Give a webhook another secret, a random one or this; `secret` in the answer is shown only now. The one
         before is worth nothing from here on."""
         body = given(secret=secret)
-        answer: Document = self._http.request("POST", f"hooks/{id_text(hook_id, 'hook_id')}/secret", body=body)
-        return answer
+        return self._http.document("POST", f"hooks/{id_text(hook_id, 'hook_id')}/secret", body=body)
 
     def delete_hook(self, hook_id: Id) -> None:
         """Remove a webhook; what is sent to its address is refused from now on."""

@@ -17,8 +17,7 @@ class SubscriptionMethods:
 
     def create_subscription(self, subscription: Mapping[str, Any]) -> Document:
         """Let events that match a filter run a function; gives the subscription with its `subscription_id`."""
-        answer: Document = self._http.request("POST", "subscriptions", body=dict(subscription))
-        return answer
+        return self._http.document("POST", "subscriptions", body=dict(subscription))
 
     def subscribe(self, function_id: Id, **fields: Any) -> Document:
         """Let events run a function, as `create_subscription` does, by keywords: `filter` and any other field of a
@@ -32,15 +31,11 @@ class SubscriptionMethods:
         Raises what making it would. Gives the `sample`, the `arguments` that the function would be called with, the
         `endpoint_id`, and `doubts`.
         """
-        answer: Document = self._http.request(
-            "POST", "subscriptions/validate", body=dict(subscription), repeatable=True
-        )
-        return answer
+        return self._http.document("POST", "subscriptions/validate", body=dict(subscription), repeatable=True)
 
     def get_subscription(self, subscription_id: Id) -> Document:
         """One subscription."""
-        answer: Document = self._http.request("GET", f"subscriptions/{id_text(subscription_id, 'subscription_id')}")
-        return answer
+        return self._http.document("GET", f"subscriptions/{id_text(subscription_id, 'subscription_id')}")
 
     def list_subscriptions(self) -> list[Document]:
         """The subscriptions that belong to whoever asks."""
@@ -49,8 +44,7 @@ class SubscriptionMethods:
     def change_subscription(self, subscription_id: Id, change: Mapping[str, Any]) -> Document:
         """Change what `change` names of a subscription, which keeps its id; gives the subscription."""
         path = f"subscriptions/{id_text(subscription_id, 'subscription_id')}"
-        answer: Document = self._http.request("PATCH", path, body=dict(change), repeatable=True)
-        return answer
+        return self._http.document("PATCH", path, body=dict(change), repeatable=True)
 
     def pause_subscription(self, subscription_id: Id, *, backlog: str = "keep") -> Document:
         """Let a subscription's deliveries rest; gives the subscription. Events that come meanwhile are kept for later
@@ -76,8 +70,7 @@ class SubscriptionMethods:
 
     def get_dead_letter(self, dead_letter_id: Id) -> Document:
         """One delivery that was given up."""
-        answer: Document = self._http.request("GET", f"dead-letters/{id_text(dead_letter_id, 'dead_letter_id')}")
-        return answer
+        return self._http.document("GET", f"dead-letters/{id_text(dead_letter_id, 'dead_letter_id')}")
 
     def redrive_dead_letters(
         self, *, endpoint_id: Id | None = None, per_second: float | None = None, **which: Any
@@ -89,8 +82,7 @@ class SubscriptionMethods:
         """
         more = {"endpoint_id": id_or_none(endpoint_id, "endpoint_id"), "per_second": per_second}
         body = {**which_letters(which), **{name: value for name, value in more.items() if value is not None}}
-        answer: Document = self._http.request("POST", "dead-letters/redrive", body=body)
-        return answer
+        return self._http.document("POST", "dead-letters/redrive", body=body)
 
     def purge_dead_letters(self, **which: Any) -> int:
         """Remove deliveries that were given up, chosen as for `redrive_dead_letters`; gives how many."""

@@ -81,8 +81,7 @@ class TaskRequests:
         return {"endpoint_id": endpoint, **_together(answers)}
 
     def _cancel(self, group: str, body: Document) -> Document:
-        answer: Document = self._http.request("POST", f"task-groups/{group}/cancel", body=body, repeatable=True)
-        return answer
+        return self._http.document("POST", f"task-groups/{group}/cancel", body=body, repeatable=True)
 
     def _large_value(self, reference: Document) -> Any:
         with temporary_file() as file:
