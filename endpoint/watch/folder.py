@@ -64,8 +64,9 @@ class FolderWatch:
             stop.wait(_RETRY_S)
 
     def _lost(self, state: str, problem: str) -> None:
-        self._report.state(state, candidates=0)
+        # First why: whoever sees the state finds its reason.
         self._report.problem("folder", f"{problem}; trying again")
+        self._report.state(state, candidates=0)
 
 
 class _Watch:

@@ -125,12 +125,13 @@ class Publisher:
             try:
                 self._publish(bus, waiting)
             except ServiceAway as error:
-                self._report.state("away")
+                # First why: whoever sees the state finds its reason.
                 self._report.problem("service", f"{error}; trying for ever, events wait in the journal")
+                self._report.state("away")
                 return self._longer_pause()
             except RegistrationRefused as error:
-                self._report.state("refused")
                 self._report.problem(f"bus {bus}", f"{error}; trying again, events wait in the journal")
+                self._report.state("refused")
                 return _REFUSED_PAUSE_S
             self._pause_s = _FIRST_PAUSE_S
             self._report.state("ok")
