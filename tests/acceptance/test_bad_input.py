@@ -77,6 +77,7 @@ from typing import Any
 
 import httpx
 import pytest
+from gates import wait_for
 from running_pool import RunningPool, running_pool
 from service import RunningService, running_service
 from waiting import eventually, let_pass
@@ -135,13 +136,6 @@ OFFSET = 3
 
 def double(x: Any) -> Any:
     return x * 2
-
-
-def slow(seconds: float) -> str:
-    import time
-
-    time.sleep(seconds)  # the function under test is a slow one
-    return "done"
 
 
 def test_every_test_that_is_named_above_exists() -> None:
@@ -283,11 +277,13 @@ def test_while_nats_is_away_futures_wait_and_requests_are_answered(tmp_path: Pat
         Executor(pool.endpoint_id, client=client) as executor,
     ):
         assert executor.submit(double, 1).result(20) == 2
-        running = executor.submit(slow, 0.5)
+        gate = tmp_path / "gate"
+        running = executor.submit(wait_for, str(gate))
         eventually(running.running, within_s=10)
 
         service.nats.kill()
         service.loop.run(service.nats.wait())
+        gate.touch()
         submitted = [executor.submit(double, i) for i in range(20)]
         answer = service.http().get(f"/api/v1/endpoints/{pool.endpoint_id}", timeout=3)
         assert answer.status_code == 503
