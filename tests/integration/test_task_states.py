@@ -182,6 +182,7 @@ def test_without_force_a_running_task_goes_on_and_with_force_it_is_stopped(
 ) -> None:
     future = executor.submit(wait_for, str(tmp_path / "never"))
     eventually(lambda: state(client, future) == "running")
+    eventually(future.running, message="the future has heard of it as well")
     assert future.task_id is not None
 
     assert not future.cancel()
