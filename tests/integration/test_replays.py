@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import os
 import signal
 import subprocess
 import sys
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from events_desk import NOTES, EventsDesk
 from running_pool import running_pool
 from service import RunningService, running_service
-from waiting import eventually
+from waiting import eventually, eventually_async
 
 from headrace.bus.eventing.deliveries import Delivery
+from headrace.bus.eventing.dispatcher import Dispatcher
 from headrace.bus.eventing.leases import holder_of
+from headrace.bus.eventing.replays.models import ReplayRecord
 from headrace.bus.installation.service_keys import ServiceKeys
 from headrace.bus.names import event_stream
 from headrace.bus.nats import pages
 from headrace.bus.nats.connection import Connection
+from headrace.bus.store.records import Record, Records, Watch
 from headrace.bus.store.tables import Tables
 from headrace.bus.tasks.task_views import queued_tasks
 from headrace.cli.trace_view import tree
@@ -319,6 +326,60 @@ def test_a_replay_whose_dispatcher_is_killed_is_finished_by_another_one_with_not
             for process in (first, second):
                 process.kill()
                 process.wait(60)
+
+
+class SlowlyRead(Records[ReplayRecord]):
+    """Whoever takes a replay up finds it paused, and is answered once it was resumed and that was heard of."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(connection, "replays", ReplayRecord)
+        self._heard: dict[str, int] = {}
+        self._is_slow = True
+
+    async def watch(self, on_change: Callable[[str, Record[ReplayRecord] | None], None]) -> Watch[ReplayRecord]:
+        def changed(key: str, record: Record[ReplayRecord] | None) -> None:
+            on_change(key, record)
+            self._heard[key] = record.revision if record is not None else 0
+
+        return await super().watch(changed)
+
+    async def get(self, key: str) -> Record[ReplayRecord] | None:
+        found = await super().get(key)
+        if found is None or not self._is_slow:
+            return found
+        self._is_slow = False
+        paused = await self.update(found, msgspec.structs.replace(found.value, state="paused"))
+        resumed = await self.update(paused, msgspec.structs.replace(paused.value, state="running"))
+        await eventually_async(lambda: self._heard.get(key) == resumed.revision)
+        return paused
+
+
+def test_a_replay_that_is_resumed_in_the_moment_in_which_it_is_found_paused_goes_on(tmp_path: Path) -> None:
+    replay = ReplayRecord(
+        replay_id=uuid.uuid4(), name="of nothing", owner="urn:headrace:user:admin", created_at=0.0, after=0, last=0
+    )
+
+    async def ended(connection: Connection) -> ReplayRecord:
+        keys, tables = ServiceKeys.load(service.keys_dir).key_ring(), Tables.on(connection)
+        over: asyncio.Future[ReplayRecord] = asyncio.get_running_loop().create_future()
+
+        def changed(_key: str, record: Record[ReplayRecord] | None) -> None:
+            if record is not None and record.value.ended and not over.done():
+                over.set_result(record.value)
+
+        await tables.replays.create(replay.replay_id.hex, replay)
+        watch = await tables.replays.watch(changed)
+        slow = dataclasses.replace(tables, replays=SlowlyRead(connection))
+        dispatcher = asyncio.create_task(Dispatcher(connection, keys, slow).run())
+        try:
+            return await asyncio.wait_for(over, 20)
+        finally:
+            dispatcher.cancel()
+            await asyncio.wait({dispatcher})
+            await watch.stop()
+
+    with running_service(tmp_path / "service", dispatcher=False) as service:
+        assert service.bus(ended, 40.0).state == "finished"
 
 
 def _dispatch(service: RunningService, log: Path) -> subprocess.Popen[bytes]:

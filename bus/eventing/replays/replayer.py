@@ -39,7 +39,8 @@ class Replayer:
         self._sender = sender
         self._rights = rights
         self._find = find
-        self._running: set[str] = set()
+        self._running: dict[str, int] = {}
+        """Those that are to go on, with the revisions that say so."""
         self._kept: set[str] = set()
         self._runs: dict[str, ReplayRun] = {}
         self._news = asyncio.Event()
@@ -50,7 +51,7 @@ class Replayer:
         try:
             async with asyncio.TaskGroup() as group:
                 while True:
-                    for key in self._running - self._kept:
+                    for key in self._running.keys() - self._kept:
                         self._kept.add(key)
                         group.create_task(self._keep(key), name=f"replay {key}")
                     self._news.clear()
@@ -60,9 +61,9 @@ class Replayer:
 
     def _changed(self, key: str, record: Record[ReplayRecord] | None) -> None:
         if record is not None and record.value.state == "running":
-            self._running.add(key)
+            self._running[key] = record.revision
         else:
-            self._running.discard(key)
+            self._running.pop(key, None)
             if key in self._runs:
                 self._runs[key].stop.set()
         self._news.set()
@@ -77,7 +78,9 @@ class Replayer:
     async def _work(self, key: str, _lease: Lease) -> None:
         row = await self._replays.get(key)
         if row is None or row.value.state != "running":
-            self._running.discard(key)
+            # Unless it was resumed since it was read.
+            if row is None or self._running.get(key, 0) <= row.revision:
+                self._running.pop(key, None)
             return
         run = self._runs[key] = ReplayRun(
             self._connection, self._replays, row, sender=self._sender, rights=self._rights, find=self._find
