@@ -132,7 +132,7 @@ class _Maker:
 def _all_of(checks: Collection[Check]) -> Check:
     def check(value: Any) -> bool:
         # A loop, for `all` makes a generator, which costs as much as the checks.
-        for each in checks:  # noqa: SIM110
+        for each in checks:  # noqa: SIM110 - as said above
             if not each(value):
                 return False
         return True

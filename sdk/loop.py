@@ -68,7 +68,7 @@ def on_loop_thread() -> bool:
 
 def _forget_after_fork() -> None:
     # The child has the loop's memory but not its thread: it makes a new one when it needs one.
-    global _shared, _lock  # noqa: PLW0603
+    global _shared, _lock  # noqa: PLW0603 - likewise
     _shared = None
     _lock = threading.Lock()
 

@@ -35,10 +35,10 @@ def work(path, events, seconds=0, bad=(), gate="", report=None):
         with open(path, "ab", buffering=0) as file:
             file.write((json.dumps([time.time(), what, names]) + "\\n").encode())
     note("begin")
-    time.sleep(seconds)
+    time.sleep(seconds)  # the work
     deadline = time.time() + 20
     while gate and not os.path.exists(gate) and time.time() < deadline:
-        time.sleep(0.01)
+        time.sleep(0.01)  # until the test opens the gate
     failing = [name for name in names if name in bad]
     note("failed" if failing else "end")
     if failing and report:

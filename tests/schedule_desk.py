@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from service import RunningService
+from waiting import eventually_answered
 
 from headrace.bus.eventing.events import CloudEvent
 from headrace.bus.eventing.schedules.keeping import make_schedule, remove_schedule
@@ -94,13 +95,14 @@ class Desk:
 
     async def settled(self, record: ScheduleRecord, minute: float) -> list[float]:
         """The same, once all is settled up to a minute."""
-        async with asyncio.timeout(10):
-            while True:
-                found = await self.tables.schedule_progress.need(record.schedule_id.hex)
-                run = found.value.run
-                if found.value.last_ms >= BEGIN + minute * 60_000 and (run is None or run.sequence):
-                    return await self.minutes()
-                await asyncio.sleep(0.002)
+
+        async def is_settled() -> bool:
+            found = await self.tables.schedule_progress.need(record.schedule_id.hex)
+            run = found.value.run
+            return found.value.last_ms >= BEGIN + minute * 60_000 and (run is None or run.sequence > 0)
+
+        await eventually_answered(is_settled, message=f"the ticks up to minute {minute:g} are settled")
+        return await self.minutes()
 
 
 @contextlib.asynccontextmanager

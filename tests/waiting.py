@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
 # Looks are frequent at first, and then as far apart as a twentieth of the time that has passed: a look is often a
@@ -33,6 +33,17 @@ async def eventually_async(condition: Callable[[], T], within_s: float = 5.0, me
     """`eventually` that lets the event loop run between the tries."""
     tries = _Tries(condition, within_s, message)
     while True:
+        if (value := tries.next()) is not None:
+            return value
+        await asyncio.sleep(tries.pause_s)
+
+
+async def eventually_answered(ask: Callable[[], Awaitable[T]], within_s: float = 5.0, message: str = "") -> T:
+    """`eventually` for what is asked of a bus or another process: the first true answer."""
+    answer: T | None = None
+    tries = _Tries(lambda: answer, within_s, message)
+    while True:
+        answer = await ask()
         if (value := tries.next()) is not None:
             return value
         await asyncio.sleep(tries.pause_s)

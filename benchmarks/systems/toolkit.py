@@ -186,7 +186,7 @@ def sample() -> Any:
 
     app = Flask(__name__)
     assign_json_provider(app)
-    app.config.update(CLIENT_ID="00000000-0000-4000-8000-000000000001", CLIENT_SECRET="of the benchmark")  # noqa: S106
+    app.config.update(CLIENT_ID="00000000-0000-4000-8000-000000000001", CLIENT_SECRET="made up")  # noqa: S106 - a made-up one
     app.register_blueprint(blueprint)
     return app
 

@@ -57,17 +57,6 @@ def pickle_into(value: Any, sink: Sink) -> int:
     return PICKLE
 
 
-def pickle_by_value(value: Any) -> bytes:
-    """Cloudpickle, with the code of the user's own modules inside; `decode` reads it under the tag `CLOUDPICKLE`.
-
-    When something in those modules cannot be pickled (an open connection in a global, say), they go by reference, which
-    serves where the worker has them too. Raises what cloudpickle raised.
-    """
-    buffer = _Buffer()
-    _dump_by_value(value, buffer)
-    return buffer.getvalue()
-
-
 class _Buffer(io.BytesIO):
     def clear(self) -> None:
         self.seek(0)
@@ -125,6 +114,11 @@ _by_value_lock = threading.RLock()
 
 
 def _dump_by_value(value: Any, sink: Sink) -> None:
+    """Cloudpickle, with the code of the user's own modules inside.
+
+    When something in those modules cannot be pickled (an open connection in a global, say), they go by reference, which
+    serves where the worker has them too.
+    """
     with _by_value_lock:
         modules = _register_own_modules()
         try:

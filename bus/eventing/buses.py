@@ -66,10 +66,6 @@ class BusRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """Whether it has not been removed."""
         return self.removed_at is None
 
-    def owned_by(self, urns: Iterable[str]) -> bool:
-        """Whether somebody with these URNs owns it."""
-        return not canonical_set(urns).isdisjoint(canonical_set((self.owner,)))
-
     def lets_publish(self, urns: Iterable[str]) -> bool:
         """Whether somebody with these URNs (a principal, its other names and its groups) may publish."""
         return _is_among(urns, (self.owner, *self.publishers))

@@ -65,10 +65,6 @@ logger = logging.getLogger(__name__)
 RESULTS_CONSUMER = "deliveries-results"
 DUE_CONSUMER = "deliveries-due"
 
-OUTCOMES = ("matched", "sent", "succeeded", "failed", "postponed", "given_up", "queued")
-"""What is counted: events that were matched; attempts that were sent, and how they ended; deliveries that wait for room
-in a full queue, those that became dead letters, and those that were queued for their subscription's flow control."""
-
 
 class Dispatcher:
     """Delivers the events of all buses. `run` until cancelled; what is under way then is done by the next one."""
@@ -85,8 +81,12 @@ class Dispatcher:
         pools: Pools | None = None,
         sinks: SinkSettings | None = None,
     ) -> None:
-        """`count` is told of each of `OUTCOMES`; `full_wait_s` is how long a delivery waits for a full queue; `pools`
-        are where functions run that need packages; `sinks` says where events may be sent by HTTP."""
+        """`count` is told of events that were `matched`; of attempts that were `sent`, and how they `succeeded` or
+        `failed`; of deliveries that are `postponed` (a queue is full), `queued` (flow control) or `given_up`.
+
+        `full_wait_s` is how long a delivery waits for a full queue; `pools` are where functions run that need packages;
+        `sinks` says where events may be sent by HTTP.
+        """
         self._connection = connection
         self._keys = keys
         self._tables = tables

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 import msgspec
@@ -70,11 +70,6 @@ class Places:
 def compile_places(endpoint: UUID, choice: EndpointChoice | None, next_endpoints: Sequence[UUID] = ()) -> Places:
     """Compile the template. Raises `FilterInvalid` with a pointer into the choice."""
     return Places(endpoint, choice, tuple(next_endpoints), None if choice is None else _template(choice.template))
-
-
-def compile_choice(document: Mapping[str, Any]) -> InputTemplate:
-    """The template of a choice as it was written. Raises `FilterInvalid` with a pointer into it."""
-    return _template(str(document["template"]))
 
 
 def _template(text: str) -> InputTemplate:

@@ -65,8 +65,8 @@ def _find_modules() -> None:
     sys.path[0] = code
     sys.path.append(os.path.join(code, "dependencies"))
     try:
-        import cloudpickle  # noqa: F401
-        import msgspec  # noqa: F401
+        import cloudpickle  # noqa: F401 - that it can be imported is what is asked
+        import msgspec  # noqa: F401 - likewise
     except ImportError as error:
         sys.exit(
             f"Python {sys.version_info[0]}.{sys.version_info[1]} of the image cannot use the msgspec and cloudpickle of"

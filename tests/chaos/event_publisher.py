@@ -59,9 +59,8 @@ class Publisher:
             numbers = list(range(number, min(last, number + size)))
             number += len(numbers)
             self.offer(kind, numbers)
-            time.sleep(
-                self.settings["pause_s"] * len(numbers)
-            )  # a rate, so that the load lasts as long as the failures
+            # A rate, so that the load lasts as long as the failures.
+            time.sleep(self.settings["pause_s"] * len(numbers))
 
     def offer(self, kind: str, numbers: list[int]) -> None:
         events = [event(number) for number in numbers]

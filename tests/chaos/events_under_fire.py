@@ -25,7 +25,7 @@ import httpx
 from chaos.system_under_fire import Failure, SystemUnderFire
 from headrace_up import is_alive
 from plain_http import NO_TLS
-from waiting import eventually
+from waiting import eventually, eventually_answered
 
 from headrace.bus.eventing.dispatcher import RESULTS_CONSUMER
 from headrace.bus.eventing.events import DEFAULT_BUS
@@ -59,7 +59,6 @@ class Offer:
     """Events that a publisher offered together; `acknowledged_at` is None when it heard nothing good."""
 
     numbers: tuple[int, ...]
-    offered_at: float
     acknowledged_at: float | None
 
 
@@ -214,8 +213,8 @@ class EventsUnderFire:
     def _offers(self, name: str) -> list[Offer]:
         lines = _lines(self.directory / f"{name}.offers")
         good = {line["acknowledged"]: line["at"] for line in lines if "acknowledged" in line}
-        offers = [(tuple(line["offered"]), line["at"]) for line in lines if "offered" in line]
-        return [Offer(numbers, at, good.get(numbers[0])) for numbers, at in offers]
+        offers = [tuple(line["offered"]) for line in lines if "offered" in line]
+        return [Offer(numbers, good.get(numbers[0])) for numbers in offers]
 
     def runs(self, name: str) -> Counter[int]:
         """How often each number ran a function."""
@@ -255,10 +254,11 @@ class EventsUnderFire:
         up = self.system.up
         credentials = Operator.open(up.home / "keys").minter.core_user("reckoning", 3600)
         async with Connection([up.nats_url], credentials, name="reckoning") as bus:
-            # Patient, as `eventually` is.
-            async with asyncio.timeout(4 * within_s):
-                while await _waiting(bus):  # noqa: ASYNC110 - it is another process that is waited for
-                    await asyncio.sleep(0.2)
+
+            async def is_settled() -> bool:
+                return not await _waiting(bus)
+
+            await eventually_answered(is_settled, within_s, "nothing waits any more")
 
     def _check_dead_letters(self, there: set[int], within_s: float) -> int:
         wanted = sorted(number for number in there if number % MODULUS == POISON_REST)

@@ -22,7 +22,7 @@ class Instruments:
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._threads = [
-            threading.Thread(target=self._work, args=(random.Random(seed + number), number))  # noqa: S311
+            threading.Thread(target=self._work, args=(random.Random(seed + number), number))  # noqa: S311 - a repeatable load
             for number in range(count)
         ]
 
@@ -52,14 +52,14 @@ class Instruments:
                 path.unlink()
                 with self._lock:
                     del self.left[name]
-            time.sleep(luck.random() * 0.05)
+            time.sleep(luck.random() * 0.05)  # a pace: what is measured takes its time
 
     def _in_parts(self, name: str, path: Path, luck: random.Random) -> int:
         with path.open("wb", buffering=0) as file:
             for _ in range(luck.randrange(1, 6)):
                 file.write(os.urandom(luck.randrange(1, 200)))
                 if luck.random() < 0.3:
-                    time.sleep(luck.random() * 0.4)
+                    time.sleep(luck.random() * 0.4)  # as long as a file may seem to be complete, and is not
             return self._done(name, os.fstat(file.fileno()).st_size)
 
     def _renamed(self, name: str, path: Path, luck: random.Random) -> int:

@@ -63,7 +63,7 @@ def test_every_file_is_announced_once_whoever_is_killed(tmp_path: Path, options:
     seconds = float(os.environ.get("CHAOS_SECONDS", "180")) / 4
     seed = int(os.environ.get("CHAOS_SEED", random.randrange(1 << 30)))  # noqa: S311 - a repeatable misfortune
     print(f"seed {seed}")  # noqa: T201 - shown when it fails
-    luck = random.Random(seed)  # noqa: S311
+    luck = random.Random(seed)  # noqa: S311 - likewise
     folder, home, log = tmp_path / "scope", tmp_path / "watcher", tmp_path / "watcher.log"
     folder.mkdir()
     kills = 0
@@ -82,7 +82,7 @@ def test_every_file_is_announced_once_whoever_is_killed(tmp_path: Path, options:
             eventually(lambda: set(instruments.left.items()) <= told(stored(up)), 60, "all that is there is announced")
             eventually(lambda: is_done(home), 60, "and nothing more comes")
             events = stored(up)
-    print(f"{kills} watchers killed, {len(events)} events of {len(instruments.complete)} files")  # noqa: T201
+    print(f"{kills} watchers killed, {len(events)} events of {len(instruments.complete)} files")  # noqa: T201 - shown in a long run, and when it fails
     assert len({event["id"] for event in events}) == len(events)
     early = [event for event in events if event["data"]["size"] not in instruments.complete[event["subject"]]]
     assert early == []

@@ -132,7 +132,7 @@ async def test_a_flush_that_is_given_up_does_not_deafen_the_connection(bus: Bus)
     for turns in range(1, 6):
         flushing = asyncio.create_task(bus.core.flush())
         for _ in range(turns):  # so many steps into it
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # no time: a turn of the loop
         flushing.cancel()
         await asyncio.wait((flushing,))
 

@@ -85,7 +85,7 @@ def hold(folder: str) -> int:
     with (Path(folder) / "starts").open("a") as file:
         file.write("x")
     while not (Path(folder) / "go").exists():
-        time.sleep(0.005)
+        time.sleep(0.005)  # in a worker: until the test lets it end
     return os.getppid()
 
 

@@ -95,7 +95,7 @@ def slow_once(path):
     fd = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
     os.write(fd, b"x")
     if os.fstat(fd).st_size == 1:
-        time.sleep(600)
+        time.sleep(600)  # until its pool is killed
     return os.fstat(fd).st_size
 """
 

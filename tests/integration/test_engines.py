@@ -125,7 +125,7 @@ def meet(folder: str, count: int, number: int) -> None:
     """Run until so many calls do."""
     (Path(folder) / f"met-{number}").touch()
     while len(list(Path(folder).glob("met-*"))) < count:
-        time.sleep(0.005)
+        time.sleep(0.005)  # in a worker, which has none of the helpers of tests
 
 
 @dataclasses.dataclass
@@ -298,7 +298,7 @@ async def test_what_a_call_prints_can_be_read_while_it_runs(
     def say_and_hold(folder: str) -> None:
         print("a first line", flush=True)  # noqa: T201 - the case
         while not (Path(folder) / "go").exists():
-            time.sleep(0.005)
+            time.sleep(0.005)  # in a worker: until the test lets it end
         print("a last line")  # noqa: T201 - the case
 
     key = bench.submit(say_and_hold, str(tmp_path))

@@ -79,7 +79,7 @@ async def test_one_that_is_there_already_is_refused_alone(desk: Desk) -> None:
 
 async def test_who_leaves_takes_nobody_along_and_a_bus_that_comes_back_has_everything_once(desk: Desk) -> None:
     storing = [asyncio.create_task(desk.gathering.store(f"parcel.{place}", b"x")) for place in range(MANY)]
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # no time: all have begun
     for place in range(0, MANY, 7):
         storing[place].cancel()
     await asyncio.wait(storing, return_when=asyncio.FIRST_COMPLETED)

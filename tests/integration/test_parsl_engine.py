@@ -122,7 +122,7 @@ def hold(folder: str) -> str:
     with (Path(folder) / "starts").open("a") as file:
         file.write("x")
     while not (Path(folder) / "go").exists():
-        time.sleep(0.005)
+        time.sleep(0.005)  # in a worker: until the test lets it end
     return os.environ["LOADED"] + os.environ["SLURM_JOB_ID"]
 
 

@@ -78,7 +78,7 @@ def test_what_changes_while_it_is_read_is_not_believed(service: RunningService) 
     async def work(connection: Connection) -> str | None:
         records = await prepared(connection)
         reading = asyncio.create_task(records.recent("a"))
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # no time: it has begun
         await asyncio.gather(reading, records.put("a", Word("second")))
         return said(await records.recent("a"))
 

@@ -16,7 +16,7 @@ from events_desk import NOTES, EventsDesk
 from running_pool import RunningPool
 from schedule_desk import BEGIN, Desk, opened
 from service import RunningService
-from waiting import eventually, eventually_async
+from waiting import eventually, eventually_answered, eventually_async
 
 from headrace.bus.eventing.deliveries import Delivery
 from headrace.bus.eventing.schedules.models import ScheduleProgress, ScheduleRecord, TickRun
@@ -34,7 +34,7 @@ def f(path, minute):
     with open(path, "a") as file:
         file.write(minute + "\\n")
     while True:
-        time.sleep(0.01)
+        time.sleep(0.01)  # until it is replaced or cancelled
 """
 
 
@@ -48,12 +48,13 @@ class Overlapping:
         return (await self.desk.tables.schedule_progress.need(self.record.schedule_id.hex)).value
 
     async def until(self, fits: Any) -> ScheduleProgress:
-        async with asyncio.timeout(20):
-            while True:
-                progress = await self.progress()
-                if fits(progress):
-                    return progress
-                await asyncio.sleep(0.005)
+        async def looked_at() -> ScheduleProgress | None:
+            progress = await self.progress()
+            return progress if fits(progress) else None
+
+        found = await eventually_answered(looked_at, message="the schedule's progress is as it should be")
+        assert found is not None
+        return found
 
     async def to_minute(self, minute: float) -> list[float]:
         """Let time pass; which ticks were published by then."""

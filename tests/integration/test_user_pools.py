@@ -117,7 +117,7 @@ def wait_for(mine: str, other: str) -> str:
     until = time.monotonic() + 45
     while not Path(other).exists():
         assert time.monotonic() < until, f"there is no {other}"
-        time.sleep(0.01)
+        time.sleep(0.01)  # in a worker, which has none of the helpers of tests
     return "done"
 
 
@@ -133,7 +133,7 @@ def meet(board: str, pools: int) -> str:
     until = time.monotonic() + 45
     while len(list(Path(board).iterdir())) < pools:
         assert time.monotonic() < until, "not so many pools take part"
-        time.sleep(0.01)
+        time.sleep(0.01)  # likewise
     return "met"
 
 

@@ -110,7 +110,7 @@ def stay(mark: str) -> None:
     # In a session of its own, and nobody's child.
     subprocess.Popen(["sh", "-c", f"setsid sleep {mark} &"])
     subprocess.Popen(["sleep", mark])
-    time.sleep(600)
+    time.sleep(600)  # until its container is ended
 
 
 def running(mark: str) -> list[int]:

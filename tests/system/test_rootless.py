@@ -155,7 +155,7 @@ def test_a_task_that_is_cancelled_with_force_ends_with_its_container(executor: E
         import time
 
         (pathlib.Path(folder) / "stays").touch()
-        time.sleep(600)
+        time.sleep(600)  # until its pool is stopped
 
     future = executor.submit(stay, str(eve.home / "shared"))
     eventually((eve.home / "shared" / "stays").exists, 60, "it runs")

@@ -192,7 +192,11 @@ def test_a_wait_goes_on_from_where_it_was(tmp_path: Path) -> None:
     until = time.time() + 0.3
     tried = flow({"Type": "Wait", "SecondsPath": "$.s", "End": True})
     with Cancellation() as cancellation:
-        tell = lambda entry: cancellation.request(Wish.LEAVE) if entry.code == "WaitStarted" else None  # noqa: E731
+
+        def tell(entry: Entry) -> None:
+            if entry.code == "WaitStarted":
+                cancellation.request(Wish.LEAVE)
+
         left = done(tmp_path, tried, {"s": 0.3}, cancellation=cancellation, tell=tell)
     assert left.status == "INTERRUPTED"
 

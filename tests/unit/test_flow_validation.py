@@ -402,37 +402,7 @@ ANY = st.recursive(
     | st.booleans()
     | st.integers()
     | st.sampled_from(["A", "End", "$", "$.x", "Action", "Choice", "Pass", "é"]),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(
-                [
-                    "StartAt",
-                    "States",
-                    "A",
-                    "Type",
-                    "Next",
-                    "End",
-                    "Choices",
-                    "Catch",
-                    "Parameters",
-                    "x.$",
-                    "x.=",
-                    "And",
-                    "Not",
-                    "Variable",
-                    "IsNull",
-                    "Handler",
-                    "ActionUrl",
-                    "ResultPath",
-                    "Default",
-                    "ErrorEquals",
-                ]
-            ),
-            inner,
-            max_size=6,
-        )
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner, max_size=6),
     max_leaves=25,
 )
 

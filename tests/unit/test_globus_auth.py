@@ -254,7 +254,7 @@ def test_many_unknown_tokens_do_not_keep_those_waiting_that_were_good(globus: Fa
         globus.held.update(unknown)
         globus.released.clear()
         flood = [asyncio.create_task(auth.identify(each)) for each in unknown]
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # no time: all of them ask
         assert await auth.identify(token) is not None
         globus.released.set()
         for each in await asyncio.gather(*flood, return_exceptions=True):
@@ -358,7 +358,7 @@ def test_one_who_leaves_does_not_take_the_answer_from_the_others() -> None:
             return Found(7, 60)
 
         first, second = (asyncio.create_task(cache.get("k", find)) for _ in range(2))
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # no time: both wait
         first.cancel()
         let_go.set()
         return await second
@@ -376,7 +376,7 @@ def test_what_was_forgotten_while_it_was_found_out_is_not_kept() -> None:
             return Found(7, 60)
 
         asking = asyncio.create_task(cache.get("k", find))
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # no time: it waits
         cache.forget("k")
         let_go.set()
         await asking

@@ -7,7 +7,6 @@ import hmac
 import json
 import string
 import uuid
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -128,7 +127,6 @@ def read(body: bytes) -> Any:
 
 
 JSON = "application/json"
-Made = Callable[[], object]
 
 
 def test_a_delivery_of_github_is_an_event() -> None:

@@ -41,7 +41,7 @@ def url() -> Iterator[str]:
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
     server.close()
-    loop.run_until_complete(asyncio.sleep(0))
+    loop.run_until_complete(asyncio.sleep(0))  # no time: the closed sockets are let go
     loop.close()
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 from uuid import UUID
 
+import cloudpickle
 import pytest
 
 from headrace.bus.data import values
 from headrace.bus.data.encodings import CLOUDPICKLE, JSON, MSGPACK
 from headrace.bus.data.failures import capture, encode_failure, of_error
 from headrace.bus.data.json_values import encode_json
-from headrace.bus.data.pickles import pickle_by_value
 from headrace.bus.errors import SignatureInvalid, TaskCancelled
 from headrace.bus.names import Address
 from headrace.bus.nats.message import Message
@@ -116,7 +116,7 @@ class Trap:
 
 
 def test_a_python_object_is_never_unpickled_here() -> None:
-    tag, data = CLOUDPICKLE, pickle_by_value(Trap())
+    tag, data = CLOUDPICKLE, cloudpickle.dumps(Trap())
 
     plain = plain_result(TaskResult(0, "succeeded", tag, data))
 

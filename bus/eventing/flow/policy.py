@@ -11,8 +11,6 @@ import msgspec
 from headrace.bus.data.json_values import encode_json
 from headrace.bus.errors import FilterInvalid
 
-MOST_IN_BATCH: Final = 1000
-
 _MOST_DROPPED: Final = 16
 
 _ATTRIBUTE = re.compile(r"[a-z0-9]{1,20}")

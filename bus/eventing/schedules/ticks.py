@@ -13,9 +13,6 @@ from headrace.bus.eventing.schedules.timing import Timing, instant
 TYPE: Final = "headrace.schedule.tick"
 """The type of ticks whose schedule names none."""
 
-OWN_ATTRIBUTES: Final = frozenset({"specversion", "id", "time", "scheduleid", "scheduledtime"})
-"""What each tick says of itself, and no schedule may set."""
-
 
 def template(schedule_id: UUID, given: dict[str, Any]) -> dict[str, Any]:
     """The event of a schedule with what its owner has left out."""

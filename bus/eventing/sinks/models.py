@@ -52,19 +52,9 @@ class Sink(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return self.batch_size if self.mode == "batch" else 1
 
     @property
-    def shown_url(self) -> str:
-        """The address without its query, for logs and dead letters."""
-        return self.url.partition("?")[0]
-
-    @property
     def host(self) -> str:
         """The host's name, or its address without brackets."""
         return urlsplit(self.url).hostname or ""
-
-    @property
-    def is_secure(self) -> bool:
-        """Whether it is reached by TLS."""
-        return self.url.startswith("https:")
 
 
 class Secrets(msgspec.Struct, frozen=True, kw_only=True):
