@@ -12,7 +12,9 @@ window for duplicates would run twice.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from itertools import accumulate, pairwise
 from typing import Final
 from uuid import UUID
 
@@ -72,6 +74,22 @@ class Delivery(msgspec.Struct, array_like=True, frozen=True):
     """When the event was stored: unix seconds, the server's clock; 0 where its age does not matter any more."""
     replay: UUID | None = None
     """The replay that it belongs to; None is the one delivery that there is without a replay."""
+    batch: dict[str, list[int]] = {}
+    """In the bundle of a batch, which this delivery stands for: the sequences of all its events, by their replay (hex;
+    "" where there is none). Each is counted from the one before it, for they are many and lie close together."""
+
+    def standing_for(self, members: Iterable[Delivery]) -> Delivery:
+        """The same, in the bundle of these deliveries."""
+        sequences: dict[str, list[int]] = {}
+        for each in sorted(members, key=lambda each: each.sequence):
+            sequences.setdefault(each.replay.hex if each.replay else "", []).append(each.sequence)
+        batch = {replay: [b - a for a, b in pairwise([0, *each])] for replay, each in sequences.items()}
+        return msgspec.structs.replace(self, batch=batch)
+
+    def stands_for(self, other: Delivery) -> bool:
+        """Whether this is the delivery of a bundle in which that one went."""
+        deltas = self.batch.get(other.replay.hex if other.replay else "", ())
+        return (self.subscription, self.bus) == (other.subscription, other.bus) and other.sequence in accumulate(deltas)
 
     @property
     def counted(self) -> int:

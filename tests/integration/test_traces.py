@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 from typing import Any
 
 import pytest
-from events_desk import EventsDesk
+from events_desk import FLOW_NOTES, EventsDesk
 from service import RunningService
 from waiting import eventually
 
@@ -285,3 +286,43 @@ def test_questions_that_cannot_be_answered_say_what_is_wrong(service: RunningSer
         client.get_event(10**15)
     with pytest.raises(RequestRefused):
         client.list_events(wanted={"pattern": []})
+
+
+def test_what_went_in_a_batch_is_followed_from_each_of_its_events(
+    service: RunningService, desk: EventsDesk, client: Client, kind: str
+) -> None:
+    desk = dataclasses.replace(desk, function=service.add_function(FLOW_NOTES, "work"))
+    gate = desk.directory / f"gate-{kind}"
+    batch: dict[str, Any] = {"size": 3, "window_s": 60}
+    arguments = {"gate": str(gate), "bad": ["2"]}
+    later = {"first_delay_s": 3600, "max_delay_s": 3600}
+    for name, more, kwargs in (("whole", {}, {}), ("reported", {"partial_failures": True}, {"report": True})):
+        flow = {"batch": {**batch, **more}}
+        desk.subscribe(
+            kind, desk.notes(), "{{ events }}", kwargs={**arguments, **kwargs}, name=name, retry=later, flow=flow
+        )
+    events = [desk.publish(kind, each)["sequence"] for each in ("1", "2", "3")]
+
+    def attempts(event: int, name: str) -> list[tuple[int, str]]:
+        (tried,) = (each for each in client.trace_event(event)["subscriptions"] if each["name"] == name)
+        return [(each["attempt"], each["state"]) for each in tried["deliveries"][0]["attempts"]]
+
+    def become(name: str, *wanted: list[tuple[int, str]]) -> None:
+        eventually(lambda: [attempts(event, name) for event in events] == [*wanted], 10, f"{name} is {wanted}")
+
+    running, succeeded, failed = [(1, "running")], [(1, "succeeded")], [(1, "failed"), (2, "waiting")]
+    become("whole", running, running, running)
+    become("reported", running, running, running)
+    gate.touch()
+
+    become("whole", failed, failed, failed)
+    become("reported", succeeded, failed, succeeded)
+    tasks = {
+        each["task_id"]
+        for event in events
+        for tried in client.trace_event(event)["subscriptions"]
+        for each in tried["deliveries"][0]["attempts"]
+        if each["attempt"] == 1
+    }
+    assert len(tasks) == 2, "one task of each subscription"
+    assert {desk.http.get(f"/api/v1/tasks/{task}").json()["state"] for task in tasks} == {"failed", "succeeded"}

@@ -102,3 +102,19 @@ def test_what_is_not_a_delivery_is_told(data: bytes) -> None:
 def test_waits_grow_up_to_a_limit(policy: RetryPolicy, delays: list[float]) -> None:
     assert [policy.delay_s(failed) for failed in (1, 2, 3, 4)] == delays
     assert policy.delay_s(100_000) <= policy.max_delay_s
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 1 << 62), st.none() | st.sampled_from([uuid.UUID(int=1), uuid.UUID(int=2)]))),
+    st.tuples(st.integers(1, 1 << 62), st.none() | st.just(uuid.UUID(int=1))),
+)
+def test_whoever_stands_for_a_batch_names_those_that_went_in_it_and_no_others(
+    members: list[tuple[int, UUID | None]], other: tuple[int, UUID | None]
+) -> None:
+    deliveries = [delivery(sequence=sequence, replay=replay) for sequence, replay in members]
+    origin = Delivery.decode(DELIVERY.standing_for(deliveries).encode())
+
+    assert all(map(origin.stands_for, deliveries))
+    assert origin.stands_for(delivery(sequence=other[0], replay=other[1])) == (other in members)
+    assert not any(origin.stands_for(delivery(sequence=each[0], replay=each[1], bus="b")) for each in members)
+    assert DELIVERY.decode(DELIVERY.encode()).batch == {}

@@ -245,8 +245,7 @@ class Holder:
             lambda: render.render(call.shown[0]) if batch is None else render.render_batch(call.shown),
             group=self._group,
             bundle=call.plan.plan_id,
-            # Of a batch the oldest event: it is the first that waits too long.
-            origin=min(call.plan.deliveries(), key=lambda each: each.published_at),
+            origin=call.plan.origin,
             json_result=batch is not None and batch.partial_failures,
         )
 

@@ -101,6 +101,13 @@ class Plan(msgspec.Struct, array_like=True, frozen=True):
             for member in self.members
         ]
 
+    @property
+    def origin(self) -> Delivery:
+        """What its bundle is for. Of a batch the oldest event says it: it is the first that waits too long."""
+        deliveries = self.deliveries()
+        oldest = min(deliveries, key=lambda each: each.published_at)
+        return oldest if len(deliveries) == 1 else oldest.standing_for(deliveries)
+
     def encode(self) -> bytes:
         """As it is stored in DELIVERIES."""
         return _encode(self)

@@ -125,6 +125,15 @@ class Story:
             if delivery.redriven >= self.redriven:
                 self.redriven, self.endpoint = delivery.redriven, attempt.endpoint_id
 
+    def tell_of_batch(self, attempt: AttemptStory) -> None:
+        """Add an attempt that it made together with others: so it does not wait for one of its own of that number."""
+        for key, each in [*self.found.items()]:
+            if each.state == "waiting" and each.attempt <= attempt.attempt:
+                del self.found[key]
+        known = self.found.get((attempt.attempt, attempt.task_id))
+        if known is None or known.state in ("waiting", "pending", "running"):
+            self.found[attempt.attempt, attempt.task_id] = attempt
+
     def remember(self, failed: Iterable[FailedAttempt]) -> None:
         """Add attempts of which is known how they failed: also where the task succeeded, and said that of a batch this
         event failed."""
@@ -252,7 +261,7 @@ def _of_tasks(views: Iterable[TaskView]) -> Iterator[tuple[UUID, tuple[Delivery,
     for view in views:
         delivery = _delivery(view.origin)
         if delivery is not None:
-            yield view.address.bundle, (delivery, _attempt(delivery.attempt, view))
+            yield view.address.bundle, (delivery, attempt_of(delivery.attempt, view))
 
 
 def _of_waiting(
@@ -301,7 +310,8 @@ def _delivery(origin: bytes) -> Delivery | None:
         return None
 
 
-def _attempt(number: int, view: TaskView) -> AttemptStory:
+def attempt_of(number: int, view: TaskView) -> AttemptStory:
+    """An attempt as its task tells it."""
     result = view.result
     error = message = traceback = ""
     if result is not None and result.state != "succeeded":

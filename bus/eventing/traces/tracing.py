@@ -20,6 +20,7 @@ from headrace.bus.eventing.places import compile_places
 from headrace.bus.eventing.replays.models import ReplayRecord
 from headrace.bus.eventing.subscriptions import SubscriptionRecord, whole_filter
 from headrace.bus.eventing.traces.announced import Announced, find_joined
+from headrace.bus.eventing.traces.batches import tell_batches
 from headrace.bus.eventing.traces.stories import Story, tell_stories
 from headrace.bus.filters import Explanation, compile_filter
 from headrace.bus.keys import KeyRing
@@ -158,6 +159,9 @@ async def _follow(
             places = _places(tried.record, event)
             tried.stories += [Story(tried.record, each, places) for each in _deliveries(tried.record, event, replays)]
     await tell_stories(connection, keys, [story for tried in found.tried for story in tried.stories])
+    if event.arrived is not None:
+        stories = [story for tried in found.tried for story in tried.stories]
+        await tell_batches(connection, keys, stories, since=event.arrived.stored_at)
     for tried in found.tried:
         if tried.is_part and tried.matched and event.arrived is not None:
             # Of a part there is a delivery only where its key could not be told: a dead letter.
