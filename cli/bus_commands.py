@@ -158,7 +158,7 @@ def create_credential(
 
     with service(home) as client:
         made = client.create_bus_credential(
-            bus, label=label, source=source, ttl_s=None if ttl is None else duration_s(ttl)
+            bus, label=label, source=source, ttl_s=None if ttl is None else duration_s(ttl, "--ttl")
         )
     write_private(out, made.pop("creds"))
     if as_json:
@@ -218,7 +218,7 @@ def _fields(
     schemas: str | None,
 ) -> dict[str, Any]:
     retention = given(
-        max_age_s=None if max_age is None else duration_s(max_age),
+        max_age_s=None if max_age is None else duration_s(max_age, "--max-age"),
         max_bytes=None if max_size is None else _bytes(max_size),
     )
     fields = given(

@@ -56,7 +56,7 @@ def forget(
     from headrace.bus.installation.operator import Operator
 
     place = _home(home)
-    before = time.time() - duration_s(older_than)
+    before = time.time() - duration_s(older_than, "--older-than")
     confirmed(f"Forget the keys of {place.path} that were replaced before {_when(before)}?", yes=yes)
     with place.locked():
         had = len(Operator.load(place.keys).older)

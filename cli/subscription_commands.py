@@ -245,7 +245,7 @@ def backtest(
     home: OfHomeOption = None,
 ) -> None:
     """Say what a filter would have matched of late. Nothing runs."""
-    since = datetime.now(UTC) - timedelta(seconds=duration_s(last))
+    since = datetime.now(UTC) - timedelta(seconds=duration_s(last, "--last"))
     with service(home) as client:
         found = client.backtest_filter(_wanted(subscription_id, filter_), since=since, samples=samples)
     if as_json:

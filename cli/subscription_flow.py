@@ -57,7 +57,7 @@ def with_flow(
     if per_second is not None:
         said["rate"] = {**known.get("rate", {}), "per_second": per_second}
     if batch is not None or window is not None:
-        parts = given(size=batch, window_s=None if window is None else duration_s(window))
+        parts = given(size=batch, window_s=None if window is None else duration_s(window, "--batch-window"))
         said["batch"] = {**known.get("batch", {}), **parts}
     if said:
         document["flow"] = {**known, **said}

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import typer
 
+from headrace.cli.errors import CommandError
 from headrace.cli.values import duration_s, given, json_given
 
 MaxAttempts = Annotated[int | None, typer.Option(min=1, help="How often a failing delivery is tried.")]
@@ -85,11 +86,11 @@ def with_policies(
     """
     retry = given(
         max_attempts=max_attempts,
-        max_age_s=None if max_age is None else duration_s(max_age),
+        max_age_s=None if max_age is None else duration_s(max_age, "--max-age"),
         permanent_errors=list(permanent_errors or ()) or None,
     )
     offline = given(
-        hold_s=None if hold is None else duration_s(hold),
+        hold_s=None if hold is None else duration_s(hold, "--hold"),
         next_endpoints=[str(each) for each in next_endpoints or ()] or None,
     )
     announce = given(
@@ -102,7 +103,7 @@ def with_policies(
     document |= json_given(join=join)
     document |= given(
         start=None if start is None else _start(start),
-        expires_at=None if expires is None else _time(expires, ahead=True),
+        expires_at=None if expires is None else _time(expires, "--expires"),
     )
     if endpoint_from is not None or allowed_endpoints:
         document["endpoint"] = _choice(endpoint_from, allowed_endpoints or ())
@@ -113,13 +114,19 @@ def with_policies(
 def _start(text: str) -> Any:
     if text in ("now", "earliest"):
         return text
-    return {"sequence": int(text)} if text.isdecimal() and text.isascii() else {"time": _time(text, ahead=False)}
+    return {"sequence": int(text)} if text.isdecimal() and text.isascii() else {"time": _time(text, "--start")}
 
 
-def _time(text: str, *, ahead: bool) -> str:
+def _time(text: str, option: str) -> str:
+    """A time that is written out, or so long from now on (`--expires`) or before now (`--start`)."""
     if "T" in text or "-" in text:
         return text
-    distance = timedelta(seconds=duration_s(text))
+    ahead = option == "--expires"
+    try:
+        distance = timedelta(seconds=duration_s(text, option))
+    except CommandError as error:
+        others = "" if ahead else "now, earliest, an event's place on its bus, "
+        raise CommandError(f"{error}, or {others}a time such as 2026-03-01T00:00:00Z") from None
     now = datetime.now(UTC)
     return (now + distance if ahead else now - distance).isoformat()
 

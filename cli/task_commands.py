@@ -45,7 +45,7 @@ def show(
 ) -> None:
     """Show a task's state and, once it has ended, its value or error. Looking changes nothing."""
     with service(home) as client:
-        task = client.get_task(task_id, wait_s=None if wait is None else duration_s(wait))
+        task = client.get_task(task_id, wait_s=None if wait is None else duration_s(wait, "--wait"))
     if as_json:
         output.say_json(task)
         return

@@ -32,7 +32,7 @@ def create(
 ) -> None:
     """Make a token. It is shown this once: the service keeps only its hash."""
     with service(home) as client:
-        expires_in_s = None if expires is None else duration_s(expires)
+        expires_in_s = None if expires is None else duration_s(expires, "--expires")
         token = client.create_token(user, label=label, expires_in_s=expires_in_s, publishes=publishes)
     if as_json:
         output.say_json(token)

@@ -62,14 +62,14 @@ def json_given(**options: str | None) -> dict[str, Any]:
     return {name: json_option(text, f"--{name}") for name, text in options.items() if text is not None}
 
 
-def duration_s(text: str) -> float:
-    """Seconds of `90s`, `15m`, `12h`, `30d`. Raises `CommandError`."""
+def duration_s(text: str, option: str) -> float:
+    """Seconds of `90s`, `15m`, `12h`, `30d`. Raises `CommandError`, which names the option."""
     try:
         seconds = parse_duration(text)
     except ValueError:
         seconds = 0.0
     if not seconds:
-        raise CommandError(f"{text!r} is not a duration: write for example 90s, 15m, 12h or 30d")
+        raise CommandError(f"{option} {text!r} is not a duration: write for example 90s, 15m, 12h or 30d")
     return seconds
 
 

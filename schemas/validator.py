@@ -6,8 +6,10 @@ A schema is a file `NAME.json` beside this module (JSON Schema 2020-12). Referen
 
 from __future__ import annotations
 
+import difflib
 import functools
 import json
+import re
 from importlib import resources
 from typing import Any, Final
 
@@ -26,6 +28,7 @@ ALLOWED: Final = "x-allowed"
 
 _MOST_VIOLATIONS = 20
 _MOST_TEXT = 400
+_MOST_NAMED = 5
 
 
 @functools.cache
@@ -144,7 +147,21 @@ def _problem(error: jsonschema.ValidationError) -> str:
         return f"none of the forms fits: {wanted}"
     if error.validator == "pattern" and isinstance(error.schema, dict) and ALLOWED in error.schema:
         return f"{_shortened(repr(error.instance))} is not {error.schema[ALLOWED]}"
+    if error.validator == "additionalProperties" and error.validator_value is False:
+        return _shortened(_unknown_fields(error.instance, error.schema))
     return _shortened(error.message)
+
+
+def _unknown_fields(document: Any, described: Any) -> str:
+    known = list(described.get("properties", ()))
+    patterns = tuple(described.get("patternProperties", ()))
+    unknown = [name for name in document if name not in known and not any(re.search(each, name) for each in patterns)]
+    named = ", ".join(map(repr, unknown[:_MOST_NAMED])) + (", …" if len(unknown) > _MOST_NAMED else "")
+    likely = difflib.get_close_matches(unknown[0], known, n=1) if len(unknown) == 1 else []
+    if likely:
+        return f"there is no field {named} here; did you mean {likely[0]!r}?"
+    plural = "s" if len(unknown) > 1 else ""
+    return f"there {'are' if plural else 'is'} no field{plural} {named} here; known: {', '.join(known) or 'none'}"
 
 
 def _shortened(text: str) -> str:

@@ -65,6 +65,8 @@ def unreachable(error: httpx.TransportError, request: httpx.Request, url: str) -
     """The error that no answer, or a broken one, means."""
     if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
         advice = "is `headrace up` running?" if is_loopback(request.url.host) else "check the URL and the network"
+        if "WRONG_VERSION_NUMBER" in str(error):
+            advice = "it does not speak TLS there: write http:// in place of https://, or another port"
         problem = f"the service at {url} cannot be reached: {error or type(error).__name__}; {advice}"
         return ServiceUnreachable(problem, was_sent=False)
     if isinstance(error, httpx.TimeoutException):

@@ -24,7 +24,7 @@ from headrace.bus.eventing.places import NO_ENDPOINT, EndpointChoice, OfflinePol
 from headrace.bus.eventing.retries import RetryPolicy
 from headrace.bus.eventing.starts import start_position
 from headrace.bus.eventing.subscriptions import Announce, Announcement, SubscriptionRecord, last_sequence
-from headrace.bus.eventing.templates import compile_input
+from headrace.bus.eventing.templates import check_variables, compile_input
 from headrace.bus.filters import compile_filter
 from headrace.bus.names import NO_FUNCTION, SINKS
 from headrace.bus.store.models import FunctionRecord
@@ -137,6 +137,8 @@ async def check(call: Call, record: SubscriptionRecord) -> FunctionRecord | None
     `Forbidden`, which say what is wrong."""
     check_compiles("/filter", compile_filter, record.filter)
     check_compiles("/input", compile_input, record.input)
+    variable = "event" if record.flow is None or record.flow.batch is None else "events"
+    check_compiles("/input", lambda document: check_variables(document, variable), record.input)
     check_compiles("/flow/order_by", compile_order, record.flow and record.flow.order_by)
     check_compiles("/endpoint", lambda choice: compile_places(record.endpoint_id, choice), record.endpoint)
     check_compiles("/join", compile_join, record.join)

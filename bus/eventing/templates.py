@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import jinja2
 from jinja2 import nodes
+from jinja2.meta import find_undeclared_variables
 
 from headrace.bus.data.json_values import encode_json
 from headrace.bus.errors import FilterInvalid, InputFailed
@@ -36,6 +37,7 @@ from headrace.bus.eventing.template_sandbox import (
 
 MOST_INPUT_BYTES: Final = 65_536
 MOST_TEMPLATE_CHARACTERS: Final = 16_384
+_VARIABLES: Final = frozenset(("event", "events"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,26 @@ def compile_input(document: Any) -> InputTemplate:
     if not isinstance(kwargs, dict):
         raise FilterInvalid("kwargs must be an object", pointer="/kwargs")
     return InputTemplate(document, _compile(args, "/args", 0), _compile(kwargs, "/kwargs", 0))
+
+
+def check_variables(document: Any, known: str, pointer: str = "") -> None:
+    """Check that the templates of an `input` that compiles read no variable but `known`.
+
+    Raises `FilterInvalid` with a JSON pointer for one that no event could give.
+    """
+    if isinstance(document, str):
+        read = find_undeclared_variables(environment.parse(document)) - set(environment.globals)
+        # Whoever reads both asks which of them there is: `{{ events if events is defined else event }}`.
+        unknown = read - (_VARIABLES if known in read else {known})
+        if unknown:
+            problem = f"template: there is no variable {min(unknown)!r} here; templates see {known!r}"
+            raise FilterInvalid(problem, pointer=pointer)
+    elif isinstance(document, list):
+        for place, each in enumerate(document):
+            check_variables(each, known, f"{pointer}/{place}")
+    elif isinstance(document, dict):
+        for name, each in document.items():
+            check_variables(each, known, f"{pointer}/{_step(name)}")
 
 
 def _compile(value: Any, pointer: str, depth: int) -> Render:

@@ -160,8 +160,10 @@ def _yields(name: str) -> str:
 
 def _not_defined(function_name: str | None, functions: list[str]) -> str:
     defined = f"it defines {', '.join(functions)}" if functions else "it defines no function"
+    if function_name is None and functions:
+        return f"say which function of the source is meant (function_name=..., or --name): {defined}"
     if function_name is None:
-        return f"say which function of the source is meant (function_name=...): {defined}"
+        return "the source defines no function: it needs one on its outermost level"
     return f"the source does not define {function_name!r}: {defined}"
 
 

@@ -259,6 +259,8 @@ def test_dead_letters_are_listed_newest_first_across_many_of_others(service: Run
         ({"filter": {}}, "/filter"),
         ({"filter": "type"}, "/filter"),
         ({"input": {"args": ["{{ event. }}"]}}, "/input/args/0"),
+        ({"input": {"args": ["{{ data.level }}"]}}, "/input/args/0"),
+        ({"input": {"args": ["{{ event.id }}"]}, "flow": {"batch": {"size": 5}}}, "/input/args/0"),
         ({"input": {"arguments": []}}, "/input"),
         ({"input": {"kwargs": {"x": "{% set a = 1 %}"}}}, "/input/kwargs/x"),
         ({"retry": {"max_attempts": 0}}, "/retry/max_attempts"),

@@ -83,6 +83,20 @@ def test_a_function_needs_source_or_pickle_and_is_told_so_without_its_code() -> 
     assert len(str(caught.value)) < 1000
 
 
+@pytest.mark.parametrize(
+    ("document", "problem"),
+    [
+        ({"concurency": 1}, "there is no field 'concurency' here; did you mean 'concurrency'?"),
+        ({"partial_failures": True}, "there is no field 'partial_failures' here; known: concurrency, rate, "),
+        ({"a": 1, "b": 2}, "there are no fields 'a', 'b' here; known: concurrency, "),
+    ],
+)
+def test_an_unknown_field_is_told_with_those_that_there_are(document: dict[str, Any], problem: str) -> None:
+    with pytest.raises(SchemaViolation) as caught:
+        validate("subscription-flow", document)
+    assert caught.value.violations[0].problem.startswith(problem)
+
+
 @pytest.mark.parametrize("wait", [0, 5, 0.5, "5s", "500ms"])
 def test_a_wait_is_a_number_or_a_text(wait: object) -> None:
     validate("wait", wait)

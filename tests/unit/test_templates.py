@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from headrace.bus.errors import FilterInvalid, InputFailed
 from headrace.bus.eventing.events import CloudEvent
-from headrace.bus.eventing.templates import compile_input
+from headrace.bus.eventing.templates import check_variables, compile_input
 
 EVENT = CloudEvent.of_document(
     {
@@ -184,6 +184,28 @@ def test_an_attribute_that_no_event_could_have_is_refused_when_the_template_is_m
     with pytest.raises(FilterInvalid, match="may not be read here") as caught:
         compile_input({"args": [template]})
     assert caught.value.pointer == "/args/0"
+
+
+@pytest.mark.parametrize(
+    ("document", "pointer"),
+    [
+        ({"args": ["{{ data.level }}"]}, "/args/0"),
+        ({"kwargs": {"a/b": ["at {{ events[0].id }}"]}}, "/kwargs/a~1b/0"),
+        ({"args": [1, "{% if level %}high{% endif %}"]}, "/args/1"),
+    ],
+)
+def test_a_variable_that_there_never_is_has_its_place(document: Any, pointer: str) -> None:
+    compile_input(document)
+    with pytest.raises(FilterInvalid, match="there is no variable '.*' here; templates see 'event'") as caught:
+        check_variables(document, "event")
+    assert caught.value.pointer == pointer
+
+
+def test_variables_of_loops_and_functions_are_there() -> None:
+    text = "{% for each in event.data.list %}{{ each }}{{ loop.index }}{{ range(3) }}{% endfor %}"
+    check_variables({"args": [text, 5, None]}, "event")
+    for known in ("event", "events"):
+        check_variables({"args": [f"{{{{ {known} }}}}", "{{ events if events is defined else event }}"]}, known)
 
 
 @pytest.mark.parametrize("template", ["{{ event.data._id }}", "{{ event.data.__typename }}", "{{ 'a'.upper() }}"])
