@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import tempfile
 import time
@@ -66,7 +67,7 @@ def restore(
         _run(_restore(checked, directory, nats_server))
         _put_in_place(directory, place)
     output.say(f"Restored {place} from the backup of {checked.manifest.get('created_at')}.")
-    output.note(f"Go on with: headrace up --home {place}")
+    output.note(f"Go on with: headrace up --home {shlex.quote(str(place))}")
 
 
 def _run(work: Coroutine[Any, Any, None]) -> None:

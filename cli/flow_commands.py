@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
 import time
@@ -213,7 +214,7 @@ def _end(ended: Run, *, as_json: bool) -> None:
     else:
         output.note(f"The run is {ended.status}: {ended.details['description'].rstrip('.')}.")
     if ended.status in ("INACTIVE", "INTERRUPTED"):
-        output.note(f"To go on: headrace flow resume {ended.log}")
+        output.note(f"To go on: headrace flow resume {shlex.quote(str(ended.log))}")
     sys.exit(STATUSES[ended.status])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import stat
 from collections.abc import Iterator
@@ -49,7 +50,9 @@ def _secrets(home: Path) -> Finding:
     readable = [path for path in files if stat.S_IMODE(path.stat().st_mode) & 0o077]
     if readable:
         names = " ".join(map(str, readable))
-        return problem("secrets", f"other users may read secrets: {names}", f"run `chmod 600 {names}`")
+        return problem(
+            "secrets", f"other users may read secrets: {names}", f"run `chmod 600 {shlex.join(map(str, readable))}`"
+        )
     foreign = [path for path in files if not os.access(path, os.R_OK)]
     if foreign:
         names = " ".join(map(str, foreign))

@@ -32,7 +32,7 @@ def rotate(home: HomeOption = DEFAULT_HOME, yes: YesOption = False) -> None:
     from headrace.bus.installation.operator import Operator
 
     place = _home(home)
-    confirmed(f"Replace the keys of {place.path}? Make a backup before", yes=yes)
+    confirmed(f"Replace the keys of {place.path}? Make a backup before.", yes=yes)
     with place.locked():
         operator = Operator.rotate(place.keys, now=time.time())
     output.say(f"Replaced the keys of {place.path}.")

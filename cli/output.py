@@ -24,12 +24,12 @@ def say_json(document: Any) -> None:
 
 
 def say_table(columns: list[str], rows: list[list[str]]) -> None:
-    """Rows below their headings, aligned; a table without rows says so on stderr."""
+    """Rows below their headings (if it has any), aligned; a table without rows says so on stderr."""
     if not rows:
         note("(none)")
         return
     widths = [max(len(row[place]) for row in [columns, *rows]) for place in range(len(columns))]
-    for row in [columns, *rows]:
+    for row in [columns, *rows] if any(columns) else rows:
         say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import shlex
 import signal
 import time
 from collections.abc import Sequence
@@ -291,7 +292,7 @@ class System:
             "",
             "In another terminal:",
             "",
-            *([] if usual else [f"  export HEADRACE_HOME={self._home.path}"]),
+            *([] if usual else [f"  export HEADRACE_HOME={shlex.quote(str(self._home.path))}"]),
             "  python -c 'from headrace.sdk import Executor; print(Executor().submit(pow, 2, 10).result())'",
             "",
             "Ctrl-C stops everything; started again, it has everything that it had.",

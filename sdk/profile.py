@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -154,6 +155,6 @@ def _warn_if_others_may_read(path: Path) -> None:
         logger.warning(
             "The profile %s can be read by other users of this machine, and it holds your token; run `chmod 600 %s`.",
             path,
-            path,
+            shlex.quote(str(path)),
             extra={"action": "profile_readable"},
         )

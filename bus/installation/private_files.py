@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 import tempfile
 from pathlib import Path
@@ -48,7 +49,9 @@ def read_private(path: Path) -> bytes:
         with path.open("rb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             if mode & 0o077:
-                raise KeysUnusable(f"{path} is open to other users (mode {mode:04o}); run: chmod 600 {path}")
+                raise KeysUnusable(
+                    f"{path} is open to other users (mode {mode:04o}); run: chmod 600 {shlex.quote(str(path))}"
+                )
             return file.read()
     except FileNotFoundError:
         raise KeysUnusable(f"{path} is missing; restore it from your backup, or start with another --home") from None

@@ -196,7 +196,7 @@ def test_an_attribute_that_no_event_could_have_is_refused_when_the_template_is_m
 )
 def test_a_variable_that_there_never_is_has_its_place(document: Any, pointer: str) -> None:
     compile_input(document)
-    with pytest.raises(FilterInvalid, match="there is no variable '.*' here; templates see 'event'") as caught:
+    with pytest.raises(FilterInvalid, match=r"there is no variable '.*' here; templates see 'event'") as caught:
         check_variables(document, "event")
     assert caught.value.pointer == pointer
 
