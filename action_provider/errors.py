@@ -201,6 +201,11 @@ class InvalidRequest(ServiceError):
     status = 422
 
 
+def refused(pointer: str, problem: str) -> InvalidRequest:
+    """The refusal of one place of a request: `/field` of its body, or `?parameter` of its query."""
+    return InvalidRequest(f"{pointer[1:]}: {problem}", violations=(Violation(pointer=pointer, problem=problem),))
+
+
 class Unavailable(ServiceError):
     """Raised when something behind the service does not answer now."""
 

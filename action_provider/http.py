@@ -18,9 +18,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from headrace.action_provider.auth.callers import Caller
-from headrace.action_provider.errors import InvalidRequest, NotFound
+from headrace.action_provider.errors import NotFound, refused
 from headrace.action_provider.state import Service
-from headrace.schemas import Violation
 
 T = TypeVar("T")
 
@@ -161,8 +160,7 @@ def parse_wait(wanted: object, *, pointer: str = "?wait") -> float:
         return float(wanted)
     form = _DURATION.fullmatch(wanted.strip()) if isinstance(wanted, str) else None
     if form is None:
-        problem = f"{str(wanted)[:40]!r} is not a duration; write 5, 5s, 500ms or 1m"
-        raise InvalidRequest(f"wait: {problem}", violations=(Violation(pointer=pointer, problem=problem),))
+        raise refused(pointer, f"{str(wanted)[:40]!r} is not a duration; write 5, 5s, 500ms or 1m")
     return float(form[1]) * _UNIT_S[form[2]]
 
 

@@ -1,19 +1,25 @@
-"""Query parameters read: numbers and moments."""
+"""Query parameters read: ids, numbers and moments."""
 
 from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from uuid import UUID
 
-from headrace.action_provider.errors import InvalidRequest
+from headrace.action_provider.errors import refused
 from headrace.action_provider.http import Call
 from headrace.bus.durations import parse_duration
-from headrace.schemas import Violation
 
 
-def refusal(name: str, problem: str) -> InvalidRequest:
-    """What is wrong with a query parameter."""
-    return InvalidRequest(f"{name}: {problem}", violations=(Violation(pointer=f"?{name}", problem=problem),))
+def identifier(call: Call, name: str) -> UUID | None:
+    """A UUID. Raises `InvalidRequest`."""
+    given = call.query(name)
+    if given is None:
+        return None
+    try:
+        return UUID(given)
+    except ValueError:
+        raise refused(f"?{name}", f"{given[:80]!r} is not a UUID") from None
 
 
 def number(call: Call, name: str, *, default: int, least: int = 1, most: int) -> int:
@@ -22,7 +28,7 @@ def number(call: Call, name: str, *, default: int, least: int = 1, most: int) ->
     if given is None:
         return default
     if not given.isascii() or not given.isdecimal() or len(given) > 18 or not least <= int(given) <= most:
-        raise refusal(name, f"{given[:40]!r} is not a number from {least} to {most}")
+        raise refused(f"?{name}", f"{given[:40]!r} is not a number from {least} to {most}")
     return int(given)
 
 
@@ -30,7 +36,7 @@ def truth(call: Call, name: str, *, default: bool = False) -> bool:
     """Whether something is wanted. Raises `InvalidRequest`."""
     given = call.query(name)
     if given not in (None, "true", "false"):
-        raise refusal(name, f"{str(given)[:40]!r} is neither true nor false")
+        raise refused(f"?{name}", f"{str(given)[:40]!r} is neither true nor false")
     return default if given is None else given == "true"
 
 
@@ -55,4 +61,4 @@ def moment_of(given: str, pointer: str) -> datetime:
         problem = f"{given[:40]!r} has no time zone; write Z or an offset behind it"
     except (ValueError, OverflowError):
         problem = f"{given[:40]!r} is neither a time (2026-02-28T12:00:00Z) nor how long ago (90s, 15m, 12h, 7d)"
-    raise InvalidRequest(f"{pointer[1:]}: {problem}", violations=(Violation(pointer=pointer, problem=problem),))
+    raise refused(pointer, problem)

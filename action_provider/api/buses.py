@@ -13,7 +13,7 @@ from headrace.action_provider.api.bus_access import bus_of, may, not_found, own_
 from headrace.action_provider.api.shares import check_known
 from headrace.action_provider.auth.callers import Caller
 from headrace.action_provider.auth.withdrawal import end_sessions
-from headrace.action_provider.errors import Conflict, ConsentRequired, InvalidRequest, NotFound
+from headrace.action_provider.errors import Conflict, ConsentRequired, InvalidRequest, NotFound, refused
 from headrace.action_provider.http import Call, Operation, Query, no_content, reply
 from headrace.action_provider.state import Service
 from headrace.bus.errors import BusLimit, RecordConflict, StreamFull, StreamMissing
@@ -119,8 +119,7 @@ async def _remove(call: Call, side: Side) -> Response:
     try:
         validate("bus-access", {"with": guest})
     except SchemaViolation:
-        problem = f"{guest[:80]!r} is neither a URN nor `{PUBLIC}`"
-        raise InvalidRequest(f"with: {problem}", violations=(Violation(pointer="?with", problem=problem),)) from None
+        raise refused("?with", f"{guest[:80]!r} is neither a URN nor `{PUBLIC}`") from None
     if guest not in getattr(record, side):
         raise NotFound(f"{guest} is not among the {side} of the bus {record.name!r}")
 

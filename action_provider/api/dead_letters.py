@@ -10,8 +10,9 @@ import msgspec
 from starlette.responses import Response
 
 from headrace.action_provider.api.access import endpoint_for, timestamp
+from headrace.action_provider.api.asked import identifier, number
 from headrace.action_provider.api.subscription_bodies import check_compiles
-from headrace.action_provider.errors import InvalidRequest, NotFound
+from headrace.action_provider.errors import InvalidRequest, NotFound, refused
 from headrace.action_provider.http import Call, Operation, Query, reply
 from headrace.bus.eventing.dead_letters import Attempt, DeadLetter, find, forget, newest, redrive
 from headrace.bus.eventing.events import CloudEvent
@@ -27,7 +28,10 @@ _MOST = 1000
 async def list_dead_letters(call: Call) -> Response:
     """The caller's dead letters, newest first: the event, why it was given up, and every attempt."""
     letters = await newest(
-        call.service.connection, call.caller.principal, subscription=_subscription(call), limit=_limit(call)
+        call.service.connection,
+        call.caller.principal,
+        subscription=identifier(call, "subscription_id"),
+        limit=number(call, "limit", default=_DEFAULT, most=_MOST),
     )
     return reply({"dead_letters": [_described(letter) for letter in letters]})
 
@@ -43,7 +47,7 @@ async def redrive_many(call: Call) -> Response:
     endpoint = await _endpoint(call)
     letters = await _chosen(call)
     if endpoint is not None and any(letter.endpoint_id == SINKS for letter in letters):
-        raise _refused("/endpoint_id", "some of these were for a sink, which no endpoint stands in for")
+        raise refused("/endpoint_id", "some of these were for a sink, which no endpoint stands in for")
     subscriptions = {each.subscription_id for each in letters}
     alive = {each for each in subscriptions if await _is_alive(call, each)}
     begin, per_second = datetime.now(UTC), body.get("per_second")
@@ -106,33 +110,6 @@ def _is_meant(letter: DeadLetter, body: dict[str, Any], wanted: Filter | None) -
     if body.get("code") and letter.code != body["code"]:
         return False
     return wanted is None or (letter.event is not None and wanted.matches(CloudEvent.of_document(letter.event)))
-
-
-def _subscription(call: Call) -> UUID | None:
-    given = call.query("subscription_id")
-    if given is None:
-        return None
-    try:
-        return UUID(given)
-    except ValueError:
-        raise _refusal("subscription_id", f"{given[:80]!r} is not a UUID") from None
-
-
-def _limit(call: Call) -> int:
-    given = call.query("limit")
-    if given is None:
-        return _DEFAULT
-    if not given.isascii() or not given.isdecimal() or len(given) > 9 or not 1 <= int(given) <= _MOST:
-        raise _refusal("limit", f"{given[:40]!r} is not a number from 1 to {_MOST}")
-    return int(given)
-
-
-def _refusal(name: str, problem: str) -> InvalidRequest:
-    return InvalidRequest(f"{name}: {problem}", violations=(Violation(pointer=f"?{name}", problem=problem),))
-
-
-def _refused(pointer: str, problem: str) -> InvalidRequest:
-    return InvalidRequest(f"{pointer[1:]}: {problem}", violations=(Violation(pointer=pointer, problem=problem),))
 
 
 def _described(letter: DeadLetter) -> dict[str, Any]:

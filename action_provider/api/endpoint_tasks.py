@@ -10,12 +10,10 @@ from starlette.responses import Response
 from headrace.action_provider.api.access import own_endpoint
 from headrace.action_provider.api.task_documents import listed_document
 from headrace.action_provider.api.task_lists import LIST_QUERY, asked_limit, asked_marker, task_query
-from headrace.action_provider.api.tasks import MOST_NAMED
-from headrace.action_provider.cancelling import cancelling_for
-from headrace.action_provider.errors import InvalidRequest
+from headrace.action_provider.cancelling import cancelled, cancelling_for
+from headrace.action_provider.errors import InvalidRequest, refused
 from headrace.action_provider.http import Call, Operation, reply
 from headrace.bus.names import token
-from headrace.bus.tasks.cancelling import UNKNOWN
 from headrace.bus.tasks.listing import list_tasks
 from headrace.bus.tasks.task_views import TaskView
 from headrace.schemas import Violation
@@ -52,9 +50,7 @@ async def cancel(call: Call) -> Response:
         try:
             await cancelling.tasks_at(endpoint.endpoint_id, [UUID(each) for each in body["task_ids"]])
         except ValueError as error:
-            raise InvalidRequest(
-                f"task_ids: {error}", violations=(Violation(pointer="/task_ids", problem=str(error)),)
-            ) from None
+            raise refused("/task_ids", str(error)) from None
     else:
         pool, principal = (token(body[name]) if name in body else "*" for name in ("pool", "principal"))
         go_on = await cancelling.everything(
@@ -62,15 +58,7 @@ async def cancel(call: Call) -> Response:
             start=body.get("after", 0) + 1,
             within_s=call.service.settings.request_timeout_s / 2,
         )
-    answer: dict[str, Any] = {
-        "endpoint_id": endpoint.endpoint_id,
-        "found": cancelling.states.total() - cancelling.states[UNKNOWN],
-        "states": dict(sorted(cancelling.states.items())),
-        "running": cancelling.running[:MOST_NAMED],
-    }
-    if go_on is not None:
-        answer["after"] = go_on - 1
-    return reply(answer, 202 if cancelling.running or go_on else 200)
+    return cancelled(cancelling, go_on, endpoint_id=endpoint.endpoint_id)
 
 
 def _check_selection(body: dict[str, Any]) -> None:

@@ -13,14 +13,13 @@ from starlette.responses import Response
 
 from headrace.action_provider.api.access import timestamp
 from headrace.action_provider.api.bus_access import check_right
-from headrace.action_provider.errors import InvalidRequest, NotFound
+from headrace.action_provider.errors import NotFound, refused
 from headrace.action_provider.http import Call, Operation, no_content, reply
 from headrace.bus.errors import FilterInvalid, KeysUnusable
 from headrace.bus.eventing.feeds.models import FeedCredential, FeedRecord, FeedShape, FeedStatus, concealed
 from headrace.bus.eventing.feeds.shaping import templates_of
 from headrace.bus.installation.credentials import KeyPair
 from headrace.bus.names import DEFAULT_BUS
-from headrace.schemas import Violation
 
 _CREDS = re.compile(
     r"-----BEGIN NATS USER JWT-----\s*(\S+)\s*-+END NATS USER JWT-+.*?"
@@ -114,12 +113,12 @@ def _credential(call: Call, feed_id: uuid.UUID, body: dict[str, Any]) -> bytes:
         return b""
     kinds = [name for name in ("creds", "nkey", "user", "token") if given.get(name)]
     if len(kinds) != 1 or ("password" in given) != (kinds == ["user"]):
-        raise _refused("/credential", "give one of creds, nkey, user with password, and token")
+        raise refused("/credential", "give one of creds, nkey, user with password, and token")
     fields = {name: given[name] for name in ("user", "password", "token", "inbox_prefix") if name in given}
     if kinds == ["creds"]:
         found = _CREDS.search(given["creds"])
         if found is None:
-            raise _refused("/credential/creds", "this is not the text of a .creds file")
+            raise refused("/credential/creds", "this is not the text of a .creds file")
         fields |= {"jwt": found[1], "seed": found[2]}
     if kinds == ["nkey"]:
         fields["seed"] = given["nkey"].strip()
@@ -128,7 +127,7 @@ def _credential(call: Call, feed_id: uuid.UUID, body: dict[str, Any]) -> bytes:
             KeyPair(fields["seed"])
         except KeysUnusable:
             # Not with the reason: it may quote what was given.
-            raise _refused(f"/credential/{kinds[0]}", "the seed in it is none") from None
+            raise refused(f"/credential/{kinds[0]}", "the seed in it is none") from None
     return concealed(call.service.keys, feed_id, FeedCredential(**fields))
 
 
@@ -136,12 +135,12 @@ def _check(record: FeedRecord) -> None:
     """What the schema cannot say."""
     for one, other in itertools.combinations(record.subjects, 2):
         if _overlap(one.split("."), other.split(".")):
-            raise _refused("/subjects", f"{one!r} and {other!r} overlap: such a message would be two events")
+            raise refused("/subjects", f"{one!r} and {other!r} overlap: such a message would be two events")
     if record.start == "all" and not record.stream:
-        raise _refused("/start", "only a stream holds messages of the past; name it (`stream`)")
+        raise refused("/start", "only a stream holds messages of the past; name it (`stream`)")
     shape = record.shape
     if shape.form == "cloudevents" and (shape.type or shape.source or shape.subject or shape.id):
-        raise _refused("/shape", "what is an event already has its own type, source, subject and id")
+        raise refused("/shape", "what is an event already has its own type, source, subject and id")
     try:
         templates_of(record)
     except FilterInvalid as error:
@@ -157,10 +156,6 @@ def _overlap(one: list[str], other: list[str]) -> bool:
         if mine is None or theirs is None or (mine != theirs and "*" not in (mine, theirs)):
             return False
     return True
-
-
-def _refused(pointer: str, problem: str) -> InvalidRequest:
-    return InvalidRequest(f"{pointer[1:]}: {problem}", violations=(Violation(pointer=pointer, problem=problem),))
 
 
 def _described(record: FeedRecord, status: FeedStatus | None) -> dict[str, Any]:

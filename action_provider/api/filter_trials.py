@@ -13,7 +13,7 @@ from headrace.action_provider.api.access import timestamp
 from headrace.action_provider.api.bus_access import check_right
 from headrace.action_provider.api.subscription_bodies import check_compiles
 from headrace.action_provider.api.subscriptions import own_subscription
-from headrace.action_provider.errors import InvalidRequest, NotFound
+from headrace.action_provider.errors import NotFound, refused
 from headrace.action_provider.http import Call, Operation, reply
 from headrace.bus.errors import InputFailed
 from headrace.bus.eventing.arrivals import arrived_after, sequence_before
@@ -21,7 +21,6 @@ from headrace.bus.eventing.backtest import backtest
 from headrace.bus.eventing.events import DEFAULT_BUS, CloudEvent
 from headrace.bus.eventing.templates import compile_input
 from headrace.bus.filters import Filter, compile_filter
-from headrace.schemas import Violation
 
 _DEFAULT_AGE = timedelta(days=1)
 _DEFAULT_SAMPLES = 10
@@ -76,7 +75,7 @@ async def _tried(call: Call) -> tuple[Filter, Any]:
     """The filter, and the input template beside it, of the body or of a subscription."""
     body = call.body
     if (body.get("subscription_id") is None) == ("filter" not in body):
-        raise _refusal("/filter", "give a filter or a subscription_id, one of them")
+        raise refused("/filter", "give a filter or a subscription_id, one of them")
     if "filter" in body:
         return check_compiles("/filter", compile_filter, body["filter"]), body.get("input")
     record = await own_subscription(call, UUID(body["subscription_id"]))
@@ -86,7 +85,7 @@ async def _tried(call: Call) -> tuple[Filter, Any]:
 async def _event(call: Call) -> tuple[CloudEvent, int | None]:
     given, sequence = call.body.get("event"), call.body.get("sequence")
     if (given is None) == (sequence is None):
-        raise _refusal("/event", "give an event or the sequence of one, one of them")
+        raise refused("/event", "give an event or the sequence of one, one of them")
     if sequence is None:
         return CloudEvent.of_document(given), None
     bus = await check_right(call.service, call.caller, call.body.get("bus") or DEFAULT_BUS, "subscribe")
@@ -102,16 +101,12 @@ def _moment(since: str | None) -> datetime:
     try:
         moment = datetime.fromisoformat(since)
     except ValueError:
-        raise _refusal("/since", f"{since[:64]!r} is not a time such as 2026-03-01T00:00:00Z") from None
+        raise refused("/since", f"{since[:64]!r} is not a time such as 2026-03-01T00:00:00Z") from None
     if moment.tzinfo is None:
-        raise _refusal("/since", f"{since[:64]!r} has no time zone; write Z or an offset behind it")
+        raise refused("/since", f"{since[:64]!r} has no time zone; write Z or an offset behind it")
     if moment.timestamp() > time.time():
-        raise _refusal("/since", f"{since[:64]!r} has not come yet")
+        raise refused("/since", f"{since[:64]!r} has not come yet")
     return moment
-
-
-def _refusal(pointer: str, problem: str) -> InvalidRequest:
-    return InvalidRequest(f"{pointer[1:]}: {problem}", violations=(Violation(pointer=pointer, problem=problem),))
 
 
 ROUTES = (

@@ -14,7 +14,7 @@ from uuid import UUID
 from starlette.responses import Response
 
 from headrace.action_provider.api.access import endpoint_for, function_for, timestamp
-from headrace.action_provider.errors import Forbidden, InvalidRequest
+from headrace.action_provider.errors import Forbidden, InvalidRequest, refused
 from headrace.action_provider.function_providers import RESERVED, provider_path
 from headrace.action_provider.http import Call, Operation, no_content, reply
 from headrace.bus.errors import RequirementsInvalid
@@ -119,8 +119,7 @@ def _check_input_schema(description: dict[str, Any]) -> None:
     reserved = [name for name in description.get("properties") or () if name.startswith(RESERVED)]
     if reserved:
         problem = f"names that begin with {RESERVED} are the provider's own, such as {RESERVED}endpoint"
-        pointer = f"/input_schema/properties/{reserved[0]}"
-        raise InvalidRequest(f"input_schema: {problem}", violations=(Violation(pointer=pointer, problem=problem),))
+        raise refused(f"/input_schema/properties/{reserved[0]}", problem)
 
 
 def _below(pointer: str, error: SchemaViolation) -> tuple[Violation, ...]:

@@ -11,14 +11,13 @@ from starlette.responses import Response
 
 from headrace.action_provider.api.access import timestamp
 from headrace.action_provider.api.bus_access import check_right
-from headrace.action_provider.errors import InvalidRequest, NotFound
+from headrace.action_provider.errors import NotFound, refused
 from headrace.action_provider.http import Call, Operation, no_content, reply
 from headrace.bus.errors import FilterInvalid
 from headrace.bus.eventing.events import DEFAULT_BUS
 from headrace.bus.eventing.hooks import HookRecord, concealed, new_secret
 from headrace.bus.eventing.signatures import GITHUB, SignatureForm
 from headrace.bus.store.records import Record
-from headrace.schemas import Violation
 
 _ONLY_MADE = ("type", "source", "subject")
 
@@ -87,12 +86,12 @@ def _signature(body: dict[str, Any]) -> SignatureForm:
     if said is None:
         return GITHUB
     if body["kind"] == "github":
-        raise _refused("/signature", "GitHub signs in one way, which is known; leave this out")
+        raise refused("/signature", "GitHub signs in one way, which is known; leave this out")
     form = msgspec.convert(said, SignatureForm)
     if form.timestamp_header and "signed" not in said:
         form = msgspec.structs.replace(form, signed="{timestamp}.{body}")
     if problem := form.problem():
-        raise _refused("/signature", problem)
+        raise refused("/signature", problem)
     return form
 
 
@@ -100,18 +99,14 @@ def _check(record: HookRecord) -> None:
     """What the schema cannot say."""
     for name in _ONLY_MADE:
         if record.kind == "cloudevents" and getattr(record, name):
-            raise _refused(f"/{name}", f"what comes through this kind of hook is an event, which has its own {name}")
+            raise refused(f"/{name}", f"what comes through this kind of hook is an event, which has its own {name}")
     if record.origins and record.kind != "cloudevents":
-        raise _refused("/origins", "only hooks of the kind `cloudevents` have a handshake")
+        raise refused("/origins", "only hooks of the kind `cloudevents` have a handshake")
     try:
         record.templates()
     except FilterInvalid as error:
         pointer = error.pointer.removeprefix("/kwargs")
         raise FilterInvalid(f"{pointer[1:]}: {error}", pointer=pointer) from error
-
-
-def _refused(pointer: str, problem: str) -> InvalidRequest:
-    return InvalidRequest(f"{pointer[1:]}: {problem}", violations=(Violation(pointer=pointer, problem=problem),))
 
 
 def _described(call: Call, record: HookRecord) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from headrace.action_provider.api.asked import moment_of
 from headrace.action_provider.api.bus_access import check_right
 from headrace.action_provider.api.subscription_bodies import changed, check, check_compiles, described, first_endpoint
 from headrace.action_provider.api.subscriptions import own_subscription
-from headrace.action_provider.errors import Conflict, InvalidRequest, NotFound
+from headrace.action_provider.errors import Conflict, NotFound, refused
 from headrace.action_provider.http import Call, Operation, reply
 from headrace.bus.errors import FilterInvalid, RecordConflict
 from headrace.bus.eventing.arrivals import sequence_before
@@ -33,7 +33,6 @@ from headrace.bus.eventing.replays.models import (
 from headrace.bus.eventing.subscriptions import SubscriptionRecord
 from headrace.bus.filters import compile_filter
 from headrace.bus.names import event_stream
-from headrace.schemas import Violation
 
 MOST_OPEN = 20
 """Of one owner, running or paused."""
@@ -49,12 +48,12 @@ async def create(call: Call) -> Response:
     if body.get("filter") is not None:
         check_compiles("/filter", compile_filter, body["filter"])
     if (body.get("subscription_id") is None) == (body.get("target") is None):
-        raise _refusal("/target", "give a subscription_id or a target, one of them")
+        raise refused("/target", "give a subscription_id or a target, one of them")
     replay_id, subscription, bus = uuid.uuid4(), None, body.get("bus") or DEFAULT_BUS
     if body.get("subscription_id") is not None:
         subscription = await own_subscription(call, UUID(body["subscription_id"]))
         if body.get("bus") not in (None, subscription.bus):
-            raise _refusal("/bus", f"the subscription is to the bus {subscription.bus!r}")
+            raise refused("/bus", f"the subscription is to the bus {subscription.bus!r}")
         bus = subscription.bus
     await check_right(service, call.caller, bus, "subscribe", lasting=True)
     scope = await _range(call, bus)
@@ -170,10 +169,10 @@ async def _range(call: Call, bus: str) -> _Range:
     connection, body = call.service.connection, call.body
     for first, second in (("from_sequence", "since"), ("to_sequence", "until")):
         if body.get(first) is not None and body.get(second) is not None:
-            raise _refusal(f"/{second}", f"give {first} or {second}, one of them")
+            raise refused(f"/{second}", f"give {first} or {second}, one of them")
     since = _moment(call, "since")
     if since is None and body.get("from_sequence") is None:
-        raise _refusal("/since", "say where it begins: since, or from_sequence")
+        raise refused("/since", "say where it begins: since, or from_sequence")
     state = (await connection.api(f"STREAM.INFO.{event_stream(bus)}"))["state"]
     newest, oldest = int(state["last_seq"]), int(state["first_seq"])
     after = body["from_sequence"] - 1 if since is None else await sequence_before(connection, since, bus=bus)
@@ -182,9 +181,9 @@ async def _range(call: Call, bus: str) -> _Range:
     if until is not None:
         last = min(newest, await sequence_before(connection, until, bus=bus))
     if body.get("to_sequence") is not None and body["to_sequence"] <= after:
-        raise _refusal("/to_sequence", "it comes before the beginning")
+        raise refused("/to_sequence", "it comes before the beginning")
     if since is not None and until is not None and until <= since:
-        raise _refusal("/until", "it comes before the beginning")
+        raise refused("/until", "it comes before the beginning")
     began = datetime.fromisoformat(state["first_ts"]).timestamp()
     # Of what was forgotten nobody knows the times, so it cannot be counted: that there was something can be said.
     forgotten = since is not None and oldest > 1 and newest >= oldest and since.timestamp() < began
@@ -197,12 +196,8 @@ def _moment(call: Call, name: str) -> datetime | None:
         return None
     moment = moment_of(given, f"/{name}")
     if name == "since" and moment > datetime.now(UTC):
-        raise _refusal("/since", f"{given[:64]!r} has not come yet")
+        raise refused("/since", f"{given[:64]!r} has not come yet")
     return moment
-
-
-def _refusal(pointer: str, problem: str) -> InvalidRequest:
-    return InvalidRequest(f"{pointer[1:]}: {problem}", violations=(Violation(pointer=pointer, problem=problem),))
 
 
 def _described(record: ReplayRecord) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from starlette.responses import Response
 
 from headrace.action_provider.api.access import timestamp
+from headrace.action_provider.api.asked import number
 from headrace.action_provider.api.bus_access import check_right
 from headrace.action_provider.errors import InvalidRequest, NotFound
 from headrace.action_provider.http import Call, Operation, Query, no_content, reply
@@ -64,13 +65,13 @@ async def change(call: Call) -> Response:
 
 async def preview(call: Call) -> Response:
     """The next ticks of one of the caller's schedules, also while it is paused."""
-    record, count = await _own(call), _count(call)
+    record, count = await _own(call), number(call, "count", default=_DEFAULT, most=_MOST)
     return reply(await _checked(lambda: _ticks(record, count)))
 
 
 async def preview_new(call: Call) -> Response:
     """The next ticks of what could be a schedule; nothing is stored."""
-    count, record = _count(call), await _asked_for(call)
+    count, record = number(call, "count", default=_DEFAULT, most=_MOST), await _asked_for(call)
     return reply(await _checked(lambda: _ticks(record, count)))
 
 
@@ -108,16 +109,6 @@ async def _progress(call: Call, record: ScheduleRecord) -> ScheduleProgress:
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
-
-
-def _count(call: Call) -> int:
-    given = call.query("count")
-    if given is None:
-        return _DEFAULT
-    if not given.isascii() or not given.isdecimal() or len(given) > 9 or not 1 <= int(given) <= _MOST:
-        problem = f"{given[:40]!r} is not a number from 1 to {_MOST}"
-        raise InvalidRequest(f"count: {problem}", violations=(Violation(pointer="?count", problem=problem),))
-    return int(given)
 
 
 def _ticks(record: ScheduleRecord, count: int) -> dict[str, Any]:

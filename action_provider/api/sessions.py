@@ -12,7 +12,7 @@ from headrace.action_provider.api.access import check_allowed, chosen_endpoint, 
 from headrace.action_provider.auth.callers import Caller
 from headrace.action_provider.auth.policies import check_policy
 from headrace.action_provider.auth.withdrawal import keep_session, user_key
-from headrace.action_provider.errors import InvalidRequest
+from headrace.action_provider.errors import refused
 from headrace.action_provider.http import Call, Operation, reply
 from headrace.action_provider.protocol import PROTOCOL, service_version
 from headrace.action_provider.routing import authenticate, bearer_of
@@ -23,7 +23,6 @@ from headrace.bus.keys import bundle_key, function_grant
 from headrace.bus.names import DEFAULT_POOL
 from headrace.bus.store.models import EndpointRecord, SessionRecord
 from headrace.bus.urns import is_globus_group
-from headrace.schemas import Violation
 
 _SLACK_S = 60
 """A bundle that leaves in a credential's last moment may be stored a little later."""
@@ -141,10 +140,7 @@ def _environment(text: str) -> str:
     try:
         return Needs.of_text(text).text
     except RequirementsInvalid as error:
-        problem = str(error)
-        raise InvalidRequest(
-            f"environment: {problem}", violations=(Violation(pointer="/environment", problem=problem),)
-        ) from None
+        raise refused("/environment", str(error)) from None
 
 
 ROUTES = (

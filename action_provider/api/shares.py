@@ -13,11 +13,11 @@ from headrace.action_provider.api.groups import GROUP_URN, members_of
 from headrace.action_provider.api.users import user_of
 from headrace.action_provider.auth.callers import USER_URN
 from headrace.action_provider.auth.withdrawal import end_strangers_sessions
-from headrace.action_provider.errors import Conflict, InvalidRequest, NotFound
+from headrace.action_provider.errors import Conflict, NotFound, refused
 from headrace.action_provider.http import Call, Operation, Query, reply
 from headrace.action_provider.state import Service
 from headrace.bus.store.models import PUBLIC, EndpointRecord
-from headrace.schemas import SchemaViolation, Violation, validate
+from headrace.schemas import SchemaViolation, validate
 
 MOST_GUESTS = 1000
 
@@ -73,8 +73,7 @@ def _check_form(guest: str) -> None:
     try:
         validate("endpoint-share", {"with": guest})
     except SchemaViolation:
-        problem = f"{guest[:80]!r} is neither a URN nor `{PUBLIC}`"
-        raise InvalidRequest(f"with: {problem}", violations=(Violation(pointer="?with", problem=problem),)) from None
+        raise refused("?with", f"{guest[:80]!r} is neither a URN nor `{PUBLIC}`") from None
 
 
 _PATH = "/api/v1/endpoints/{endpoint_id}/shares"

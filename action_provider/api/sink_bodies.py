@@ -11,7 +11,7 @@ from uuid import UUID
 import msgspec
 
 from headrace.action_provider.api.access import timestamp
-from headrace.action_provider.errors import InvalidRequest
+from headrace.action_provider.errors import refused
 from headrace.action_provider.state import Service
 from headrace.bus.errors import NetworkUnusable, SinkProblem
 from headrace.bus.eventing.signatures import GITHUB, SignatureForm
@@ -19,7 +19,6 @@ from headrace.bus.eventing.sinks.models import Sink, concealed, revealed
 from headrace.bus.eventing.sinks.settings import SinkSettings
 from headrace.bus.eventing.sinks.urls import checked_headers, checked_url, origin_of
 from headrace.bus.eventing.subscriptions import SubscriptionRecord
-from headrace.schemas import Violation
 
 _PLAIN = ("mode", "timeout_s", "concurrency", "batch_size", "rate_per_minute", "ca", "handshake")
 _OF_FUNCTIONS = ("function_id", "endpoint_id", "endpoint", "input", "offline", "flow")
@@ -29,7 +28,7 @@ _ASK_WITHIN_S = 5.0
 async def new_sink(service: Service, subscription_id: UUID, body: Mapping[str, Any]) -> Sink | None:
     """The sink of a new subscription; None where it runs a function. Raises `InvalidRequest`."""
     if (body.get("target") is None) == (body.get("function_id") is None):
-        raise _refused("/target", "give function_id, or target to send events by HTTP: one of them")
+        raise refused("/target", "give function_id, or target to send events by HTTP: one of them")
     if body.get("target") is None:
         return None
     _check_alone(body)
@@ -45,7 +44,7 @@ async def with_changed_sink(
     if body.get("target") is None:
         return record
     if record.target is None:
-        raise _refused("/target", "this subscription runs a function; make another one for a sink")
+        raise refused("/target", "this subscription runs a function; make another one for a sink")
     sink = await sink_of(service, record.subscription_id, body["target"], record.target)
     return msgspec.structs.replace(record, target=sink)
 
@@ -53,7 +52,7 @@ async def with_changed_sink(
 def _check_alone(body: Mapping[str, Any]) -> None:
     for name in _OF_FUNCTIONS:
         if body.get(name):
-            raise _refused(f"/{name}", "only for subscriptions that run a function; a sink gets events as they are")
+            raise refused(f"/{name}", "only for subscriptions that run a function; a sink gets events as they are")
 
 
 async def sink_of(service: Service, subscription_id: UUID, body: Mapping[str, Any], before: Sink | None = None) -> Sink:
@@ -90,7 +89,7 @@ def _url(text: str) -> str:
     try:
         return checked_url(text)
     except ValueError as error:
-        raise _refused("/target/url", str(error)) from None
+        raise refused("/target/url", str(error)) from None
 
 
 def _with_secrets(
@@ -111,7 +110,7 @@ def _with_secrets(
         try:
             headers = checked_headers(body["headers"], taken)
         except ValueError as error:
-            raise _refused("/target/headers", str(error)) from None
+            raise refused("/target/headers", str(error)) from None
         fields["headers"] = concealed(service.keys, subscription_id, "headers", json.dumps(headers)) if headers else b""
         fields["header_names"] = tuple(sorted(headers))
     elif before is not None and "headers" not in body:
@@ -125,17 +124,17 @@ def _signature(body: Mapping[str, Any], sink: Sink, before: Sink | None) -> Sign
         known = before.signature if before is not None and "signature" not in body else None
         return (known or GITHUB) if sink.secret else None
     if not sink.secret:
-        raise _refused("/target/signature", "what is signed needs a `secret` to sign with")
+        raise refused("/target/signature", "what is signed needs a `secret` to sign with")
     form = msgspec.convert(said, SignatureForm)
     if form.timestamp_header and "signed" not in said:
         form = msgspec.structs.replace(form, signed="{timestamp}.{body}")
     if problem := form.problem():
-        raise _refused("/target/signature", problem)
+        raise refused("/target/signature", problem)
     names = [name.lower() for name in (form.header, form.timestamp_header, form.id_header) if name]
     try:
         checked_headers(dict.fromkeys(names, ""), frozenset({"authorization", *map(str.lower, sink.header_names)}))
     except ValueError as error:
-        raise _refused("/target/signature", str(error)) from None
+        raise refused("/target/signature", str(error)) from None
     return form
 
 
@@ -161,10 +160,6 @@ async def _checked(service: Service, subscription_id: UUID, sink: Sink) -> Sink:
         return msgspec.structs.replace(sink, rate_per_minute=rate)
     except SinkProblem as problem:
         pointer = "/target/handshake" if problem.kind == "SinkUnwilling" else "/target/url"
-        raise _refused(pointer, str(problem)) from None
+        raise refused(pointer, str(problem)) from None
     except (ValueError, NetworkUnusable) as error:
-        raise _refused("/target/ca", str(error)) from None
-
-
-def _refused(pointer: str, problem: str) -> InvalidRequest:
-    return InvalidRequest(f"{pointer[1:]}: {problem}", violations=(Violation(pointer=pointer, problem=problem),))
+        raise refused("/target/ca", str(error)) from None

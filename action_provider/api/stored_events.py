@@ -8,10 +8,10 @@ from typing import Any
 from starlette.responses import Response
 
 from headrace.action_provider.api.access import timestamp
-from headrace.action_provider.api.asked import moment, number, refusal
+from headrace.action_provider.api.asked import moment, number
 from headrace.action_provider.api.bus_access import check_right
 from headrace.action_provider.api.subscription_bodies import check_compiles
-from headrace.action_provider.errors import NotFound, ServiceError
+from headrace.action_provider.errors import NotFound, ServiceError, refused
 from headrace.action_provider.http import Call, Operation, Query, reply
 from headrace.bus.errors import StreamMissing
 from headrace.bus.eventing.arrivals import Arrived, sequence_before
@@ -96,7 +96,7 @@ async def named_event(call: Call) -> tuple[str, str, Arrived | None]:
     """
     bus, source, event_id = asked_bus(call), call.query("source"), call.query("id")
     if not source or not event_id:
-        raise refusal("source", "say which event: its source and its id")
+        raise refused("?source", "say which event: its source and its id")
     subject = asked_subject(call, bus)
     try:
         arrived = await find_event(call.service.connection, bus, source, event_id, subject=subject)
@@ -157,7 +157,7 @@ def _filter(call: Call) -> Filter | None:
     try:
         document = json.loads(given)
     except (ValueError, RecursionError) as error:
-        raise refusal("filter", f"not JSON: {error}") from None
+        raise refused("?filter", f"not JSON: {error}") from None
     return check_compiles("?filter", compile_filter, document)
 
 

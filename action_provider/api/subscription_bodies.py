@@ -13,7 +13,7 @@ import msgspec
 from headrace.action_provider.api.access import check_allowed, chosen_endpoint, endpoint_for, function_for, timestamp
 from headrace.action_provider.api.bus_access import check_right
 from headrace.action_provider.api.sink_bodies import described_sink, new_sink
-from headrace.action_provider.errors import Forbidden, InvalidRequest
+from headrace.action_provider.errors import Forbidden, refused
 from headrace.action_provider.http import Call
 from headrace.bus.errors import FilterInvalid
 from headrace.bus.eventing.events import DEFAULT_BUS, CloudEvent
@@ -28,7 +28,7 @@ from headrace.bus.eventing.templates import check_variables, compile_input
 from headrace.bus.filters import compile_filter
 from headrace.bus.names import NO_FUNCTION, SINKS
 from headrace.bus.store.models import FunctionRecord
-from headrace.schemas import SchemaViolation, Violation
+from headrace.schemas import SchemaViolation
 
 T = TypeVar("T")
 
@@ -211,8 +211,3 @@ def described(record: SubscriptionRecord) -> dict[str, Any]:
 def _places(record: SubscriptionRecord) -> frozenset[UUID]:
     named = (record.endpoint_id,) if record.endpoint is None else record.endpoint.allowed.values()
     return frozenset((*named, *record.offline.next_endpoints))
-
-
-def refused(pointer: str, problem: str) -> InvalidRequest:
-    """The refusal of one place in a body."""
-    return InvalidRequest(f"{pointer[1:]}: {problem}", violations=(Violation(pointer=pointer, problem=problem),))

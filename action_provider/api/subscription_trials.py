@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from headrace.action_provider.api.subscription_bodies import refused
-from headrace.action_provider.errors import InvalidRequest
+from headrace.action_provider.errors import InvalidRequest, refused
 from headrace.bus.errors import EndpointNotAllowed, InputFailed
 from headrace.bus.eventing.events import CloudEvent
 from headrace.bus.eventing.joins import COMPLETE_TYPE

@@ -9,13 +9,13 @@ from uuid import UUID
 
 from starlette.responses import Response
 
+from headrace.action_provider.api.asked import identifier, number
 from headrace.action_provider.api.task_documents import listed_document
-from headrace.action_provider.errors import InvalidRequest
+from headrace.action_provider.errors import refused
 from headrace.action_provider.http import Call, Operation, Query, reply
 from headrace.bus.durations import parse_duration
 from headrace.bus.tasks.bundles import STATES
 from headrace.bus.tasks.listing import Marker, TaskQuery, list_tasks
-from headrace.schemas import Violation
 
 _DEFAULT = 100
 _MOST = 1000
@@ -27,7 +27,7 @@ async def list_page(call: Call) -> Response:
     A page may be short, even empty: there are more as long as it has a `marker`. A task that ends between two pages may
     be on both. Values and tracebacks are left out. Looking changes nothing.
     """
-    query = task_query(call, principal=call.caller.principal, endpoint=_id(call, "endpoint_id"))
+    query = task_query(call, principal=call.caller.principal, endpoint=identifier(call, "endpoint_id"))
     service = call.service
     page = await list_tasks(service.connection, service.keys, query, limit=asked_limit(call), marker=asked_marker(call))
     answer: dict[str, Any] = {"tasks": [listed_document(view) for view in page.tasks]}
@@ -42,8 +42,8 @@ def task_query(call: Call, *, principal: str | None, endpoint: UUID | None) -> T
         principal=principal,
         states=_states(call),
         endpoint=endpoint,
-        function=_id(call, "function_id"),
-        group=_id(call, "task_group_id"),
+        function=identifier(call, "function_id"),
+        group=identifier(call, "task_group_id"),
         since=_since(call),
     )
 
@@ -55,16 +55,8 @@ def _states(call: Call) -> frozenset[str]:
     states = frozenset(given.split(","))
     if not states <= set(STATES):
         unknown = ", ".join(sorted(states - set(STATES)))[:80]
-        raise _refusal("state", f"{unknown!r} is not a state; there are {', '.join(STATES)}")
+        raise refused("?state", f"{unknown!r} is not a state; there are {', '.join(STATES)}")
     return states
-
-
-def _id(call: Call, name: str) -> UUID | None:
-    given = call.query(name)
-    try:
-        return None if given is None else UUID(given)
-    except ValueError:
-        raise _refusal(name, f"{given[:80]!r} is not a UUID") from None  # type: ignore[index]  # None is one
 
 
 def _since(call: Call) -> float:
@@ -81,17 +73,12 @@ def _since(call: Call) -> float:
         return max(0.0, (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
     except (ValueError, OverflowError):
         problem = f"{given[:40]!r} is neither a time (2026-02-28T12:00:00Z) nor how long ago (90s, 15m, 12h, 7d)"
-        raise _refusal("since", problem) from None
+        raise refused("?since", problem) from None
 
 
 def asked_limit(call: Call) -> int:
     """How many tasks a page may have. Raises `InvalidRequest`."""
-    given = call.query("limit")
-    if given is None:
-        return _DEFAULT
-    if not given.isascii() or not given.isdecimal() or len(given) > 9 or not 1 <= int(given) <= _MOST:
-        raise _refusal("limit", f"{given[:40]!r} is not a number from 1 to {_MOST}")
-    return int(given)
+    return number(call, "limit", default=_DEFAULT, most=_MOST)
 
 
 def asked_marker(call: Call) -> Marker | None:
@@ -100,11 +87,7 @@ def asked_marker(call: Call) -> Marker | None:
     try:
         return None if given is None else Marker.of_text(given)
     except ValueError as error:
-        raise _refusal("marker", str(error)) from None
-
-
-def _refusal(name: str, problem: str) -> InvalidRequest:
-    return InvalidRequest(f"{name}: {problem}", violations=(Violation(pointer=f"?{name}", problem=problem),))
+        raise refused("?marker", str(error)) from None
 
 
 LIST_QUERY = (

@@ -20,8 +20,8 @@ from headrace.action_provider.api.access import (
 )
 from headrace.action_provider.api.objects import answer_with
 from headrace.action_provider.api.task_documents import located_document, task_document
-from headrace.action_provider.cancelling import cancelling_for, is_up
-from headrace.action_provider.errors import Conflict, InvalidRequest, NotFound
+from headrace.action_provider.cancelling import cancelled, cancelling_for, is_up
+from headrace.action_provider.errors import Conflict, InvalidRequest, NotFound, refused
 from headrace.action_provider.http import WAIT, Operation, reply
 from headrace.action_provider.http import Call as Request
 from headrace.action_provider.wishes import environment_of, pool_for
@@ -30,7 +30,6 @@ from headrace.bus.ids import task_id
 from headrace.bus.store.models import EndpointRecord
 from headrace.bus.tasks import submission, task_views
 from headrace.bus.tasks.bundles import TaskOptions, TaskResult
-from headrace.bus.tasks.cancelling import UNKNOWN
 from headrace.bus.tasks.endings import end_unstarted, ended
 from headrace.bus.tasks.options import of_document, waited_too_long
 from headrace.bus.tasks.plain_results import plain_result
@@ -40,8 +39,6 @@ from headrace.bus.tasks.task_views import TaskView
 from headrace.schemas import Violation
 
 _INVOKE_WAIT_S = 5.0
-MOST_NAMED = 10_000
-"""How many tasks that go on the answer to a cancellation of a group names."""
 _CALL = ("function_id", "args", "kwargs")
 
 
@@ -130,21 +127,11 @@ async def cancel_group(call: Request) -> Response:
         try:
             await cancelling.tasks(principal, group, [UUID(each) for each in body["task_ids"]])
         except ValueError as error:
-            raise InvalidRequest(
-                f"task_ids: {error}", violations=(Violation(pointer="/task_ids", problem=str(error)),)
-            ) from None
+            raise refused("/task_ids", str(error)) from None
     else:
         budget_s = call.service.settings.request_timeout_s / 2
         go_on = await cancelling.group(principal, group, start=body.get("after", 0) + 1, within_s=budget_s)
-    answer: dict[str, Any] = {
-        "task_group_id": group,
-        "found": cancelling.states.total() - cancelling.states[UNKNOWN],
-        "states": dict(sorted(cancelling.states.items())),
-        "running": cancelling.running[:MOST_NAMED],
-    }
-    if go_on is not None:
-        answer["after"] = go_on - 1
-    return reply(answer, 202 if cancelling.running or go_on else 200)
+    return cancelled(cancelling, go_on, task_group_id=group)
 
 
 class OneResult(ResultCollector):

@@ -15,7 +15,7 @@ import msgspec
 from starlette.responses import Response
 
 from headrace.action_provider.api.access import timestamp
-from headrace.action_provider.api.asked import number, refusal, truth
+from headrace.action_provider.api.asked import identifier, number, truth
 from headrace.action_provider.api.stored_events import (
     BUS,
     TYPE,
@@ -68,7 +68,7 @@ async def _trace(call: Call, event: Traced) -> dict[str, Any]:
     rows = await call.service.tables.replays.list()
     replays = [row.value for row in rows if call.caller.admin or call.caller.is_(row.value.owner)]
     asked = _Asked(
-        subscription=_subscription(call),
+        subscription=identifier(call, "subscription_id"),
         explain=truth(call, "explain"),
         limit=number(call, "limit", default=_DEFAULT, most=_MOST),
         start=number(call, "start", default=1, most=_LARGEST),
@@ -114,14 +114,6 @@ async def _found(call: Call, event: Traced, asked: _Asked) -> Trace:
 
 def _visible(call: Call, record: SubscriptionRecord) -> bool:
     return call.caller.admin or call.caller.is_(record.owner)
-
-
-def _subscription(call: Call) -> UUID | None:
-    given = call.query("subscription_id")
-    try:
-        return None if given is None else UUID(given)
-    except ValueError:
-        raise refusal("subscription_id", f"{str(given)[:80]!r} is not a UUID") from None
 
 
 async def _document(call: Call, event: Traced, asked: _Asked) -> dict[str, Any]:
