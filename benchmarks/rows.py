@@ -54,6 +54,17 @@ DOOR_ROWS = (
 )
 """What only Headrace has."""
 
+
+def _rows_of_subscriptions(count: str, shown: str) -> tuple[Row, ...]:
+    title, what = "service's processor time of", "subscriptions"
+    return (
+        Row(f"event_started_{count}_p50_ms", what, f"stored → function runs p50, {shown}", "ms"),
+        Row(f"event_started_{count}_p99_ms", what, f"stored → function runs p99, {shown}", "ms"),
+        Row(f"event_unmatched_{count}_service_us", what, f"{title} an event that fits none, {shown}", "µs"),
+        Row(f"delivery_{count}_service_us", what, f"{title} a delivery, {shown}", "µs"),
+    )
+
+
 EVENT_ROWS = (
     Row("event_accepted_p50_ms", "event", "event: POST → stored p50", "ms"),
     Row("event_start_p50_ms", "event", "event: POST → function runs p50", "ms"),
@@ -78,33 +89,9 @@ EVENT_ROWS = (
     Row("delivery_per_s", "deliveries", "deliveries to a no-op", "/s", more_is_better=True),
     Row("delivery_cpu_us", "deliveries", "processor time of each, from publishing on", "µs"),
     Row("subscription_created_per_s", "subscriptions", "subscriptions made, 32 connections", "/s", more_is_better=True),
-    Row("event_started_1_p50_ms", "subscriptions", "stored → function runs p50, 1 subscription", "ms"),
-    Row("event_started_1_p99_ms", "subscriptions", "stored → function runs p99, 1 subscription", "ms"),
-    Row(
-        "event_unmatched_1_service_us",
-        "subscriptions",
-        "service's processor time of an event that fits none, 1 subscription",
-        "µs",
-    ),
-    Row("delivery_1_service_us", "subscriptions", "service's processor time of a delivery, 1 subscription", "µs"),
-    Row("event_started_1000_p50_ms", "subscriptions", "stored → function runs p50, 1 000", "ms"),
-    Row("event_started_1000_p99_ms", "subscriptions", "stored → function runs p99, 1 000", "ms"),
-    Row(
-        "event_unmatched_1000_service_us",
-        "subscriptions",
-        "service's processor time of an event that fits none, 1 000",
-        "µs",
-    ),
-    Row("delivery_1000_service_us", "subscriptions", "service's processor time of a delivery, 1 000", "µs"),
-    Row("event_started_10000_p50_ms", "subscriptions", "stored → function runs p50, 10 000", "ms"),
-    Row("event_started_10000_p99_ms", "subscriptions", "stored → function runs p99, 10 000", "ms"),
-    Row(
-        "event_unmatched_10000_service_us",
-        "subscriptions",
-        "service's processor time of an event that fits none, 10 000",
-        "µs",
-    ),
-    Row("delivery_10000_service_us", "subscriptions", "service's processor time of a delivery, 10 000", "µs"),
+    *_rows_of_subscriptions("1", "1 subscription"),
+    *_rows_of_subscriptions("1000", "1 000"),
+    *_rows_of_subscriptions("10000", "10 000"),
     Row("dispatcher_start_s", "subscriptions", "a dispatcher's start with 10 000 subscriptions", "s"),
     Row("dispatcher_start_cpu_s", "subscriptions", "processor time of it", "s"),
     Row("dispatcher_rss_mb", "subscriptions", "a dispatcher's memory with 10 000 subscriptions (RSS)", "MB"),

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from headrace.cli.options import DEFAULT_HOME, NATS_PORT, CaFileOption, HomeOption, expanded
+from headrace.cli.options import (
+    DEFAULT_HOME,
+    NATS_PORT,
+    CaFileOption,
+    HomeOption,
+    KeysOption,
+    LogLevelOption,
+    NatsWaitOption,
+    expanded,
+)
 from headrace.cli.sink_allow import SinkAllowOption, allowed_sinks
 
 
 def dispatch(
     home: HomeOption = DEFAULT_HOME,
     nats_url: Annotated[str, typer.Option(help="Where the dispatcher finds NATS.")] = f"nats://127.0.0.1:{NATS_PORT}",
-    keys: Annotated[
-        Path | None,
-        typer.Option(help="The directory with service.json and master.key; by default HOME/keys."),
-    ] = None,
+    keys: KeysOption = None,
     sink_allow: SinkAllowOption = None,
     ca_file: CaFileOption = None,
-    nats_wait: Annotated[float, typer.Option(min=0.0, help="Seconds to wait for NATS at the start.")] = 10.0,
-    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    nats_wait: NatsWaitOption = 10.0,
+    log_level: LogLevelOption = "info",
 ) -> None:
     """Match events and watch deliveries, without HTTP, until Ctrl-C. Any number of them may run."""
     from headrace.action_provider import runtime

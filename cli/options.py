@@ -30,6 +30,13 @@ CaFileOption = Annotated[
     ),
 ]
 
+KeysOption = Annotated[
+    Path | None,
+    typer.Option("--keys", help="The directory with service.json and master.key; by default HOME/keys."),
+]
+NatsWaitOption = Annotated[float, typer.Option("--nats-wait", min=0.0, help="Seconds to wait for NATS at the start.")]
+LogLevelOption = Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")]
+
 
 def expanded(path: Path) -> Path:
     """An absolute path without `~`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,6 +14,9 @@ from headrace.cli.options import (
     NATS_PORT,
     CaFileOption,
     HomeOption,
+    KeysOption,
+    LogLevelOption,
+    NatsWaitOption,
     expanded,
     http_address,
 )
@@ -45,10 +47,7 @@ def serve(
             " repeated: they take the first that they can reach."
         ),
     ] = None,
-    keys: Annotated[
-        Path | None,
-        typer.Option(help="The directory with service.json and master.key; by default HOME/keys."),
-    ] = None,
+    keys: KeysOption = None,
     dispatcher: Annotated[bool, typer.Option(help="Match events and watch deliveries in this process too.")] = True,
     action_value_bytes: Annotated[
         int,
@@ -63,8 +62,8 @@ def serve(
     auth: AuthOption = None,
     admin: AdminOption = None,
     ca_file: CaFileOption = None,
-    nats_wait: Annotated[float, typer.Option(min=0.0, help="Seconds to wait for NATS at the start.")] = 10.0,
-    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    nats_wait: NatsWaitOption = 10.0,
+    log_level: LogLevelOption = "info",
 ) -> None:
     """Run the HTTP service alone, in the foreground, until Ctrl-C."""
     from headrace.action_provider.server import serve as run

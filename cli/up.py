@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from headrace.cli.auth_options import AdminOption, AuthOption
-from headrace.cli.options import DEFAULT_HOME, HTTP_PORT, NATS_PORT, HomeOption, expanded, http_address
+from headrace.cli.options import DEFAULT_HOME, HTTP_PORT, NATS_PORT, HomeOption, LogLevelOption, expanded, http_address
 from headrace.cli.sink_allow import SinkAllowOption, allowed_sinks
 
 
@@ -89,7 +89,7 @@ def up(
     sink_allow: SinkAllowOption = None,
     auth: AuthOption = None,
     admin: AdminOption = None,
-    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    log_level: LogLevelOption = "info",
 ) -> None:
     """Start everything: a NATS server, the service and one endpoint. Ctrl-C stops it."""
     from headrace.cli import ports

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from on_a_thread import serving
+
 _PIECE = 64 * 1024
 _AT_ONCE = struct.pack("ii", 1, 0)  # linger for no time: the other side sees a reset
 
@@ -58,15 +60,10 @@ def cut_line(to: str, *, after_bytes: int) -> Iterator[CutLine]:
     class Server(socketserver.ThreadingTCPServer):
         daemon_threads = True
 
-    with Server(("127.0.0.1", 0), Passing) as server:
-        line.url = f"http://127.0.0.1:{server.server_address[1]}"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        thread.start()
-        try:
-            yield line
-        finally:
-            server.shutdown()
-            thread.join(5.0)
+    server = Server(("127.0.0.1", 0), Passing)
+    line.url = f"http://127.0.0.1:{server.server_address[1]}"
+    with serving(server):
+        yield line
 
 
 def _pass_on(source: socket.socket, target: socket.socket) -> None:

@@ -22,6 +22,7 @@ from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from on_a_thread import serving
 
 from headrace.action_provider.auth.settings import GlobusSettings
 
@@ -160,19 +161,14 @@ def fake_globus() -> Iterator[FakeGlobus]:
     globus.released.set()
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(globus))
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, name="globus", daemon=True)
-    thread.start()
     globus.url = f"http://127.0.0.1:{server.server_port}/"
-    with pytest.MonkeyPatch.context() as patch:
+    with serving(server), pytest.MonkeyPatch.context() as patch:
         patch.setenv("GLOBUS_SDK_SERVICE_URL_AUTH", globus.url)
         patch.setenv("GLOBUS_SDK_SERVICE_URL_GROUPS", globus.url)
         try:
             yield globus
         finally:
             globus.released.set()
-            server.shutdown()
-            server.server_close()
-            thread.join(10)
 
 
 def _handler(globus: FakeGlobus) -> type[BaseHTTPRequestHandler]:

@@ -40,13 +40,19 @@ class Flows:
         return checked(self.http.get(f"{BASE}/{action['action_id']}/status"))
 
     def ended(self, action: dict[str, Any], within_s: float = 10.0) -> dict[str, Any]:
-        def end() -> dict[str, Any] | None:
-            status = self.status(action)
-            return None if status["status"] == "ACTIVE" else status
+        return when_ended(lambda: self.status(action), within_s)
 
-        found = eventually(end, within_s, "the action ended")
-        assert found is not None
-        return found
+
+def when_ended(look: Callable[[], dict[str, Any]], within_s: float = 10.0) -> dict[str, Any]:
+    """The status of an action, once it is not active any more."""
+
+    def end() -> dict[str, Any] | None:
+        status = look()
+        return None if status["status"] == "ACTIVE" else status
+
+    found = eventually(end, within_s, "the action ended")
+    assert found is not None
+    return found
 
 
 def at_once(run: Callable[[], httpx.Response]) -> dict[str, Any]:

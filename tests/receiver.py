@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from on_a_thread import serving
+
 
 @dataclass(frozen=True)
 class Received:
@@ -98,14 +100,9 @@ def receiver(
         def handle_error(self, request: Any, client_address: Any) -> None:
             pass  # a client that does not like our certificate, or has gone
 
-    with Server((host, 0), Handler) as server:
-        if tls is not None:
-            server.socket = tls.wrap_socket(server.socket, server_side=True)
-        state.url = f"{'https' if tls else 'http'}://localhost:{server.server_address[1]}/events"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        thread.start()
-        try:
-            yield state
-        finally:
-            server.shutdown()
-            thread.join(5.0)
+    server = Server((host, 0), Handler)
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    state.url = f"{'https' if tls else 'http'}://localhost:{server.server_address[1]}/events"
+    with serving(server):
+        yield state

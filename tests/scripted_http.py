@@ -6,10 +6,11 @@ import contextlib
 import http.server
 import json
 import socket
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from on_a_thread import serving
 
 BREAK = 0
 """In the place of a status: close the connection without an answer."""
@@ -62,15 +63,10 @@ def scripted_server(*script: Step) -> Iterator[ScriptedServer]:
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the library's name
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        state.url = f"http://127.0.0.1:{server.server_address[1]}"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        thread.start()
-        try:
-            yield state
-        finally:
-            server.shutdown()
-            thread.join(5.0)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    state.url = f"http://127.0.0.1:{server.server_address[1]}"
+    with serving(server):
+        yield state
 
 
 def free_ports(count: int = 1) -> Sequence[int]:

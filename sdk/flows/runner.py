@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from headrace.sdk.flows.actions import Action, Attendant, Call, How, Pace, result_of
+from headrace.sdk.flows.actions import Action, Attendant, Call, How, Pace, Record, result_of
 from headrace.sdk.flows.cancellation import Cancellation, Wish
 from headrace.sdk.flows.errors import StateFailed
 from headrace.sdk.flows.flow import provider_of
@@ -116,18 +116,12 @@ class Runner:
 
     def _action(self, name: str, state: Mapping[str, Any]) -> Run | None:
         call = self._call(name, state)
-        action = Action(
-            call,
-            address=self._address(call.url),
-            providers=self._providers,
-            tokens=self._tokens,
-            pace=self._pace,
-            cancellation=self._cancellation,
-            attendant=self._attendant,
-            record=lambda code, details, resume: self._write(
-                code, f"State {name} of type Action: {_WORDS[code]}", {"state_name": name, **details}, resume
-            ),
-        )
+
+        def record(code: str, details: dict[str, Any], resume: dict[str, Any]) -> None:
+            told = {"state_name": name, **details}
+            self._write(code, f"State {name} of type Action: {_WORDS[code]}", told, resume)
+
+        action = self._action_of(call, record)
         if self._resumed and call.status.get("status") == "INACTIVE":
             action.resume()
         self._resumed = False
@@ -141,6 +135,18 @@ class Runner:
         result = result_of(call, turn, state, name)
         self._completed(name, state, stored(state, self._position.data, result), shown=result)
         return None
+
+    def _action_of(self, call: Call, record: Record) -> Action:
+        return Action(
+            call,
+            address=self._address(call.url),
+            providers=self._providers,
+            tokens=self._tokens,
+            pace=self._pace,
+            cancellation=self._cancellation,
+            attendant=self._attendant,
+            record=record,
+        )
 
     def _call(self, name: str, state: Mapping[str, Any]) -> Call:
         """The call of this state: the one that is under way, or a new one, which is written down before it is made."""
@@ -239,17 +245,7 @@ class Runner:
             return
         for each in tuple(self._position.unreleased):
             call = Call(**each, request={}, wait_s=_RELEASE_S, since=time.time())
-            action = Action(
-                call,
-                address=self._address(call.url),
-                providers=self._providers,
-                tokens=self._tokens,
-                pace=self._pace,
-                cancellation=self._cancellation,
-                attendant=self._attendant,
-                record=lambda code, details, resume: None,
-            )
-            if action.release():
+            if self._action_of(call, lambda *_: None).release():
                 told = {"action_id": call.action_id}
                 self._write("ActionReleased", f"Action {call.action_id} was released", told, told)
         self._position.unreleased.clear()

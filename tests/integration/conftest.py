@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from events_desk import NOTES, EventsDesk
+from fake_globus import FakeGlobus, fake_globus
+from fake_issuer import FakeIssuer, fake_issuer
 from headrace_up import Up, headrace_up
 from running_pool import RunningPool, running_pool
 from service import RunningService, running_service
@@ -23,6 +25,20 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService
     """A service and its NATS server, for all tests of a module."""
     with running_service(tmp_path_factory.mktemp("service")) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def globus() -> Iterator[FakeGlobus]:
+    """Globus Auth and Groups."""
+    with fake_globus() as serving:
+        yield serving
+
+
+@pytest.fixture(scope="module")
+def issuer() -> Iterator[FakeIssuer]:
+    """An OpenID Connect issuer."""
+    with fake_issuer() as serving:
+        yield serving
 
 
 @pytest.fixture(scope="module")

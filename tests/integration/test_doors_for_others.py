@@ -10,8 +10,8 @@ from typing import Any
 import globus_sdk.gare
 import httpx
 import pytest
-from fake_globus import CONSENT_NEEDED, FakeGlobus, fake_globus, urn_of
-from fake_issuer import FakeIssuer, fake_issuer
+from fake_globus import CONSENT_NEEDED, FakeGlobus, urn_of
+from fake_issuer import FakeIssuer
 from running_pool import RunningPool, running_pool
 from service import RunningService, running_service
 from waiting import eventually
@@ -22,18 +22,6 @@ from headrace.sdk import Client, Executor, Forbidden, TokenUnavailable, Unauthor
 ADA, ADAS_OTHER, BEN = "ada@example.org", "ada@lab.example.com", "ben@example.org"
 ACTIONS = "/actions/compute/v3"
 DOUBLE = "def double(x):\n    return 2 * x\n"
-
-
-@pytest.fixture(scope="module")
-def globus() -> Iterator[FakeGlobus]:
-    with fake_globus() as serving:
-        yield serving
-
-
-@pytest.fixture(scope="module")
-def issuer() -> Iterator[FakeIssuer]:
-    with fake_issuer() as serving:
-        yield serving
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_globus import CONSENT_NEEDED, FakeGlobus, fake_globus, urn_of
+from fake_globus import CONSENT_NEEDED, FakeGlobus, urn_of
 from globus_sdk import gare
 from running_pool import RunningPool, running_pool
 from service import RunningService, running_service
@@ -24,12 +24,6 @@ PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "use-from-a-globus-flow.
 (CODE,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 ADA, BEN = "ada@example.org", "ben@example.org"
 GROUP = str(uuid.uuid4())
-
-
-@pytest.fixture(scope="module")
-def globus() -> Iterator[FakeGlobus]:
-    with fake_globus() as serving:
-        yield serving
 
 
 @pytest.fixture(scope="module")

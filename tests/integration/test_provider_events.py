@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 from events_desk import CLOUDEVENT
+from flow_client import when_ended
 from plain_http import NO_TLS
 from service import RunningService, running_service, serving
 from waiting import eventually
@@ -86,13 +87,7 @@ class Steps:
         return checked(self.http.get(f"{WAIT}/{action['action_id']}/status"))
 
     def ended(self, action: dict[str, Any], within_s: float = 10.0) -> dict[str, Any]:
-        def end() -> dict[str, Any] | None:
-            status = self.status(action)
-            return None if status["status"] == "ACTIVE" else status
-
-        found = eventually(end, within_s, "the action ended")
-        assert found is not None
-        return found
+        return when_ended(lambda: self.status(action), within_s)
 
 
 @pytest.fixture

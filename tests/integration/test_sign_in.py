@@ -9,8 +9,8 @@ from typing import Any
 
 import httpx
 import pytest
-from fake_globus import CONSENT_NEEDED, FakeGlobus, fake_globus, identity_of, urn_of
-from fake_issuer import FakeIssuer, fake_issuer
+from fake_globus import CONSENT_NEEDED, FakeGlobus, identity_of, urn_of
+from fake_issuer import FakeIssuer
 from live_sessions import SDK, ends_within, is_let_in, open_session
 from service import RunningService, running_service
 from waiting import eventually
@@ -22,18 +22,6 @@ ADA, ADAS_OTHER, BEN, ROOT = "ada@example.org", "ada@lab.example.com", "ben@exam
 STRANGER = "mallory@elsewhere.net"
 ACTIONS = "/actions/compute/v3"
 SOURCE = {"name": "f", "source": "def f(x):\n    return x\n", "python_version": "3.11.0"}
-
-
-@pytest.fixture(scope="module")
-def globus() -> Iterator[FakeGlobus]:
-    with fake_globus() as serving:
-        yield serving
-
-
-@pytest.fixture(scope="module")
-def issuer() -> Iterator[FakeIssuer]:
-    with fake_issuer() as serving:
-        yield serving
 
 
 @pytest.fixture(scope="module")
