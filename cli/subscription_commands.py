@@ -56,8 +56,6 @@ from headrace.cli.subscription_options import (
 from headrace.cli.values import document_of, duration_s, given, json_given, json_option
 
 app = typer.Typer(help="Create, list, change, pause, try and delete subscriptions.", no_args_is_help=True)
-for command in (change, show, pause, resume):
-    app.command()(command)
 
 FilterOption = Annotated[str | None, typer.Option("--filter", help="A filter as JSON; @FILE for a file with it.")]
 
@@ -192,6 +190,10 @@ def list_subscriptions(as_json: JsonOption = False, home: OfHomeOption = None) -
         "ENDPOINT": lambda each: each["target"]["url"] if each.get("target") else each.get("endpoint_id"),
     }
     say_records(subscriptions, columns, as_json=as_json)
+
+
+for command in (show, change, pause, resume):
+    app.command()(command)
 
 
 @app.command()

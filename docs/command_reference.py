@@ -45,8 +45,12 @@ def _commands(name: str, command: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _arguments(command: Any) -> list[str]:
-    names = [(each.name.upper(), each.required) for each in command.params if each.param_type_name == "argument"]
-    return [name if required else f"[{name}]" for name, required in names]
+    arguments = [each for each in command.params if each.param_type_name == "argument"]
+    return [_argument(each) if each.required else f"[{_argument(each)}]" for each in arguments]
+
+
+def _argument(parameter: Any) -> str:
+    return str(parameter.metavar or parameter.name.upper()).strip("[]")
 
 
 def _is_shown(parameter: Any) -> bool:
@@ -55,7 +59,7 @@ def _is_shown(parameter: Any) -> bool:
 
 def _option_names(parameter: Any) -> str:
     if parameter.param_type_name == "argument":
-        return f"`{parameter.name.upper()}`"
+        return f"`{_argument(parameter)}`"
     return ", ".join(f"`{name}`" for name in (*parameter.opts, *parameter.secondary_opts))
 
 

@@ -76,6 +76,25 @@ def test_every_folder_says_what_it_is_on_one_screen(folder: str) -> None:
     assert len(lines) <= 70
 
 
+@pytest.mark.parametrize("folder", ["action_provider", "bus", "cli", "endpoint", "schemas", "sdk"])
+def test_the_readme_of_a_folder_names_its_modules(folder: str) -> None:
+    readmes = [path for path in (ROOT / folder).rglob("README.md") if path.parent != ROOT / folder]
+    named = {
+        word.rpartition("/")[2].removesuffix(".py")
+        for word in re.findall(r"`([\w/.…]+)`", (ROOT / folder / "README.md").read_text(encoding="utf-8"))
+    }
+    nameless = [
+        str(path.relative_to(ROOT))
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        if not path.stem.startswith("__") and not any(path.is_relative_to(other.parent) for other in readmes)
+        # Of these folders the README says what is in all of their modules.
+        if path.parent.name not in ("api", "cesql", "patterns", "input_schema")
+        if path.stem not in named and not path.stem.endswith("_commands")
+    ]
+
+    assert nameless == []
+
+
 @documents
 def test_every_link_leads_somewhere(document: Path) -> None:
     text = re.sub(r"^```.*?^```", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
