@@ -123,10 +123,12 @@ class EndsToWrite(Generic[T]):
             end.written.set_result(None)
         except (BusUnavailable, StreamFull) as error:
             logger.info("The end of an action is written later: %s", error, extra={"action": "end_not_written"})
-        except BusError as error:
+        except Exception as error:
+            # The others are to be written nevertheless.
             end.written.set_result(None)
             logger.warning(
                 "The end of an action could not be written (%s): it is computed again when somebody looks at it.",
                 error,
+                exc_info=None if isinstance(error, BusError) else error,
                 extra={"action": "end_not_written", "key": end.record.key},
             )
