@@ -24,13 +24,14 @@ from headrace.sdk import arguments, mapping
 from headrace.sdk.channel import Channel
 from headrace.sdk.channels import Channels
 from headrace.sdk.client import Client
+from headrace.sdk.executor_settings import Settings
 from headrace.sdk.forks import tell_after_fork
 from headrace.sdk.future import TaskFuture, failed_future
 from headrace.sdk.limits import WhenFull, most_unfinished
 from headrace.sdk.outbox import NewTask
 from headrace.sdk.payloads import encode_call
 from headrace.sdk.registered import Registered
-from headrace.sdk.serialize import ComputeSerializer, Strategy, only_json
+from headrace.sdk.serialize import ComputeSerializer, Strategy
 from headrace.sdk.session import Session
 from headrace.sdk.sessions import shared_client
 from headrace.sdk.submission import KEEP, Keep, Submission
@@ -41,7 +42,7 @@ _CANCELS_S = 60.0
 _Way = tuple[Session, Channel, FunctionUse]
 
 
-class Executor(concurrent.futures.Executor):
+class Executor(Settings, concurrent.futures.Executor):
     """Runs functions on an endpoint; a real `concurrent.futures.Executor`, safe to use from any thread.
 
     endpoint_id: where tasks run. None: the only endpoint that is accessible, found at the first submission.
@@ -125,72 +126,6 @@ class Executor(concurrent.futures.Executor):
             if self._client is None:
                 self._client = shared_client()
             return self._client
-
-    @property
-    def endpoint_id(self) -> UUID | None:
-        """Where the next task runs. Raises `ValueError` when set to what is not a UUID."""
-        return self._endpoint_id
-
-    @endpoint_id.setter
-    def endpoint_id(self, value: UUID | str | None) -> None:
-        self._endpoint_id = arguments.uuid_or_none(value, "endpoint_id")
-        self._ways = {}
-
-    @property
-    def task_group_id(self) -> UUID:
-        """The group of this executor's tasks. Raises `ValueError` when set to what is not a UUID."""
-        return self._task_group_id
-
-    @task_group_id.setter
-    def task_group_id(self, value: UUID | str) -> None:
-        self._task_group_id = arguments.as_uuid(value, "task_group_id")
-        self._ways = {}
-
-    @property
-    def resource_specification(self) -> dict[str, Any] | None:
-        """What a task needs; sent with each task. Raises `TypeError` when set to what JSON cannot carry.
-
-        For an `MPIFunction` it has `num_nodes`, `ranks_per_node`, `num_ranks` and `launcher_options`, of which
-        `ValueError` names one that cannot be.
-        """
-        return self._resource_specification
-
-    @resource_specification.setter
-    def resource_specification(self, value: dict[str, Any] | None) -> None:
-        options.with_resources(TaskOptions(), value)
-        self._resource_specification = value
-
-    @property
-    def user_endpoint_config(self) -> dict[str, Any] | None:
-        """How the endpoint configures the pool. Raises `TypeError` when set to what JSON cannot carry."""
-        return self._user_endpoint_config
-
-    @user_endpoint_config.setter
-    def user_endpoint_config(self, value: dict[str, Any] | None) -> None:
-        self._user_endpoint_config = arguments.json_dict(value, "user_endpoint_config")
-        self._ways = {}
-
-    @property
-    def serializer(self) -> ComputeSerializer | None:
-        """How functions and arguments are written; None is Headrace's own way. Raises `TypeError` for another thing."""
-        return self._serializer
-
-    @serializer.setter
-    def serializer(self, value: ComputeSerializer | None) -> None:
-        if value is not None and not isinstance(value, ComputeSerializer):
-            raise TypeError(f"serializer must be a ComputeSerializer or None, not {type(value).__name__}")
-        self._serializer = value
-
-    @property
-    def result_serializers(self) -> Iterable[Strategy] | None:
-        """How results are written: with `JSONData` alone as JSON. Raises `TypeError`, `ValueError` for no strategy."""
-        return self._result_serializers
-
-    @result_serializers.setter
-    def result_serializers(self, value: Iterable[Strategy] | None) -> None:
-        value = None if value is None else list(value)
-        self._json_results = only_json(value)
-        self._result_serializers = value
 
     @property
     def task_count_submitted(self) -> int:
