@@ -232,9 +232,9 @@ def _fields(
 
 def _bytes(text: str) -> int:
     try:
-        return parse_size(text)
+        return parse_size(int(text) if text.isdecimal() else text)
     except ValueError as error:
-        raise CommandError(str(error)) from None
+        raise CommandError(f"--max-size {error}") from None
 
 
 def _say(bus: dict[str, Any], *, as_json: bool) -> None:

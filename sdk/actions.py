@@ -7,7 +7,7 @@ from typing import Final
 from urllib.parse import quote
 from uuid import UUID
 
-from headrace.sdk.documents import Document
+from headrace.sdk.documents import Document, quoted
 from headrace.sdk.http import Http
 
 COMPUTE: Final = "compute/v3"
@@ -24,9 +24,7 @@ class ActionRequests:
 
     def get(self, action_id: str) -> Document:
         """The status of an action."""
-        if not action_id:
-            raise ValueError("an action has an id, which is not empty")
-        document: Document = self._http.request("GET", f"{self._path}/{quote(action_id, safe='')}/status")
+        document: Document = self._http.request("GET", f"{self._path}/{quoted(action_id, 'action_id')}/status")
         return document
 
     def pages(self, status: str | Iterable[str], roles: str | Iterable[str], page_size: int) -> Iterator[Document]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
-from urllib.parse import quote
 
-from headrace.sdk.documents import Document, Id, check_json, id_text, items
+from headrace.sdk.documents import Document, Id, body_of, check_json, id_text, items, quoted
 from headrace.sdk.http import Http
 
 
@@ -98,13 +97,12 @@ class BusMethods:
 
     def delete_bus_credential(self, bus: str, credential_id: str) -> None:
         """Withdraw a credential: its connections end, and what it publishes is refused."""
-        self._http.request("DELETE", f"{_path(bus)}/credentials/{quote(credential_id, safe='')}")
+        self._http.request("DELETE", f"{_path(bus)}/credentials/{quoted(credential_id, 'credential_id')}")
 
     def create_feed(self, feed: Mapping[str, Any]) -> Document:
         """Let messages of another NATS server become events of a bus (`urls`, `subjects`, `bus`, `stream`, `shape` …);
         gives the feed with its `feed_id`. For administrators."""
-        check_json(feed)
-        return self._http.document("POST", "feeds", body=dict(feed))
+        return self._http.document("POST", "feeds", body=body_of(feed, "feed"))
 
     def get_feed(self, feed_id: Id) -> Document:
         """One feed, and its `status`: whether it reads, what went wrong last, and how many messages there were."""
@@ -131,7 +129,7 @@ class BusMethods:
 
 
 def _path(name: str) -> str:
-    return f"buses/{quote(name, safe='')}"
+    return f"buses/{quoted(name, 'bus')}"
 
 
 def _body(

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
+from urllib.parse import quote
 from uuid import UUID
 
 from headrace.bus.errors import ArgumentNotSerialisable
@@ -27,11 +28,36 @@ def id_or_none(value: Id | None, name: str) -> str | None:
     return None if value is None else id_text(value, name)
 
 
+def check_text(value: object, name: str) -> None:
+    """Raises `TypeError` for what is no text, and `ValueError` for one that cannot be sent."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a text, not {type(value).__name__}")
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError(f"{name} is {value!r}, which holds half of a character")
+
+
+def quoted(value: str, name: str) -> str:
+    """A text as one segment of a path, whatever is in it. Raises what `check_text` does, `ValueError` for none."""
+    check_text(value, name)
+    if not value:
+        raise ValueError(f"{name} is empty")
+    return quote(value, safe="")
+
+
+def body_of(document: Mapping[str, Any], name: str) -> Document:
+    """What somebody gave as the body of a request. Raises `TypeError` for no mapping, and what `check_json` does."""
+    if not isinstance(document, Mapping):
+        raise TypeError(f"{name} must be a dict, not {type(document).__name__}")
+    check_json(document)
+    return dict(document)
+
+
 def segment(value: str, name: str) -> str:
     """One segment of a path: what a slash or a question mark would send elsewhere raises `ValueError`.
 
-    URNs of users of an issuer hold percent signs, which are sent as such.
+    URNs of users of an issuer hold percent signs, which are sent as such. Raises `TypeError` for what is no text.
     """
+    check_text(value, name)
     text = value.replace("%", "%25") if value.startswith("urn:") else value
     odd = "/?#\\" if value.startswith("urn:") else "/?#%\\"
     if not value or any(character in value for character in odd) or value in (".", ".."):
@@ -78,6 +104,6 @@ def items(answer: Any, name: str) -> list[Document]:
 def check_json(document: object) -> None:
     """Raises `ArgumentNotSerialisable` for what JSON cannot carry."""
     try:
-        json.dumps(document, allow_nan=False)
+        json.dumps(document, allow_nan=False, ensure_ascii=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise ArgumentNotSerialisable(f"JSON cannot carry this: {error}; `Executor.submit` might") from error

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
-from urllib.parse import quote
 from uuid import UUID, uuid4
 
 import msgspec
 
-from headrace.sdk.documents import Id, check_json, id_text
+from headrace.sdk.documents import Id, check_json, id_text, quoted
 
 EVENT_TYPE: Final = "application/cloudevents+json"
 BATCH_TYPE: Final = "application/cloudevents-batch+json"
@@ -23,7 +22,9 @@ _encode = msgspec.json.Encoder().encode
 
 
 def whole_event(event: Mapping[str, Any]) -> dict[str, Any]:
-    """The event with `specversion`, and an `id` if it has none. Raises what `check_json` raises."""
+    """The event with `specversion`, and an `id` if it has none. Raises what `check_json` raises, and `TypeError`."""
+    if not isinstance(event, Mapping):
+        raise TypeError(f"an event must be a dict, not {type(event).__name__}")
     document = {"specversion": "1.0", "id": str(uuid4()), **event}
     check_json(document)
     return document
@@ -31,7 +32,7 @@ def whole_event(event: Mapping[str, Any]) -> dict[str, Any]:
 
 def events_of(bus: str) -> str:
     """Where events of a bus are sent to."""
-    return "events" if bus == DEFAULT_BUS else f"buses/{quote(bus, safe='')}/events"
+    return "events" if bus == DEFAULT_BUS else f"buses/{quoted(bus, 'bus')}/events"
 
 
 def batches_of(events: Iterable[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

@@ -67,7 +67,9 @@ class EventMethods:
     def get_event(self, sequence: int, *, bus: str = "default") -> Document:
         """A stored event by its place on the bus: the `event`, when it was `stored_at`, and, where that is yours to
         see, `published_by`."""
-        return self._http.document("GET", f"events/{int(sequence)}", query={"bus": bus})
+        if not isinstance(sequence, int):
+            raise TypeError(f"sequence must be a whole number, not {sequence!r}")
+        return self._http.document("GET", f"events/{sequence}", query={"bus": bus})
 
     def list_events(
         self,

@@ -9,7 +9,7 @@ from typing import Any
 from headrace.bus.functions.code import FunctionCode, from_function, from_source
 from headrace.bus.functions.modules import Modules
 from headrace.bus.functions.requirements import of_script
-from headrace.sdk.documents import Document, Id, check_json, given, id_or_none, id_text, items
+from headrace.sdk.documents import Document, Id, check_json, check_text, given, id_or_none, id_text, items
 from headrace.sdk.http import Http
 from headrace.sdk.needs import Requirements, needs_of, with_needs
 from headrace.sdk.serialize import ComputeSerializer
@@ -76,6 +76,7 @@ class FunctionMethods:
         """
         from headrace.sdk.input_schema import of_source
 
+        check_text(source, "source")
         said = requirements is not None or python is not None
         needs = needs_of(requirements, python) if said else of_script(source)
         code = with_needs(from_source(source, function_name), needs, modules)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from headrace.sdk.documents import Document, Id, given, id_text, items
+from headrace.sdk.documents import Document, Id, body_of, given, id_text, items
 from headrace.sdk.http import Http
 
 
@@ -16,7 +16,7 @@ class SourceMethods:
 
     def create_schedule(self, schedule: Mapping[str, Any]) -> Document:
         """Publish an event at given times; gives the schedule with its `schedule_id`. See `schedule-request.json`."""
-        return self._http.document("POST", "schedules", body=dict(schedule))
+        return self._http.document("POST", "schedules", body=body_of(schedule, "schedule"))
 
     def get_schedule(self, schedule_id: Id) -> Document:
         """One schedule: what was asked for, its last tick and its next one."""
@@ -37,7 +37,9 @@ class SourceMethods:
     def preview_schedule(self, schedule: Id | Mapping[str, Any], count: int = 10) -> list[Document]:
         """The next ticks, 1 000 at most, of a schedule or of what could be one: `scheduled` and `due` times of each."""
         if isinstance(schedule, Mapping):
-            answer = self._http.request("POST", "schedules/preview", body=dict(schedule), query={"count": count})
+            answer = self._http.request(
+                "POST", "schedules/preview", body=body_of(schedule, "schedule"), query={"count": count}
+            )
         else:
             path = f"schedules/{id_text(schedule, 'schedule_id')}/preview"
             answer = self._http.request("GET", path, query={"count": count})
@@ -49,12 +51,12 @@ class SourceMethods:
 
     def _change_schedule(self, schedule_id: Id, change: Mapping[str, Any]) -> Document:
         path = f"schedules/{id_text(schedule_id, 'schedule_id')}"
-        return self._http.document("PATCH", path, body=dict(change))
+        return self._http.document("PATCH", path, body=body_of(change, "change"))
 
     def create_hook(self, hook: Mapping[str, Any]) -> Document:
         """Make a webhook, an address at which another system announces what happens (`kind`: `github`, `generic` or
         `cloudevents`); gives it with its `url` and its `secret`, which is shown only now."""
-        return self._http.document("POST", "hooks", body=dict(hook))
+        return self._http.document("POST", "hooks", body=body_of(hook, "hook"))
 
     def get_hook(self, hook_id: Id) -> Document:
         """One webhook, without its secret."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from headrace.sdk.documents import Document, Id, as_json, id_or_none, id_text, items
+from headrace.sdk.documents import Document, Id, as_json, body_of, id_or_none, id_text, items
 from headrace.sdk.event_batches import which_letters
 from headrace.sdk.http import Http
 
@@ -17,7 +17,7 @@ class SubscriptionMethods:
 
     def create_subscription(self, subscription: Mapping[str, Any]) -> Document:
         """Let events that match a filter run a function; gives the subscription with its `subscription_id`."""
-        return self._http.document("POST", "subscriptions", body=dict(subscription))
+        return self._http.document("POST", "subscriptions", body=body_of(subscription, "subscription"))
 
     def subscribe(self, function_id: Id, **fields: Any) -> Document:
         """Let events run a function, as `create_subscription` does, by keywords: `filter` and any other field of a
@@ -31,7 +31,9 @@ class SubscriptionMethods:
         Raises what making it would. Gives the `sample`, the `arguments` that the function would be called with, the
         `endpoint_id`, and `doubts`.
         """
-        return self._http.document("POST", "subscriptions/validate", body=dict(subscription), repeatable=True)
+        return self._http.document(
+            "POST", "subscriptions/validate", body=body_of(subscription, "subscription"), repeatable=True
+        )
 
     def get_subscription(self, subscription_id: Id) -> Document:
         """One subscription."""
@@ -44,7 +46,7 @@ class SubscriptionMethods:
     def change_subscription(self, subscription_id: Id, change: Mapping[str, Any]) -> Document:
         """Change what `change` names of a subscription, which keeps its id; gives the subscription."""
         path = f"subscriptions/{id_text(subscription_id, 'subscription_id')}"
-        return self._http.document("PATCH", path, body=dict(change), repeatable=True)
+        return self._http.document("PATCH", path, body=body_of(change, "change"), repeatable=True)
 
     def pause_subscription(self, subscription_id: Id, *, backlog: str = "keep") -> Document:
         """Let a subscription's deliveries rest; gives the subscription. Events that come meanwhile are kept for later

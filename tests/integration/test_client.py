@@ -308,6 +308,30 @@ def test_a_name_cannot_lead_to_another_path(name: str) -> None:
         client.delete_user(name)
 
 
+@pytest.mark.parametrize(
+    ("call", "given", "error"),
+    [
+        ("get_bus", None, "bus must be a text, not NoneType"),
+        ("delete_bus", "", "bus is empty"),
+        ("get_bus", "half \ud800", "bus is 'half .*', which holds half of a character"),
+        ("delete_user", 5, "name must be a text, not int"),
+        ("get_action", {}, "action_id must be a text, not dict"),
+        ("get_event", "x", "sequence must be a whole number, not 'x'"),
+        ("register_source_code", None, "source must be a text, not NoneType"),
+        ("create_subscription", "x", "subscription must be a dict, not str"),
+        ("create_hook", {"name": float("nan")}, "JSON cannot carry this: "),
+        ("publish", "x", "an event must be a dict, not str"),
+        ("publish", {"data": "half \ud800"}, "JSON cannot carry this: "),
+    ],
+)
+def test_what_has_a_wrong_type_is_named_before_anything_is_sent(call: str, given: object, error: str) -> None:
+    with (
+        Client("http://127.0.0.1:9", "t") as client,
+        pytest.raises((TypeError, ValueError, errors.ArgumentNotSerialisable), match=error),
+    ):
+        getattr(client, call)(given)
+
+
 # Versions
 
 
