@@ -36,6 +36,10 @@ def client_of(up: Up) -> Client:
     return Client(up.url, up.token)
 
 
+def _stored(client: Client, executor: Executor) -> set[str]:
+    return {task["task_id"] for task in client.get_task_group(executor.task_group_id)["tasks"]}
+
+
 def note(path: str, number: int) -> int:
     import os
 
@@ -78,8 +82,9 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
             try:
                 # Stored, and some of them unfinished, when the backup begins.
                 late = [executor.submit(note, known["notes"], 1000 + number) for number in range(1000)]
-                eventually(lambda: all(future.task_id for future in late), WITHIN_S, "all are sent")
-                known["acknowledged"] = [str(f.task_id) for f in early + late if f.task_id]
+                eventually(lambda: all(future.task_id for future in late), WITHIN_S, "all are on their way")
+                known["acknowledged"] = [str(future.task_id) for future in early + late]
+                eventually(lambda: set(known["acknowledged"]) <= _stored(client, executor), WITHIN_S, "all are stored")
                 known["said"] = headrace("backup", str(path), "--home", str(up.home))
             finally:
                 stop.set()
