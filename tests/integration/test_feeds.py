@@ -148,6 +148,11 @@ def test_messages_of_a_stream_are_stored_once_in_their_order_whatever_happens_to
     assert first["id"].startswith("LAB@")
     assert first["id"].endswith(":702")
 
+    async def all_acked(connection: Connection) -> bool:
+        (consumer,) = (await connection.api("CONSUMER.NAMES.LAB"))["consumers"]
+        info = await connection.api(f"CONSUMER.INFO.LAB.{consumer}")
+        return not info["num_pending"] and not info["num_ack_pending"]
+
     # What a reader had in hand when it died comes first, not half a minute later.
     async def take_and_die(connection: Connection) -> None:
         for number in (701, 702):
@@ -159,6 +164,8 @@ def test_messages_of_a_stream_are_stored_once_in_their_order_whatever_happens_to
         assert [(await came.get()).data for _ in range(2)] == [b"701", b"702"]
         await connection.store("lab.n", b"703")
 
+    # What is stored is acked a moment later.
+    eventually(lambda: other.do(all_acked), 20, "all are acked")
     client.change_feed(feed_id, paused=True)
     eventually(lambda: service.bus(lambda connection: free(connection, feed_id)), 20, "nobody reads")
     other.do(take_and_die)
