@@ -9,8 +9,6 @@ import logging
 import os
 import shutil
 import signal
-import time
-import uuid
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,19 +18,17 @@ from uuid import UUID
 from headrace.bus.log_files import keep_short
 from headrace.bus.names import DEFAULT_POOL
 from headrace.bus.network import DIRECT, Network
-from headrace.endpoint.config import EndpointConfig
 from headrace.endpoint.configuration.files import ConfigurationFiles
 from headrace.endpoint.configuration.reload import LiveConfiguration
 from headrace.endpoint.directory import EndpointDirectory
-from headrace.endpoint.errors import ConfigInvalid, EndpointError, RegistrationRefused, ServiceAway
+from headrace.endpoint.errors import ConfigInvalid, RegistrationRefused
 from headrace.endpoint.hangup import Terminal
 from headrace.endpoint.kept_pool import KeptPool
-from headrace.endpoint.load import machine_load
 from headrace.endpoint.pool_process import PoolProcess
 from headrace.endpoint.pool_settings import pool_settings
 from headrace.endpoint.service_client import ServiceClient
-from headrace.endpoint.signs import Pools, Signs, is_quiet
-from headrace.endpoint.user_pools import POOLS_PATH, UserPools, manager_name
+from headrace.endpoint.standing import Standing
+from headrace.endpoint.user_pools import POOLS_PATH, UserPools
 from headrace.endpoint.watch_process import WatchProcess, watch_settings
 
 logger = logging.getLogger(__name__)
@@ -67,8 +63,6 @@ class Manager:
         self._stop_now = asyncio.Event()
         self._reread = asyncio.Event()
         self._terminal = Terminal()
-        self._service_lost = False
-        self._name = manager_name(directory)
 
     def hang_up(self) -> None:
         """Read the configuration again; or, where the terminal was closed that we were started from, stop."""
@@ -96,13 +90,14 @@ class Manager:
             pool = PoolProcess(self._directory, DEFAULT_POOL, grace_s=self._settings.grace_s)
             settings = self._settings
             with ServiceClient(settings.url, timeout_s=settings.service_timeout_s, network=settings.network) as service:
+                standing = Standing(self._directory, service, token=settings.token)
                 async with self._signals():
                     try:
                         # It loads while the service still starts, perhaps, and while we register.
                         await pool.warm_up()
-                        endpoint_id = await self._unless_stopped(self._registered(service, config))
+                        endpoint_id = await self._unless_stopped(standing.registered(config))
                         if endpoint_id is not None:
-                            await self._serve(service, endpoint_id, live, pool)
+                            await self._serve(standing, endpoint_id, live, pool)
                     finally:
                         # However we got here, no pool stays behind.
                         pool.kill()
@@ -119,9 +114,7 @@ class Manager:
                 each.cancel()
             await asyncio.gather(task, stop, return_exceptions=True)
 
-    async def _serve(
-        self, service: ServiceClient, endpoint_id: UUID, live: LiveConfiguration, pool: PoolProcess
-    ) -> None:
+    async def _serve(self, standing: Standing, endpoint_id: UUID, live: LiveConfiguration, pool: PoolProcess) -> None:
         settings = self._pool_settings(endpoint_id, live.files)
         logger.info(
             "The endpoint %s (%s) starts.",
@@ -145,9 +138,9 @@ class Manager:
             keep = tasks.create_task(kept.run(), name=f"pool {DEFAULT_POOL}")
             wishes = tasks.create_task(users.run(), name="pools of users")
             changes = tasks.create_task(
-                self._take_changes(service, endpoint_id, live, kept, users, watch), name="changes"
+                self._take_changes(standing, endpoint_id, live, kept, users, watch), name="changes"
             )
-            presence = tasks.create_task(self._tell_presence(service, endpoint_id, pool, users), name="presence")
+            presence = tasks.create_task(self._tell_presence(standing, endpoint_id, pool, users), name="presence")
             logs = tasks.create_task(keep_short(self._directory.logs), name="logs")
             await self._stop.wait()
             # Nobody restarts or starts a pool from here on.
@@ -160,12 +153,13 @@ class Manager:
             presence.cancel()
             logs.cancel()
         # Last, so that no late sign of life makes the endpoint look alive again.
-        await self._end_presence(service, endpoint_id)
+        if not self._stop_now.is_set():
+            await standing.end_presence(endpoint_id)
         logger.info("The endpoint %s has stopped.", self._directory.name, extra={"action": "endpoint_stopped"})
 
     async def _take_changes(
         self,
-        service: ServiceClient,
+        standing: Standing,
         endpoint_id: UUID,
         live: LiveConfiguration,
         kept: KeptPool,
@@ -181,7 +175,7 @@ class Manager:
             config = live.files.config
             logging.getLogger().setLevel(config.log_level.upper())
             try:
-                await self._known_config(service, endpoint_id, config)
+                await standing.tell_config(endpoint_id, config)
             except RegistrationRefused as error:
                 logger.error("The service was not told of the changes: %s", error, extra={"action": "config_not_told"})
             kept.change(self._pool_settings(endpoint_id, live.files))
@@ -196,78 +190,6 @@ class Manager:
         users.kill()
         at_once.cancel()
         await asyncio.gather(stopping, at_once, return_exceptions=True)
-
-    async def _registered(self, service: ServiceClient, config: EndpointConfig) -> UUID:
-        """The endpoint's id, with what `config.yaml` says known to the service where that is possible now."""
-        stored, token = self._directory.registration(), self._settings.token
-        if stored is not None and self._directory.token() is not None:
-            await self._known_config(service, stored.endpoint_id, config)
-            if stored.url != service.url:
-                self._directory.keep_registration(stored.endpoint_id, None, service.url)
-            return stored.endpoint_id
-        if token is None:
-            raise EndpointError(
-                f"the endpoint {self._directory.name!r} is not registered yet, which needs a token of yours: "
-                f"run `headrace login --url {service.url}`, or give --url and --token-file"
-            )
-        endpoint_id = stored.endpoint_id if stored else uuid.uuid4()
-        # Kept first: if we die before the service's answer is kept, the next start registers the same endpoint again.
-        self._directory.keep_registration(endpoint_id, None, service.url)
-        await self._register(service, token, endpoint_id, config)
-        return endpoint_id
-
-    async def _known_config(self, service: ServiceClient, endpoint_id: UUID, config: EndpointConfig) -> None:
-        """Tell the service what `config.yaml` says, where we may. Raises `RegistrationRefused`."""
-        token = self._settings.token
-        if token is not None:
-            await self._tell_config(service, token, endpoint_id, config)
-            return
-        logger.warning(
-            "Without the owner's token the service is not told of public, shared_with, allowed_functions and others in"
-            " config.yaml: what it was told last stays in force. Start once with --token-file, or log in.",
-            extra={"action": "config_not_told", "endpoint_id": str(endpoint_id)},
-        )
-
-    async def _register(self, service: ServiceClient, token: str, endpoint_id: UUID, config: EndpointConfig) -> None:
-        own_token = await asyncio.to_thread(service.register, token, endpoint_id, self._described(config))
-        self._directory.keep_registration(endpoint_id, own_token, service.url)
-        logger.info(
-            "Registered the endpoint %s as %s at %s.",
-            self._directory.name,
-            endpoint_id,
-            service.url,
-            extra={"action": "endpoint_registered", "endpoint_id": str(endpoint_id)},
-        )
-
-    async def _tell_config(self, service: ServiceClient, token: str, endpoint_id: UUID, config: EndpointConfig) -> None:
-        try:
-            await asyncio.to_thread(service.change, token, endpoint_id, self._described(config))
-        except ServiceAway as error:
-            logger.warning(
-                "%s; going on with what it knew of this endpoint before.", error, extra={"action": "service_lost"}
-            )
-            self._service_lost = True
-        except RegistrationRefused as error:
-            if error.status != 404:
-                raise
-            # The service knows nothing of it: deleted there, or its store is a new one.
-            await self._register(service, token, endpoint_id, config)
-
-    def _described(self, config: EndpointConfig) -> dict[str, Any]:
-        allowed = config.allowed_functions
-        return {
-            "name": config.display_name or self._directory.name,
-            "public": config.public,
-            "shared_with": list(config.shared_with),
-            "allowed_functions": None if allowed is None else [str(function) for function in allowed],
-            "allowed_function_owners": None
-            if config.allowed_function_owners is None
-            else list(config.allowed_function_owners),
-            "queue_limits": dict(config.queue_limits),
-            "keep_shares": True,
-            "authentication_policy": config.authentication_policy,
-            "per_user": config.identity_mapping_config_path is not None,
-        }
 
     def _pool_settings(self, endpoint_id: UUID, files: ConfigurationFiles) -> dict[str, Any]:
         """What `headrace.endpoint.pool` reads for the default pool."""
@@ -293,60 +215,16 @@ class Manager:
             self._directory, files.config, url=settings.url, endpoint_id=endpoint_id, network=settings.network
         )
 
-    async def _tell_presence(
-        self, service: ServiceClient, endpoint_id: UUID, pool: PoolProcess, users: UserPools
-    ) -> None:
-        """Say every few seconds that the endpoint lives, and rarely while nothing happens.
-
-        A service that is away is told of once; tasks go on.
-        """
-        signs = Signs(self._settings.presence_every_s)
+    async def _tell_presence(self, standing: Standing, endpoint_id: UUID, pool: PoolProcess, users: UserPools) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings.pool_ready_within_s):
                 await pool.ready()
-        while True:
-            look_again = time.monotonic() + self._settings.presence_every_s
-            pools = [*pool.status(), *users.status()]
-            if signs.is_due(pools, is_heard=users.is_heard):
-                await self._tell_once(service, endpoint_id, pools, signs, is_heard=users.is_heard)
-            await asyncio.sleep(max(0.0, look_again - time.monotonic()))
-
-    async def _tell_once(
-        self, service: ServiceClient, endpoint_id: UUID, pools: Pools, signs: Signs, *, is_heard: bool
-    ) -> None:
-        body = {
-            "manager": self._name,
-            "pools": pools,
-            "load": machine_load(self._directory.path),
-            "quiet": is_heard and is_quiet(pools),
-        }
-        try:
-            token = self._directory.token() or ""
-            next_in_s = await asyncio.to_thread(service.tell_presence, token, endpoint_id, body)
-        except (ServiceAway, RegistrationRefused) as error:
-            signs.failed()
-            self._note_lost(error)
-        else:
-            signs.given(pools, next_in_s)
-            self._note_back(service)
-
-    def _note_lost(self, error: EndpointError) -> None:
-        if not self._service_lost:
-            self._service_lost = True
-            logger.warning("%s; trying for ever, tasks go on.", error, extra={"action": "service_lost"})
-
-    def _note_back(self, service: ServiceClient) -> None:
-        if self._service_lost:
-            self._service_lost = False
-            logger.info("The service at %s is back.", service.url, extra={"action": "service_back"})
-
-    async def _end_presence(self, service: ServiceClient, endpoint_id: UUID) -> None:
-        if self._stop_now.is_set() or self._service_lost:
-            return
-        with contextlib.suppress(EndpointError, TimeoutError):
-            async with asyncio.timeout(1.0):
-                token = self._directory.token() or ""
-                await asyncio.to_thread(service.end_presence, token, endpoint_id, self._name)
+        await standing.tell_presence(
+            endpoint_id,
+            lambda: [*pool.status(), *users.status()],
+            is_heard=lambda: users.is_heard,
+            every_s=self._settings.presence_every_s,
+        )
 
     @contextlib.asynccontextmanager
     async def _signals(self) -> AsyncIterator[None]:

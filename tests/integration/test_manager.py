@@ -373,7 +373,7 @@ def test_a_pool_that_is_killed_comes_back_and_nothing_outlives_it_or_its_manager
 async def test_a_service_that_goes_and_comes_is_told_of_once_each_and_tasks_go_on(
     up: Up, client: Client, home: Path, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO", logger="headrace.endpoint.manager")
+    caplog.set_level("INFO", logger="headrace.endpoint")
     function_id = client.register_source_code(SLOW, "nap")
     directory = Endpoints(home).create(name)
     # In this process, with times that a test can wait for.
