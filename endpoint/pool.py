@@ -34,6 +34,7 @@ from headrace.bus.functions.allow_list import AllowList
 from headrace.bus.nats.connection import Connection
 from headrace.bus.network import DIRECT, Network
 from headrace.bus.sizes import shown_size
+from headrace.bus.spare_memory import give_back, keep_for_messages
 from headrace.bus.tasks.bundles import Runtime
 from headrace.endpoint.agent.loop import Agent
 from headrace.endpoint.agent.object_service import HttpObjectService
@@ -44,7 +45,6 @@ from headrace.endpoint.engines.build import build
 from headrace.endpoint.engines.means import Means
 from headrace.endpoint.engines.processes.cgroups import MemoryGroups
 from headrace.endpoint.engines.processes.output import PRINTED_LIMIT
-from headrace.endpoint.engines.processes.spare_memory import give_back
 from headrace.endpoint.engines.settings import EngineSettings, ProcessSettings, engine_settings
 from headrace.endpoint.errors import CANNOT_START, CgroupsUnusable, ConfigInvalid, RegistrationRefused, ServiceAway
 from headrace.endpoint.fair_share import FairShare
@@ -369,6 +369,7 @@ def _on_lifeline() -> None:
 def main() -> None:
     """Run the pool that the settings file describes; the manager may write it only after it has started us."""
     collect_seldom()
+    keep_for_messages()
     path = Path(sys.argv[1])
     _wait_for(path)
     settings = PoolSettings.read(path)

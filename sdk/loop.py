@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from headrace.bus.spare_memory import keep_for_messages
+
 T = TypeVar("T")
 
 
@@ -18,6 +20,7 @@ class LoopThread:
     """A running event loop in a daemon thread."""
 
     def __init__(self) -> None:
+        keep_for_messages()
         self.loop = _new_event_loop()
         self._thread = threading.Thread(target=self._run, name="headrace", daemon=True)
         self._thread.start()

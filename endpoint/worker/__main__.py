@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from headrace.bus.functions.serializers import Allowed
+from headrace.bus.spare_memory import keep_for_messages
 from headrace.endpoint.worker.calls import Calls
 from headrace.endpoint.worker.frames import COUNTERS_BYTES
 from headrace.endpoint.worker.limits import EXIT_OUT_OF_MEMORY, WorkerLimits, limit_memory
@@ -39,6 +40,7 @@ def main(arguments: list[str]) -> None:
     if limits.directory is not None:
         go_to(limits.directory)
     gc.freeze()
+    keep_for_messages()
     allowed = Allowed.of(limits.serializers)
     calls = Calls(most_result_bytes, limits.memory_bytes, spool, inline_bytes, allowed)
     worker = Worker(socket.socket(fileno=socket_fd), counters, calls, limits, printed)
