@@ -14,15 +14,15 @@ LARGEST_KEPT: Final = 8 * 1024 * 1024
 _KEPT_BYTES = 1024 * 1024
 
 
-def keep_for_messages() -> None:
-    """Let the memory of a large message be used again for the next one.
+def keep_for_messages(largest_bytes: int = LARGEST_KEPT) -> None:
+    """Let the memory of a large message be used again for the next one. Up to twice `largest_bytes` are kept.
 
     glibc asks the system for each piece of more than 128 KB, and gives it back once it is free; pages that are
     new each time cost a call of 1 MB in and out a fifth of its processor time. When such a piece is given back glibc
     takes its size for the usual one: from there on it keeps pieces up to that size, and twice as much in all.
     """
     # Zeros that nobody looks at take no memory. Elsewhere than with glibc nothing comes of it.
-    bytes(LARGEST_KEPT)
+    bytes(largest_bytes)
 
 
 def give_back() -> None:

@@ -60,6 +60,7 @@ _FIRST_WAIT_S = 0.1
 _LONGEST_WAIT_S = 5.0
 _STATUS_S = 1.0
 _LIFELINE = 0
+_KEPT_BYTES = 24 * 1024 * 1024
 _FIRST_LOOK_S = 0.02
 _MUCH_WORK_BYTES = 8 * 1024 * 1024
 _SETTINGS_LOOK_S = 0.005
@@ -328,10 +329,12 @@ async def _tell_status(agent: Agent, settings: PoolSettings) -> None:
 
 async def _spare_memory(agent: Agent) -> None:
     """Once idle after much work, have no more memory than before."""
-    given_back_at = 0
+    given_back_at = looked_at = 0
     while True:
         await asyncio.sleep(_STATUS_S)
-        if agent.bytes_taken - given_back_at > _MUCH_WORK_BYTES and not agent.status["bundles"]:
+        # Between two bursts it is needed again at once.
+        was_quiet, looked_at = agent.bytes_taken == looked_at, agent.bytes_taken
+        if was_quiet and agent.bytes_taken - given_back_at > _MUCH_WORK_BYTES and not agent.status["bundles"]:
             given_back_at = agent.bytes_taken
             give_back()
 
@@ -369,7 +372,8 @@ def _on_lifeline() -> None:
 def main() -> None:
     """Run the pool that the settings file describes; the manager may write it only after it has started us."""
     collect_seldom()
-    keep_for_messages()
+    # It has several in hand at once, and gives the memory back when it has none.
+    keep_for_messages(_KEPT_BYTES)
     path = Path(sys.argv[1])
     _wait_for(path)
     settings = PoolSettings.read(path)

@@ -147,6 +147,10 @@ class Gathering:
             if size > _MOST_BYTES:
                 break
             others.append(self._waiting.popleft())
+        if len(others) + 1 < LEAST_TOGETHER:
+            # Large ones: a batch is written twice, and the sync that it spares is little beside their bytes.
+            self._waiting.extendleft(reversed(others))
+            others.clear()
         return others
 
     async def _together(self, mine: _Waiting, others: list[_Waiting]) -> Stored | None:

@@ -61,6 +61,16 @@ async def test_many_at_once_go_together_and_each_learns_its_own_place(desk: Desk
     assert await desk.batches() == MANY - MOST_UNDER_WAY
 
 
+async def test_large_ones_each_go_their_own_way(desk: Desk) -> None:
+    # In a batch they would be written twice, and the sync that it spares is little beside so many bytes.
+    content = bytes(400_000)
+
+    answers = await asyncio.gather(*(desk.gathering.store(f"parcel.{place}", content) for place in range(30)))
+
+    assert {each.sequence for each in answers} == set(range(1, 31))
+    assert await desk.batches() == 0
+
+
 async def test_one_that_is_there_already_is_refused_alone(desk: Desk) -> None:
     await desk.bus.store(f"parcel.{MANY - 1}", b"before")
 

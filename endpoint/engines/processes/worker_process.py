@@ -23,12 +23,12 @@ from headrace.bus.sizes import shown_size
 from headrace.endpoint.engines.containers.runtimes import Container
 from headrace.endpoint.engines.processes.cgroups import MemoryGroup, MemoryGroups
 from headrace.endpoint.engines.processes.descendants import descendants, kill_all
+from headrace.endpoint.engines.processes.frame_reader import FrameReader
 from headrace.endpoint.engines.processes.output import WorkerOutput
 from headrace.endpoint.worker.frames import (
     COUNTERS_BYTES,
     ERR_BEGIN,
     FINISHED,
-    HEAD_BYTES,
     OUT_BEGIN,
     STARTED,
     STARTED_AT,
@@ -103,7 +103,7 @@ def after_setup(setup: str, line: list[str], *, may_choose: bool) -> list[str]:
     return ["/bin/bash", "-c", "\n".join(lines), "worker_init", *line]
 
 
-class WorkerProcess(asyncio.Protocol):
+class WorkerProcess(asyncio.BufferedProtocol):
     """A running worker. `on_report` gets each of its reports; `on_end` comes once, when all that it sent is read."""
 
     def __init__(
@@ -114,11 +114,10 @@ class WorkerProcess(asyncio.Protocol):
         on_end: Callable[[WorkerProcess], None],
     ) -> None:
         self._command = command
-        self._on_report = on_report
         self._on_end = on_end
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._buffer = bytearray()
+        self._reader = FrameReader(lambda content: on_report(self, read_report(content)))
         self._is_connected = True
         self._is_over = False
         self._counters = memoryview(bytes(COUNTERS_BYTES)).cast("Q")
@@ -247,17 +246,13 @@ class WorkerProcess(asyncio.Protocol):
         """The socket pair is open."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's has the methods, not the base class
 
-    def data_received(self, data: bytes) -> None:
-        """Read the reports that are complete."""
-        buffer = self._buffer
-        buffer += data
-        while len(buffer) >= HEAD_BYTES:
-            end = HEAD_BYTES + int.from_bytes(buffer[:HEAD_BYTES], "little")
-            if len(buffer) < end:
-                return
-            report = read_report(memoryview(buffer)[HEAD_BYTES:end])
-            del buffer[:end]
-            self._on_report(self, report)
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Where to read to."""
+        return self._reader.space()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Something was read: take the reports that are complete."""
+        self._reader.filled(nbytes)
 
     def connection_lost(self, error: Exception | None) -> None:
         """The worker closed its end: it is dead, or will be."""
