@@ -7,8 +7,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from headrace.cli import output
-from headrace.cli.endpoint_commands import NameArgument, described, endpoints_of, network_of
+from headrace.cli.endpoint_commands import NameArgument, described, endpoints_of
+from headrace.cli.errors import CommandError
 from headrace.cli.options import DEFAULT_HOME, HomeOption
+from headrace.cli.own_service import own_service
 from headrace.cli.records import Columns, Record, say_records, shown
 from headrace.cli.service import JsonOption
 from headrace.cli.watch_status import watcher_lines
@@ -57,8 +59,6 @@ def _is_seen(directory: EndpointDirectory, known: dict[str, Any]) -> bool:
 
 def pools(name: NameArgument = _DEFAULT, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
     """List the pools of an endpoint on all its machines: workers, how busy they are, and those that cannot be had."""
-    from headrace.cli.errors import CommandError
-
     known = _known(endpoints_of(home).get(name))
     if "problem" in known:
         raise CommandError(known["problem"])
@@ -137,18 +137,11 @@ def _most(limit: int | None) -> str:
 
 
 def _known(directory: EndpointDirectory) -> dict[str, Any]:
-    from headrace.sdk.client import Client
     from headrace.sdk.errors import ClientError
-    from headrace.sdk.profile import Profile
 
-    registration, token = directory.registration(), directory.token()
-    if registration is None or token is None or registration.url is None:
-        return {"problem": "not registered yet: the first start does it"}
     try:
-        # The endpoint's own token may ask for the endpoint's own status.
-        network = network_of(directory.path.parents[1])
-        with Client(profile=Profile(url=registration.url, token=token, network=network)) as client:
-            known = client.get_endpoint_status(registration.endpoint_id)
-            return {**known, "queue": client.get_endpoint_queue(registration.endpoint_id)}
-    except ClientError as error:
+        with own_service(directory) as (client, endpoint_id):
+            known = client.get_endpoint_status(endpoint_id)
+            return {**known, "queue": client.get_endpoint_queue(endpoint_id)}
+    except (ClientError, CommandError) as error:
         return {"problem": str(error)}

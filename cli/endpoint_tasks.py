@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 from uuid import UUID
 
 import typer
 
 from headrace.cli import output
-from headrace.cli.endpoint_commands import NameArgument, endpoints_of, network_of
-from headrace.cli.errors import CommandError
+from headrace.cli.endpoint_commands import NameArgument, endpoints_of
 from headrace.cli.options import DEFAULT_HOME, HomeOption
+from headrace.cli.own_service import own_service
 from headrace.cli.records import first_of, say_records
 from headrace.cli.service import JsonOption, YesOption, confirmed
 
 if TYPE_CHECKING:
-    from headrace.sdk.client import Client
+    pass
 
 _DEFAULT: Final = "default"
 _UNFINISHED: Final = ("pending", "running")
@@ -35,7 +32,7 @@ def tasks(
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """List the tasks at an endpoint of yours, whoever submitted them; without values and messages, which are theirs."""
-    with _asked(name, home) as (client, endpoint_id):
+    with own_service(endpoints_of(home).get(name)) as (client, endpoint_id):
         found = client.list_endpoint_tasks(endpoint_id, state=state or _UNFINISHED, page_size=min(limit, 1000))
         some, more = first_of(found, limit)
     columns = {
@@ -71,7 +68,7 @@ def kill(
     if not task:
         whose = "everybody" if principal is None else principal
         confirmed(f"Cancel all tasks of {whose} at {name if pool is None else f'the pool {pool} of {name}'}?", yes=yes)
-    with _asked(name, home) as (client, endpoint_id):
+    with own_service(endpoints_of(home).get(name)) as (client, endpoint_id):
         answer = client.cancel_endpoint_tasks(
             endpoint_id,
             task or None,
@@ -89,21 +86,3 @@ def kill(
         output.say(f"{running} run, and go on." if queued_only else f"Asked to stop {running} that run.")
     if missing:
         output.note(f"{missing} have ended, or are none of this endpoint.")
-
-
-@contextlib.contextmanager
-def _asked(name: str, home: Path) -> Iterator[tuple[Client, UUID]]:
-    """The service, asked with the endpoint's own token: whoever administers it on this machine may do this."""
-    from headrace.sdk.client import Client
-    from headrace.sdk.profile import Profile
-
-    directory = endpoints_of(home).get(name)
-    registration, token = directory.registration(), directory.token()
-    if registration is None or token is None or registration.url is None:
-        raise CommandError(f"the endpoint {name} is not registered yet: the first start does it")
-    profile = Profile(url=registration.url, token=token, network=network_of(directory.path.parents[1]))
-    with Client(profile=profile) as client:
-        try:
-            yield client, registration.endpoint_id
-        except ValueError as error:
-            raise CommandError(str(error)) from error
