@@ -194,12 +194,15 @@ class RequestRefused(ClientError):
         self.service_code = service_code
         self.detail = detail
         self.errors = errors
-        if [error.problem for error in errors] == [detail]:
-            # One error that says all: once is enough.
-            super().__init__(f"{errors[0].pointer or '/'}: {detail} ({service_code}, HTTP {status})")
+        said = f"({service_code}, HTTP {status})"
+        if len(errors) == 1 and detail.endswith(errors[0].problem):
+            # One error that says all: once is enough, and its field is named once.
+            place = errors[0].pointer or "/"
+            field = place[1:].partition("/")[0]
+            super().__init__(f"{place}: {detail.removeprefix(f'{field}: ')} {said}")
             return
         places = "".join(f"\n  {error.pointer or '/'}: {error.problem}" for error in errors)
-        super().__init__(f"{detail} ({service_code}, HTTP {status}){places}")
+        super().__init__(f"{detail} {said}{places}")
 
 
 class Unauthorized(RequestRefused):

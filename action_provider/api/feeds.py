@@ -18,6 +18,7 @@ from headrace.action_provider.http import Call, Operation, no_content, reply
 from headrace.bus.errors import FilterInvalid, KeysUnusable
 from headrace.bus.eventing.feeds.models import FeedCredential, FeedRecord, FeedShape, FeedStatus, concealed
 from headrace.bus.eventing.feeds.shaping import templates_of
+from headrace.bus.eventing.templates import check_variables
 from headrace.bus.installation.credentials import KeyPair
 from headrace.bus.names import DEFAULT_BUS
 
@@ -142,7 +143,7 @@ def _check(record: FeedRecord) -> None:
     if shape.form == "cloudevents" and (shape.type or shape.source or shape.subject or shape.id):
         raise refused("/shape", "what is an event already has its own type, source, subject and id")
     try:
-        templates_of(record)
+        check_variables(templates_of(record).document, "message")
     except FilterInvalid as error:
         pointer = f"/shape{error.pointer.removeprefix('/kwargs')}"
         raise FilterInvalid(f"{pointer[1:]}: {error}", pointer=pointer) from error

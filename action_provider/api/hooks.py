@@ -17,6 +17,7 @@ from headrace.bus.errors import FilterInvalid
 from headrace.bus.eventing.events import DEFAULT_BUS
 from headrace.bus.eventing.hooks import HookRecord, concealed, new_secret
 from headrace.bus.eventing.signatures import GITHUB, SignatureForm
+from headrace.bus.eventing.templates import check_variables
 from headrace.bus.store.records import Record
 
 _ONLY_MADE = ("type", "source", "subject")
@@ -103,7 +104,7 @@ def _check(record: HookRecord) -> None:
     if record.origins and record.kind != "cloudevents":
         raise refused("/origins", "only hooks of the kind `cloudevents` have a handshake")
     try:
-        record.templates()
+        check_variables(record.templates().document, "event")
     except FilterInvalid as error:
         pointer = error.pointer.removeprefix("/kwargs")
         raise FilterInvalid(f"{pointer[1:]}: {error}", pointer=pointer) from error

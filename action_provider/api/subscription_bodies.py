@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -137,11 +138,10 @@ async def check(call: Call, record: SubscriptionRecord) -> FunctionRecord | None
     `Forbidden`, which say what is wrong."""
     check_compiles("/filter", compile_filter, record.filter)
     check_compiles("/input", compile_input, record.input)
-    variable = "event" if record.flow is None or record.flow.batch is None else "events"
-    check_compiles("/input", lambda document: check_variables(document, variable), record.input)
     check_compiles("/flow/order_by", compile_order, record.flow and record.flow.order_by)
     check_compiles("/endpoint", lambda choice: compile_places(record.endpoint_id, choice), record.endpoint)
     check_compiles("/join", compile_join, record.join)
+    _check_variables(record)
     service, caller = call.service, call.caller
     if record.join is not None:
         await check_right(service, caller, record.bus, "publish", lasting=True)
@@ -162,6 +162,18 @@ async def check(call: Call, record: SubscriptionRecord) -> FunctionRecord | None
                 " comes; only its owner's subscriptions run there"
             )
     return function
+
+
+def _check_variables(record: SubscriptionRecord) -> None:
+    """Raises `FilterInvalid` for a template that reads what there never is."""
+    batched = record.flow is not None and record.flow.batch is not None
+    templates: list[tuple[str, Any, str]] = [("/input", record.input, "events" if batched else "event")]
+    if record.endpoint is not None:
+        templates.append(("/endpoint/template", record.endpoint.template, "event"))
+    if record.join is not None:
+        templates.append(("/join/key", record.join.key, "event"))
+    for place, document, known in templates:
+        check_compiles(place, functools.partial(check_variables, known=known), document)
 
 
 def _check_told(record: SubscriptionRecord, told: Announcement, pointer: str) -> None:

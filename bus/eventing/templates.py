@@ -37,7 +37,7 @@ from headrace.bus.eventing.template_sandbox import (
 
 MOST_INPUT_BYTES: Final = 65_536
 MOST_TEMPLATE_CHARACTERS: Final = 16_384
-_VARIABLES: Final = frozenset(("event", "events"))
+_EITHER: Final = frozenset(("event", "events"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ def check_variables(document: Any, known: str, pointer: str = "") -> None:
     if isinstance(document, str):
         read = find_undeclared_variables(environment.parse(document)) - set(environment.globals)
         # Whoever reads both asks which of them there is: `{{ events if events is defined else event }}`.
-        unknown = read - (_VARIABLES if known in read else {known})
+        unknown = read - {known} - (_EITHER if known in read & _EITHER else set())
         if unknown:
             problem = f"template: there is no variable {min(unknown)!r} here; templates see {known!r}"
             raise FilterInvalid(problem, pointer=pointer)

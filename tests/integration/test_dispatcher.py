@@ -261,6 +261,20 @@ def test_dead_letters_are_listed_newest_first_across_many_of_others(service: Run
         ({"input": {"args": ["{{ event. }}"]}}, "/input/args/0"),
         ({"input": {"args": ["{{ data.level }}"]}}, "/input/args/0"),
         ({"input": {"args": ["{{ event.id }}"]}, "flow": {"batch": {"size": 5}}}, "/input/args/0"),
+        (
+            {
+                "join": {
+                    "of": {"a": {"exact": {"type": "a"}}, "b": {"exact": {"type": "b"}}},
+                    "key": "{{ subject }}",
+                    "within_s": 60,
+                }
+            },
+            "/join/key",
+        ),
+        (
+            {"endpoint": {"template": "{{ site }}", "allowed": {"a": str(UUID(int=1))}}, "endpoint_id": None},
+            "/endpoint/template",
+        ),
         ({"input": {"arguments": []}}, "/input"),
         ({"input": {"kwargs": {"x": "{% set a = 1 %}"}}}, "/input/kwargs/x"),
         ({"retry": {"max_attempts": 0}}, "/retry/max_attempts"),

@@ -220,6 +220,7 @@ def test_what_cannot_be_a_feed_is_refused_with_the_place(
         ({"urls": ["nats://ada:secret@host"]}, "/urls/0"),
         ({"subjects": ["a..b"]}, "/subjects/0"),
         ({"shape": {"type": "{{ message."}}, "/shape/type"),
+        ({"shape": {"type": "{{ event.type }}"}}, "/shape/type"),
         ({"shape": {"form": "cloudevents", "type": "t"}}, "/shape"),
         ({"credential": {"creds": "nothing"}}, "/credential/creds"),
         ({"credential": {"nkey": "SUABC"}}, "/credential/nkey"),

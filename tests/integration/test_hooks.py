@@ -240,6 +240,7 @@ def test_a_secret_that_cannot_be_read_any_more_is_no_open_door(
         ({"kind": "cloudevents", "type": "x"}, "/type"),
         ({"kind": "generic", "origins": ["*"]}, "/origins"),
         ({"kind": "generic", "subject": "{{ event."}, "/subject"),
+        ({"kind": "generic", "subject": "{{ data.name }}"}, "/subject"),
         ({"kind": "generic", "secret": "short"}, "/secret"),
     ],
 )

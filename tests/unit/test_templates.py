@@ -204,6 +204,7 @@ def test_a_variable_that_there_never_is_has_its_place(document: Any, pointer: st
 def test_variables_of_loops_and_functions_are_there() -> None:
     text = "{% for each in event.data.list %}{{ each }}{{ loop.index }}{{ range(3) }}{% endfor %}"
     check_variables({"args": [text, 5, None]}, "event")
+    check_variables("{{ message.data }}", "message")
     for known in ("event", "events"):
         check_variables({"args": [f"{{{{ {known} }}}}", "{{ events if events is defined else event }}"]}, known)
 
