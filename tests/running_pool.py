@@ -88,7 +88,7 @@ def running_pool(
     """Register an endpoint of the administrator's, or of whoever has the token `owner`, and run its default pool
     (later, without `started`).
 
-    `settings` are those of `headrace.endpoint.pool.PoolSettings`, as they are in its file.
+    `settings` are those of `headrace.endpoint.pool_file.PoolSettings`, as they are in its file.
     """
     directory.mkdir(parents=True, exist_ok=True)
     endpoint_id, token = service.add_endpoint(name, owner)
