@@ -17,6 +17,7 @@ from headrace.bus.installation.credentials import Credentials
 from headrace.bus.names import publishing_subject
 from headrace.bus.nats.connection import Connection
 from headrace.bus.nats.message import Message
+from headrace.schemas import validate
 from headrace.sdk import Client, Forbidden, NotFound
 
 STRUCTURED = {"Content-Type": "application/cloudevents+json"}
@@ -39,7 +40,9 @@ def ask(service: RunningService, made: dict[str, Any], *messages: tuple[dict[str
             answers = []
             for headers, body in messages:
                 answer = await connection.request(to or made["subject"], body, headers=headers, timeout_s=10)
-                answers.append((int(answer.headers.get(ERROR_CODE_HEADER, "0")), json.loads(answer.data)))
+                document = json.loads(answer.data)
+                validate("nats-publication", document)
+                answers.append((int(answer.headers.get(ERROR_CODE_HEADER, "0")), document))
             return answers
 
     return service.loop.run(work())
