@@ -32,9 +32,9 @@ def status(name: NameArgument = _DEFAULT, home: HomeOption = DEFAULT_HOME, as_js
     Status 0: it runs, and the service sees it. 3: it does not run here. 4: it runs, but the service has no sign of life
     of it, or does not answer.
     """
-    directory = endpoints_of(home).get(name)
     from headrace.endpoint.watch.report import STATUS_FILE, read_status
 
+    directory = endpoints_of(home).get(name)
     document = {
         **described(directory),
         "service": _known(directory),
@@ -51,10 +51,8 @@ def status(name: NameArgument = _DEFAULT, home: HomeOption = DEFAULT_HOME, as_js
 
 def _is_seen(directory: EndpointDirectory, known: dict[str, Any]) -> bool:
     """Whether the service has a sign of life of the manager on this machine: the endpoint may have others elsewhere."""
-    from headrace.endpoint.user_pools import manager_name
-
     managers = [each["manager"] for each in known.get("managers", ())]
-    return known.get("status") == "online" and manager_name(directory) in managers
+    return known.get("status") == "online" and directory.manager in managers
 
 
 def pools(name: NameArgument = _DEFAULT, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:

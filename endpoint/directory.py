@@ -17,10 +17,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import re
 import shutil
+import socket
 import stat
 import time
 from collections.abc import Iterator
@@ -73,6 +75,13 @@ class EndpointDirectory:
         self.log_file = path / "endpoint.log"
         self.watch_path = path / "watch"
         self._lock_file = path / "endpoint.lock"
+
+    @property
+    def manager(self) -> str:
+        """What tells its manager from those of the same endpoint on other machines; the same after a restart."""
+        host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:40]
+        place = hashlib.blake2b(str(self.path.resolve()).encode(), digest_size=6).hexdigest()
+        return f"{host}-{place}"
 
     def config(self) -> EndpointConfig:
         """What the administrator set in `config.yaml`. Raises `ConfigInvalid`."""

@@ -17,7 +17,6 @@ from headrace.endpoint.errors import EndpointError, RegistrationRefused, Service
 from headrace.endpoint.load import machine_load
 from headrace.endpoint.service_client import ServiceClient
 from headrace.endpoint.signs import Pools, Signs, is_quiet
-from headrace.endpoint.user_pools import manager_name
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +28,7 @@ class Standing:
         self._directory = directory
         self._service = service
         self._token = token
-        self._manager = manager_name(directory)
+        self._manager = directory.manager
         self._is_lost = False
 
     async def registered(self, config: EndpointConfig) -> UUID:

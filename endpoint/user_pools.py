@@ -8,11 +8,8 @@ them again.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
-import re
 import shutil
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -55,13 +52,6 @@ _COLLECT_S = 1.0
 
 POOLS_PATH: Final = Path("/var/lib/headrace/pools")
 _LOGS_KEPT_S = 14 * 86_400.0
-
-
-def manager_name(directory: EndpointDirectory) -> str:
-    """What tells this manager from those of the same endpoint on other machines; the same after a restart."""
-    host = re.sub(r"[^A-Za-z0-9-]", "-", socket.gethostname())[:40]
-    place = hashlib.blake2b(str(directory.path.resolve()).encode(), digest_size=6).hexdigest()
-    return f"{host}-{place}"
 
 
 @dataclass(slots=True)
@@ -111,7 +101,7 @@ class UserPools:
         """Hear of wishes and fulfil them. Ends only when cancelled; pools that run stay."""
         self._tidy()
         token = lambda: self._directory.token() or ""  # noqa: E731 - the token may be replaced while we run
-        name = manager_name(self._directory)
+        name = self._directory.manager
         async with WishClient.open(
             self._url, endpoint=self._endpoint_id, manager=name, token=token, network=self._network
         ) as client:
