@@ -104,7 +104,8 @@ def _note_environment(unit: EndpointUnit) -> None:
     """What gets this shell out through a firewall is not known to systemd."""
     known = [name for name in os.environ if name.lower() in _NETWORK and os.environ[name]]
     if known and not unit.environment_file.exists():
-        output.note(f"{', '.join(sorted(known))} are not in the unit: put what is needed into {unit.environment_file}")
+        named = f"{', '.join(sorted(known))} {'is' if len(known) == 1 else 'are'}"
+        output.note(f"{named} not in the unit: put what is needed into {unit.environment_file}")
 
 
 def _unit(name: str, home: Path, grace_s: float) -> EndpointUnit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -49,7 +50,9 @@ def configure(
     if endpoint_id is not None:
         directory.keep_registration(endpoint_id, None, None)
     output.say(f"Configured the endpoint {name}: edit {directory.config_file}")
-    output.note(f"Start it with: headrace endpoint start {name}")
+    elsewhere = expanded(home) != expanded(DEFAULT_HOME)
+    of_home = f" --home {shlex.quote(str(expanded(home)))}" if elsewhere else ""
+    output.note(f"Start it with: headrace endpoint start {name}{of_home}")
 
 
 @app.command()

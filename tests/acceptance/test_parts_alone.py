@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -63,8 +64,9 @@ def run_a_function(place: Path, nats_url: str) -> None:
         url = eventually(lambda: url_in(service_home), within_s=20)
         assert url is not None
         done("login", "--url", url, "--home", str(endpoint_home), said=token)
-        done("endpoint", "configure", "lab", "--home", str(endpoint_home))
         start = ("endpoint", "start", "lab", "--home", str(endpoint_home), "--workers", "1")
+        configured = done("endpoint", "configure", "lab", "--home", str(endpoint_home))
+        assert f"headrace {shlex.join(start[:-2])}\n" in configured
         with running(place / "endpoint.log", *start), Client(url, token) as client:
             eventually(lambda: [e for e in client.get_endpoints() if e["status"] == "online"], within_s=20)
 
@@ -72,12 +74,13 @@ def run_a_function(place: Path, nats_url: str) -> None:
                 assert executor.submit(pow, 2, 10).result(20) == 1024
 
 
-def done(*arguments: str, said: str = "") -> None:
-    """A `headrace` command that does its work and ends."""
+def done(*arguments: str, said: str = "") -> str:
+    """A `headrace` command that does its work and ends; what it notes."""
     process = subprocess.run(
         headrace(*arguments), input=said, env=clean(), capture_output=True, text=True, check=False, timeout=30
     )
     assert process.returncode == 0, process.stderr
+    return process.stderr
 
 
 def write_private(path: Path, text: str) -> None:
