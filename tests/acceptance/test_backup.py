@@ -175,7 +175,7 @@ DAMAGES: dict[str, Any] = {
     "cut off": lambda path: path.read_bytes()[: path.stat().st_size // 2],
     "no manifest": lambda path: changed(path, lambda n, c: None if n == "manifest.json" else (n, c)),
     "one byte": lambda path: changed(
-        path, lambda n, c: (n, c[:-1] + b"?") if n.startswith("streams/TASKS/") else (n, c)
+        path, lambda n, c: (n, c[:-1] + bytes([c[-1] ^ 1])) if n.startswith("streams/TASKS/") else (n, c)
     ),
     "a chunk less": lambda path: changed(path, lambda n, c: None if n == "streams/TASKS/00000001" else (n, c)),
     "a key less": lambda path: changed(path, lambda n, c: None if n == "home/keys/master.key" else (n, c)),

@@ -147,7 +147,7 @@ def test_an_action_is_listed_and_shown(shell: Shell, up: Up, source: Path) -> No
     request = {"request_id": uuid.uuid4().hex, "body": body, "label": "for the list"}
     headers = {"Authorization": f"Bearer {up.token}"}
     answer = httpx.post(
-        f"{up.url}/actions/compute/v3/run", json=request, headers=headers, trust_env=False, verify=NO_TLS
+        f"{up.url}/actions/compute/v3/run", json=request, headers=headers, trust_env=False, verify=NO_TLS, timeout=20
     )
     action = answer.json()["action_id"]
     eventually(lambda: "SUCCEEDED" in shell("action", "show", action).out, 20)

@@ -78,7 +78,7 @@ def ended(http: httpx.Client, action: dict[str, Any]) -> dict[str, Any]:
 def test_a_workflow_step_from_introspection_to_release(tmp_path: Path) -> None:
     with headrace_up(tmp_path / "home", "--workers", "2") as up, client(up) as http:
         # The engine reads what the provider wants, without a token.
-        description = httpx.get(up.url + BASE, trust_env=False, verify=NO_TLS).json()
+        description = httpx.get(up.url + BASE, trust_env=False, verify=NO_TLS, timeout=20).json()
         validate("provider-description", description)
 
         # A step runs, and a quick one comes back finished: the workflow need not poll.

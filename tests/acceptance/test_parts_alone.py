@@ -110,6 +110,6 @@ def test_a_service_without_nats_says_so(tmp_path: Path) -> None:
 def url_in(home: Path) -> str | None:
     try:
         url = str(json.loads((home / "serving.json").read_text())["url"])
-        return url if httpx.get(f"{url}/readyz", verify=NO_TLS).is_success else None
+        return url if httpx.get(f"{url}/readyz", verify=NO_TLS, timeout=20).is_success else None
     except (OSError, httpx.HTTPError):
         return None

@@ -43,7 +43,7 @@ def test_the_ready_file_says_where_everything_is_and_only_to_its_owner(shared: U
     assert stat.S_IMODE(shared.ready_file.stat().st_mode) == 0o600
     status = get(shared, f"/api/v1/endpoints/{shared.endpoint_id}/status")
     assert status.json()["status"] == "online"
-    assert httpx.get(f"{shared.url}/readyz", verify=NO_TLS).status_code == 200
+    assert httpx.get(f"{shared.url}/readyz", verify=NO_TLS, timeout=20).status_code == 200
 
 
 def test_it_tells_a_person_what_to_do_next(shared: Up) -> None:
@@ -79,7 +79,7 @@ def test_a_second_one_on_the_same_home_is_refused_and_told_who_has_it(shared: Up
     assert second.stderr.count("\n") == 1
     assert f"is running already as process {shared.process.pid}" in second.stderr
     assert shared.url in second.stderr
-    assert httpx.get(f"{shared.url}/readyz", verify=NO_TLS).status_code == 200
+    assert httpx.get(f"{shared.url}/readyz", verify=NO_TLS, timeout=20).status_code == 200
 
 
 def test_a_signal_stops_everything_and_started_again_it_has_what_it_had(home: Path) -> None:
@@ -171,7 +171,7 @@ def test_a_part_that_dies_is_started_again_while_the_others_carry_on(shared: Up,
         after = {name: up.pid_of(words) for name, words in PARTS.items()}
         assert {name for name in PARTS if after[name] != before[name]} == {part}
         assert f"{part} ended (killed by signal 9); starting it again in 0.1 s" in up.said()
-        eventually(lambda: httpx.get(f"{up.url}/readyz", verify=NO_TLS).status_code == 200)
+        eventually(lambda: httpx.get(f"{up.url}/readyz", verify=NO_TLS, timeout=20).status_code == 200)
         eventually(
             lambda: get(up, f"/api/v1/endpoints/{up.endpoint_id}/status").json()["status"] == "online", within_s=15
         )

@@ -47,7 +47,7 @@ def stored(up: Up) -> list[dict[str, Any]]:
     """All events of the watcher."""
     found: list[dict[str, Any]] = []
     query: dict[str, Any] = {"limit": 500}
-    with httpx.Client(base_url=up.url, headers={"Authorization": f"Bearer {up.token}"}) as http:
+    with httpx.Client(base_url=up.url, headers={"Authorization": f"Bearer {up.token}"}, timeout=20) as http:
         while True:
             page = http.get("/api/v1/events", params=query).json()
             found += [each["event"] for each in page["events"] if each["event"]["source"] == "/chaos/scope"]

@@ -244,7 +244,7 @@ def test_webhooks_schedules_and_actions_publish_to_a_bus_as_long_as_their_owner_
     def announce() -> int:
         headers = {**CLOUDEVENT, "Authorization": f"Bearer {secret}"}
         return httpx.post(
-            hook["url"], content=json.dumps(event()), headers=headers, trust_env=False, verify=NO_TLS
+            hook["url"], content=json.dumps(event()), headers=headers, trust_env=False, verify=NO_TLS, timeout=20
         ).status_code
 
     assert announce() == 202

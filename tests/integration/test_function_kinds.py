@@ -75,7 +75,7 @@ def test_a_command_and_a_coroutine_are_steps_of_a_workflow(
     ]
     body = {"endpoint_id": str(executor.endpoint_id), "tasks": tasks}
     with httpx.Client(
-        base_url=service.url, headers={"Authorization": f"Bearer {service.token}"}, verify=NO_TLS
+        base_url=service.url, headers={"Authorization": f"Bearer {service.token}"}, verify=NO_TLS, timeout=20
     ) as http:
         request = {"request_id": uuid.uuid4().hex, "body": body}
         action = http.post("/actions/compute/v3/run", json=request).json()["action_id"]

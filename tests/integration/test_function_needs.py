@@ -88,7 +88,9 @@ def test_tasks_over_http_and_actions_have_them_too(endpoint: str, client: Client
     high = client.register_function(level, requirements=["tide>=2"])
 
     assert client.get_result(client.run(1, endpoint_id=endpoint, function_id=low), wait_s=30) == 2
-    with httpx.Client(base_url=up.url, headers={"Authorization": f"Bearer {up.token}"}, verify=NO_TLS) as http:
+    with httpx.Client(
+        base_url=up.url, headers={"Authorization": f"Bearer {up.token}"}, verify=NO_TLS, timeout=20
+    ) as http:
         # Of an action, each runs in the pool that has what it needs.
         tasks = [{"function_id": each, "args": [1]} for each in (high, low, high)]
         request = {"request_id": uuid.uuid4().hex, "body": {"endpoint_id": endpoint, "tasks": tasks}}

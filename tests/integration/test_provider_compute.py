@@ -233,7 +233,7 @@ def test_a_quick_run_comes_back_finished_where_the_service_hardly_waits(service:
     headers = {"Authorization": f"Bearer {service.token}"}
     with (
         serving(service.loop, dataclasses.replace(service.settings, run_wait_s=0.2)) as url,
-        httpx.Client(base_url=url, headers=headers, trust_env=False, verify=NO_TLS) as http,
+        httpx.Client(base_url=url, headers=headers, trust_env=False, verify=NO_TLS, timeout=20) as http,
     ):
         impatient = Flows(http, flows.endpoint_id)
 

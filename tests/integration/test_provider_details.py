@@ -106,7 +106,7 @@ def test_what_counts_as_too_large_is_a_setting(service: RunningService, flows: F
     headers = {"Authorization": f"Bearer {service.token}"}
     with (
         serving(service.loop, settings) as url,
-        httpx.Client(base_url=url, headers=headers, trust_env=False, verify=NO_TLS) as http,
+        httpx.Client(base_url=url, headers=headers, trust_env=False, verify=NO_TLS, timeout=20) as http,
     ):
         action = Flows(http, flows.endpoint_id).ended(checked(Flows(http, flows.endpoint_id).run(big), 202))
 

@@ -73,7 +73,11 @@ def test_what_was_stored_comes_back_from_any_byte_on(service: RunningService) ->
     headers = {"Authorization": f"Bearer {service.token}"}
     for start in (1, CHUNK_BYTES, 2 * CHUNK_BYTES + 5, len(CONTENT) - 1):
         rest = httpx.get(
-            service.url + address, headers={**headers, "Range": f"bytes={start}-"}, trust_env=False, verify=NO_TLS
+            service.url + address,
+            headers={**headers, "Range": f"bytes={start}-"},
+            trust_env=False,
+            verify=NO_TLS,
+            timeout=20,
         )
         assert rest.status_code == 206
         assert rest.content == CONTENT[start:]

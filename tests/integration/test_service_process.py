@@ -63,7 +63,7 @@ def address(tmp_path: Path) -> dict[str, object]:
 def test_it_says_where_it_answers_to_its_owner_only(process: subprocess.Popen[str], tmp_path: Path) -> None:
     found = address(tmp_path)
     assert found["pid"] == process.pid
-    assert httpx.get(f"{found['url']}/readyz", trust_env=False, verify=NO_TLS).status_code == 200
+    assert httpx.get(f"{found['url']}/readyz", trust_env=False, verify=NO_TLS, timeout=20).status_code == 200
     mode = stat.S_IMODE((tmp_path / "home" / "serving.json").stat().st_mode)
     assert mode == 0o600
 
@@ -94,7 +94,10 @@ def test_who_waits_for_a_task_is_answered_when_it_stops(
         waiter.start()
         open_requests = f"{url}/metrics"
         eventually(
-            lambda: "headrace_http_open_requests 2.0" in httpx.get(open_requests, trust_env=False, verify=NO_TLS).text
+            lambda: (
+                "headrace_http_open_requests 2.0"
+                in httpx.get(open_requests, trust_env=False, verify=NO_TLS, timeout=20).text
+            )
         )
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0  # the request would wait for 30 s
@@ -108,7 +111,10 @@ def test_a_second_replica_works_on_the_same_bus(
     url = str(address(tmp_path)["url"])
     token = service.add_user(f"u{uuid.uuid4().hex[:8]}")
     headers = {"Authorization": f"Bearer {token}"}
-    assert httpx.get(f"{url}/api/v1/whoami", headers=headers, trust_env=False, verify=NO_TLS).status_code == 200
+    assert (
+        httpx.get(f"{url}/api/v1/whoami", headers=headers, trust_env=False, verify=NO_TLS, timeout=20).status_code
+        == 200
+    )
 
 
 def test_a_killed_one_leaves_nothing_that_stops_the_next(

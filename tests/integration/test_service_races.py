@@ -56,6 +56,7 @@ def test_functions_registered_on_one_replica_are_there_on_the_other_at_once(
         headers={"Authorization": f"Bearer {service.token}"},
         trust_env=False,
         verify=NO_TLS,
+        timeout=20,
     ) as second:
         for _ in range(20):
             assert second.get(f"/api/v1/functions/{service.add_function()}").status_code == 200
