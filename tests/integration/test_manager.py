@@ -419,17 +419,17 @@ def test_changes_of_config_yaml_count_after_sighup_and_cut_no_task_short(
         endpoint.directory.config_file.write_text("public: maybe\n")
         endpoint.process.send_signal(signal.SIGHUP)
         eventually(lambda: "stays as it was" in endpoint.said() and "line 1: public" in endpoint.said(), 5)
-        endpoint.directory.config_file.write_text("public: true\nenvironment: {WHO: ada}\n")
+        endpoint.directory.config_file.write_text("public: true\nenvironment: {WHO: lovelace}\n")
         endpoint.process.send_signal(signal.SIGHUP)
 
         eventually(lambda: "Changed: config.yaml: public is new: true" in endpoint.said(), 5)
-        assert "ada" not in endpoint.said()
+        assert "lovelace" not in endpoint.said()  # no word that an id may hold
         eventually(lambda: client.get_endpoint_metadata(endpoint.id)["public"] is True, 5)
         assert run(home, "reload", name).stdout == "The configuration has not changed.\n"
         assert client.get_result(task_id, wait_s=30) == "rested"
         eventually(lambda: "starts anew with the changed settings" in endpoint.said(), 5)
         who = client.run(endpoint_id=endpoint.id, function_id=whoami)
-        assert client.get_result(who, wait_s=30) == "ada"
+        assert client.get_result(who, wait_s=30) == "lovelace"
         assert begun.read_text() == "started"
 
 
