@@ -17,8 +17,10 @@ def read_text(path: Path) -> str:
     """A file's text, or that of standard input for `-`. Raises `CommandError`."""
     try:
         return sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CommandError(f"{path} cannot be read: {error}") from error
+    except OSError as error:
+        raise CommandError(f"{path} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise CommandError(f"{path} cannot be read: it is no text in UTF-8 ({error})") from error
 
 
 def read_document(path: Path) -> Any:
@@ -33,6 +35,10 @@ def read_document(path: Path) -> Any:
         if text.lstrip().startswith(("{", "[")):
             return json.loads(text)
         return yaml.load(text, Loader=plain_loader())  # noqa: S506 - it is the safe loader, with less
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise CommandError(f"{path}{place}: not valid YAML: {error.problem or error.context}") from error
     except (ValueError, yaml.YAMLError) as error:
         raise CommandError(f"{path} is neither JSON nor YAML: {error}") from error
 
