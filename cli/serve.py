@@ -69,10 +69,12 @@ def serve(
     from headrace.action_provider.server import serve as run
     from headrace.action_provider.settings import ServiceSettings
     from headrace.bus.network import Network
+    from headrace.bus.spare_memory import keep_for_messages
     from headrace.cli.home import Home
     from headrace.cli.output import configure_logging
 
     configure_logging(log_level)
+    keep_for_messages()
     place = Home(expanded(home))
     place.prepare()
     authorities = expanded(ca_file) if ca_file else None
