@@ -325,9 +325,15 @@ class Actions:
     async def release(self, record: Record[ActionRecord]) -> None:
         """Forget the action and its request id. Raises `RecordConflict` when it changed in the meantime."""
         stored = await self._ends.take_back(record)
-        if stored is None:
-            raise RecordConflict(f"the action {record.value.action_id!r} was changed in this moment")
-        await self._records.remove(stored)
+        try:
+            await self._records.remove(record if stored is None else stored)
+        except RecordConflict:
+            # Its end may have been written since it was read.
+            found = await self._records.get(record.key)
+            if found is None or not found.value.final or found.value.action_id != record.value.action_id:
+                raise
+            record = found
+            await self._records.remove(record)
         # A crash before this leaves a pointer to nothing, and entries in lists: readers take them for what they are.
         if key_of_id(record.value.action_id) != record.key:
             await self._ids.delete(token(record.value.action_id))

@@ -199,6 +199,8 @@ class Watch(Generic[T]):
         self._records = records
         self._on_change = on_change
         self._revisions: dict[str, int] = {}
+        self._deleted: dict[str, int] | None = None
+        """What was heard to be deleted while all is read, with the sequence of that."""
         self._again = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -233,20 +235,28 @@ class Watch(Generic[T]):
                 self._again.set()
 
     async def _read_all(self) -> None:
-        before = dict(self._revisions)
-        records = await self._records.list()
+        before, deleted = dict(self._revisions), dict[str, int]()
+        self._deleted = deleted
+        try:
+            records = await self._records.list()
+        finally:
+            self._deleted = None
         there = {record.key for record in records}
         # What was heard of while we read need not be in what was read: it is no less there.
         gone = [key for key, revision in before.items() if key not in there and self._revisions.get(key) == revision]
         for key in gone:
             self._tell(key, None, before[key] + 1)
         for record in records:
-            self._tell(record.key, record, record.revision)
+            # What was read before it was deleted is no longer there.
+            if record.revision > deleted.get(record.key, 0):
+                self._tell(record.key, record, record.revision)
 
     def _heard(self, message: Message) -> None:
         key = message.subject.split(".", 2)[2]
         sequence = int(message.headers.get("Nats-Sequence", "0"))
         if _is_deletion(message.headers):
+            if self._deleted is not None:
+                self._deleted[key] = sequence
             self._tell(key, None, sequence)
             return
         try:

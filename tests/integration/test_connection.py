@@ -301,6 +301,29 @@ async def test_a_record_that_is_heard_of_while_all_are_read_is_not_taken_for_gon
     await watch.stop()
 
 
+async def test_a_record_that_is_deleted_while_all_are_read_does_not_come_back(bus: Bus) -> None:
+    known: dict[str, Record[Thing] | None] = {}
+
+    class SlowlyRead(Records[Thing]):
+        """What is read is answered late: a record was deleted, and that was heard of, since."""
+
+        async def list(self, prefix: str = "") -> list[Record[Thing]]:
+            found = await super().list(prefix)
+            await self.delete("short")
+            await eventually_async(lambda: "short" in known)
+            return found
+
+    things = SlowlyRead(bus.core, "things", Thing)
+    await things.ensure()
+    await things.create("short", Thing(1))
+    await things.create("stays", Thing(2))
+
+    watch = await things.watch(known.__setitem__)
+
+    assert {key: record and record.value.size for key, record in known.items()} == {"short": None, "stays": 2}
+    await watch.stop()
+
+
 async def test_a_record_with_a_time_to_live_goes_away_and_the_watch_tells(bus: Bus) -> None:
     things = Records(bus.core, "things", Thing)
     await things.ensure()

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 from running_pool import RunningPool
 from service import RunningService, running_service
-from waiting import eventually
+from waiting import eventually, eventually_async
 
 from headrace.bus.nats.connection import Connection
 from headrace.bus.store.action_keys import new_action_id, old_request_key
@@ -240,3 +241,34 @@ def test_an_action_of_an_earlier_release_is_found_repeated_listed_and_released(s
     assert http.post(f"{BASE}/{record.action_id}/release").status_code == 200
     assert http.get(f"{BASE}/{record.action_id}/status").status_code == 404
     assert listed(http, status="succeeded") == []
+
+
+def test_an_action_whose_end_is_written_while_it_is_released_is_released(service: RunningService) -> None:
+    principal, request_id = "urn:headrace:user:admin", uuid.uuid4().hex
+    record = ActionRecord(
+        action_id=f"tg_{new_action_id(BASE, principal, request_id)}",
+        provider=BASE,
+        creator=principal,
+        request_id=request_id,
+        request_digest="",
+        started_at=time.time(),
+    )
+
+    async def story(connection: Connection) -> None:
+        actions = Actions(connection)
+        writing = asyncio.create_task(actions.write_ends())
+        await asyncio.sleep(0)  # it begins
+        begun = (await actions.start(record)).record
+        end = msgspec.structs.replace(record, status="SUCCEEDED", details={"result": [1]}, ended_at=time.time())
+        shown = await actions.finish_soon(begun, end)
+        assert shown is not None
+        await eventually_async(lambda: actions._ends.over(begun) is begun, 10)  # it is written
+        assert shown.revision == begun.revision  # as it was read before that
+
+        await actions.release(shown)
+
+        assert await actions.by_id(record.action_id) is None
+        writing.cancel()
+        await asyncio.wait({writing})
+
+    service.bus(story)
