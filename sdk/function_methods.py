@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from headrace.bus.functions.code import FunctionCode, from_function, from_source
 from headrace.bus.functions.modules import Modules
@@ -13,6 +13,9 @@ from headrace.sdk.documents import Document, Id, check_json, check_text, given, 
 from headrace.sdk.http import Http
 from headrace.sdk.needs import Requirements, needs_of, with_needs
 from headrace.sdk.serialize import ComputeSerializer
+
+_MOST_DOCSTRING: Final = 65_536
+"""As much as a description may have (`function-registration.json`)."""
 
 
 class FunctionMethods:
@@ -46,7 +49,7 @@ class FunctionMethods:
         """
         from headrace.sdk.input_schema import of_function
 
-        about = description if description is not None else (getattr(function, "__doc__", None) or "")
+        about = description if description is not None else (getattr(function, "__doc__", None) or "")[:_MOST_DOCSTRING]
         code = from_function(function) if serializer is None else serializer.code(from_function(function))
         code = with_needs(code, needs_of(requirements, python), modules)
         schema = of_function(function) if input_schema is None else dict(input_schema)
@@ -66,7 +69,8 @@ class FunctionMethods:
         input_schema: Mapping[str, Any] | None = None,
         default_endpoint: Id | None = None,
     ) -> str:
-        """Store the text of a module; gives the id of its function `function_name`, by default the only one in it.
+        """Store the text of a module; gives the id of its function `function_name`, by default the only one in it. Its
+        docstring is its description by default.
 
         What it needs is said as for `register_function`, or else in the text itself (`# /// script`, PEP 723). The
         text is read for its input schema, never run.
@@ -74,14 +78,15 @@ class FunctionMethods:
         Raises `FunctionUnusable` when the text does not compile, or defines no such function, and
         `RequirementsInvalid`.
         """
-        from headrace.sdk.input_schema import of_source
+        from headrace.sdk.input_schema import docstring_of, of_source
 
         check_text(source, "source")
         said = requirements is not None or python is not None
         needs = needs_of(requirements, python) if said else of_script(source)
         code = with_needs(from_source(source, function_name), needs, modules)
         schema = of_source(source, code.name) if input_schema is None else dict(input_schema)
-        return self._register(code, description or "", metadata, public, schema, default_endpoint)
+        about = docstring_of(source, code.name)[:_MOST_DOCSTRING] if description is None else description
+        return self._register(code, about, metadata, public, schema, default_endpoint)
 
     def get_function(self, function_id: Id) -> Document:
         """What is known of a function, its source included."""

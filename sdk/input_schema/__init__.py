@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from headrace.sdk.input_schema.functions import of_function
-from headrace.sdk.input_schema.source import of_source
+from headrace.sdk.input_schema.source import docstring_of, of_source
 
-__all__ = ["of_function", "of_source"]
+__all__ = ["docstring_of", "of_function", "of_source"]

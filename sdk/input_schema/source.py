@@ -34,6 +34,17 @@ def of_source(source: str, name: str) -> Schema:
         return dict(ANY)
 
 
+def docstring_of(source: str, name: str) -> str:
+    """The docstring of the function or class `name`, as Python has it; empty where there is none."""
+    try:
+        node = Module(ast.parse(source)).defined.get(name)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return ""
+    if not isinstance(node, (*FUNCTIONS, ast.ClassDef)):
+        return ""
+    return ast.get_docstring(node, clean=False) or ""
+
+
 class _Reader:
     def __init__(self, module: Module) -> None:
         self._module = module

@@ -33,6 +33,7 @@ def double(x, times=1):
     return x
 
 def boom():
+    "Fails."
     return 1 / 0
 """
 
@@ -95,6 +96,20 @@ def test_a_failed_task_is_a_plain_document_until_its_result_is_asked_for(client:
     with pytest.raises(errors.TaskFailed, match="ZeroDivisionError: division by zero") as caught:
         client.get_result(task_id)
     assert "return 1 / 0" in caught.value.remote_traceback
+
+
+def test_the_docstring_of_a_function_describes_it_however_it_is_registered(client: Client) -> None:
+    def boom() -> None:
+        "Fails."
+
+    def described(function_id: str) -> object:
+        return client.get_function(function_id)["description"]
+
+    assert described(client.register_source_code(SOURCE, "boom")) == "Fails."
+    assert described(client.register_source_code(SOURCE, "boom", "Other words")) == "Other words"
+    assert described(client.register_source_code(SOURCE, "boom", "")) == ""
+    assert described(client.register_source_code(SOURCE, "double")) == ""
+    assert described(client.register_function(boom)) == "Fails."
 
 
 def test_a_task_that_nobody_takes_is_pending_and_can_be_cancelled(service: RunningService, client: Client) -> None:
