@@ -128,7 +128,10 @@ def trace(
     as_json: JsonOption = False,
     home: OfHomeOption = None,
 ) -> None:
-    """Follow an event: the subscriptions that it met, their tasks, errors, next attempts and dead letters."""
+    """Follow an event: the subscriptions that it met, their tasks, errors, next attempts and dead letters.
+
+    Exit status 1: nothing is stored of it.
+    """
     which = (event, id_) if id_ is not None else _sequence(event)
     with service(home) as client:
         found = client.trace_event(which, bus=bus, event_type=type_, subscription_id=subscription, explain=explain)
@@ -136,6 +139,8 @@ def trace(
         output.say_json(found)
     else:
         output.say("\n".join(tree(found)))
+    if found["stored"] is None and not found["subscriptions"]:
+        raise typer.Exit(1)
 
 
 def _sequence(text: str) -> int:

@@ -260,6 +260,7 @@ def follow_and_replay(shell: Shell, sequence: int, subscription_id: str) -> None
     assert "yes: " in traced
     assert shell("event", "trace", str(sequence), "--json").json()["stored"]["event"] == event
     assert "is no place on a bus" in shell("event", "trace", "/s", status=1).err
+    assert "not found on the bus" in shell("event", "trace", "/s", "nobody's", status=1).out
 
     range_ = ("--from", str(sequence), "--to", str(sequence))
     replay = shell("event", "replay", "create", "--subscription", subscription_id, *range_).out.strip()
