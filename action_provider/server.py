@@ -24,6 +24,7 @@ from headrace.action_provider.errors import ServiceUnusable
 from headrace.action_provider.providers import PROVIDERS, Registry
 from headrace.action_provider.settings import ServiceSettings
 from headrace.action_provider.state import Service, State
+from headrace.action_provider.whole_answers import WholeAnswers
 from headrace.bus.installation.private_files import write_private
 
 logger = logging.getLogger(__name__)
@@ -143,7 +144,7 @@ def _config(app: ASGIApp, settings: ServiceSettings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         lifespan="off",  # ours surrounds the server, so that its errors reach the caller as they are
-        http="httptools",
+        http=WholeAnswers,
         ws="none",
         log_config=None,
         access_log=False,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
@@ -77,7 +76,7 @@ async def planned(
     for (endpoint_id, _), places in by_pool.items():
         _check_allowed(endpoints[endpoint_id], (asked.tasks[place] for place in places), functions)
     # Side by side: each of them may have to be asked whether it can be had.
-    pools = await asyncio.gather(
+    pools = await together(
         *(_pool(service, caller, endpoints[endpoint], asked, environment) for endpoint, environment in by_pool)
     )
     shares = []

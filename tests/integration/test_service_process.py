@@ -105,6 +105,16 @@ def test_who_waits_for_a_task_is_answered_when_it_stops(
     assert answers[0].json()["state"] == "pending"
 
 
+def test_an_answer_leaves_in_one_piece(service: RunningService) -> None:
+    address = httpx.URL(service.url)
+    with socket.create_connection((address.host, address.port or 80), timeout=10) as line:
+        for _ in range(20):
+            line.sendall(b"GET /healthz HTTP/1.1\r\nHost: here\r\n\r\n")
+            head, gap, body = line.recv(65_536).partition(b"\r\n\r\n")
+            assert gap, "the whole head"
+            assert f"content-length: {len(body)}".encode() in head.lower(), "and the whole body"
+
+
 def test_a_second_replica_works_on_the_same_bus(
     service: RunningService, process: subprocess.Popen[str], tmp_path: Path
 ) -> None:
