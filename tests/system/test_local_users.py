@@ -192,11 +192,11 @@ def test_what_a_local_user_puts_in_place_of_its_pools_files_harms_nobody(up: Up,
 def spoil(victim):
     import os, pathlib
     for path in pathlib.Path(".").glob("pool-*.status.json"):
-        path.unlink()
-        os.mkfifo(path)
+        os.mkfifo("spoilt")
+        os.replace("spoilt", path)  # in one step: the pool writes it again and again
     for path in pathlib.Path(".").glob("pool-*.pids"):
-        path.unlink()
-        path.write_text(f"{victim}\\n")
+        pathlib.Path("spoilt").write_text(f"{victim}\\n")
+        os.replace("spoilt", path)
     return len(os.listdir("."))
 """
     with subprocess.Popen(["sleep", "300"], start_new_session=True) as victim:
