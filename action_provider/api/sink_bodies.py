@@ -23,9 +23,9 @@ from headrace.bus.eventing.subscriptions import SubscriptionRecord
 _PLAIN = ("mode", "timeout_s", "concurrency", "batch_size", "rate_per_minute", "ca", "handshake")
 _OF_FUNCTIONS = ("function_id", "endpoint_id", "endpoint", "input", "offline", "flow")
 _LIMITS_OF_SINKS = (
-    "only for subscriptions that run a function; a sink has limits in `target`: `concurrency`, `rate_per_minute` and, in"
-    " mode batch, `batch_size` (with --to: --concurrency, --rate-per-minute). Nothing keeps its events in order: with"
-    " `concurrency` 1 requests go one at a time, but later events pass one that is tried again"
+    "only for subscriptions that run a function; a sink has limits in `target`: `concurrency`, `rate_per_minute` and,"
+    " in mode batch, `batch_size` (with --to: --concurrency, --rate-per-minute). Nothing keeps its events in order:"
+    " with `concurrency` 1 requests go one at a time, but later events pass one that is tried again"
 )
 _ASK_WITHIN_S = 5.0
 
