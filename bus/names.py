@@ -133,6 +133,14 @@ class ResultAddress:
         return f"result.{self.endpoint.hex}.{token(self.principal)}.{self.group.hex}.{self.bundle.hex}.{self.part}"
 
 
+def part_of_result(subject: str) -> int:
+    """Which part of its bundle's results is stored under `result.…`. Raises `DecodeError`."""
+    part = subject.rpartition(".")[2]
+    if not subject.startswith("result.") or subject.count(".") != 5 or not part.isdecimal():
+        raise DecodeError(f"not a subject of a result: {subject!r}", raw=subject.encode())
+    return int(part)
+
+
 def stored_results(endpoint: UUID, principal: str, group: UUID) -> str:
     """The subject on which the stored results of one group at one endpoint are republished."""
     return f"stored.result.{endpoint.hex}.{token(principal)}.{group.hex}.>"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from types import TracebackType
 
 from headrace.bus.errors import DecodeError, SignatureInvalid
 from headrace.bus.keys import Keys
-from headrace.bus.names import Address, ResultAddress, stored_results
+from headrace.bus.names import Address, ResultAddress, part_of_result, stored_results
 from headrace.bus.nats.answers import StoredMessage
 from headrace.bus.nats.connection import Connection
 from headrace.bus.nats.listening import Subscription
@@ -67,17 +68,18 @@ async def read_parts(
 
 def stored_part(message: StoredMessage, result_key: Keys) -> StoredPart:
     """Read a message of the stream RESULTS. Raises `DecodeError` when its subject is not one of a result."""
-    number = ResultAddress.of_subject(message.subject).part
+    number = part_of_result(message.subject)
     part, believed = _read(message.subject, message.data, result_key)
     return StoredPart(number=number, part=part, believed=believed, sequence=message.sequence, time=message.time)
 
 
 def live_part(message: Message, result_key: Keys) -> StoredPart:
     """Read a message that came on `stored.result.…`. Raises `DecodeError` when its subject is not one of a result."""
-    address = ResultAddress.of_subject(message.subject)
-    part, believed = _read(address.subject, message.data, result_key)
+    subject = message.subject.removeprefix("stored.")
+    number = part_of_result(subject)
+    part, believed = _read(subject, message.data, result_key)
     return StoredPart(
-        number=address.part,
+        number=number,
         part=part,
         believed=believed,
         sequence=int(message.headers.get("Nats-Sequence", "0")),
@@ -197,6 +199,9 @@ class ResultWatch:
     Bundles that existed before need one `catch_up`; those stored after it was entered do not. With `confirmed=False`
     that holds for bundles stored by the same connection only (a server takes a client's commands in order), and saves
     a round trip.
+
+    The results of a bundle of one task are, as a rule, its next part: then that part alone is listened for. A subject
+    without a wildcard costs the server next to nothing, and there is one for each action that runs.
     """
 
     def __init__(
@@ -208,13 +213,17 @@ class ResultWatch:
         self._by_bundle = {collector.address.bundle: collector for collector in collectors}
         self._news = asyncio.Event()
         self._subscriptions: list[Subscription] = []
+        self._next_parts: list[tuple[ResultCollector, int]] = []
+        """Where no more than these parts is listened for."""
 
     async def __aenter__(self) -> ResultWatch:
         # Subscribed, and known to be, before anything is read or sent: what is stored from here on cannot be missed.
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(self._cancel)
-            for subject in news_subjects([collector.address for collector in self.collectors]):
-                self._subscriptions.append(await self._connection.subscribe(subject, self._on_message))
+            if len(self.collectors) <= _MOST_SUBJECTS_PER_GROUP and all(each.total == 1 for each in self.collectors):
+                await self._listen_to_next()
+            else:
+                await self._listen_to_all()
             if self._confirmed:
                 await self._connection.flush()
             stack.pop_all()
@@ -232,17 +241,22 @@ class ResultWatch:
 
     async def catch_up(self) -> None:
         """Read what was stored before. Raises `BusUnavailable`."""
+        if self._has_more:
+            await self._listen_to_all()
+            await self._connection.flush()
         for collector in self.collectors:
             if not collector.complete:
                 await collector.catch_up(self._connection)
+        if self._has_more:
+            await self.catch_up()
 
     async def until_complete(self, wait_s: float) -> bool:
         """Wait until every result is there, at most `wait_s`; whether it is. Raises `BusUnavailable`."""
         deadline = asyncio.get_running_loop().time() + wait_s
         while not self.complete:
             self._news.clear()
-            if any(collector.gap for collector in self.collectors):
-                # A live part was missed (core NATS promises nothing): the store has it.
+            if self._has_more or any(collector.gap for collector in self.collectors):
+                # A live part was missed (core NATS promises nothing), or not listened for: the store has it.
                 await self.catch_up()
                 continue
             left_s = deadline - asyncio.get_running_loop().time()
@@ -255,14 +269,34 @@ class ResultWatch:
                     await self._news.wait()
         return self.complete
 
+    @property
+    def _has_more(self) -> bool:
+        """Whether a part that was listened for has come, and was not the last."""
+        return any(each.next_part > part and not each.complete for each, part in self._next_parts)
+
+    async def _listen_to_next(self) -> None:
+        self._next_parts = [(collector, collector.next_part) for collector in self.collectors]
+        for collector, part in self._next_parts:
+            subject = f"stored.{collector.address.result_subject(part)}"
+            heard = functools.partial(self._take, collector)
+            self._subscriptions.append(await self._connection.subscribe(subject, heard))
+
+    async def _listen_to_all(self) -> None:
+        self._next_parts = []
+        for subject in news_subjects([collector.address for collector in self.collectors]):
+            self._subscriptions.append(await self._connection.subscribe(subject, self._on_message))
+
     def _on_message(self, message: Message) -> None:
         try:
             collector = self._by_bundle.get(ResultAddress.of_subject(message.subject).bundle)
         except DecodeError:
             return
         if collector is not None:
-            collector.add(live_part(message, collector.result_key))
-            self._news.set()
+            self._take(collector, message)
+
+    def _take(self, collector: ResultCollector, message: Message) -> None:
+        collector.add(live_part(message, collector.result_key))
+        self._news.set()
 
     async def _cancel(self) -> None:
         while self._subscriptions:
