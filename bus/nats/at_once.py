@@ -27,7 +27,7 @@ _PAUSE_S = 0.05
 _NOBODYS_ID = "headrace asks"
 
 NewMessage = tuple[str, bytes, dict[str, str]]
-"""Subject, payload and headers, a message id among them."""
+"""Subject, payload and headers."""
 
 
 async def store_all_or_none(
@@ -35,9 +35,9 @@ async def store_all_or_none(
 ) -> list[Stored]:
     """Store up to 1 000 messages of one stream in this order; gives the place of each.
 
-    Each must have a message id of its own. Those that were there before are known by it, and the others are stored
-    together: whatever breaks, whoever reads the stream finds all of the new ones, or none. Only for streams that
-    allow it.
+    Each must have a message id of its own among its headers. Those that were there before are known by it, and the
+    others are stored together: whatever breaks, whoever reads the stream finds all of the new ones, or none. Only for
+    streams that allow it.
 
     Raises what `Connection.store` raises; after `BusUnavailable` they are stored, or not, and storing them again is
     safe.
@@ -49,7 +49,7 @@ async def store_all_or_none(
         if not left:
             return [stored[place] for place in range(len(messages))]
         try:
-            last = await _commit(connection, [messages[place] for place in left])
+            last = await commit(connection, [messages[place] for place in left])
             stored |= {place: Stored(last.sequence - ahead) for ahead, place in enumerate(reversed(left))}
             continue
         except BusUnavailable as error:
@@ -68,8 +68,13 @@ async def store_all_or_none(
         await asyncio.sleep(_PAUSE_S)
 
 
-async def _commit(connection: Connection, messages: Sequence[NewMessage]) -> Stored:
-    """Raises `BatchRefused` when one is there already, or the server has no room for batches at this moment."""
+async def commit(connection: Connection, messages: Sequence[NewMessage]) -> Stored:
+    """Store up to 1 000 messages of one stream in this order, by one try; the place of the last. None of them is stored
+    when one is refused.
+
+    Raises what `Connection.store` raises, `BatchRefused` when one is there already, or the server has no room for
+    batches at this moment, and `BusUnavailable` when nobody knows whether they are stored.
+    """
     if len(messages) == 1:
         subject, payload, headers = messages[0]
         return await connection.store(subject, payload, headers=headers, timeout_s=_ANSWER_WAIT_S)

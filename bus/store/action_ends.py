@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
@@ -23,10 +23,14 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T", bound=msgspec.Struct)
 
-TOGETHER_S: Final = 0.1
+TOGETHER_S: Final = 0.2
 """Ends that come within this time are written together: a batch costs the server as much as some thirty single ones."""
 MOST: Final = 1000
 """Where so many wait to be written, whoever brings another one writes it, and waits."""
+_LEAST_TOGETHER: Final = 16
+"""Fewer are quicker one by one: see `headrace.bus.nats.at_once`."""
+_MOST_TOGETHER: Final = 250
+_MOST_AT_A_TIME: Final = 16
 _AGAIN_S: Final = 1.0
 _AT_THE_END_S: Final = 5.0
 
@@ -41,10 +45,18 @@ class _End(Generic[T]):
 
 
 class EndsToWrite(Generic[T]):
-    """Those of one bucket. `write` writes one over what it replaces, and may raise `RecordConflict` and `BusError`."""
+    """Those of one bucket. `write` writes one over what it replaces, `write_all` several, or none of them. Both may
+    raise `RecordConflict` and `BusError`."""
 
-    def __init__(self, write: Callable[[Record[T]], Awaitable[Record[T]]], *, together_s: float = TOGETHER_S) -> None:
+    def __init__(
+        self,
+        write: Callable[[Record[T]], Awaitable[Record[T]]],
+        write_all: Callable[[Sequence[Record[T]]], Awaitable[Sequence[Record[T]]]],
+        *,
+        together_s: float = TOGETHER_S,
+    ) -> None:
         self._write = write
+        self._write_all = write_all
         self._together_s = together_s
         self._waiting: dict[str, _End[T]] = {}
         self._under_way: dict[str, _End[T]] = {}
@@ -85,14 +97,14 @@ class EndsToWrite(Generic[T]):
             while True:
                 await self._awake.wait()
                 await asyncio.sleep(self._together_s)
-                await self._write_all()
+                await self._write_out()
                 if self._waiting:
                     await asyncio.sleep(_AGAIN_S)
         finally:
             self._open = False
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_AT_THE_END_S):
-                    await self._write_all()
+                    await self._write_out()
 
     def _end(self, record: Record[T]) -> _End[T] | None:
         """What is to replace the record that is stored under this key and revision."""
@@ -102,12 +114,14 @@ class EndsToWrite(Generic[T]):
                 return end
         return None
 
-    async def _write_all(self) -> None:
+    async def _write_out(self) -> None:
         """Write what waits; what cannot be written now waits on."""
         self._awake.clear()
         self._under_way, self._waiting = self._waiting, {}
+        ends = list(self._under_way.values())
         try:
-            await asyncio.gather(*map(self._write_one, self._under_way.values()))
+            for start in range(0, len(ends), _MOST_TOGETHER):
+                await self._write_some(ends[start : start + _MOST_TOGETHER])
         finally:
             # Nobody knows whether what was cancelled is stored: writing it again has one effect.
             again = {key: end for key, end in self._under_way.items() if not end.written.done()}
@@ -115,6 +129,16 @@ class EndsToWrite(Generic[T]):
             if again:
                 self._waiting = {**again, **self._waiting}
                 self._awake.set()
+
+    async def _write_some(self, ends: Sequence[_End[T]]) -> None:
+        if len(ends) >= _LEAST_TOGETHER:
+            with contextlib.suppress(BusError):
+                for end, written in zip(ends, await self._write_all([end.record for end in ends]), strict=True):
+                    end.written.set_result(written)
+                return
+        # Few, or one of them was written by somebody else: each for itself.
+        for start in range(0, len(ends), _MOST_AT_A_TIME):
+            await asyncio.gather(*map(self._write_one, ends[start : start + _MOST_AT_A_TIME]))
 
     async def _write_one(self, end: _End[T]) -> None:
         try:

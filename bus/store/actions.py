@@ -23,7 +23,6 @@ import msgspec
 from headrace.bus.errors import RecordConflict
 from headrace.bus.names import Address, token
 from headrace.bus.nats.connection import Connection
-from headrace.bus.nats.gathering import Gathering
 from headrace.bus.nats.message import Message
 from headrace.bus.store.action_ends import TOGETHER_S, EndsToWrite
 from headrace.bus.store.action_keys import key_of_id, old_request_key, request_key
@@ -191,8 +190,7 @@ class Actions:
         self._old_keys = True
         self._fresh: OrderedDict[str, None] = OrderedDict()
         """Keys of actions that began here and are in no list yet."""
-        self._together = Records(connection, "actions", ActionRecord, store=Gathering(connection))
-        self._ends = EndsToWrite(self._write_end, together_s=together_s)
+        self._ends = EndsToWrite(self._write_end, self._write_ends, together_s=together_s)
         self.waits = Records(connection, "waits", WaitRecord)
 
     async def ensure(self, *, replicas: int = 1) -> None:
@@ -284,7 +282,7 @@ class Actions:
         # Sent before the end, so that who has seen that finds it in the lists. Should it not be written: see there.
         await self.lists.enter_soon(listed_as(record.key, end))
         try:
-            return await self._end(self._records, record, end)
+            return await self._end(record, end)
         except RecordConflict:
             return await self.by_id(record.value.action_id)
 
@@ -361,15 +359,23 @@ class Actions:
         return self._records.pages(start=revision + 1, size=_MEND_PAGE)
 
     async def _write_end(self, shown: Record[ActionRecord]) -> Record[ActionRecord]:
-        return await self._end(self._together, shown, shown.value)
+        return await self._end(shown, shown.value)
 
-    async def _end(
-        self, records: Records[ActionRecord], record: Record[ActionRecord], end: ActionRecord
-    ) -> Record[ActionRecord]:
-        ended = await records.update(record, end, ttl_s=life_s(end))
-        if self._fresh.pop(record.key, "listed") == "listed":
-            await self.lists.leave(listed_as(record.key, end), "open")
+    async def _write_ends(self, shown: Sequence[Record[ActionRecord]]) -> list[Record[ActionRecord]]:
+        changes = [(record, record.value, life_s(record.value)) for record in shown]
+        written = await self._records.update_together(changes)
+        for record in written:
+            await self._leave_open(record.key, record.value)
+        return written
+
+    async def _end(self, record: Record[ActionRecord], end: ActionRecord) -> Record[ActionRecord]:
+        ended = await self._records.update(record, end, ttl_s=life_s(end))
+        await self._leave_open(record.key, end)
         return ended
+
+    async def _leave_open(self, key: str, end: ActionRecord) -> None:
+        if self._fresh.pop(key, "listed") == "listed":
+            await self.lists.leave(listed_as(key, end), "open")
 
     def _note_fresh(self, key: str) -> None:
         self._fresh[key] = None

@@ -17,8 +17,8 @@ import msgspec
 from headrace.bus.errors import AlreadyStored, DecodeError, RecordConflict, RecordMissing
 from headrace.bus.nats import pages
 from headrace.bus.nats.answers import StoredMessage
+from headrace.bus.nats.at_once import commit
 from headrace.bus.nats.connection import EXPECTED_SEQUENCE_HEADER, Connection
-from headrace.bus.nats.gathering import Store
 from headrace.bus.nats.message import Message
 from headrace.bus.store.streams import Stream, ensure_stream
 
@@ -43,10 +43,8 @@ class Record(Generic[T]):
 class Records(Generic[T]):
     """The bucket `name` of records of type `kind`. Keys are safe tokens (UUIDs, hex); the caller makes them so."""
 
-    def __init__(self, connection: Connection, name: str, kind: type[T], *, store: Store | None = None) -> None:
-        """`store` is what values are stored with, where that is not the connection itself."""
+    def __init__(self, connection: Connection, name: str, kind: type[T]) -> None:
         self._connection = connection
-        self._store = store or connection
         self.name = name
         self._stream = f"KV_{name}"
         self._encode = msgspec.json.Encoder().encode
@@ -109,6 +107,22 @@ class Records(Generic[T]):
     async def update(self, record: Record[T], value: T, *, ttl_s: float | None = None) -> Record[T]:
         """Replace a record that must not have changed since it was read. Raises `RecordConflict`."""
         return Record(record.key, value, await self._put(record.key, value, expected=record.revision, ttl_s=ttl_s))
+
+    async def update_together(self, changes: Sequence[tuple[Record[T], T, float | None]]) -> list[Record[T]]:
+        """Replace up to 1 000 records of a bucket that takes batches, with one sync: all of them or none.
+
+        Each comes with its new value, and after how many seconds it goes away by itself.
+
+        Raises `RecordConflict` and `BatchRefused` when one of them has changed since it was read, and `BusUnavailable`
+        when nobody knows whether they are replaced.
+        """
+        messages = [
+            (self._subject(record.key), self._encode(value), _conditions(record.revision, ttl_s))
+            for record, value, ttl_s in changes
+        ]
+        last = (await commit(self._connection, messages)).sequence
+        first = last - len(messages) + 1
+        return [Record(record.key, value, first + place) for place, (record, value, _) in enumerate(changes)]
 
     async def change(self, key: str, change: Callable[[T], T]) -> T:
         """Read, change and store a record, again and again until nobody came between. Raises `RecordMissing`."""
@@ -180,13 +194,9 @@ class Records(Generic[T]):
             raise DecodeError(f"the {self.name} record {key!r} cannot be read: {error}", raw=data) from error
 
     async def _put(self, key: str, value: T, *, expected: int | None = None, ttl_s: float | None = None) -> int:
-        headers: dict[str, str] = {}
-        if expected is not None:
-            headers[EXPECTED_SEQUENCE_HEADER] = str(expected)
-        if ttl_s is not None:
-            headers["Nats-TTL"] = f"{max(1, round(ttl_s))}s"
+        headers = _conditions(expected, ttl_s)
         try:
-            stored = await self._store.store(self._subject(key), self._encode(value), headers=headers or None)
+            stored = await self._connection.store(self._subject(key), self._encode(value), headers=headers or None)
         except AlreadyStored as error:  # "discard new" says it in these words
             raise RecordConflict(f"the {self.name} record {key!r} exists already") from error
         return stored.sequence
@@ -272,6 +282,15 @@ class Watch(Generic[T]):
         else:
             self._revisions[key] = revision
         self._on_change(key, record)
+
+
+def _conditions(expected: int | None, ttl_s: float | None) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    if expected is not None:
+        headers[EXPECTED_SEQUENCE_HEADER] = str(expected)
+    if ttl_s is not None:
+        headers["Nats-TTL"] = f"{max(1, round(ttl_s))}s"
+    return headers
 
 
 def _is_deletion(headers: object) -> bool:
