@@ -18,7 +18,7 @@ from headrace.endpoint.agent.side_tasks import SideTasks
 ACK_DELAY_S = 0.1
 IN_PROGRESS_S = 0.4
 
-_MOST_ACKS_HELD = 64
+_MOST_ACKS_HELD = 16
 
 
 class Acks:
