@@ -14,7 +14,8 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
+from starlette.types import Receive, Scope, Send
 
 from headrace.action_provider.api import (
     bus_credentials,
@@ -123,14 +124,33 @@ def create_app(
         async with open_service(settings, registry) as service:
             yield {"service": service}
 
-    app = Starlette(
-        routes=[ProvidersRoute(registry), *routes_of(operations), *_description_routes(operations, registry)],
+    app = _Application(
+        providers=ProvidersRoute(registry),
+        routes=[*routes_of(operations), *_description_routes(operations, registry)],
         lifespan=lifespan,
         middleware=[Middleware(LeftoversDropped)],
         exception_handlers={HTTPException: _on_http_exception, Exception: _on_exception},
     )
     app.router.redirect_slashes = False
     return app
+
+
+class _Application(Starlette):
+    """Starlette, with a short way to the providers: they are asked most, and answer their errors themselves."""
+
+    def __init__(self, *, providers: ProvidersRoute, **options: Any) -> None:
+        super().__init__(**options)
+        self._providers = providers
+        self._to_providers = LeftoversDropped(providers.handle)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        match, found = self._providers.matches(scope)
+        if match is Match.FULL:
+            scope.update(found)
+            await self._to_providers(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 @contextlib.asynccontextmanager

@@ -28,6 +28,7 @@ class Metrics:
             buckets=_LATENCIES_S,
             registry=self.registry,
         )
+        self._answered: dict[tuple[str, str, int], tuple[Histogram, Counter]] = {}
         self.open_requests = Gauge("headrace_http_open_requests", "Requests under way.", registry=self.registry)
         self.sessions = Counter("headrace_sessions_total", "Credentials handed out.", ("kind",), registry=self.registry)
         self.tasks = Counter(
@@ -58,6 +59,17 @@ class Metrics:
             ("job",),
             registry=self.registry,
         )
+
+    def answered(self, method: str, route: str, status: int, *, took_s: float) -> None:
+        """Count a request whose answer has been sent."""
+        key = (method, route, status)
+        found = self._answered.get(key)
+        if found is None:
+            counts = self.latency.labels(method, route), self.requests.labels(method, route, str(status))
+            found = self._answered[key] = counts
+        latency, requests = found
+        latency.observe(took_s)
+        requests.inc()
 
     def exposition(self) -> bytes:
         """Everything in Prometheus's text format."""

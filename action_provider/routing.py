@@ -54,8 +54,7 @@ class PathApp:
         finally:
             label = method if method in self._by_method else "other"
             service.metrics.open_requests.dec()
-            service.metrics.latency.labels(label, self.path).observe(time.perf_counter() - started)
-            service.metrics.requests.labels(label, self.path, str(response.status_code)).inc()
+            service.metrics.answered(label, self.path, response.status_code, took_s=time.perf_counter() - started)
 
     async def _answer(self, request: Request, service: Service, method: str) -> Response:
         try:

@@ -149,6 +149,7 @@ def _config(app: ASGIApp, settings: ServiceSettings) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nothing depends on how the caller came here
         # Longer than clients keep an idle connection, so that it is they who close it: a request that meets a closing
         # connection is lost.
         timeout_keep_alive=75,

@@ -101,22 +101,19 @@ def change(
             on_failure=on_failure,
             join=join,
         )
-        of_sink = known["target"] is not None
         changed = with_flow(
             changed,
             flow=flow,
-            concurrency=None if of_sink else concurrency,
+            concurrency=concurrency,
             per_second=per_second,
             order_by=order_by,
             batch=batch,
             window=batch_window,
         )
-        requests = concurrency if of_sink else None
-        if any(each is not None for each in (to, requests, rate_per_minute, secret_file, token_file)):
+        if any(each is not None for each in (to, rate_per_minute, secret_file, token_file)):
             changed = with_target(
                 {**changed, "target": {**kept_target(known["target"]), **(document.get("target") or {})}},
                 to,
-                concurrency=requests,
                 rate_per_minute=rate_per_minute,
                 secret_file=secret_file,
                 token_file=token_file,

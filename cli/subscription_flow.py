@@ -19,7 +19,7 @@ FlowOption = Annotated[
         "--flow", help='Limits, order and batches as JSON, such as {"concurrency": 4}; @FILE for a file; null for none.'
     ),
 ]
-Concurrency = Annotated[int | None, typer.Option(min=1, help="At most so many calls, or requests with --to, at once.")]
+Concurrency = Annotated[int | None, typer.Option(min=1, help="At most so many calls at once.")]
 PerSecond = Annotated[float | None, typer.Option(help="At most so many calls begin in a second, in the long run.")]
 OrderBy = Annotated[
     str | None,

@@ -28,6 +28,7 @@ _ANNOTATIONS: Final = frozenset(
     ("$schema", "$id", "$comment", "title", "description", "default", "examples", "contentEncoding", "x-allowed")
 )
 _APPLIED_WITH: Final = frozenset(("then", "else"))
+_UUID: Final = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}").fullmatch
 
 
 def check_of(
@@ -84,7 +85,7 @@ class _Maker:
             case "$ref":
                 return self._reference(wanted)
             case "format":
-                return lambda value: self._fits(value, wanted)
+                return _is_uuid if wanted == "uuid" else lambda value: self._fits(value, wanted)
             case _:
                 return _simple(keyword, wanted)
 
@@ -176,6 +177,10 @@ def _simple(keyword: str, wanted: Any) -> Check:  # noqa: PLR0911, PLR0912  # on
             return _are_unique
         case _:
             raise Unsure
+
+
+def _is_uuid(value: Any) -> bool:
+    return not isinstance(value, str) or _UUID(value) is not None
 
 
 def _type(wanted: str | Collection[str]) -> Check:

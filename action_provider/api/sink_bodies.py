@@ -22,11 +22,6 @@ from headrace.bus.eventing.subscriptions import SubscriptionRecord
 
 _PLAIN = ("mode", "timeout_s", "concurrency", "batch_size", "rate_per_minute", "ca", "handshake")
 _OF_FUNCTIONS = ("function_id", "endpoint_id", "endpoint", "input", "offline", "flow")
-_LIMITS_OF_SINKS = (
-    "only for subscriptions that run a function; a sink has limits in `target`: `concurrency`, `rate_per_minute` and,"
-    " in mode batch, `batch_size` (with --to: --concurrency, --rate-per-minute). Nothing keeps its events in order:"
-    " with `concurrency` 1 requests go one at a time, but later events pass one that is tried again"
-)
 _ASK_WITHIN_S = 5.0
 
 
@@ -57,8 +52,7 @@ async def with_changed_sink(
 def _check_alone(body: Mapping[str, Any]) -> None:
     for name in _OF_FUNCTIONS:
         if body.get(name):
-            problem = "only for subscriptions that run a function; a sink gets events as they are"
-            raise refused(f"/{name}", _LIMITS_OF_SINKS if name == "flow" else problem)
+            raise refused(f"/{name}", "only for subscriptions that run a function; a sink gets events as they are")
 
 
 async def sink_of(service: Service, subscription_id: UUID, body: Mapping[str, Any], before: Sink | None = None) -> Sink:

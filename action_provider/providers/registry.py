@@ -68,6 +68,8 @@ def _steps(path: str) -> list[str]:
 
 
 def _filled(form: tuple[str, ...], parameters: dict[str, str]) -> str:
+    if not parameters:
+        return f"/{'/'.join(form)}"
     names = (_PARAMETER.fullmatch(step) for step in form)
     return "".join(f"/{parameters[name[1]] if name else step}" for name, step in zip(names, form, strict=True))
 

@@ -71,8 +71,7 @@ class ProvidersRoute(BaseRoute):
             await response(scope, receive, send)
         finally:
             service.metrics.open_requests.dec()
-            service.metrics.latency.labels(method, label).observe(time.perf_counter() - started)
-            service.metrics.requests.labels(method, label, str(response.status_code)).inc()
+            service.metrics.answered(method, label, response.status_code, took_s=time.perf_counter() - started)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,9 +43,10 @@ def parse_headers(raw: bytes) -> Mapping[str, str]:
 
 def headers_block(headers: Mapping[str, str]) -> bytes:
     """Headers as they travel. Raises `ValueError` for what a line cannot hold."""
-    lines = ["NATS/1.0"]
+    block = "NATS/1.0\r\n"
     for name, value in headers.items():
-        if not name or ":" in name or any(each in text for text in (name, value) for each in "\r\n"):
+        line = f"{name}: {value}"
+        if not name or ":" in name or "\r" in line or "\n" in line:
             raise ValueError(f"not a header: {name!r}: {value!r}")
-        lines.append(f"{name}: {value}")
-    return "\r\n".join([*lines, "", ""]).encode()
+        block += line + "\r\n"
+    return (block + "\r\n").encode()

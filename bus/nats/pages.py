@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any
 
-from headrace.bus.errors import BusError, BusUnavailable
 from headrace.bus.nats.answers import StoredMessage
 from headrace.bus.nats.connection import Connection
 
@@ -23,35 +22,6 @@ async def messages(
             return
         start = page[-1].sequence + 1
         yield page
-
-
-async def last_messages(
-    connection: Connection, stream: str, patterns: Sequence[str], *, batch: int
-) -> AsyncIterator[list[StoredMessage]]:
-    """The last message of each subject that fits one of the patterns, in pages of `batch` at most, those of a pattern
-    in the order of storing.
-
-    Raises `BusUnavailable`, and `BusError` where more subjects fit one pattern than the server looks at (1 024).
-    """
-    start, pending = 1, 1
-    try:
-        while pending:
-            query = {"multi_last": patterns, "seq": start, "batch": batch}
-            page, pending = await connection.read_many(stream, query)
-            if not page:
-                return
-            start = page[-1].sequence + 1
-            yield page
-    except BusUnavailable:
-        raise
-    except BusError:
-        if len(patterns) == 1:
-            raise
-        # More than the server looks at for one request.
-        half = len(patterns) // 2
-        for some in (patterns[:half], patterns[half:]):
-            async for page in last_messages(connection, stream, some, batch=batch):
-                yield page
 
 
 async def subjects(connection: Connection, stream: str, pattern: str) -> AsyncIterator[str]:

@@ -11,6 +11,7 @@ An earlier layout had the keys `<creator>.<request>`, of 128 bits each, and a bu
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import secrets
 from uuid import UUID
@@ -54,6 +55,7 @@ def _key(creator_part: int, request_part: int) -> str:
     return f"a.{creator_part:012x}.{request_part:016x}"
 
 
+@functools.lru_cache(maxsize=512)
 def _parts(provider: str, creator: str, request_id: str) -> tuple[int, int]:
     creator_part = int.from_bytes(_hash(creator)) >> (128 - _CREATOR_BITS)
     return creator_part, int.from_bytes(_hash(provider, request_id)) >> (128 - _REQUEST_BITS)

@@ -15,6 +15,7 @@ An action that ends while its `run` is answered is never listed as open.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
@@ -186,6 +187,7 @@ def _subjects(listed: Listed, state: ListState) -> Iterable[str]:
     return {f"{_head(state, role, urn, listed.provider)}.{place}": None for role, urn in listed.holders}
 
 
+@functools.lru_cache(maxsize=1024)
 def _head(state: ListState, role: Role, urn: str, provider: str) -> str:
     return f"listed.{state}.{role}.{_hash(canonical(urn))}.{_hash(provider)}"
 

@@ -17,16 +17,15 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator,
 from typing import Final, TypeVar
 from uuid import UUID
 
-from headrace.bus.errors import DecodeError, RecordConflict, SignatureInvalid, TaskCancelled
+from headrace.bus.errors import BusError, BusUnavailable, DecodeError, RecordConflict, SignatureInvalid, TaskCancelled
 from headrace.bus.ids import split_task_id
 from headrace.bus.keys import KeyRing, Keys
 from headrace.bus.names import Address, token
-from headrace.bus.nats import pages
 from headrace.bus.nats.answers import StoredMessage
 from headrace.bus.nats.connection import EXPECTED_SEQUENCE_HEADER, Connection
 from headrace.bus.tasks.control import Control, cancel_tasks, decode_control, encode_control
 from headrace.bus.tasks.endings import end_unstarted, with_marks
-from headrace.bus.tasks.task_views import TaskView, ended_states, finished_in, queued_tasks
+from headrace.bus.tasks.task_views import TaskView, finished_in, queued_tasks
 
 _PAGE: Final = 100
 _READS_AT_ONCE: Final = 16
@@ -175,23 +174,13 @@ class Cancelling:
         for task, view in queued_tasks(self._key_ring, messages).items():
             if chosen is None or task in chosen:
                 by_bundle[view.address.bundle].append(view)
-        bundles = await self._without_ended(by_bundle.values(), count=chosen is not None)
+        bundles = list(by_bundle.values())
         if bundles:
             await asyncio.gather(*(self._store_cancellation(views) for views in bundles))
             marks = await _marks(self._connection, bundles)
             for views in await asyncio.gather(*(self._end(with_marks(views, marks)) for views in bundles)):
                 self._count(views)
-        return {view.task_id for views in by_bundle.values() for view in views}
-
-    async def _without_ended(self, bundles: Collection[list[TaskView]], *, count: bool) -> list[list[TaskView]]:
-        """What of these bundles has not ended: a bundle is queued until all of its tasks have. `count` the others."""
-        if not bundles:
-            return []
-        ended = await ended_states(self._connection, self._key_ring, [views[0].address for views in bundles])
-        if count:
-            self.states.update(ended[view.task_id] for views in bundles for view in views if view.task_id in ended)
-        left = ([view for view in views if view.task_id not in ended] for views in bundles)
-        return [views for views in left if views]
+        return {view.task_id for views in bundles for view in views}
 
     async def _store_cancellation(self, views: Sequence[TaskView]) -> None:
         indices = [view.index for view in views]
@@ -247,8 +236,17 @@ async def _marks(connection: Connection, bundles: Sequence[Sequence[TaskView]]) 
         found = await asyncio.gather(*(connection.read_last("PROGRESS", subject) for subject in subjects))
         return {mark.subject: mark.stored_at for mark in found if mark is not None}
     every = [f"{views[0].address.started_subject(0).rpartition('.')[0]}.*" for views in bundles]
-    found_pages = pages.last_messages(connection, "PROGRESS", every, batch=_MOST_MARKS)
-    return {mark.subject: mark.stored_at async for page in found_pages for mark in page}
+    try:
+        marks, _ = await connection.read_many("PROGRESS", {"multi_last": every, "batch": _MOST_MARKS})
+    except BusUnavailable:
+        raise
+    except BusError:
+        if len(bundles) == 1:
+            raise
+        # More than the server gives in one answer.
+        half = len(bundles) // 2
+        return {**await _marks(connection, bundles[:half]), **await _marks(connection, bundles[half:])}
+    return {mark.subject: mark.stored_at for mark in marks}
 
 
 def _by_bundle(tasks: Collection[UUID]) -> Iterator[Mapping[UUID, set[UUID]]]:

@@ -24,8 +24,6 @@ from headrace.bus.tasks.results import stored_part
 _PAGE = 200
 _MOST_PARTS = 900
 _MOST_SINGLE_READS = 16
-_PARTS_AT_ONCE = 32
-"""Results may be large, and only their states are wanted of these."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,16 +81,6 @@ async def finished_in(connection: Connection, key_ring: KeyRing, principal: str,
     """The tasks of a bundle that have results, by their ids. Raises `BusUnavailable`."""
     messages = await _last(connection, "RESULTS", f"result.*.{token(principal)}.*.{bundle.hex}.*")
     return ended_tasks(key_ring, messages)
-
-
-async def ended_states(connection: Connection, key_ring: KeyRing, bundles: Iterable[Address]) -> dict[UUID, str]:
-    """The final states of those tasks of some bundles that have results, by their ids. Raises `BusError`."""
-    patterns = [f"{address.result_subject(0).rpartition('.')[0]}.*" for address in bundles]
-    states: dict[UUID, str] = {}
-    async for page in pages.last_messages(connection, "RESULTS", patterns, batch=_PARTS_AT_ONCE):
-        for task_id, view in ended_tasks(key_ring, page).items():
-            states.setdefault(task_id, view.state)
-    return states
 
 
 async def with_mark(connection: Connection, view: TaskView) -> TaskView:

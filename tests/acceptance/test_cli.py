@@ -218,13 +218,6 @@ def test_events_go_to_an_address_only_where_they_may(shell: Shell, tmp_path: Pat
     assert "--sink-allow" in shell(*create, "--to", "https://127.0.0.1:1/x", status=1).err
     assert "cannot be read" in shell(*create, "--to", "https://192.0.2.1/", "--secret-file", "none", status=1).err
     assert "--to URL" in shell(*create, "--secret-file", str(secret), status=1).err
-    assert "--rate-per-minute" in shell(*create, "--to", "https://1.1.1.1/", "--order-by", "source", status=1).err
-    # Nothing is sent there: no event has this type.
-    made = shell("subscription", "create", "--type", "never", "--to", "https://1.1.1.1/").out.strip()
-    shell("subscription", "change", made, "--concurrency", "1", "--rate-per-minute", "6")
-    changed = shell("subscription", "show", made, "--json").json()
-    assert (changed["flow"], changed["target"]["concurrency"], changed["target"]["rate_per_minute"]) == (None, 1, 6)
-    shell("subscription", "delete", made, "--yes")
     assert "neither a host" in shell("dispatch", "--sink-allow", "10.0.0.0/33", status=1).err
 
 

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gates import WAIT_FOR, wait_for
+from gates import wait_for
 from running_pool import RunningPool
 from service import RunningService
 from waiting import eventually
 
-from headrace.bus.ids import split_task_id
 from headrace.bus.nats.connection import Connection
 from headrace.sdk import Client, Executor, NotFound, TaskCancelled
 from headrace.sdk.cancelling import Cancellations
@@ -109,29 +108,6 @@ def test_what_runs_goes_on_without_force_and_ends_with_it(client: Client, pool: 
         client.cancel_group(executor.task_group_id, force=True)
         assert isinstance(running.exception(20), TaskCancelled)
         assert states(client, executor) == {"succeeded": 1, "cancelled": 11}
-
-
-def test_what_has_ended_of_a_bundle_that_goes_on_is_not_counted_as_there_to_cancel(
-    service: RunningService, client: Client, pool: RunningPool, tmp_path: Path
-) -> None:
-    wait, http = service.add_function(WAIT_FOR, "wait_for"), service.http()
-    (tmp_path / "open").touch()
-    tasks = [{"function_id": wait, "args": [str(tmp_path / gate)]} for gate in ("open", "never", "open", "open")]
-    body = http.post(f"/api/v1/endpoints/{pool.endpoint_id}/tasks", json={"tasks": tasks}).json()
-    ids, group = [task["task_id"] for task in body["tasks"]], body["task_group_id"]
-    assert len({split_task_id(uuid.UUID(each))[0] for each in ids}) == 1
-    eventually(lambda: [client.get_task(each)["state"] for each in ids[:2]] == ["succeeded", "running"], within_s=20)
-
-    first, second = client.cancel_group(group), client.cancel_group(group)
-
-    assert (first["found"], first["states"]) == (3, {"running": 1, "cancelled": 2})
-    assert (second["found"], second["states"]) == (1, {"running": 1})
-    assert first["running"] == second["running"] == [ids[1]]
-    assert client.cancel_group(group, ids)["states"] == {"succeeded": 1, "running": 1, "cancelled": 2}
-    assert client.cancel_group(group, ids[:1])["running"] == []
-    assert client.cancel_group(group, force=True)["states"] == {"running": 1}
-    eventually(lambda: client.get_task(ids[1])["state"] == "cancelled", within_s=20)
-    assert client.cancel_group(group)["found"] == 0
 
 
 def test_only_ones_own_tasks_are_cancelled(service: RunningService, client: Client, away: str) -> None:
