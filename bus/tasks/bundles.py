@@ -197,10 +197,10 @@ def _signed(content: Bundle | ResultPart, head: bytes, subject: str, key: bytes)
     return b"".join((head, seal(key, body, head, subject), body))
 
 
-def _checked(message: bytes, head_bytes: int, subject: str, key: Keys) -> bytes:
-    """The body of a signed message. Raises `SignatureInvalid`."""
+def _checked(message: bytes, head_bytes: int, subject: str, key: Keys) -> memoryview:
+    """The body of a signed message, where it lies. Raises `SignatureInvalid`."""
     start = head_bytes + SEAL_BYTES
-    body = message[start:]
+    body = memoryview(message)[start:]
     check_seal(key, message[head_bytes:start], body, message[:head_bytes], subject)
     return body
 
