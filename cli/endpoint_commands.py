@@ -16,7 +16,7 @@ from headrace.cli import output
 from headrace.cli.errors import CommandError
 from headrace.cli.options import DEFAULT_HOME, HomeOption, expanded
 from headrace.cli.records import say_records
-from headrace.cli.service import JsonOption, YesOption, confirmed
+from headrace.cli.service import JsonOption
 from headrace.cli.values import read_text
 
 if TYPE_CHECKING:
@@ -172,28 +172,6 @@ def list_endpoints(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False)
     say_records(endpoints, columns, as_json=as_json)
 
 
-@app.command()
-def delete(
-    name: NameArgument,
-    home: HomeOption = DEFAULT_HOME,
-    yes: YesOption = False,
-    local: Annotated[
-        bool, typer.Option("--local", help="Remove only what is on this machine; the service keeps the endpoint.")
-    ] = False,
-) -> None:
-    """Delete an endpoint: here and at the service, with what is queued for it. Results stay."""
-    endpoints = endpoints_of(home)
-    directory = endpoints.get(name)
-    where = "on this machine" if local else "here and at the service, with what is queued for it"
-    confirmed(f"Delete the endpoint {name} {where}?", yes=yes)
-    # Held while it is removed at the service, so that no manager starts, or runs, meanwhile.
-    with directory.locked():
-        if not local:
-            _unregister(directory)
-    endpoints.delete(name)
-    output.say(f"Deleted the endpoint {name}.")
-
-
 def endpoints_of(home: Path) -> Endpoints:
     """The endpoints under a home."""
     from headrace.endpoint.directory import Endpoints
@@ -265,22 +243,3 @@ def described(directory: EndpointDirectory) -> dict[str, Any]:
         "pid": pid,
         "directory": str(directory.path),
     }
-
-
-def _unregister(directory: EndpointDirectory) -> None:
-    from headrace.endpoint.errors import RegistrationRefused, ServiceAway
-    from headrace.endpoint.service_client import ServiceClient
-
-    registration, token = directory.registration(), directory.token()
-    if registration is None or registration.url is None or token is None:
-        return
-    try:
-        network = network_of(directory.path.parents[1])
-        with ServiceClient(registration.url, network=network) as service:
-            service.delete(token, registration.endpoint_id)
-    except ServiceAway as error:
-        raise CommandError(f"{error}; --local removes only what is on this machine") from error
-    except RegistrationRefused as error:
-        if error.status not in (401, 404):
-            raise
-        output.note(f"The service does not know this endpoint any more: {error}")

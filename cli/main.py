@@ -37,6 +37,7 @@ from headrace.cli.called import called
 from headrace.cli.configuration_commands import reload, render_user_config, validate
 from headrace.cli.dispatch import dispatch
 from headrace.cli.doctor_command import doctor
+from headrace.cli.endpoint_deletion import delete
 from headrace.cli.endpoint_status import pools, status
 from headrace.cli.endpoint_tasks import kill, tasks
 from headrace.cli.login_command import login
@@ -67,6 +68,7 @@ endpoint_commands.app.command()(render_user_config)
 endpoint_commands.app.command()(reload)
 endpoint_commands.app.command()(share)
 endpoint_commands.app.command()(unshare)
+endpoint_commands.app.command()(delete)
 app.add_typer(endpoint_commands.app, name="endpoint")
 app.add_typer(function_commands.app, name="function")
 app.add_typer(task_commands.app, name="task")

@@ -435,6 +435,19 @@ def test_an_endpoint_is_configured_listed_and_deleted(tmp_path: Path) -> None:
     assert shell("endpoint", "list", "--json").json() == []
 
 
+def test_an_endpoint_is_deleted_by_its_id_too_wherever_it_is(shell: Shell, up: Up) -> None:
+    with Client(up.url, up.token) as client:
+        here, elsewhere = str(uuid.uuid4()), str(client.register_endpoint("elsewhere")["endpoint_id"])
+    shell("endpoint", "configure", "lab", "--endpoint-id", here)
+
+    assert "Deleted the endpoint lab." in shell("endpoint", "delete", here, "--yes").out
+    assert "'lab'" in shell("endpoint", "delete", "lab", "--yes", status=1).err
+    assert "there is no endpoint" in shell("endpoint", "delete", elsewhere, "--local", "--yes", status=1).err
+    assert "not on this machine" in shell("endpoint", "delete", elsewhere, "--yes").out
+    assert "endpoint" in shell("endpoint", "delete", elsewhere, "--yes", status=1).err
+    assert "running already" in shell("endpoint", "delete", up.endpoint_id, "--yes", status=1).err
+
+
 def test_the_files_of_an_endpoint_are_checked_and_shown_without_running_it(tmp_path: Path) -> None:
     shell, directory = Shell(tmp_path), tmp_path / "endpoints" / "lab"
     shell("endpoint", "configure", "lab")
