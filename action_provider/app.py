@@ -169,7 +169,7 @@ async def open_service(settings: ServiceSettings, registry: Registry = PROVIDERS
         lanes = Lanes(connection, keys.key_ring(), tables.lanes)
         # What an earlier release left gives way before anybody gets a credential.
         await lanes.sweep()
-        pool_records = Pools(connection, lanes, tables.pools)
+        pool_records = Pools(connection, lanes, tables.pools, failed_kept_s=settings.failed_pools_kept_s)
         stack.push_async_callback(pool_records.stop)
         await pool_records.start()
         authenticators = await stack.enter_async_context(

@@ -79,6 +79,10 @@ class ServiceSettings:
     pools_sweep_s: float = 2.0
     """How often tasks are looked for whose pool sleeps though they are there; they should have woken it."""
 
+    failed_pools_kept_s: float = 3600.0
+    """How long a pool that cannot be had is remembered, and shown, after somebody has asked for it.
+    Options with a mistake in them are given once; who has an executor for them goes on asking."""
+
     most_bundles_per_principal: int | None = MOST_BUNDLES_PER_PRINCIPAL
     """Unfinished ones at one endpoint, where its owner has set no limit; None sets none either."""
     sinks: AddressPolicy = field(default_factory=AddressPolicy)

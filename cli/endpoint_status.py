@@ -56,7 +56,10 @@ def _is_seen(directory: EndpointDirectory, known: dict[str, Any]) -> bool:
 
 
 def pools(name: NameArgument = _DEFAULT, home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
-    """List the pools of an endpoint on all its machines: workers, how busy they are, and those that cannot be had."""
+    """List the pools of an endpoint on all its machines: workers, how busy they are, and those that cannot be had.
+
+    Those, `failed`, are listed until nobody has asked for them for an hour.
+    """
     known = _known(endpoints_of(home).get(name))
     if "problem" in known:
         raise CommandError(known["problem"])
@@ -69,6 +72,8 @@ def pools(name: NameArgument = _DEFAULT, home: HomeOption = DEFAULT_HOME, as_jso
         "IDLE": _while_it_runs(_idle),
         "QUEUED": _while_it_runs(lambda pool: pool.get("queued")),
         "MEMORY": _memory,
+        "SINCE": "since",
+        "PROBLEM": _problem,
     }
     say_records(known["pools"], columns, as_json=as_json)
 
@@ -76,6 +81,10 @@ def pools(name: NameArgument = _DEFAULT, home: HomeOption = DEFAULT_HOME, as_jso
 def _while_it_runs(cell: Callable[[Record], object]) -> Callable[[Record], object]:
     # A pool that cannot be had, or sleeps, says its state, and nothing of workers.
     return lambda pool: None if "state" in pool else cell(pool)
+
+
+def _problem(pool: Record) -> str:
+    return str(pool.get("problem", "")).partition("\n")[0]
 
 
 def _memory(pool: Record) -> str | None:
@@ -123,8 +132,11 @@ def _pool_line(pool: dict[str, Any]) -> str:
     whose = f" of {pool['principal']}" if "principal" in pool else ""
     where = f" on {pool['host']}" if pool.get("host") else ""
     if "state" in pool:
-        problem = str(pool.get("problem", "")).partition("\n")[0]
-        return f"{pool['pool']}{whose}{where}: {pool['state']}{f' ({problem})' if problem else ''}"
+        since, problem = pool.get("since"), _problem(pool)
+        return (
+            f"{pool['pool']}{whose}{where}: {pool['state']}"
+            f"{f' since {since}' if since else ''}{f' ({problem})' if problem else ''}"
+        )
     memory = f", {pool['memory_bytes'] / _MIB:.0f} MiB" if "memory_bytes" in pool else ""
     workers = f"{pool.get('workers', 0)} workers, {pool.get('busy', 0)} busy, {_idle(pool)} idle"
     return f"{pool['pool']}{whose}{where}: {workers}, {pool.get('queued', 0)} tasks waiting here{memory}"

@@ -71,4 +71,5 @@ def _troubled(managers: Sequence[PresenceRecord], records: dict[str, PoolRecord]
                     "host": hosts[report.manager],
                     "state": report.state,
                     "problem": report.problem,
+                    "since": timestamp(report.at),
                 }

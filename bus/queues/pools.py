@@ -4,7 +4,7 @@
     wanted     the record's number grows; every manager of the endpoint hears of it, has the pool run, and reports
     asleep     every manager has stopped it, because it was idle, or given it up. The first task that is stored for
                it, by whoever, makes it wanted again: see `headrace.bus.queues.pool_guards`
-    forgotten  when it was not used for a week
+    forgotten  when it was not used for a week; an hour, where it cannot be had
 
 SDKs store their tasks without the service, so nobody is asked whether a pool may sleep, and nobody need say that it is
 needed. What the listening misses (a service that was away, a manager that is not coming back) is found by `sweep`.
@@ -37,7 +37,8 @@ MOST_POOLS_PER_PRINCIPAL: Final = 1000
 """Configurations of one principal that an endpoint remembers."""
 
 _KEPT_S: Final = 7 * 86_400.0
-_NOTED_EVERY_S: Final = 86_400.0
+_NOTED_EVERY: Final = 1 / 7
+"""Of the time for which it is kept."""
 _NAME_BYTES = 10
 
 
@@ -69,7 +70,16 @@ def pool_name(principal: str, options: Mapping[str, Any], environment: str = "",
 class Pools:
     """The pools of all endpoints, watched. Each service has one: `start`, then whatever else, `stop` at the end."""
 
-    def __init__(self, connection: Connection, lanes: Lanes, records: Records[PoolRecord]) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        lanes: Lanes,
+        records: Records[PoolRecord],
+        *,
+        failed_kept_s: float,
+    ) -> None:
+        """`failed_kept_s`: how long a pool is remembered that cannot be had."""
+        self._failed_kept_s = failed_kept_s
         self._lanes = lanes
         self._records = records
         self._known: dict[str, Record[PoolRecord]] = {}
@@ -131,7 +141,7 @@ class Pools:
                     continue
                 if wanted and found.value.asleep:
                     return await self._wanted_again(found)
-                if time.time() - found.value.used_at > _NOTED_EVERY_S:
+                if self._is_to_be_noted(found.value):
                     return await self._put(found, msgspec.structs.replace(found.value, used_at=time.time()))
                 return found.value
             except RecordConflict:
@@ -237,7 +247,7 @@ class Pools:
 
     async def _keep(self, key: str) -> None:
         found = self._known.get(key)
-        if found is not None and time.time() - found.value.used_at > _NOTED_EVERY_S:
+        if found is not None and self._is_to_be_noted(found.value):
             with contextlib.suppress(RecordConflict):  # then somebody else wrote it just now
                 await self._put(found, msgspec.structs.replace(found.value, used_at=time.time()))
 
@@ -248,9 +258,16 @@ class Pools:
         return await self._put(found, msgspec.structs.replace(found.value, wanted=wanted, used_at=time.time()))
 
     async def _put(self, found: Record[PoolRecord], value: PoolRecord) -> PoolRecord:
-        record = await self._records.update(found, value, ttl_s=_KEPT_S)
+        record = await self._records.update(found, value, ttl_s=self._kept_s(value))
         self._note(record)
         return record.value
+
+    def _kept_s(self, pool: PoolRecord) -> float:
+        # One that was given up and asked for again since is kept as any other: its manager may be away for days.
+        return self._failed_kept_s if pool.given_up else _KEPT_S
+
+    def _is_to_be_noted(self, pool: PoolRecord) -> bool:
+        return time.time() - pool.used_at > self._kept_s(pool) * _NOTED_EVERY
 
     async def _read_again(self, key: str) -> None:
         """The watch lags behind: go on with what is stored."""

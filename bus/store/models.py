@@ -345,6 +345,12 @@ class PoolRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """Whether it must be wanted again before anybody starts it."""
         return self.answered and not self.running
 
+    @property
+    def given_up(self) -> bool:
+        """Whether all who have answered the last wish say that it cannot be had."""
+        answers = [each.state for each in self.reports if each.answers >= self.wanted]
+        return self.asleep and all(state == "failed" for state in answers)
+
     def wanted_of(self, manager: str, *, restarted: bool = False) -> bool:
         """Whether a manager is to have it running, and has not answered that yet; what it ran before it was
         `restarted` counts as well."""

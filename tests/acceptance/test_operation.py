@@ -7,6 +7,7 @@ import socket
 import uuid
 from pathlib import Path
 
+import pytest
 from headrace_up import Up
 from scripted_http import scripted_server
 from shell import Shell
@@ -15,6 +16,8 @@ from waiting import eventually
 from headrace.bus.log_files import LONGEST_LOG_BYTES
 from headrace.endpoint.directory import Endpoints
 from headrace.sdk.client import Client
+from headrace.sdk.errors import PoolFailed
+from headrace.sdk.executor import Executor
 
 # The doctor
 
@@ -87,15 +90,24 @@ def test_the_status_of_an_endpoint_says_how_it_is_by_its_exit_status(shell: Shel
     shell("endpoint", "delete", "idle", "--yes", "--local")
 
 
-def test_the_pools_of_an_endpoint_are_listed(shell: Shell) -> None:
+def test_the_pools_of_an_endpoint_are_listed_with_those_that_cannot_be_had(shell: Shell, up: Up) -> None:
     def pools() -> list[tuple[str, int, int]]:
         return [(each["pool"], each["workers"], each["busy"]) for each in shell("endpoint", "pools", "--json").json()]
 
     # What ran a moment ago may be shown until its machine gives the next sign.
     eventually(lambda: pools() == [("default", 1, 0)], 10, "the pool is idle")
     heading, row = shell("endpoint", "pools").out.splitlines()
-    assert heading.split() == ["POOL", "OF", "HOST", "STATE", "WORKERS", "IDLE", "QUEUED", "MEMORY"]
+    assert heading.split() == ["POOL", "OF", "HOST", "STATE", "WORKERS", "IDLE", "QUEUED", "MEMORY", "SINCE", "PROBLEM"]
     assert row.split()[:3] == ["default", "-", socket.gethostname()]
+    with (
+        Client(up.url, up.token) as client,
+        Executor(up.endpoint_id, client, user_endpoint_config={"knots": 1}) as executor,
+        pytest.raises(PoolFailed, match="knots"),
+    ):
+        executor.submit(abs, -1).result(20)
+    failed = next(line for line in shell("endpoint", "pools").out.splitlines() if " failed " in line)
+    assert re.search(r" 20\d\d-\S+Z +.*knots", failed)
+    assert re.search(r": failed since 20\d\d-\S+Z \(.*knots", shell("endpoint", "status").out)
 
 
 # Tasks

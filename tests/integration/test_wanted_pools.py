@@ -6,6 +6,7 @@ from __future__ import annotations
 import concurrent.futures
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +250,7 @@ def test_the_status_shows_pools_to_those_whom_they_concern(service: RunningServi
         "/api/v1/sessions", json={**SDK, "endpoint_id": manager.endpoint_id, "user_endpoint_config": {"a": 1}}
     )
     manager.is_there()
+    began = datetime.now(UTC)
     manager.report(manager.wanted()[0], "failed", "no such queue")
 
     def seen(http: httpx.Client) -> list[dict[str, Any]]:
@@ -256,10 +258,28 @@ def test_the_status_shows_pools_to_those_whom_they_concern(service: RunningServi
         return pools
 
     pool = {"pool": opened.json()["pool"], "principal": opened.json()["principal"], "host": "vm"}
-    expected = [{**pool, "state": "failed", "problem": "no such queue"}]
-    eventually(lambda: seen(ada) == expected)
-    assert seen(service.http()) == expected
+    (shown,) = eventually(lambda: seen(ada))
+    assert shown == {**pool, "state": "failed", "problem": "no such queue", "since": shown["since"]}
+    assert datetime.fromisoformat(shown["since"]) >= began
+    assert seen(service.http()) == [shown]
     assert seen(grace) == []
+
+
+def test_a_pool_that_cannot_be_had_is_forgotten_soon_after_nobody_asks_for_it_any_more(tmp_path: Path) -> None:
+    with running_service(tmp_path, failed_pools_kept_s=1.0) as service:
+        manager = Manager(service, *service.add_endpoint("strict"))
+        manager.is_there()
+        session(service, manager.endpoint_id, {"nodes": 1}, wanted=False)
+        session(service, manager.endpoint_id, {"knots": 1}, wanted=False)
+        for each in manager.wanted():
+            manager.report(each, *(("failed", "no knots") if "knots" in each["user_endpoint_config"] else ("stopped",)))
+        status = service.http().get
+        eventually(lambda: status(f"{manager.path}/status").json()["pools"] == [], message="nothing is shown of it")
+
+        for options in ({"nodes": 1}, {"knots": 1}):
+            session(service, manager.endpoint_id, options, wanted=False)
+        # It is a new wish; the one that only sleeps is still known.
+        assert [(each["user_endpoint_config"], each["wanted"]) for each in manager.wanted()] == [({"knots": 1}, 1)]
 
 
 def test_pools_of_a_manager_that_stops_sleep_until_there_is_work(service: RunningService, manager: Manager) -> None:

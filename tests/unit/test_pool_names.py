@@ -86,6 +86,15 @@ def test_a_manager_that_comes_back_goes_on_with_what_it_ran() -> None:
     assert not pool(("here", "stopped", 1), ("there", "running", 1)).wanted_of("here", restarted=True)
 
 
+def test_a_pool_is_given_up_when_all_who_answered_the_last_wish_say_that_it_cannot_be_had() -> None:
+    assert pool(("here", "failed", 1)).given_up
+    assert pool(("here", "failed", 2), ("there", "stopped", 1), wanted=2).given_up
+    assert not pool(("here", "failed", 1), wanted=2).given_up
+    assert not pool(("here", "failed", 1), ("there", "stopped", 1)).given_up
+    assert not pool(("here", "failed", 1), ("there", "running", 1)).given_up
+    assert not pool().given_up
+
+
 def test_a_pool_has_failed_when_every_manager_that_is_there_says_so_of_the_last_wish() -> None:
     one, both = pool(("here", "failed", 2), wanted=2), pool(("here", "failed", 2), ("there", "failed", 2), wanted=2)
 
