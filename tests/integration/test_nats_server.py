@@ -251,12 +251,25 @@ asyncio.run(main())
         eventually(lambda: not is_alive(pid), message="the server ended with its parent")
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has such timers")
+async def test_the_timers_of_the_server_may_ring_a_millisecond_late(settings: ServerSettings) -> None:
+    async with NatsServer(settings) as server:
+        assert _timer_slack_ns(server.pid) == 1_000_000
+
+
 async def test_a_server_that_outlived_its_parent_is_ended_before_the_next(
     settings: ServerSettings, operator: Operator
 ) -> None:
     async with NatsServer(settings) as orphan, NatsServer(settings):
         assert await asyncio.wait_for(orphan.wait(), 5) is not None
         assert not is_alive(orphan.pid)
+
+
+def _timer_slack_ns(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/timerslack_ns").read_text())
+    except PermissionError:
+        pytest.skip("this machine tells nobody but an administrator")
 
 
 async def _store_much(core: Connection) -> None:
