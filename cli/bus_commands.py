@@ -150,17 +150,26 @@ def create_credential(
     label: Annotated[str | None, typer.Option(help="What people call it.")] = None,
     source: Annotated[str | None, typer.Option(help="With what the sources of its events begin.")] = None,
     ttl: Annotated[str | None, typer.Option(help="How long it lives, such as 30d; by default a day.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file, should there be one.")] = False,
     as_json: JsonOption = False,
     home: OfHomeOption = None,
 ) -> None:
     """Make a credential that publishes to one subject, in your name, for a program that speaks NATS."""
     from headrace.bus.installation.private_files import write_private
 
+    ttl_s = None if ttl is None else duration_s(ttl, "--ttl")
+    if out.exists() and not force:
+        raise CommandError(f"{out} exists already, and is not overwritten; give another name, or --force")
+    if not out.parent.is_dir():
+        raise CommandError(f"{out} cannot be written: there is no directory {out.parent}")
     with service(home) as client:
-        made = client.create_bus_credential(
-            bus, label=label, source=source, ttl_s=None if ttl is None else duration_s(ttl, "--ttl")
-        )
-    write_private(out, made.pop("creds"))
+        made = client.create_bus_credential(bus, label=label, source=source, ttl_s=ttl_s)
+        try:
+            write_private(out, made.pop("creds"))
+        except OSError as error:
+            # Nobody has it, so nobody is to have it by and by.
+            client.delete_bus_credential(bus, made["credential_id"])
+            raise CommandError(f"{out} cannot be written: {error.strerror or error}") from error
     if as_json:
         output.say_json(made)
         return

@@ -69,6 +69,18 @@ def test_a_bus_is_made_used_changed_and_deleted(
     assert stat.S_IMODE(out.stat().st_mode) == 0o600
     assert "plc" in run("bus", "credential", "list", "lab")
     run("bus", "credential", "delete", "lab", subject.rsplit(".", 1)[1])
+
+    # What is there is not overwritten unasked, and nothing is made that cannot be written down.
+    out.write_text("of another program")
+    out.chmod(0o644)
+    for wrong in (("--out", str(out)), ("--out", str(tmp_path / "none" / "x")), ("--out", str(tmp_path), "--force")):
+        run("bus", "credential", "create", "lab", *wrong, status=1)
+    assert out.read_text() == "of another program"
+    assert json.loads(run("bus", "credential", "list", "lab", "--json")) == []
+    subject = run("bus", "credential", "create", "lab", "--out", str(out), "--force").strip()
+    assert "USER NKEY SEED" in out.read_text()
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+    run("bus", "credential", "delete", "lab", subject.rsplit(".", 1)[1])
     assert json.loads(run("bus", "credential", "list", "lab", "--json")) == []
 
     run("bus", "delete", "lab", status=1)
