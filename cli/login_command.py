@@ -33,6 +33,8 @@ def login(
 
     profile = Profile.find(url, _token(url, token_file), ca_file=ca_file)
     _warn_without_tls(profile.url)
+    if ca_file is not None and profile.url.startswith("http:"):
+        output.note(f"--ca-file has no effect on {url}, which is without TLS; it counts for a bus that has TLS.")
     with Client(profile=profile, timeout_s=timeout) as client:
         client.version()
         who = client.whoami()

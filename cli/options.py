@@ -20,6 +20,22 @@ HomeOption = Annotated[
     typer.Option("--home", envvar="HEADRACE_HOME", help="Where keys, data, endpoints and logs lie.", show_default=True),
 ]
 
+
+def expanded(path: Path) -> Path:
+    """An absolute path without `~`."""
+    return Path(path).expanduser().absolute()
+
+
+def _readable_authorities(path: Path | None) -> Path | None:
+    """The same, once it is known to hold certificates. Raises `NetworkUnusable`."""
+    if path is None:
+        return None
+    from headrace.bus.network import Network
+
+    Network(ca_file=expanded(path)).ssl_context()
+    return path
+
+
 CaFileOption = Annotated[
     Path | None,
     typer.Option(
@@ -27,6 +43,7 @@ CaFileOption = Annotated[
         envvar="HEADRACE_CA_FILE",
         help="Authorities (a PEM file) to trust besides those of the system.",
         show_default=False,
+        callback=_readable_authorities,
     ),
 ]
 
@@ -36,11 +53,6 @@ KeysOption = Annotated[
 ]
 NatsWaitOption = Annotated[float, typer.Option("--nats-wait", min=0.0, help="Seconds to wait for NATS at the start.")]
 LogLevelOption = Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")]
-
-
-def expanded(path: Path) -> Path:
-    """An absolute path without `~`."""
-    return Path(path).expanduser().absolute()
 
 
 def http_address(text: str, option: str) -> str:

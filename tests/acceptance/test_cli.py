@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import certifi
 import httpx
 import pytest
 from headrace_up import Up
@@ -356,6 +357,21 @@ def test_a_login_that_does_not_work_leaves_no_profile(up: Up, tmp_path: Path) ->
     assert "no token was given" in shell("login", "--url", up.url, typed="", status=1).err
     assert "not an http" in shell("login", "--url", "nonsense", typed="t", status=1).err
     assert not (tmp_path / "profile.json").exists()
+
+
+def test_authorities_that_cannot_be_read_are_refused_at_once_and_have_no_effect_without_tls(
+    up: Up, tmp_path: Path
+) -> None:
+    shell, token, nonsense = Shell(tmp_path), tmp_path / "token", tmp_path / "ca.pem"
+    token.write_text(up.token)
+    nonsense.write_text("no certificate")
+    login = ("login", "--url", up.url, "--token-file", str(token))
+
+    assert "No such file" in shell(*login, "--ca-file", str(tmp_path / "none"), status=1).err
+    assert "not certificates" in shell(*login, "--ca-file", str(nonsense), status=1).err
+    assert "No such file" in shell("serve", "--ca-file", str(tmp_path / "none"), status=1).err
+    assert not (tmp_path / "profile.json").exists()
+    assert "no effect" in shell(*login, "--ca-file", certifi.where()).err
 
 
 def test_a_login_without_tls_over_the_network_is_warned_of(tmp_path: Path) -> None:
