@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from headrace.cli import output
-from headrace.cli.records import Columns, first_of, say_records, shown
+from headrace.cli.records import MOST_SHOWN, Columns, LimitOption, first_of, say_records, shown
 from headrace.cli.service import JsonOption, OfHomeOption, service
 
 _SHOWN = (
@@ -47,7 +47,7 @@ def list_actions(
     role: Annotated[
         list[Role] | None, typer.Option(help="Those in which you have this role; may be given again.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
+    limit: LimitOption = MOST_SHOWN,
     as_json: JsonOption = False,
     home: OfHomeOption = None,
 ) -> None:

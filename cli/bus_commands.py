@@ -12,7 +12,7 @@ from headrace.bus.durations import shown_duration
 from headrace.bus.sizes import parse_size, shown_size
 from headrace.cli import output
 from headrace.cli.errors import CommandError
-from headrace.cli.records import say_records, shown
+from headrace.cli.records import AllOrLimitOption, say_records, shown
 from headrace.cli.service import JsonOption, OfHomeOption, YesOption, confirmed, service
 from headrace.cli.values import document_of, duration_s, given, json_given, urn_of
 
@@ -61,7 +61,7 @@ def create(
 
 
 @app.command("list")
-def list_buses(as_json: JsonOption = False, home: OfHomeOption = None) -> None:
+def list_buses(limit: AllOrLimitOption = None, as_json: JsonOption = False, home: OfHomeOption = None) -> None:
     """List the buses that you may use."""
     with service(home) as client:
         buses = client.list_buses()
@@ -72,7 +72,7 @@ def list_buses(as_json: JsonOption = False, home: OfHomeOption = None) -> None:
         "SUBSCRIBE": "may_subscribe",
         "DESCRIPTION": "description",
     }
-    say_records(buses, columns, as_json=as_json)
+    say_records(buses, columns, as_json=as_json, limit=limit)
 
 
 @app.command()
@@ -180,13 +180,16 @@ def create_credential(
 
 @credential_app.command("list")
 def list_credentials(
-    bus: Annotated[str, typer.Argument(help="The bus.")], as_json: JsonOption = False, home: OfHomeOption = None
+    bus: Annotated[str, typer.Argument(help="The bus.")],
+    limit: AllOrLimitOption = None,
+    as_json: JsonOption = False,
+    home: OfHomeOption = None,
 ) -> None:
     """List the credentials of a bus: yours, and those of others where it is yours."""
     with service(home) as client:
         credentials = client.list_bus_credentials(bus)
     columns = {"ID": "credential_id", "LABEL": "label", "OF": "principal", "SOURCE": "source", "UNTIL": "expires_at"}
-    say_records(credentials, columns, as_json=as_json)
+    say_records(credentials, columns, as_json=as_json, limit=limit)
 
 
 @credential_app.command("delete")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 from uuid import UUID
 
 import typer
 
 from headrace.cli import output
-from headrace.cli.records import Columns, say_records
+from headrace.cli.records import MOST_SHOWN, Columns, LimitOption, say_records
 from headrace.cli.service import JsonOption, OfHomeOption, YesOption, confirmed, service
 from headrace.cli.values import json_option
+
+_MOST: Final = 1000
+"""As the service has it."""
 
 app = typer.Typer(help="Deliveries that were given up: list, show, redrive and purge them.", no_args_is_help=True)
 
@@ -18,7 +21,7 @@ LettersArgument = Annotated[list[UUID] | None, typer.Argument(help="These letter
 SubscriptionOption = Annotated[UUID | None, typer.Option(help="Only those of this subscription.")]
 CodeOption = Annotated[str | None, typer.Option(help="Only those given up with this code, such as InputFailed.")]
 FilterOption = Annotated[str | None, typer.Option("--filter", help="Only those whose event passes this filter (JSON).")]
-MostOption = Annotated[int | None, typer.Option("--limit", min=1, max=1000, help="At most so many, the newest.")]
+MostOption = Annotated[int | None, typer.Option("--limit", min=1, max=_MOST, help="At most so many, the newest.")]
 
 
 @app.callback()
@@ -29,13 +32,13 @@ def group() -> None:
 @app.command("list")
 def list_dead_letters(
     subscription: SubscriptionOption = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many.")] = None,
+    limit: LimitOption = MOST_SHOWN,
     as_json: JsonOption = False,
     home: OfHomeOption = None,
 ) -> None:
     """List deliveries that were given up, whole with --json: the event, why, and every attempt."""
     with service(home) as client:
-        letters = client.list_dead_letters(subscription, limit)
+        letters = client.list_dead_letters(subscription, limit + 1 if limit < _MOST else limit)
     columns: Columns = {
         "ID": "dead_letter_id",
         "SUBSCRIPTION": "subscription_name",
@@ -44,7 +47,7 @@ def list_dead_letters(
         "ATTEMPTS": lambda letter: len(letter.get("attempts") or ()),
         "REASON": "reason",
     }
-    say_records(letters, columns, as_json=as_json)
+    say_records(letters, columns, as_json=as_json, limit=limit)
 
 
 @app.command()

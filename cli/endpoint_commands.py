@@ -15,7 +15,7 @@ from headrace.bus.names import DEFAULT_POOL
 from headrace.cli import output
 from headrace.cli.errors import CommandError
 from headrace.cli.options import DEFAULT_HOME, HomeOption, expanded
-from headrace.cli.records import say_records
+from headrace.cli.records import AllOrLimitOption, say_records
 from headrace.cli.service import JsonOption
 from headrace.cli.values import read_text
 
@@ -165,11 +165,13 @@ def _grace_s(directory: EndpointDirectory) -> float:
 
 
 @app.command("list")
-def list_endpoints(home: HomeOption = DEFAULT_HOME, as_json: JsonOption = False) -> None:
+def list_endpoints(
+    home: HomeOption = DEFAULT_HOME, limit: AllOrLimitOption = None, as_json: JsonOption = False
+) -> None:
     """List the endpoints on this machine."""
     endpoints = [described(directory) for directory in endpoints_of(home).list()]
     columns = {"NAME": "name", "ID": "endpoint_id", "STATE": "state", "PROCESS": "pid", "DIRECTORY": "directory"}
-    say_records(endpoints, columns, as_json=as_json)
+    say_records(endpoints, columns, as_json=as_json, limit=limit)
 
 
 def endpoints_of(home: Path) -> Endpoints:

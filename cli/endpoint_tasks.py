@@ -11,7 +11,7 @@ from headrace.cli import output
 from headrace.cli.endpoint_commands import NameArgument, endpoints_of
 from headrace.cli.options import DEFAULT_HOME, HomeOption
 from headrace.cli.own_service import own_service
-from headrace.cli.records import first_of, say_records
+from headrace.cli.records import MOST_SHOWN, LimitOption, first_of, say_records
 from headrace.cli.service import JsonOption, YesOption, confirmed
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def tasks(
     state: Annotated[
         list[str] | None, typer.Option(help="Tasks in this state; may be given again. By default what has not ended.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
+    limit: LimitOption = MOST_SHOWN,
     as_json: JsonOption = False,
     home: HomeOption = DEFAULT_HOME,
 ) -> None:

@@ -11,7 +11,7 @@ import typer
 
 from headrace.cli import output, replay_commands
 from headrace.cli.errors import CommandError
-from headrace.cli.records import EVENT_COLUMNS, say_records
+from headrace.cli.records import EVENT_COLUMNS, MOST_SHOWN, LimitOption, say_records
 from headrace.cli.service import JsonOption, OfHomeOption, service
 from headrace.cli.trace_view import tree
 from headrace.cli.values import given, json_option, read_document
@@ -79,7 +79,7 @@ def list_events(
     ] = None,
     since: Annotated[str | None, typer.Option(help="Only what was stored since: a time, or 90s, 15m, 12h, 7d.")] = None,
     until: Annotated[str | None, typer.Option(help="Only what was stored before: a time, or how long ago.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest.")] = 50,
+    limit: LimitOption = MOST_SHOWN,
     bus: BusOption = "default",
     as_json: JsonOption = False,
     home: OfHomeOption = None,
@@ -92,9 +92,9 @@ def list_events(
             wanted=json_option(filter_, "--filter"),
             since=since,
             until=until,
-            limit=limit,
+            limit=limit + 1,
         )
-    say_records(events, EVENT_COLUMNS, as_json=as_json)
+    say_records(events, EVENT_COLUMNS, as_json=as_json, limit=limit)
 
 
 @app.command()

@@ -11,7 +11,7 @@ import typer
 
 from headrace.cli import output
 from headrace.cli.errors import CommandError
-from headrace.cli.records import Columns, say_made, say_records, shown
+from headrace.cli.records import AllOrLimitOption, Columns, say_made, say_records, shown
 from headrace.cli.service import JsonOption, OfHomeOption, YesOption, confirmed, service
 from headrace.cli.values import document_of, given, read_text
 
@@ -96,7 +96,7 @@ def create(
 
 
 @app.command("list")
-def list_feeds(as_json: JsonOption = False, home: OfHomeOption = None) -> None:
+def list_feeds(limit: AllOrLimitOption = None, as_json: JsonOption = False, home: OfHomeOption = None) -> None:
     """List all feeds, and what they do."""
     with service(home) as client:
         feeds = client.list_feeds()
@@ -108,7 +108,7 @@ def list_feeds(as_json: JsonOption = False, home: OfHomeOption = None) -> None:
         "STATE": _state,
         "STORED": _stored,
     }
-    say_records(feeds, columns, as_json=as_json)
+    say_records(feeds, columns, as_json=as_json, limit=limit)
 
 
 @app.command()

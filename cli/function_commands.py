@@ -10,7 +10,7 @@ from uuid import UUID
 import typer
 
 from headrace.cli import output
-from headrace.cli.records import say_made, say_records, shown
+from headrace.cli.records import AllOrLimitOption, say_made, say_records, shown
 from headrace.cli.service import JsonOption, OfHomeOption, YesOption, confirmed, service
 from headrace.cli.values import read_document, read_text
 
@@ -60,7 +60,7 @@ def register(
 
 
 @app.command("list")
-def list_functions(as_json: JsonOption = False, home: OfHomeOption = None) -> None:
+def list_functions(limit: AllOrLimitOption = None, as_json: JsonOption = False, home: OfHomeOption = None) -> None:
     """List your functions and the public ones."""
     with service(home) as client:
         functions = client.list_functions()
@@ -72,7 +72,7 @@ def list_functions(as_json: JsonOption = False, home: OfHomeOption = None) -> No
         "PYTHON": "python_version",
         "REGISTERED": "created_at",
     }
-    say_records(functions, columns, as_json=as_json)
+    say_records(functions, columns, as_json=as_json, limit=limit)
 
 
 @app.command()

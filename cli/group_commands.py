@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from headrace.cli import output
-from headrace.cli.records import say_records
+from headrace.cli.records import AllOrLimitOption, say_records
 from headrace.cli.service import JsonOption, OfHomeOption, service
 
 app = typer.Typer(help="List groups of users, and say who is in them (administrators only).", no_args_is_help=True)
@@ -35,8 +35,8 @@ def remove(group: _GroupArgument, users: _UsersArgument, home: OfHomeOption = No
 
 
 @app.command("list")
-def list_groups(as_json: JsonOption = False, home: OfHomeOption = None) -> None:
+def list_groups(limit: AllOrLimitOption = None, as_json: JsonOption = False, home: OfHomeOption = None) -> None:
     """List groups and their members: all for an administrator, else your own."""
     with service(home) as client:
         groups = client.list_groups()
-    say_records(groups, {"GROUP": "group", "MEMBERS": "members"}, as_json=as_json)
+    say_records(groups, {"GROUP": "group", "MEMBERS": "members"}, as_json=as_json, limit=limit)

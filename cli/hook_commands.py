@@ -11,7 +11,7 @@ import typer
 
 from headrace.cli import output
 from headrace.cli.errors import CommandError
-from headrace.cli.records import say_records
+from headrace.cli.records import AllOrLimitOption, say_records
 from headrace.cli.service import JsonOption, OfHomeOption, YesOption, confirmed, service
 from headrace.cli.values import document_of, given, read_text
 
@@ -62,12 +62,12 @@ def create(
 
 
 @app.command("list")
-def list_hooks(as_json: JsonOption = False, home: OfHomeOption = None) -> None:
+def list_hooks(limit: AllOrLimitOption = None, as_json: JsonOption = False, home: OfHomeOption = None) -> None:
     """List your webhooks, without their secrets."""
     with service(home) as client:
         hooks = client.list_hooks()
     columns = {"ID": "hook_id", "NAME": "name", "KIND": "kind", "URL": "url", "CREATED": "created_at"}
-    say_records(hooks, columns, as_json=as_json)
+    say_records(hooks, columns, as_json=as_json, limit=limit)
 
 
 @app.command("rotate-secret")

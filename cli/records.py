@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Annotated, Any, Final
+
+import typer
 
 from headrace.cli import output
 
@@ -14,6 +16,13 @@ Column = str | Callable[[Record], object]
 """A key of records, or what makes a cell of one."""
 Columns = Mapping[str, Column]
 """By their headings."""
+
+
+MOST_SHOWN: Final = 50
+LimitOption = Annotated[int, typer.Option(min=1, help="At most so many.")]
+"""Of lists of what happens, which may be long: `MOST_SHOWN` by default."""
+AllOrLimitOption = Annotated[int | None, typer.Option("--limit", min=1, help="At most so many; by default all.")]
+"""Of lists of what was made by somebody."""
 
 
 def _attribute(name: str) -> Callable[[Record], object]:
@@ -32,8 +41,13 @@ EVENT_COLUMNS: Final[Columns] = {
 """Of stored events."""
 
 
-def say_records(records: Sequence[Record], columns: Columns, *, as_json: bool, more: bool = False) -> None:
-    """Records below the headings of `columns`, or whole as JSON; `more` says that they are only the first ones."""
+def say_records(
+    records: Sequence[Record], columns: Columns, *, as_json: bool, more: bool = False, limit: int | None = None
+) -> None:
+    """Records, at most `limit` of them, below the headings of `columns`, or whole as JSON; `more` says that they are
+    only the first ones."""
+    if limit is not None and len(records) > limit:
+        records, more = records[:limit], True
     if as_json:
         output.say_json(records)
         return

@@ -8,7 +8,7 @@ from uuid import UUID
 import typer
 
 from headrace.cli import output
-from headrace.cli.records import say_made, say_records
+from headrace.cli.records import AllOrLimitOption, say_made, say_records
 from headrace.cli.service import JsonOption, OfHomeOption, service
 from headrace.cli.values import json_option
 
@@ -70,7 +70,7 @@ def create(
 
 
 @app.command("list")
-def list_replays(as_json: JsonOption = False, home: OfHomeOption = None) -> None:
+def list_replays(limit: AllOrLimitOption = None, as_json: JsonOption = False, home: OfHomeOption = None) -> None:
     """List your replays, newest first."""
     with service(home) as client:
         replays = client.list_replays()
@@ -83,7 +83,7 @@ def list_replays(as_json: JsonOption = False, home: OfHomeOption = None) -> None
         "MISSING": "missing",
         "CREATED": "created_at",
     }
-    say_records(replays, columns, as_json=as_json)
+    say_records(replays, columns, as_json=as_json, limit=limit)
 
 
 @app.command()

@@ -9,7 +9,7 @@ from uuid import UUID
 import typer
 
 from headrace.cli import output
-from headrace.cli.records import Columns, say_made, say_records, shown
+from headrace.cli.records import AllOrLimitOption, Columns, say_made, say_records, shown
 from headrace.cli.service import JsonOption, OfHomeOption, YesOption, confirmed, service
 from headrace.cli.values import document_of, given, json_option
 
@@ -88,12 +88,12 @@ def create(
 
 
 @app.command("list")
-def list_schedules(as_json: JsonOption = False, home: OfHomeOption = None) -> None:
+def list_schedules(limit: AllOrLimitOption = None, as_json: JsonOption = False, home: OfHomeOption = None) -> None:
     """List your schedules."""
     with service(home) as client:
         schedules = client.list_schedules()
     columns: Columns = {"ID": "schedule_id", "NAME": "name", "TIMES": _times, "NEXT": _state, "LAST": "last_tick"}
-    say_records(schedules, columns, as_json=as_json)
+    say_records(schedules, columns, as_json=as_json, limit=limit)
 
 
 @app.command()

@@ -11,7 +11,7 @@ from uuid import UUID
 import typer
 
 from headrace.cli import output
-from headrace.cli.records import EVENT_COLUMNS, Columns, say_made, say_records
+from headrace.cli.records import EVENT_COLUMNS, AllOrLimitOption, Columns, say_made, say_records
 from headrace.cli.service import JsonOption, OfHomeOption, YesOption, confirmed, service
 from headrace.cli.sink_options import (
     AuthorityOption,
@@ -178,7 +178,7 @@ def create(
 
 
 @app.command("list")
-def list_subscriptions(as_json: JsonOption = False, home: OfHomeOption = None) -> None:
+def list_subscriptions(limit: AllOrLimitOption = None, as_json: JsonOption = False, home: OfHomeOption = None) -> None:
     """List your subscriptions."""
     with service(home) as client:
         subscriptions = client.list_subscriptions()
@@ -189,7 +189,7 @@ def list_subscriptions(as_json: JsonOption = False, home: OfHomeOption = None) -
         "FUNCTION": "function_id",
         "ENDPOINT": lambda each: each["target"]["url"] if each.get("target") else each.get("endpoint_id"),
     }
-    say_records(subscriptions, columns, as_json=as_json)
+    say_records(subscriptions, columns, as_json=as_json, limit=limit)
 
 
 for command in (show, change, pause, resume):

@@ -13,7 +13,7 @@ from uuid import UUID
 import typer
 
 from headrace.cli import output
-from headrace.cli.records import Columns, first_of, say_records, shown
+from headrace.cli.records import MOST_SHOWN, Columns, LimitOption, first_of, say_records, shown
 from headrace.cli.service import JsonOption, OfHomeOption, service
 from headrace.cli.values import duration_s
 
@@ -76,7 +76,7 @@ def list_tasks(
     since: Annotated[
         str | None, typer.Option(help="Only what was stored, or has ended, since: 15m, 12h, 7d, or a time.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
+    limit: LimitOption = MOST_SHOWN,
     as_json: JsonOption = False,
     home: OfHomeOption = None,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from headrace.cli import output
-from headrace.cli.records import say_records
+from headrace.cli.records import AllOrLimitOption, say_records
 from headrace.cli.service import JsonOption, OfHomeOption, service
 from headrace.cli.values import duration_s
 
@@ -45,6 +45,7 @@ def create(
 def list_tokens(
     user: Annotated[str | None, typer.Option(help="Whose (administrators only); by default your own.")] = None,
     everybody: Annotated[bool, typer.Option("--all", help="Everybody's (administrators only).")] = False,
+    limit: AllOrLimitOption = None,
     as_json: JsonOption = False,
     home: OfHomeOption = None,
 ) -> None:
@@ -59,7 +60,7 @@ def list_tokens(
         "CREATED": "created_at",
         "EXPIRES": "expires_at",
     }
-    say_records(tokens, columns, as_json=as_json)
+    say_records(tokens, columns, as_json=as_json, limit=limit)
 
 
 @app.command()

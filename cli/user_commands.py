@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from headrace.cli import output
-from headrace.cli.records import say_records
+from headrace.cli.records import AllOrLimitOption, say_records
 from headrace.cli.service import JsonOption, OfHomeOption, YesOption, confirmed, service
 
 app = typer.Typer(help="Add, list and remove users (administrators only).", no_args_is_help=True)
@@ -42,12 +42,12 @@ def add(
 
 
 @app.command("list")
-def list_users(as_json: JsonOption = False, home: OfHomeOption = None) -> None:
+def list_users(limit: AllOrLimitOption = None, as_json: JsonOption = False, home: OfHomeOption = None) -> None:
     """List all users."""
     with service(home) as client:
         users = client.list_users()
     columns = {"NAME": "name", "PRINCIPAL": "principal", "GROUPS": "groups", "ADMIN": "admin", "ADDED": "created_at"}
-    say_records(users, columns, as_json=as_json)
+    say_records(users, columns, as_json=as_json, limit=limit)
 
 
 @app.command()

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 from headrace.cli.errors import CommandError
+from headrace.cli.main import app
 from headrace.cli.options import http_address
+from headrace.cli.records import say_records
 from headrace.cli.subscription_options import with_policies
 from headrace.cli.values import read_document
 
@@ -45,3 +50,31 @@ def test_a_file_that_cannot_be_used_is_named_with_its_place(tmp_path: Path, cont
 def test_a_wrong_time_names_its_option_and_what_it_takes(start: str | None, expires: str | None) -> None:
     with pytest.raises(CommandError, match=r"^--(start 'yesterday'|expires 'soon') is not a duration: .*, or .*a time"):
         with_policies({}, start=start, expires=expires)
+
+
+def test_every_list_has_a_limit() -> None:
+    def lists(command: Any, name: str = "") -> Iterator[tuple[str, set[str]]]:
+        for word, each in getattr(command, "commands", {}).items():
+            yield from lists(each, f"{name} {word}".strip())
+        if name.endswith(" list"):
+            yield name, {option for parameter in command.params for option in parameter.opts}
+
+    # Keys that were replaced are few, and each of them matters.
+    without = {name for name, options in lists(typer.main.get_command(app)) if "--limit" not in options}
+    assert without == {"keys list"}
+
+
+def test_a_list_that_is_cut_says_so_beside_what_it_shows(capsys: pytest.CaptureFixture[str]) -> None:
+    records = [{"id": number} for number in range(3)]
+
+    say_records(records, {"ID": "id"}, as_json=False, limit=2)
+    said = capsys.readouterr()
+    assert said.out.split() == ["ID", "0", "1"]
+    assert "the first 2; --limit gives more" in said.err
+
+    say_records(records, {"ID": "id"}, as_json=False, limit=3)
+    said = capsys.readouterr()
+    assert (said.out.split(), said.err) == (["ID", "0", "1", "2"], "")
+
+    say_records(records, {"ID": "id"}, as_json=True, limit=1)
+    assert "1" not in capsys.readouterr().out
