@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from headrace.bus.functions.serializers import Allowed
 from headrace.endpoint.engines.containers.runtimes import IMAGE, options_problem, template_problem
+from headrace.endpoint.engines.dask_address import address_problem
 from headrace.endpoint.engines.keys import Keys, Path, Reader
 from headrace.endpoint.engines.providers import Count, Positive, Provider, Seconds, is_plain_local, read_provider
 
@@ -105,7 +106,8 @@ class DaskSettings(EngineSettings):
     synonyms: ClassVar[Mapping[str, str]] = {"max_workers_per_node": "max_workers", "workers": "max_workers"}
 
     address: str | None = None
-    """A running scheduler, `tcp://host:8786`; without it the pool starts a cluster of its own."""
+    """A running scheduler, such as `tcp://host:8786` (or `tls://`, `ws://`, `wss://`, `ucx://`); without it the pool
+    starts a cluster of its own."""
     max_workers: Positive | None = None
     """How many tasks run at a time; by default one for each thread of the cluster's workers."""
     tls_ca_file: str | None = None
@@ -308,8 +310,11 @@ def _check(reader: Reader, settings: EngineSettings, path: Path) -> None:
         if provider.init_blocks is not None and provider.init_blocks > most:
             problem = f"{provider.init_blocks} is more than max_blocks, which is {most}"
             reader.problem((*path, "provider", "init_blocks"), problem)
-    if isinstance(settings, DaskSettings) and bool(settings.tls_client_cert) != bool(settings.tls_client_key):
-        reader.problem((*path, "tls_client_cert"), "tls_client_cert and tls_client_key belong together")
+    if isinstance(settings, DaskSettings):
+        if bool(settings.tls_client_cert) != bool(settings.tls_client_key):
+            reader.problem((*path, "tls_client_cert"), "tls_client_cert and tls_client_key belong together")
+        if settings.address is not None and (problem := address_problem(settings.address)):
+            reader.problem((*path, "address"), problem)
 
 
 def _check_container_options(reader: Reader, settings: OwnProcesses, path: Path) -> None:

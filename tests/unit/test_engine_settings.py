@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 from typing import Any
 
 import pytest
@@ -154,6 +155,26 @@ def test_dask_is_read() -> None:
     settings = engine_settings({"type": "DaskEngine", "address": "tcp://head:8786"})
 
     assert settings == DaskSettings(type="DaskEngine", address="tcp://head:8786")
+
+
+@pytest.mark.parametrize(
+    "address", ["head:8786", "tls://10.0.0.7:8786", "tcp://[fe80::1%eth0]:8786", "wss://dask.example.org:443"]
+)
+def test_an_address_that_dask_reads_is_taken(address: str) -> None:
+    assert engine_settings({"type": "DaskEngine", "address": address}) == DaskSettings(
+        type="DaskEngine", address=address
+    )
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["nonsense", "tcp://head", "tpc://head:8786", "http://head:8786", "tcp://:8786", "::1:8786", "head:0", "a b:1", ""],
+)
+def test_an_address_of_no_scheduler_is_refused_with_what_is_expected(address: str) -> None:
+    (told,) = problems(f"{{type: DaskEngine, address: {json.dumps(address)}}}")
+
+    assert told.startswith(f"engine.address: {address!r} is no address of a Dask scheduler: expected host:port")
+    assert "tcp://head:8786" in told
 
 
 @pytest.mark.parametrize(
