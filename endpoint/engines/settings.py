@@ -313,8 +313,9 @@ def _check(reader: Reader, settings: EngineSettings, path: Path) -> None:
     if isinstance(settings, DaskSettings):
         if bool(settings.tls_client_cert) != bool(settings.tls_client_key):
             reader.problem((*path, "tls_client_cert"), "tls_client_cert and tls_client_key belong together")
-        if settings.address is not None and (problem := address_problem(settings.address)):
-            reader.problem((*path, "address"), problem)
+        wrong = None if settings.address is None else address_problem(settings.address)
+        if wrong is not None:
+            reader.problem((*path, "address"), wrong)
 
 
 def _check_container_options(reader: Reader, settings: OwnProcesses, path: Path) -> None:
