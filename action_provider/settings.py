@@ -79,6 +79,9 @@ class ServiceSettings:
     pools_sweep_s: float = 2.0
     """How often tasks are looked for whose pool sleeps though they are there; they should have woken it."""
 
+    pool_answer_s: float = 2.0
+    """How long whoever asks for a pool waits for an endpoint that is there to say whether it can be had."""
+
     failed_pools_kept_s: float = 3600.0
     """How long a pool that cannot be had is remembered, and shown, after somebody has asked for it.
     Options with a mistake in them are given once; who has an executor for them goes on asking."""

@@ -16,7 +16,6 @@ from headrace.schemas import Violation
 
 MOST_OPTION_BYTES = 64 * 1024
 MOST_OPTION_DEPTH = 32
-_ANSWER_S = 2.0
 
 
 async def pool_for(
@@ -57,8 +56,9 @@ async def pool_for(
         raise Conflict(str(error)) from None
     if wanted and not record.answered:
         managers = await service.tables.presence.managers(endpoint)
+        answer_s = service.settings.pool_answer_s
         # All of them: one may be able to do what another one is not.
-        await service.pools.until(lambda: _is_settled(service, endpoint, record.pool, managers), _ANSWER_S)
+        await service.pools.until(lambda: _is_settled(service, endpoint, record.pool, managers), answer_s)
         now = service.pools.get(endpoint, record.pool)
         refusal = None if now is None else now.refusal(managers)
         if refusal is not None:

@@ -354,8 +354,9 @@ class PoolRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def wanted_of(self, manager: str, *, restarted: bool = False) -> bool:
         """Whether a manager is to have it running, and has not answered that yet; what it ran before it was
         `restarted` counts as well."""
-        if self.asleep:
+        if self.asleep and not self.given_up:
             return False
+        # What others cannot do this one may be able to.
         mine = next((each for each in self.reports if each.manager == manager), None)
         if mine is None or mine.answers < self.wanted:
             return True

@@ -26,7 +26,9 @@ SDK = {"protocol": 1, "sdk_version": "0.1.0", "python_version": "3.11.7"}
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    with running_service(tmp_path_factory.mktemp("service"), pools_sweep_s=60.0) as running:
+    # What a manager answers is waited for, however slow the machine is.
+    patience: dict[str, Any] = {"pool_answer_s": 30.0, "request_timeout_s": 40.0}
+    with running_service(tmp_path_factory.mktemp("service"), pools_sweep_s=60.0, **patience) as running:
         yield running
 
 

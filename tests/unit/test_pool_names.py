@@ -70,6 +70,7 @@ def pool(*reports: tuple[str, Any, int], wanted: int = 1) -> PoolRecord:
         (pool(("here", "stopped", 1)), False, True),
         (pool(("here", "stopped", 1), wanted=2), True, False),
         (pool(("here", "failed", 1)), False, True),
+        (pool(("there", "failed", 1)), True, True),
         (pool(("there", "running", 1)), True, False),
         (pool(("there", "stopped", 1)), False, True),
         (pool(("there", "running", 1), ("here", "stopped", 1)), False, False),
