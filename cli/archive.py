@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import IO, Any, Final, Self
 
 from headrace.bus.installation.backup import StreamCopy
+from headrace.bus.installation.private_files import sync_directory
 from headrace.cli.errors import ArchiveUnusable, CommandError
 
 FORMAT: Final = "headrace-backup"
@@ -98,7 +99,7 @@ class ArchiveWriter:
             size = self._file.tell()
             # A link and not a renaming: it fails where somebody was quicker.
             os.link(self._temporary, self._path)
-            _sync_directory(self._path.parent)
+            sync_directory(self._path.parent)
         except FileExistsError:
             raise CommandError(f"{self._path} exists by now, and is not overwritten; give another name") from None
         except OSError as error:
@@ -251,11 +252,3 @@ def _stream_copy(path: Path, document: dict[str, Any]) -> StreamCopy:
 
 def _damaged(path: Path, problem: str) -> ArchiveUnusable:
     return ArchiveUnusable(f"{path} is damaged: {problem}; use another backup")
-
-
-def _sync_directory(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

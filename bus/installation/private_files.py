@@ -29,10 +29,10 @@ def write_private(path: Path, content: str | bytes, *, owner: tuple[int, int] | 
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    _sync_directory(path.parent)
+    sync_directory(path.parent)
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
     """Make the names in a directory durable: a synced file is of no use under the name that it had before."""
     if os.name == "nt":
         return  # it opens no directories, and its file systems keep names in order

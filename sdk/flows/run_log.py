@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
+from headrace.bus.installation.private_files import sync_directory
 from headrace.sdk.flows.errors import RunLogUnusable
 from headrace.sdk.flows.timestamps import moment, timestamp
 
@@ -91,7 +92,7 @@ class RunLog:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             log = cls(path, handle, _read(path, handle))
             if not log.entries:
-                _sync_directory(path.parent)
+                sync_directory(path.parent)
             return log
         except BlockingIOError:
             os.close(handle)
@@ -129,15 +130,6 @@ def read_log(path: Path) -> list[Entry]:
         return _entries(path, path.read_bytes())
     except OSError as error:
         raise RunLogUnusable(f"the run log {path} cannot be read: {error.strerror}") from None
-
-
-def _sync_directory(path: Path) -> None:
-    """Have a new name survive a power cut."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _read(path: Path, handle: int) -> list[Entry]:
