@@ -78,6 +78,8 @@ from headrace.bus.tasks.backlog import Backlog
 logger = logging.getLogger(__name__)
 
 _CONNECT_S = 2.0
+_KNOCK_S = 0.1
+"""Services are few, and after a restart of the NATS server pools and clients wait for one to make their lanes again."""
 """How long one try to connect may take."""
 
 OPERATIONS: tuple[Operation, ...] = (
@@ -220,6 +222,7 @@ async def _connect(settings: ServiceSettings, keys: ServiceKeys) -> Connection:
             name="headrace service",
             connect_timeout_s=min(_CONNECT_S, settings.start_timeout_s),
             network=settings.network,
+            longest_wait_s=_KNOCK_S,
         )
         try:
             await connection.open()

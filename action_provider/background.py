@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 from collections.abc import Awaitable, Callable
@@ -33,6 +34,7 @@ logger = logging.getLogger(__name__)
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
 _GOOD_RUN_S = 60.0
+_SWEEP_AGAIN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,13 +138,29 @@ async def sweep(service: Service) -> None:
 
 
 async def keep_lanes(service: Service) -> None:
-    """Sweep the lanes now and then until cancelled."""
-    while True:
-        await asyncio.sleep(service.settings.lanes_sweep_s)
-        try:
-            await service.lanes.sweep()
-        except BusError as error:
-            logger.warning("The lanes could not be swept (%s); trying again.", error, extra={"action": "sweep_failed"})
+    """Sweep the lanes now and then, and at once on each new connection, until cancelled.
+
+    The NATS server has their consumers in memory: one that was started again has none.
+    """
+    connected = asyncio.Event()
+    service.connection.on_connected.append(connected.set)
+    wait_s = service.settings.lanes_sweep_s
+    try:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await connected.wait()
+            connected.clear()
+            wait_s = service.settings.lanes_sweep_s
+            try:
+                await service.lanes.sweep()
+            except BusError as error:
+                wait_s = min(wait_s, _SWEEP_AGAIN_S)
+                logger.warning(
+                    "The lanes could not be swept (%s); trying again.", error, extra={"action": "sweep_failed"}
+                )
+    finally:
+        service.connection.on_connected.remove(connected.set)
 
 
 async def watch_queues(service: Service) -> None:

@@ -171,6 +171,21 @@ def lane_news(endpoint: UUID, pool: str) -> str:
     return f"control.{endpoint.hex}.{token(pool)}.lanes"
 
 
+def peer_questions(endpoint: UUID, pool: str) -> str:
+    """The subject on which the processes of a pool, on several machines, ask each other; core NATS alone."""
+    return f"peers.{endpoint.hex}.{token(pool)}.all"
+
+
+def peer_answers(endpoint: UUID, pool: str, process: bytes) -> str:
+    """The subject on which one of these processes hears answers."""
+    return f"peers.{endpoint.hex}.{token(pool)}.{process.hex()}"
+
+
+def peers_of(endpoint: UUID, pool: str) -> str:
+    """All subjects of these."""
+    return f"peers.{endpoint.hex}.{token(pool)}.>"
+
+
 def pool_key(endpoint: UUID, pool: str) -> str:
     """The key of a pool's record."""
     return f"{endpoint.hex}.{token(pool)}"

@@ -49,7 +49,10 @@ class PoolGrant:
             pool=document["pool"],
             urls=tuple(document["nats_urls"]),
             credentials=Credentials(jwt=document["jwt"], seed=document["seed"], inbox_prefix=document["inbox_prefix"]),
-            lanes=tuple(LaneName(lane["consumer"], lane["principal"]) for lane in document["lanes"]),
+            lanes=tuple(
+                LaneName(lane["consumer"], lane["principal"], int(lane.get("remade_up_to", 0)))
+                for lane in document["lanes"]
+            ),
             pool_secret=base64.b64decode(document["pool_secret"]),
             code_token=document["code_token"],
             tasks_sequence=int(document["tasks_sequence"]),

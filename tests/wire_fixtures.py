@@ -232,7 +232,7 @@ MESSAGES: Final = {
         read=Plan.decode,
     ),
     "lane-news": Sample(
-        value=LaneName("pool-x", ADA),
+        value=LaneName("pool-x", ADA, 7),
         write=lambda value: encode_news(value, subject="news", pool_secret=SECRET),
         read=lambda data: decode_news(data, subject="news", pool_secret=SECRET),
     ),

@@ -91,7 +91,10 @@ async def open_pool(call: Call) -> Response:
             "jwt": credentials.jwt,
             "seed": credentials.seed,
             "inbox_prefix": credentials.inbox_prefix,
-            "lanes": [{"consumer": lane.consumer, "principal": lane.principal} for lane in lanes],
+            "lanes": [
+                {"consumer": lane.consumer, "principal": lane.principal, "remade_up_to": lane.remade_up_to}
+                for lane in lanes
+            ],
             "pool_secret": service.keys.pool_secret(endpoint_id, pool),
             "older_pool_secrets": service.keys.pool_secrets(endpoint_id, pool)[1:],
             "code_token": CodeToken(endpoint_id=endpoint_id, pool=pool, expires=expires).text(service.keys),

@@ -19,7 +19,7 @@ from uuid import UUID
 import nkeys
 
 from headrace.bus.errors import KeysUnusable
-from headrace.bus.names import lane_tasks, publishing_subject, token
+from headrace.bus.names import lane_tasks, peers_of, pool_controls, publishing_subject, token
 
 OPERATOR_KEY: Final[int] = nkeys.PREFIX_BYTE_OPERATOR
 ACCOUNT_KEY: Final[int] = nkeys.PREFIX_BYTE_ACCOUNT
@@ -176,7 +176,7 @@ class Minter:
     def pool_user(self, endpoint: UUID, pool: str, session_id: str, ttl_s: float) -> Credentials:
         """A pool of an endpoint: take its own bundles, store results, progress and logs of its endpoint."""
         inbox = _inbox(session_id)
-        control = f"control.{endpoint.hex}.{token(pool)}.>"
+        control, peers = pool_controls(endpoint, pool), peers_of(endpoint, pool)
         return self._edge.user(
             f"pool {endpoint} {pool}",
             publish=[
@@ -189,8 +189,10 @@ class Minter:
                 "$JS.ACK.TASKS.*.>",
                 f"$JS.API.DIRECT.GET.RESULTS.result.{endpoint.hex}.>",
                 f"$JS.API.DIRECT.GET.CONTROL.{control}",
+                # Its processes on several machines tell each other what they hold. No stream takes that up.
+                peers,
             ],
-            subscribe=[f"{inbox}.>", control],
+            subscribe=[f"{inbox}.>", control, peers],
             ttl_s=ttl_s,
             inbox_prefix=inbox,
         )

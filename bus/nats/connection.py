@@ -25,7 +25,7 @@ from headrace.bus.nats.answers import Batch, Stored, StoredMessage, read_direct,
 from headrace.bus.nats.link import Callback, Link, message_too_large
 from headrace.bus.nats.listening import Subscription, Subscriptions
 from headrace.bus.nats.message import Message
-from headrace.bus.nats.reaching import Server
+from headrace.bus.nats.reaching import LONGEST_WAIT_S, Server
 from headrace.bus.nats.requests import Requests
 from headrace.bus.network import DIRECT, Network, Way
 
@@ -57,9 +57,11 @@ class Connection:
         name: str,
         connect_timeout_s: float = 5.0,
         network: Network = DIRECT,
+        longest_wait_s: float = LONGEST_WAIT_S,
     ) -> None:
+        """A server that is away is knocked at every `longest_wait_s` at the latest."""
         self._network = network
-        self._server = Server(urls, network)
+        self._server = Server(urls, network, longest_wait_s=longest_wait_s)
         self._credentials = credentials
         self._name = name
         self._connect_timeout_s = connect_timeout_s
@@ -127,6 +129,11 @@ class Connection:
     def connected(self) -> bool:
         """Whether the connection is up at this moment."""
         return self._link is not None and self._link.is_up
+
+    @property
+    def generation(self) -> int:
+        """Which link this is, counted from 1: what was known of the server itself may be wrong on another one."""
+        return self._generation
 
     @property
     def max_payload(self) -> int:

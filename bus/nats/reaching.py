@@ -13,16 +13,18 @@ from headrace.bus.network import Network, Way
 T = TypeVar("T")
 
 _FIRST_WAIT_S: Final = 0.1
-_LONGEST_WAIT_S: Final = 1.0
+LONGEST_WAIT_S: Final = 1.0
 _ATTEMPT_S: Final = 2.0
 _LONG_ATTEMPT_S: Final = 4.5
 """Through a proxy or a WebSocket: as many as seven times there and back before the first word of NATS's."""
 
 
 class Server:
-    """The server behind these URLs, as this network leads there."""
+    """The server behind these URLs, as this network leads there. While it is away it is knocked at every
+    `longest_wait_s` at the latest."""
 
-    def __init__(self, urls: Sequence[str], network: Network) -> None:
+    def __init__(self, urls: Sequence[str], network: Network, *, longest_wait_s: float = LONGEST_WAIT_S) -> None:
+        self._longest_wait_s = longest_wait_s
         self._urls = list(network.nats_urls or urls)
         self._network = network
         self._last: Way | None = None
@@ -63,7 +65,7 @@ class Server:
                     return reached
             # Not all clients of a server that is away at the same moments, nor ten times a second.
             await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))  # noqa: S311 - nothing secret
-            wait_s = min(wait_s * 1.5, _LONGEST_WAIT_S)
+            wait_s = min(wait_s * 1.5, self._longest_wait_s)
 
 
 async def _in_time(attempt: Callable[[Way], Awaitable[T]], way: Way) -> T:

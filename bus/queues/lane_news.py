@@ -18,6 +18,8 @@ class LaneName(msgspec.Struct, array_like=True, frozen=True):
 
     consumer: str
     principal: str
+    remade_up_to: int = 0
+    """Up to this sequence bundles may have been given to another pool by an earlier consumer of the lane."""
 
 
 _signed = Signed(LaneName, "the news of a lane", magic=b"HL\x01", purpose="lane")

@@ -4,6 +4,7 @@
     used       before a principal may submit: when a session is opened, and before the service submits for somebody.
                The record is written first, then the consumer is made, then the pool is told; whoever submits waits
                for all three.
+    remade     the consumer, when it has gone with the NATS server that had it in memory: see `lane_consumers`
     removed    when its use has run out and it is empty; made again, under another name, when it is used again
 
 So what one principal has queued never stands in front of what another one submits. A lane may be removed at any
@@ -21,66 +22,33 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterable
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Final
 from uuid import UUID
 
 import msgspec
 
-from headrace.bus.errors import ConsumerOverlaps, DecodeError, RecordConflict, StreamMissing
+from headrace.bus.errors import ConsumerOverlaps, DecodeError, RecordConflict
 from headrace.bus.keys import KeyRing
 from headrace.bus.names import DEFAULT_POOL, Address, lane_key, lane_news, lane_of, lane_tasks
 from headrace.bus.nats import pages
 from headrace.bus.nats.connection import Connection
+from headrace.bus.queues.lane_consumers import Depth, LaneState, find_state, make, moment_of
 from headrace.bus.queues.lane_news import LaneName, encode_news
 from headrace.bus.store.models import LaneRecord
 from headrace.bus.store.records import Record, Records
-from headrace.bus.store.streams import delete_consumer, ensure_consumer
+from headrace.bus.store.streams import delete_consumer
 
 logger = logging.getLogger(__name__)
-
-ACK_WAIT_S: Final = 1.75
-"""What a pool held when it died runs again after this. Pools say four times in it that they live."""
 
 LEASE_S: Final = 3600.0
 """How long a lane is kept after its use; longer than any session lives."""
 _RENEW_S = 1200.0
 _GRACE_S = 600.0
 """Longer than services' clocks may differ."""
-_MAX_ACK_PENDING = 4096
 _MOST_LEASES = 100_000
 _TRIES = 5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Depth:
-    """How many bundles of a lane are unfinished: those that wait, and those that a pool has in hand."""
-
-    waiting: int = 0
-    taken: int = 0
-
-    @property
-    def used(self) -> int:
-        """Both together."""
-        return self.waiting + self.taken
-
-    def __add__(self, other: Depth) -> Depth:
-        return Depth(waiting=self.waiting + other.waiting, taken=self.taken + other.taken)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LaneState:
-    """What the NATS server knows of a lane."""
-
-    depth: Depth = Depth()
-    taken_up_to: int = 0
-    """The highest sequence that was given to a pool so far."""
-    requests: int = 0
-    """How many requests for bundles wait: none when no pool is there, or a full one."""
-    now: float
-    """When this was so: unix seconds, the server's clock."""
+_AT_ONCE = 16
 
 
 class Lanes:
@@ -91,6 +59,7 @@ class Lanes:
         self._keys = keys
         self._records = records
         self._used: dict[str, LaneRecord] = {}
+        self._used_on = connection.generation
 
     async def use(self, endpoint: UUID, pool: str, principal: str, *, for_s: float = _RENEW_S) -> LaneRecord:
         """See to it that what the principal submits to the pool within the next `for_s` seconds is taken by it.
@@ -98,16 +67,25 @@ class Lanes:
         Asks nobody while an earlier use lasts. Raises `BusUnavailable` and `StreamFull`.
         """
         key = lane_key(endpoint, pool, principal)
-        known = self._used.get(key)
+        known = self._known(key)
         if known is not None and known.used_until - time.time() > for_s:
             return known
-        lane = await self._leased(key, endpoint, pool, principal, for_s)
-        await self._make(lane)
-        await self._announce(lane)
+        generation = self._used_on
+        lane, is_new = await self._leased(key, endpoint, pool, principal, for_s)
+        state = await self._make(lane) if is_new else await self._kept(lane)
+        await self._announce(lane, state.remade_up_to)
         if len(self._used) >= _MOST_LEASES:
             self._used.clear()
-        self._used[key] = lane
+        if generation == self._connection.generation:
+            self._used[key] = lane
         return lane
+
+    def _known(self, key: str) -> LaneRecord | None:
+        """A lane that was used, and has its consumer: those are gone when the server was started again."""
+        if self._used_on != self._connection.generation:
+            self._used_on = self._connection.generation
+            self._used.clear()
+        return self._used.get(key)
 
     def forget(self, endpoint: UUID) -> None:
         """Look again at the lanes of an endpoint when they are used the next time."""
@@ -119,35 +97,41 @@ class Lanes:
         prefix = f"{endpoint.hex}." if pool is None else lane_key(endpoint, pool, "-").removesuffix("-")
         return [record.value for record in await self._records.list(prefix)]
 
-    async def open(self, endpoint: UUID, pool: str) -> list[LaneRecord]:
+    async def open(self, endpoint: UUID, pool: str) -> list[LaneName]:
         """The lanes of a pool that begins, or goes on: each has its consumer when this returns."""
         lanes = await self.of(endpoint, pool)
-        # To make one that is there already costs the server as much as a new one: 500 take seconds, looking does not.
-        states = await asyncio.gather(*(self._state_or_none(lane) for lane in lanes))
-        for lane, state in zip(lanes, states, strict=True):
-            if state is None:
-                await self._make(lane)
-        return lanes
+        # To make one that is there already costs the server as much as a new one, looking does not.
+        states = await asyncio.gather(*(find_state(self._connection, lane) for lane in lanes))
+        await self._remake([lane for lane, state in zip(lanes, states, strict=True) if state is None])
+        if None in states:
+            states = await asyncio.gather(*(find_state(self._connection, lane) for lane in lanes))
+        return [
+            LaneName(lane.consumer, lane.principal, state.remade_up_to)
+            for lane, state in zip(lanes, states, strict=True)
+            if state is not None  # removed just now: whoever uses it again tells of it
+        ]
 
     async def state(self, endpoint: UUID, pool: str, principal: str) -> LaneState:
         """What the server knows of a lane; an empty one when there is none."""
         key = lane_key(endpoint, pool, principal)
-        lane = self._used.get(key)
-        if lane is not None:
-            # It may have another name by now, or none.
-            with contextlib.suppress(StreamMissing):
-                return await self._state_of(lane)
+        known = self._known(key)
+        # It may have another name by now, or none.
+        state = None if known is None else await find_state(self._connection, known)
+        if state is not None:
+            return state
         found = await self._records.get(key)
-        if found is not None:
-            with contextlib.suppress(StreamMissing):
-                return await self._state_of(found.value)
+        state = None if found is None else await find_state(self._connection, found.value)
+        if state is not None:
+            return state
         info = await self._connection.api("STREAM.INFO.TASKS")
-        return LaneState(now=_now_of(info))
+        # A lane whose consumer went with its server has been there, and nobody knows what it gave away.
+        taken_up_to = 0 if found is None else info["state"]["last_seq"]
+        return LaneState(taken_up_to=taken_up_to, now=moment_of(info))
 
     async def depths(self, endpoint: UUID) -> dict[str, Depth]:
         """How much of each principal is unfinished at an endpoint, all its pools together."""
         lanes = await self.of(endpoint)
-        states = await asyncio.gather(*(self._state_or_none(lane) for lane in lanes))
+        states = await asyncio.gather(*(find_state(self._connection, lane) for lane in lanes))
         depths: dict[str, Depth] = {}
         for lane, state in zip(lanes, states, strict=True):
             if state is not None:
@@ -157,7 +141,7 @@ class Lanes:
     async def deep(self, least: int) -> AsyncIterator[tuple[UUID, str, Depth]]:
         """The lanes with so many unfinished bundles: endpoint, principal and how many."""
         async for info in pages.consumers(self._connection, "TASKS"):
-            depth = _state(info).depth
+            depth = LaneState.of(info).depth
             if depth.used >= least:
                 with contextlib.suppress(DecodeError):
                     endpoint, _, principal = lane_of(_filters(info).pop())
@@ -166,7 +150,7 @@ class Lanes:
     async def unserved(self) -> AsyncIterator[tuple[UUID, str]]:
         """The pools in whose lanes bundles wait while nobody asks for any, and nobody has one in hand."""
         async for info in pages.consumers(self._connection, "TASKS"):
-            state = _state(info)
+            state = LaneState.of(info)
             if state.depth.waiting and not state.depth.taken and not state.requests:
                 with contextlib.suppress(DecodeError):
                     endpoint, pool, _ = lane_of(_filters(info).pop())
@@ -201,23 +185,28 @@ class Lanes:
         Safe at any time and from many services at once. Raises `BusError`.
         """
         before = await self._connection.api("STREAM.INFO.TASKS")
-        consumers = {info["name"]: info async for info in pages.consumers(self._connection, "TASKS")}
+        consumers = {info["name"]: LaneState.of(info) async for info in pages.consumers(self._connection, "TASKS")}
         # Read after them: a lane's record is written before its consumer is made.
         records = await self._records.list()
         names = {record.value.consumer for record in records}
         for name in consumers.keys() - names:
             # Of an earlier release, or of a lane whose removal was interrupted: names are not used twice.
             await delete_consumer(self._connection, "TASKS", name)
+        missing = [record.value for record in records if record.value.consumer not in consumers]
         for record in records:
-            info = consumers.get(record.value.consumer)
-            if info is None:
-                await self._make(record.value)
-                await self._announce(record.value)
-            elif record.value.used_until + _GRACE_S < time.time() and not _state(info).depth.used:
+            state = consumers.get(record.value.consumer)
+            if state is None or state.depth.used:
+                continue
+            if record.value.used_until + _GRACE_S < time.time():
                 await self._retire(record)
+            elif not state.in_memory:
+                # Of an earlier release. It cannot be changed; what came in since we looked is given once more.
+                await delete_consumer(self._connection, "TASKS", record.value.consumer)
+                missing.append(record.value)
+        remade = await self._remake(missing)
         after = await self._connection.api("STREAM.INFO.TASKS")
         arrived = after["state"]["last_seq"] - before["state"]["last_seq"]
-        held = sum(_state(consumers[name]).depth.used for name in consumers.keys() & names)
+        held = sum(state.depth.used for name, state in (consumers | remade).items() if name in names)
         # What arrived meanwhile may not be counted with its lane.
         if after["state"]["messages"] - arrived > held:
             await self._rescue(records)
@@ -250,7 +239,10 @@ class Lanes:
         self._used.pop(record.key, None)
         await delete_consumer(self._connection, "TASKS", record.value.consumer)
 
-    async def _leased(self, key: str, endpoint: UUID, pool: str, principal: str, for_s: float) -> LaneRecord:
+    async def _leased(
+        self, key: str, endpoint: UUID, pool: str, principal: str, for_s: float
+    ) -> tuple[LaneRecord, bool]:
+        """The record of a lane that may be used for so long, and whether it is new."""
         while True:
             found, now = await self._records.get(key), time.time()
             until = now + max(LEASE_S, 2 * for_s)
@@ -264,30 +256,49 @@ class Lanes:
                         used_until=until,
                     )
                     await self._records.create(key, fresh)
-                    return fresh
+                    return fresh, True
                 if found.value.used_until - now > for_s:
-                    return found.value
+                    return found.value, False
                 longer = msgspec.structs.replace(found.value, used_until=until)
-                return (await self._records.update(found, longer)).value
+                return (await self._records.update(found, longer)).value, False
             except RecordConflict:
                 await asyncio.sleep(0)  # another service did the same
 
-    async def _make(self, lane: LaneRecord) -> None:
+    async def _kept(self, lane: LaneRecord) -> LaneState:
+        """The state of a lane whose record was there, with a consumer in any case."""
+        state = await find_state(self._connection, lane)
+        return (await self._remake([lane]))[lane.consumer] if state is None else state
+
+    async def _remake(self, lanes: Sequence[LaneRecord]) -> dict[str, LaneState]:
+        """Make the consumers of lanes that had some before; their states, by the consumers' names.
+
+        What those gave to pools is given again by these. Pools must know of that before the first bundle comes, so
+        they are told before the consumer is made.
+        """
+        if not lanes:
+            return {}
+        last = (await self._connection.api("STREAM.INFO.TASKS"))["state"]["last_seq"]
+        at_once = asyncio.Semaphore(_AT_ONCE)
+
+        async def remade(lane: LaneRecord) -> LaneState:
+            async with at_once:
+                await self._announce(lane, last)
+                return await self._make(lane, remade_up_to=last)
+
+        states = await asyncio.gather(*map(remade, lanes))
+        logger.info("Made %d consumers of lanes again.", len(lanes), extra={"action": "lanes_remade"})
+        return {lane.consumer: state for lane, state in zip(lanes, states, strict=True)}
+
+    async def _make(self, lane: LaneRecord, *, remade_up_to: int = 0) -> LaneState:
         for tries_left in reversed(range(_TRIES)):
             try:
-                await ensure_consumer(
-                    self._connection,
-                    "TASKS",
-                    lane.consumer,
-                    filter_subjects=(lane_tasks(lane.endpoint_id, lane.pool, lane.principal),),
-                    ack_wait_s=ACK_WAIT_S,
-                    max_ack_pending=_MAX_ACK_PENDING,
-                )
-                return
+                return await make(self._connection, lane, remade_up_to=remade_up_to)
             except ConsumerOverlaps:
                 if not tries_left:
                     raise
             await self._clear_the_way(lane)
+            remade_up_to = (await self._connection.api("STREAM.INFO.TASKS"))["state"]["last_seq"]
+        raise AssertionError("unreachable")
 
     async def _clear_the_way(self, lane: LaneRecord) -> None:
         """Remove consumers of other names that take from the lane: of an earlier release, or of an earlier name."""
@@ -297,19 +308,13 @@ class Lanes:
             if info["name"] != lane.consumer and _filters(info) & {mine, f"task.{whole_pool}>"}:
                 await delete_consumer(self._connection, "TASKS", info["name"])
 
-    async def _announce(self, lane: LaneRecord) -> None:
+    async def _announce(self, lane: LaneRecord, remade_up_to: int) -> None:
         subject = lane_news(lane.endpoint_id, lane.pool)
         secret = self._keys.pool_secret(lane.endpoint_id, lane.pool)
-        message = encode_news(LaneName(lane.consumer, lane.principal), subject=subject, pool_secret=secret)
+        message = encode_news(
+            LaneName(lane.consumer, lane.principal, remade_up_to), subject=subject, pool_secret=secret
+        )
         await self._connection.store(subject, message)
-
-    async def _state_of(self, lane: LaneRecord) -> LaneState:
-        return _state(await self._connection.api(f"CONSUMER.INFO.TASKS.{lane.consumer}"))
-
-    async def _state_or_none(self, lane: LaneRecord) -> LaneState | None:
-        with contextlib.suppress(StreamMissing):
-            return await self._state_of(lane)
-        return None
 
 
 def _fresh_name() -> str:
@@ -319,16 +324,3 @@ def _fresh_name() -> str:
 def _filters(info: dict[str, Any]) -> set[str]:
     config = info["config"]
     return {each for each in (config.get("filter_subject"), *(config.get("filter_subjects") or ())) if each} or {">"}
-
-
-def _state(info: dict[str, Any]) -> LaneState:
-    return LaneState(
-        depth=Depth(waiting=info["num_pending"], taken=info["num_ack_pending"]),
-        taken_up_to=info["delivered"]["stream_seq"],
-        requests=info["num_waiting"],
-        now=_now_of(info),
-    )
-
-
-def _now_of(info: dict[str, Any]) -> float:
-    return datetime.fromisoformat(info["ts"]).timestamp()

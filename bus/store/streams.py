@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from headrace.bus.errors import BusError, StreamMissing
 from headrace.bus.names import DEFAULT_BUS, bus_events, bus_news
@@ -204,9 +204,11 @@ async def ensure_consumer(
     ack_wait_s: float,
     max_ack_pending: int,
     options: dict[str, Any] | None = None,
-) -> None:
-    """Create a durable pull consumer, or bring it to these settings. It starts with the first message of the stream
-    unless `options` (the server's names) say otherwise."""
+    action: Literal["", "create"] = "",
+) -> dict[str, Any]:
+    """Create a durable pull consumer, or (unless `action` is `create`) bring it to these settings; gives the server's
+    account of it. It starts with the first message of the stream unless `options` (the server's names) say
+    otherwise."""
     config: dict[str, Any] = {
         "durable_name": consumer,
         "name": consumer,
@@ -220,19 +222,21 @@ async def ensure_consumer(
         **(options or {}),
     }
     try:
-        await _create_consumer(connection, stream, consumer, config)
+        return await _create_consumer(connection, stream, consumer, config, action)
     except BusError as error:
         if "deliver policy" not in str(error):
             raise
         # It came back with a backup, and begins where it was then: that cannot be changed, and means the same.
         found = (await connection.api(f"CONSUMER.INFO.{stream}.{consumer}"))["config"]
         kept = {name: found[name] for name in ("deliver_policy", "opt_start_seq") if name in found}
-        await _create_consumer(connection, stream, consumer, {**config, **kept})
+        return await _create_consumer(connection, stream, consumer, {**config, **kept}, action)
 
 
-async def _create_consumer(connection: Connection, stream: str, consumer: str, config: dict[str, Any]) -> None:
-    await connection.api(
-        f"CONSUMER.CREATE.{stream}.{consumer}", {"stream_name": stream, "config": config, "action": ""}
+async def _create_consumer(
+    connection: Connection, stream: str, consumer: str, config: dict[str, Any], action: str
+) -> dict[str, Any]:
+    return await connection.api(
+        f"CONSUMER.CREATE.{stream}.{consumer}", {"stream_name": stream, "config": config, "action": action}
     )
 
 

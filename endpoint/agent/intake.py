@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import secrets
 import time
 from collections.abc import Callable
 
@@ -26,8 +25,8 @@ _FOREIGN_TRIES = 120
 class Intake:
     """Opens deliveries with the secrets of the pool's `grant` of the moment."""
 
-    def __init__(self, grant: Callable[[], PoolGrant], in_hand: InHand, acks: Acks) -> None:
-        self._process = secrets.token_bytes(8)
+    def __init__(self, grant: Callable[[], PoolGrant], in_hand: InHand, acks: Acks, *, process: bytes) -> None:
+        self._process = process
         self._grant = grant
         self._in_hand = in_hand
         self._acks = acks

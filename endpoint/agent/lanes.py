@@ -34,6 +34,7 @@ class _Lane:
     principal: str
     consumer: str
     puller: Puller
+    remade_up_to: int
     heard_at: float = float("-inf")
     task: asyncio.Task[None] | None = None
 
@@ -82,14 +83,24 @@ class PoolLanes:
         fresh = {principal for principal, lane in self._lanes.items() if now - lane.heard_at < _NEWS_S}
         for principal in self._lanes.keys() - listed.keys() - fresh:
             self._stop(self._lanes.pop(principal))
-        for principal in listed.keys() - fresh:
-            self._set(listed[principal])
+        for principal, name in listed.items():
+            if principal in fresh and self._lanes[principal].consumer != name.consumer:
+                continue
+            # What was refused for want of a consumer is to be had now.
+            self._set(name).puller.wake()
         self._breathe()
 
     def hear(self, name: LaneName) -> None:
         """The service says that there is a lane, or that it has another name now."""
-        self._set(name).heard_at = asyncio.get_running_loop().time()
+        lane = self._set(name)
+        lane.heard_at = asyncio.get_running_loop().time()
+        lane.puller.wake()
         self._breathe()
+
+    def remade_up_to(self, principal: str) -> int:
+        """Up to which sequence another pool may hold bundles of a principal: the lane's consumer was made again."""
+        lane = self._lanes.get(principal)
+        return 0 if lane is None else lane.remade_up_to
 
     def note(self, held: Held, *, is_held: bool = True) -> None:
         """Count what is left to do of a bundle. To be told whenever that has changed, and when it is let go."""
@@ -135,6 +146,8 @@ class PoolLanes:
     def _set(self, name: LaneName) -> _Lane:
         known = self._lanes.get(name.principal)
         if known is not None and known.consumer == name.consumer:
+            # An older list may come after the news.
+            known.remade_up_to = max(known.remade_up_to, name.remade_up_to)
             return known
         if known is not None:
             self._stop(known)
@@ -147,7 +160,9 @@ class PoolLanes:
             batch=_PULL_BATCH,
             room=lambda: self._room(principal),
         )
-        lane = self._lanes[principal] = _Lane(principal=principal, consumer=name.consumer, puller=puller)
+        lane = self._lanes[principal] = _Lane(
+            principal=principal, consumer=name.consumer, puller=puller, remade_up_to=name.remade_up_to
+        )
         self._start(lane)
         return lane
 

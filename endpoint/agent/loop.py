@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -44,6 +45,8 @@ from headrace.endpoint.agent.large_payloads import LargePayloads
 from headrace.endpoint.agent.objects import ObjectDesk
 from headrace.endpoint.agent.pace import Pace
 from headrace.endpoint.agent.patience import Patience, ServerClock
+from headrace.endpoint.agent.peer_messages import PROCESS_BYTES
+from headrace.endpoint.agent.peers import Peers
 from headrace.endpoint.agent.position import Position
 from headrace.endpoint.agent.result_log import ResultLog
 from headrace.endpoint.agent.side_tasks import SideTasks
@@ -103,10 +106,19 @@ class Agent:
         self._logs = logs or TaskLogs(connection)
         self._logs.held = in_hand.bundles
         self._acks = Acks(connection, tasks)
-        self._intake = Intake(self._granted, in_hand, self._acks)
+        process = secrets.token_bytes(PROCESS_BYTES)
+        self._intake = Intake(self._granted, in_hand, self._acks, process=process)
+        self._peers = Peers(
+            connection,
+            tasks,
+            process=process,
+            endpoint=grant.endpoint,
+            pool=grant.pool,
+            holds=in_hand.bundles.__contains__,
+        )
         self._functions = Functions(CodeCache(service), self._granted, allow_lists, refusal, needs)
         self._controls = Controls(connection, self._granted)
-        self._position = Position(service, tasks, lambda grant: self._lanes.adopt(grant.lanes))
+        self._position = Position(service, tasks, self._on_lanes)
         self._lanes = PoolLanes(
             connection,
             self._on_delivery,
@@ -138,7 +150,7 @@ class Agent:
         """Take and run bundles until cancelled. Raises when the engine or a side task fails for good."""
         await self.engine.start()
         await self._connection.subscribe(pool_controls(self._grant.endpoint, self._grant.pool), self._on_control)
-        await self._connection.flush()
+        await self._peers.join()
         self._connection.on_connected.append(self._on_connected)
         self._lanes.adopt(self._grant.lanes)
         async with asyncio.TaskGroup() as group:
@@ -163,6 +175,7 @@ class Agent:
             await self._tasks.wait(0.1)
         await self._acks.flush()
         await self._logs.drain(max(0.0, deadline - time.monotonic()))
+        await self._peers.leave()
         await self._acks.give_back(self._in_hand.bundles.values())
         await self._tasks.end()
 
@@ -170,7 +183,7 @@ class Agent:
         """Go on with a renewed grant, before the connection moves to it: then nothing comes that it cannot check."""
         self._grant = grant
         self._clock.learn(grant.bus_time)
-        self._lanes.adopt(grant.lanes)
+        self._on_lanes(grant)
 
     @property
     def bytes_taken(self) -> int:
@@ -197,6 +210,10 @@ class Agent:
     def _engine(self) -> Engine:
         return self.engine
 
+    def _on_lanes(self, grant: PoolGrant) -> None:
+        self._lanes.adopt(grant.lanes)
+        self._peers.look()
+
     def _on_end(self, key: UUID) -> None:
         self._waiting.ended(key)
 
@@ -221,12 +238,14 @@ class Agent:
         if delivery.stored_ns > bundle_key_expiry(delivery.data) * 1_000_000_000:
             self._refuse_expired(held)
             return
-        is_unsure = delivery.sequence <= self._position.unsure_up_to or delivery.deliveries > 1
+        in_doubt = self._in_doubt(held)
+        is_unsure = in_doubt or delivery.sequence <= self._position.unsure_up_to or delivery.deliveries > 1
         has_past = is_unsure or delivery.retry
         codes = self._functions.known_codes(held)
         if has_past or codes is None:
             held.is_suspect = delivery.deliveries > TRUSTED_DELIVERIES
-            self._tasks.spawn(self._prepare(held, has_past=has_past, is_unsure=is_unsure), "prepare", held)
+            prepared = self._prepare(held, has_past=has_past, is_unsure=is_unsure, in_doubt=in_doubt)
+            self._tasks.spawn(prepared, "prepare", held)
         else:
             self._take_early_control(held)
             self._let_wait(held, codes)
@@ -239,7 +258,16 @@ class Agent:
 
     # Prepared
 
-    async def _prepare(self, held: Held, *, has_past: bool, is_unsure: bool) -> None:
+    def _in_doubt(self, held: Held) -> bool:
+        """Whether another pool may have it in hand although it was given to us."""
+        return self._position.is_lost or held.sequence <= self._lanes.remade_up_to(held.address.principal)
+
+    async def _prepare(self, held: Held, *, has_past: bool, is_unsure: bool, in_doubt: bool) -> None:
+        # Before anything else: what somebody has begun looks like lost to whoever reads the past meanwhile.
+        if in_doubt and await self._peers.hold(held.address.bundle, unless=lambda: not self._in_doubt(held)):
+            # Neither acked nor handed back: the holder says that it is in progress, until it is done or dies.
+            self._forget(held)
+            return
         self._take_early_control(held)
         if has_past:
             await self._read_past(held, is_unsure=is_unsure)

@@ -11,7 +11,8 @@ from headrace.endpoint.grant import PoolGrant, PoolService
 
 logger = logging.getLogger(__name__)
 
-_RETRY_S = 1.0
+_FIRST_RETRY_S = 0.1
+_LONGEST_RETRY_S = 1.0
 
 
 class Position:
@@ -24,10 +25,13 @@ class Position:
         self._questions = 0
         self.unsure_up_to: float = float("inf")
         """Up to this sequence bundles may have been in other hands, and cancellations may have been missed."""
+        self.is_lost = False
+        """Whether the service has not answered since something may have been missed."""
 
     def lose(self) -> None:
         """Something may have been missed: be unsure of everything until the service has answered."""
         self.unsure_up_to = float("inf")
+        self.is_lost = True
         self.ask()
 
     def ask(self) -> None:
@@ -37,15 +41,18 @@ class Position:
     async def learn(self) -> None:
         """Ask until there is an answer."""
         self._questions += 1
-        mine = self._questions
+        mine, retry_s = self._questions, _FIRST_RETRY_S
         # An answer to an earlier question would be too low: the connection was lost once more since it was asked.
         while mine == self._questions:
             try:
                 grant = await asyncio.to_thread(self._service.grant_pool)
-                self._on_grant(grant)
                 if mine == self._questions:
                     self.unsure_up_to = grant.tasks_sequence
+                    self.is_lost = False
+                self._on_grant(grant)
                 return
             except Exception as error:
                 logger.info("The service does not answer (%s); every bundle's past is read until it does.", error)
-                await asyncio.sleep(_RETRY_S)
+                # A service that was ended with the bus comes back a moment after it.
+                await asyncio.sleep(retry_s)
+                retry_s = min(_LONGEST_RETRY_S, 2 * retry_s)

@@ -85,5 +85,46 @@ def test_what_a_killed_pool_held_goes_to_the_other_and_nothing_else_runs_twice(t
         print(f"{len(repeated)} of 240 ran twice")  # noqa: T201 - shown in a long run, and when it fails
 
 
+def test_what_both_pools_hold_runs_once_when_the_bus_is_killed(tmp_path: Path) -> None:
+    """Its consumers are gone with it, and give all that is in TASKS again: to whoever asks first."""
+    effects = tmp_path / "effects"
+    with (
+        two_pools(tmp_path) as (service, first, second),
+        Client(service.url, service.token) as client,
+        Executor(first.endpoint_id, client=client, batch_size=1) as executor,
+    ):
+        once = executor.with_options(rerun_on_loss=False)
+        futures = [
+            (once if number % 2 else executor).submit(leave_a_trace, str(effects), number, 0.5) for number in range(24)
+        ]
+        eventually(lambda: len(read_runs(effects)) >= 4 and _bundles(first) and _bundles(second), 10, "both work")
+
+        service.nats.kill()
+        service.loop.run(service.nats.start())
+
+        assert [future.result(30)[0] for future in futures] == list(range(24))
+        assert {number: len(runs) for number, runs in read_runs(effects).items()} == dict.fromkeys(range(24), 1)
+
+
+def test_what_a_pool_held_that_was_killed_together_with_the_bus_runs_at_the_other(tmp_path: Path) -> None:
+    effects = tmp_path / "effects"
+    with (
+        two_pools(tmp_path) as (service, first, second),
+        Client(service.url, service.token) as client,
+        Executor(first.endpoint_id, client=client, batch_size=1) as executor,
+    ):
+        futures = [executor.submit(leave_a_trace, str(effects), number, 0.5) for number in range(12)]
+        eventually(lambda: len(read_runs(effects)) >= 4 and _bundles(first) and _bundles(second), 10, "both work")
+
+        service.nats.kill()
+        first.kill()
+        service.loop.run(service.nats.start())
+
+        assert [future.result(30)[0] for future in futures] == list(range(12))
+        runs = read_runs(effects)
+        # What the dead pool's two workers ran, and what they had run without the bus to store it.
+        assert sum(len(runs[number]) for number in range(12)) <= 12 + 4
+
+
 def _bundles(pool: RunningPool) -> int:
     return int(json.loads(pool.status_path.read_text())["bundles"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -16,11 +17,12 @@ from waiting import eventually
 
 from headrace.bus.errors import SignatureInvalid
 from headrace.bus.installation.service_keys import ServiceKeys
-from headrace.bus.names import lane_key
+from headrace.bus.names import lane_key, lane_tasks
 from headrace.bus.nats.connection import Connection
+from headrace.bus.queues.lane_consumers import LaneState
 from headrace.bus.queues.lane_news import LaneName, decode_news, encode_news
 from headrace.bus.queues.lanes import Lanes
-from headrace.bus.store.streams import delete_consumer, ensure_consumer
+from headrace.bus.store.streams import delete_consumer, ensure_consumer, purge
 from headrace.bus.store.tables import Tables
 
 ADMIN = "urn:headrace:user:admin"
@@ -159,6 +161,93 @@ def test_an_endpoint_that_is_registered_anew_keeps_what_is_queued(desk: Desk) ->
     assert desk.result(task) == 1
 
 
+def test_a_consumer_that_is_made_again_says_what_may_be_in_others_hands(desk: Desk) -> None:
+    """Its state is in the server's memory; what was given away before, nobody remembers."""
+    desk.submit(1)
+
+    async def look(_: Connection, lanes: Lanes) -> tuple[int, LaneState]:
+        (lane,) = await lanes.open(desk.endpoint, "default")
+        return lane.remade_up_to, await lanes.state(desk.endpoint, "default", ADMIN)
+
+    told, state = desk.lanes(look)
+    assert (told, state.remade_up_to, state.in_memory) == (0, 0, True)
+
+    desk.lose(record=False)
+
+    async def state_of(_: Connection, lanes: Lanes) -> LaneState:
+        return await lanes.state(desk.endpoint, "default", ADMIN)
+
+    last = desk.service.bus(_last)
+    assert desk.lanes(state_of).taken_up_to == last
+
+    async def all_at_once(connection: Connection, lanes: Lanes) -> set[int]:
+        several = [lanes, *(Lanes(connection, lanes._keys, lanes._records) for _ in range(4))]
+        await asyncio.gather(
+            *(each.open(desk.endpoint, "default") for each in several),
+            *(each.use(desk.endpoint, "default", ADMIN) for each in several),
+            *(each.sweep() for each in several),
+        )
+        return {lane.remade_up_to for each in several for lane in await each.open(desk.endpoint, "default")}
+
+    assert desk.lanes(all_at_once) == {last}
+    desk.submit(2)
+    told, state = desk.lanes(look)
+    assert (told, state.remade_up_to, state.taken_up_to, state.depth.waiting) == (last, last, last, 2)
+    # The other tests of this module count what is queued.
+    desk.service.bus(lambda connection: purge(connection, "TASKS", f"task.{desk.endpoint.hex}.>"))
+
+
+def test_after_a_restart_of_the_bus_its_service_makes_the_lanes_again(tmp_path: Path) -> None:
+    with (
+        running_service(tmp_path / "service", lanes_sweep_s=3600.0) as service,
+        running_pool(service, tmp_path / "pool", workers=1, started=False) as pool,
+    ):
+        desk = Desk(service, pool)
+        task = desk.submit(1)
+        before = desk.names()
+
+        service.nats.kill()
+        service.loop.run(service.nats.start())
+
+        # Nobody asks for it, and a sleeping pool is woken only by what its lane holds.
+        eventually(lambda: desk.names() == before, 10)
+        pool.start()
+        assert desk.result(task) == 1
+
+
+def test_a_lane_of_an_earlier_release_moves_into_memory_once_it_is_empty(desk: Desk) -> None:
+    task = desk.submit(1)
+
+    async def be_old(connection: Connection, lanes: Lanes) -> None:
+        (lane,) = await lanes.of(desk.endpoint)
+        await delete_consumer(connection, "TASKS", lane.consumer)
+        await ensure_consumer(
+            connection,
+            "TASKS",
+            lane.consumer,
+            filter_subjects=(lane_tasks(desk.endpoint, "default", ADMIN),),
+            ack_wait_s=1.75,
+            max_ack_pending=4096,
+        )
+
+    async def in_memory(_: Connection, lanes: Lanes) -> bool:
+        return (await lanes.state(desk.endpoint, "default", ADMIN)).in_memory
+
+    desk.lanes(be_old)
+    desk.sweep()
+    assert not desk.lanes(in_memory)
+    task_2 = desk.submit(2)
+    desk.pool.start()
+    assert [desk.result(each) for each in (task, task_2)] == [1, 2]
+
+    def moved() -> bool:
+        desk.sweep()
+        return bool(desk.lanes(in_memory))
+
+    eventually(moved, 5, "what is done was acked")
+    assert desk.result(desk.submit(3)) == 3
+
+
 def test_what_an_earlier_release_has_queued_runs_and_its_consumer_goes(tmp_path: Path) -> None:
     """Before there were lanes, each pool had one consumer for everybody's bundles."""
     with (
@@ -221,6 +310,10 @@ def test_the_news_of_a_lane_are_believed_from_the_service_alone() -> None:
     ):
         with pytest.raises(SignatureInvalid):
             decode_news(forged, subject=subject, pool_secret=secret)
+
+
+async def _last(connection: Connection) -> int:
+    return int((await connection.api("STREAM.INFO.TASKS"))["state"]["last_seq"])
 
 
 async def _messages(connection: Connection) -> int:

@@ -67,9 +67,12 @@ def test_a_pool_may_do_these_things_and_nothing_else(operator: Operator) -> None
             "$JS.ACK.TASKS.*.>",
             f"$JS.API.DIRECT.GET.RESULTS.result.{ENDPOINT.hex}.>",
             f"$JS.API.DIRECT.GET.CONTROL.control.{ENDPOINT.hex}.gpu=2Ebig.>",
+            f"peers.{ENDPOINT.hex}.gpu=2Ebig.>",
         ]
     }
-    assert allowed["sub"] == {"allow": ["_INBOX_s2.>", f"control.{ENDPOINT.hex}.gpu=2Ebig.>"]}
+    assert allowed["sub"] == {
+        "allow": ["_INBOX_s2.>", f"control.{ENDPOINT.hex}.gpu=2Ebig.>", f"peers.{ENDPOINT.hex}.gpu=2Ebig.>"]
+    }
 
 
 def test_a_session_id_cannot_widen_an_inbox(operator: Operator) -> None:
