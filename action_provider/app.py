@@ -78,9 +78,9 @@ from headrace.bus.tasks.backlog import Backlog
 logger = logging.getLogger(__name__)
 
 _CONNECT_S = 2.0
+"""How long one try to connect may take."""
 _KNOCK_S = 0.1
 """Services are few, and after a restart of the NATS server pools and clients wait for one to make their lanes again."""
-"""How long one try to connect may take."""
 
 OPERATIONS: tuple[Operation, ...] = (
     *system.ROUTES,
