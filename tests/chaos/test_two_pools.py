@@ -89,7 +89,7 @@ def test_what_both_pools_hold_runs_once_when_the_bus_is_killed(tmp_path: Path) -
     """Its consumers are gone with it, and give all that is in TASKS again: to whoever asks first."""
     effects = tmp_path / "effects"
     with (
-        two_pools(tmp_path) as (service, first, second),
+        two_pools(tmp_path) as (service, first, _),
         Client(service.url, service.token) as client,
         Executor(first.endpoint_id, client=client, batch_size=1) as executor,
     ):
@@ -97,7 +97,7 @@ def test_what_both_pools_hold_runs_once_when_the_bus_is_killed(tmp_path: Path) -
         futures = [
             (once if number % 2 else executor).submit(leave_a_trace, str(effects), number, 0.5) for number in range(24)
         ]
-        eventually(lambda: len(read_runs(effects)) >= 4 and _bundles(first) and _bundles(second), 10, "both work")
+        eventually(lambda: len(read_runs(effects)) >= 4, 10, "as many as there are workers")
 
         service.nats.kill()
         service.loop.run(service.nats.start())
@@ -114,10 +114,14 @@ def test_what_a_pool_held_that_was_killed_together_with_the_bus_runs_at_the_othe
         Executor(first.endpoint_id, client=client, batch_size=1) as executor,
     ):
         futures = [executor.submit(leave_a_trace, str(effects), number, 0.5) for number in range(12)]
-        eventually(lambda: len(read_runs(effects)) >= 4 and _bundles(first) and _bundles(second), 10, "both work")
+        eventually(lambda: len(read_runs(effects)) >= 4, 10, "as many as there are workers")
+        victim = eventually(
+            lambda: next((pool for pool in (first, second) if _bundles(pool)), None), 5, "one holds some"
+        )
 
         service.nats.kill()
-        first.kill()
+        assert victim is not None
+        victim.kill()
         service.loop.run(service.nats.start())
 
         assert [future.result(30)[0] for future in futures] == list(range(12))

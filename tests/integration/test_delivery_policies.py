@@ -116,7 +116,8 @@ def test_an_endpoint_that_dies_while_it_runs_a_delivery_costs_no_attempt(
     }
     subscription = desk.http.post("/api/v1/subscriptions", json=body).json()["subscription_id"]
     desk.publish(kind, "1")
-    eventually(marks.exists, message="it runs")
+    # Written, not only opened: the run after it goes by what is there.
+    eventually(lambda: marks.exists() and marks.stat().st_size == 1, message="it runs")
     late.kill()
     late.start()
 
