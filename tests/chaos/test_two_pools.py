@@ -94,16 +94,20 @@ def test_what_both_pools_hold_runs_once_when_the_bus_is_killed(tmp_path: Path) -
         Executor(first.endpoint_id, client=client, batch_size=1) as executor,
     ):
         once = executor.with_options(rerun_on_loss=False)
+        gate = tmp_path / "gate"
+        # More than one pool takes before it knows how long they are, so that each holds some.
         futures = [
-            (once if number % 2 else executor).submit(leave_a_trace, str(effects), number, 0.5) for number in range(24)
+            (once if number % 2 else executor).submit(trace_behind_a_gate, str(effects), number, str(gate), 0.3)
+            for number in range(36)
         ]
-        eventually(lambda: len(read_runs(effects)) >= 4, 10, "as many as there are workers")
+        eventually(lambda: len(read_runs(effects)) == 4, 20, "all workers of both pools have one")
 
         service.nats.kill()
         service.loop.run(service.nats.start())
+        gate.touch()
 
-        assert [future.result(30)[0] for future in futures] == list(range(24))
-        assert {number: len(runs) for number, runs in read_runs(effects).items()} == dict.fromkeys(range(24), 1)
+        assert [future.result(30) for future in futures] == list(range(36))
+        assert {number: len(runs) for number, runs in read_runs(effects).items()} == dict.fromkeys(range(36), 1)
 
 
 def test_what_a_pool_held_that_was_killed_together_with_the_bus_runs_at_the_other(tmp_path: Path) -> None:
@@ -128,6 +132,21 @@ def test_what_a_pool_held_that_was_killed_together_with_the_bus_runs_at_the_othe
         runs = read_runs(effects)
         # What the dead pool's two workers ran, and what they had run without the bus to store it.
         assert sum(len(runs[number]) for number in range(12)) <= 12 + 4
+
+
+def trace_behind_a_gate(path: str, number: int, gate: str, seconds: float) -> int:
+    """The task: it leaves its trace, and goes on once the gate is there."""
+    import os
+    import time
+    import uuid
+
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    os.write(descriptor, f"{number} {uuid.uuid4().hex[:16]} {time.time():.6f} {seconds}\n".encode())
+    os.close(descriptor)
+    while not os.path.exists(gate):
+        time.sleep(0.01)  # until the test opens it
+    time.sleep(seconds)  # while the other pool is given it, too
+    return number
 
 
 def _bundles(pool: RunningPool) -> int:
