@@ -68,17 +68,11 @@ class Peers:
     async def join(self) -> None:
         """Listen to the others from now on, and ask who is there. Raises `BusError`."""
         self._company = Company(_now())
+        self._connection.on_connected.append(self._returned)
         await self._connection.subscribe(self._to_all, self._on_message)
         await self._connection.subscribe(peer_answers(*self._pool, self._process), self._on_message)
         await self._connection.flush()
         await self._say(self._to_all, Ask(self._process))
-
-    def returned(self) -> None:
-        """There is a new connection."""
-        if self._company is not None:
-            self._company.connected(_now())
-            self._tasks.spawn(self._say(self._to_all, Ask(self._process)), "greet other pools")
-            self._ask_again()
 
     async def leave(self) -> None:
         """Say that nothing is held from here on: it is about to be given back."""
@@ -107,6 +101,12 @@ class Peers:
         self._news.set()
 
     # Asking
+
+    def _returned(self) -> None:
+        """There is a new connection: those who hold something may be getting theirs only now."""
+        self._known_company().connected(_now())
+        self._tasks.spawn(self._say(self._to_all, Ask(self._process)), "greet other pools")
+        self._ask_again()
 
     async def _ask(self) -> None:
         """Ask as long as there are questions; those of one moment go together."""

@@ -16,7 +16,7 @@ from waiting import eventually_async
 from headrace.bus.installation.service_keys import ServiceKeys
 from headrace.bus.names import peer_questions
 from headrace.bus.nats.connection import Connection
-from headrace.endpoint.agent.peer_messages import PROCESS_BYTES
+from headrace.endpoint.agent.peer_messages import PROCESS_BYTES, Ask, PeerMessage, decode_peer
 from headrace.endpoint.agent.peers import Peers
 from headrace.endpoint.agent.side_tasks import SideTasks
 
@@ -31,10 +31,11 @@ class Process:
     def __init__(self, connection: Connection, tasks: SideTasks) -> None:
         self.connection = connection
         self.held: set[UUID] = set()
+        self.id = secrets.token_bytes(PROCESS_BYTES)
         self.peers = Peers(
             connection,
             tasks,
-            process=secrets.token_bytes(PROCESS_BYTES),
+            process=self.id,
             endpoint=ENDPOINT,
             pool="default",
             holds=self.held.__contains__,
@@ -72,6 +73,22 @@ async def test_who_holds_a_bundle_says_so_and_who_has_left_holds_nothing(service
         await second.peers.leave()
         assert not await first.asks(bundles[0])
         assert await first.asks(bundles[300])
+
+
+async def test_who_has_a_new_connection_greets_the_others(service: RunningService) -> None:
+    """They ask it again what it did not hear, and it knows who may hold something."""
+    heard: list[PeerMessage] = []
+    async with process(service) as first, process(service) as second:
+        await second.connection.subscribe(
+            peer_questions(ENDPOINT, "default"), lambda message: heard.append(decode_peer(message.data))
+        )
+        await second.connection.flush()
+
+        minter = ServiceKeys.load(service.keys_dir).minter
+        await first.connection.renew(minter.pool_user(ENDPOINT, "default", uuid4().hex, 600))
+
+        greeting = await eventually_async(lambda: heard and heard[0], 10)
+        assert greeting == Ask(first.id)
 
 
 async def test_a_question_ends_when_nobody_else_can_hold_the_bundle_after_all(service: RunningService) -> None:
