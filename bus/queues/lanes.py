@@ -277,17 +277,30 @@ class Lanes:
         """
         if not lanes:
             return {}
-        last = (await self._connection.api("STREAM.INFO.TASKS"))["state"]["last_seq"]
+        end = await self._end_of_tasks()
         at_once = asyncio.Semaphore(_AT_ONCE)
 
         async def remade(lane: LaneRecord) -> LaneState:
+            nonlocal end
             async with at_once:
-                await self._announce(lane, last)
-                return await self._make(lane, remade_up_to=last)
+                while True:
+                    generation, last = end
+                    await self._announce(lane, last)
+                    if generation == self._connection.generation:
+                        return await self._make(lane, remade_up_to=last)
+                    # The server may have been started once more, and another service may have been first the time
+                    # before: then the lane has given what came since.
+                    end = await self._end_of_tasks()
 
         states = await asyncio.gather(*map(remade, lanes))
         logger.info("Made %d consumers of lanes again.", len(lanes), extra={"action": "lanes_remade"})
         return {lane.consumer: state for lane, state in zip(lanes, states, strict=True)}
+
+    async def _end_of_tasks(self) -> tuple[int, int]:
+        """Where TASKS ends, after the number of the link that says so."""
+        generation = self._connection.generation
+        info = await self._connection.api("STREAM.INFO.TASKS")
+        return generation, int(info["state"]["last_seq"])
 
     async def _make(self, lane: LaneRecord, *, remade_up_to: int = 0) -> LaneState:
         for tries_left in reversed(range(_TRIES)):

@@ -22,6 +22,7 @@ from headrace.bus.nats.connection import Connection
 from headrace.bus.queues.lane_consumers import LaneState
 from headrace.bus.queues.lane_news import LaneName, decode_news, encode_news
 from headrace.bus.queues.lanes import Lanes
+from headrace.bus.store.models import LaneRecord
 from headrace.bus.store.streams import delete_consumer, ensure_consumer, purge
 from headrace.bus.store.tables import Tables
 
@@ -213,6 +214,31 @@ def test_after_a_restart_of_the_bus_its_service_makes_the_lanes_again(tmp_path: 
         eventually(lambda: desk.names() == before, 10)
         pool.start()
         assert desk.result(task) == 1
+
+
+def test_a_lane_that_is_gone_again_while_it_is_made_says_what_it_gave_in_between(desk: Desk) -> None:
+    """The server is started twice within one sweep, and another service was quicker after the first time."""
+    desk.submit(1)
+    desk.lose(record=False)
+    keys = ServiceKeys.load(desk.service.keys_dir)
+
+    class Overtaken(Lanes):
+        async def _announce(self, lane: LaneRecord, remade_up_to: int) -> None:
+            if lane.endpoint_id == desk.endpoint and not overtaken:
+                overtaken.append(remade_up_to)
+                await asyncio.to_thread(desk.submit, 2)
+                # What a restart does: the consumer goes with the link.
+                await delete_consumer(self._connection, "TASKS", lane.consumer)
+                await self._connection.renew(keys.core)
+            await super()._announce(lane, remade_up_to)
+
+    async def work(connection: Connection, lanes: Lanes) -> int:
+        await Overtaken(connection, lanes._keys, lanes._records).sweep()
+        return (await lanes.state(desk.endpoint, "default", ADMIN)).remade_up_to
+
+    overtaken: list[int] = []
+    assert desk.lanes(work) == desk.service.bus(_last) == overtaken[0] + 1
+    desk.service.bus(lambda connection: purge(connection, "TASKS", f"task.{desk.endpoint.hex}.>"))
 
 
 def test_a_lane_of_an_earlier_release_moves_into_memory_once_it_is_empty(desk: Desk) -> None:
