@@ -132,7 +132,7 @@ class EndsToWrite(Generic[T]):
 
     async def _write_some(self, ends: Sequence[_End[T]]) -> None:
         if len(ends) >= _LEAST_TOGETHER:
-            with contextlib.suppress(BusError):
+            with contextlib.suppress(Exception):  # whatever is wrong with one of them, the others are to be written
                 for end, written in zip(ends, await self._write_all([end.record for end in ends]), strict=True):
                     end.written.set_result(written)
                 return

@@ -100,6 +100,20 @@ def test_many_ends_are_all_written_though_some_were_written_by_others(service: R
     service.bus(story)
 
 
+def test_one_end_that_cannot_be_written_keeps_no_other_from_being_written(service: RunningService) -> None:
+    async def story(connection: Connection) -> None:
+        actions, elsewhere = Actions(connection), Actions(connection)
+        await actions.ensure()
+        records = await asyncio.gather(*(begun(actions, f"one of them {n}") for n in range(20)))
+        async with writing(actions):
+            for n, record in enumerate(records):
+                await actions.finish_soon(record, ended(record, n if n else "\ud800"))
+        found = await elsewhere.under([record.key for record in records])
+        assert [found[record.key].value.final for record in records] == [False] + [True] * 19
+
+    service.bus(story)
+
+
 @pytest.mark.parametrize("wait", [False, True], ids=["before it is written", "while or after it is written"])
 def test_what_is_released_is_gone_and_does_not_come_back(service: RunningService, wait: bool) -> None:
     async def story(connection: Connection) -> None:
