@@ -25,8 +25,9 @@ class Position:
         self._questions = 0
         self.unsure_up_to: float = float("inf")
         """Up to this sequence bundles may have been in other hands, and cancellations may have been missed."""
-        self.is_lost = False
-        """Whether the service has not answered since something may have been missed."""
+        self.is_lost = True
+        """Whether the service has not answered since something may have been missed: also between the grant that the
+        pool began with and the moment at which it listens."""
 
     def lose(self) -> None:
         """Something may have been missed: be unsure of everything until the service has answered."""

@@ -5,22 +5,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from gates import WAIT_FOR
 from service import RunningService
 from waiting import eventually, eventually_async
 
 from headrace.bus.data.encodings import JSON
 from headrace.bus.data.failures import decode_failure
 from headrace.bus.errors import AlreadyStored
+from headrace.bus.installation.service_keys import ServiceKeys
 from headrace.bus.keys import bundle_key
 from headrace.bus.names import Address
 from headrace.bus.nats.connection import MESSAGE_ID_HEADER, Connection
+from headrace.bus.queues.lanes import Lanes
+from headrace.bus.store.streams import delete_consumer
+from headrace.bus.store.tables import Tables
 from headrace.bus.tasks.bundles import Bundle, FunctionUse, Runtime, Task, TaskOptions, TaskResult, encode_bundle
 from headrace.bus.tasks.results import read_parts
 from headrace.endpoint.agent import in_hand
@@ -29,6 +35,7 @@ from headrace.endpoint.agent.loop import Agent
 from headrace.endpoint.agent.result_log import ResultLog
 from headrace.endpoint.agent.suspects import MOST_LOSSES, TRUSTED_DELIVERIES
 from headrace.endpoint.engines.processes.engine import ProcessEngine
+from headrace.endpoint.grant import PoolGrant
 from headrace.endpoint.pool_service import HttpPoolService
 
 pytestmark = pytest.mark.anyio
@@ -53,13 +60,19 @@ class Pool:
         self.token_path.write_text(token)
 
     @contextlib.asynccontextmanager
-    async def agent(self, *, grace_s: float = 0.5) -> AsyncIterator[Agent]:
-        """One agent of it, with one worker; at the end it drains, as its pool would let it."""
-        asked = HttpPoolService(
-            self.service.url, endpoint=UUID(self.endpoint_id), pool="default", token_path=self.token_path
-        )
+    async def agent(
+        self,
+        *,
+        grace_s: float = 0.5,
+        kind: type[HttpPoolService] = HttpPoolService,
+        granted: Callable[[], object] = lambda: None,
+    ) -> AsyncIterator[Agent]:
+        """One agent of it, with one worker; at the end it drains, as its pool would let it. `granted` is called in a
+        thread before it is connected."""
+        asked = kind(self.service.url, endpoint=UUID(self.endpoint_id), pool="default", token_path=self.token_path)
         with contextlib.closing(asked):
             grant = await asyncio.to_thread(asked.grant_pool)
+            await asyncio.to_thread(granted)
             async with Connection(grant.urls, grant.credentials, name="test pool") as connection:
                 agent = Agent(
                     asked,
@@ -134,6 +147,42 @@ async def test_a_bundle_whose_side_task_died_comes_again(
 
         assert (await pool.ended(task_id))["result"] == 7
         await eventually_async(lambda: agent.status["bundles"] == 0)
+
+
+async def test_a_pool_whose_lanes_were_made_again_before_it_listened_asks_who_holds_a_bundle(
+    pool: Pool, service: RunningService, tmp_path: Path
+) -> None:
+    learned = threading.Event()
+
+    class SlowLater(HttpPoolService):
+        asked = False
+
+        def grant_pool(self) -> PoolGrant:
+            if self.asked:
+                learned.wait(30)
+            self.asked = True
+            return super().grant_pool()
+
+    async def make_again(connection: Connection) -> None:
+        lanes = Lanes(connection, ServiceKeys.load(service.keys_dir).key_ring(), Tables.on(connection).lanes)
+        for lane in await lanes.of(UUID(pool.endpoint_id)):
+            await delete_consumer(connection, "TASKS", lane.consumer)
+        await lanes.sweep()
+
+    function_id, gate, note = service.add_function(WAIT_FOR, "wait_for"), tmp_path / "gate", tmp_path / "note"
+    async with pool.agent() as first:
+        (task_id,) = pool.submit(function_id, [str(gate), str(note)])
+        await eventually_async(note.exists, 10)
+        first._draining = True  # it asks for nothing more, so that the other one is given what it holds
+        try:
+            async with pool.agent(kind=SlowLater, granted=lambda: service.bus(make_again)) as second:
+                await eventually_async(lambda: second.status["taken"], 10)
+                await eventually_async(lambda: not second.status["bundles"], 10)
+                gate.touch()
+                assert (await pool.ended(task_id))["state"] == "succeeded"
+                learned.set()
+        finally:
+            learned.set()
 
 
 async def test_a_mark_that_cannot_be_stored_now_is_stored_later(pool: Pool, service: RunningService) -> None:
