@@ -175,6 +175,8 @@ class Life:
             cast("PoolService", None), cast("Connection", Wire(streams)), grant, self._engine, runtime=RUNTIME
         )
         self.agent._functions._cache._codes[FUNCTION] = CODE
+        # The service has answered: no lane was made again, so nobody is asked who holds what.
+        self.agent._position.is_lost = False
 
     def _engine(self, source: Source, on_outcomes: OutcomesCallback) -> Any:
         self.engine = Engine(source, on_outcomes, self._handed_out)
