@@ -126,7 +126,9 @@ def test_an_endpoint_that_dies_while_it_runs_a_delivery_costs_no_attempt(
         return found
 
     (event,) = eventually(done, 20.0, "it has run again") or []
-    assert (event["event"]["data"]["attempts"], event["event"]["data"]["result"]) == (1, 2)
+    # Three runs, where the endpoint is back in the moment in which the event goes on elsewhere: one result counts.
+    assert event["event"]["data"]["attempts"] == 1
+    assert event["event"]["data"]["result"] in (2, 3)
     assert desk.dead_letters(subscription) == []
 
 
